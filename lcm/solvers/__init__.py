@@ -1,0 +1,11 @@
+"""Solvers of the probability-flow ODE: functions (predict, schedule, x_t, t, s) -> x_s, one file each."""
+
+from __future__ import annotations
+
+from lcm.solvers.base import Predict, Solver
+from lcm.solvers.ddim import ddim
+from lcm.solvers.heun import heun
+
+SOLVERS: dict[str, Solver] = {"ddim": ddim, "heun": heun}
+
+__all__ = ["SOLVERS", "Predict", "Solver", "ddim", "heun"]
