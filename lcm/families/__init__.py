@@ -1,0 +1,89 @@
+"""Families of teachers, found by the pipeline class that a checkpoint names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+
+from lcm.families.base import Family, ImageSize
+from lcm.families.sd import StableDiffusion
+from lcm.families.sdxl import StableDiffusionXL
+
+FAMILIES: dict[str, type[Family]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+}
+"""Pipeline class name in model_index.json -> family."""
+
+REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+def check_local_teacher(folder: Path) -> None:
+    """Raises FileNotFoundError or ValueError naming what a local teacher folder lacks, before any weight is read."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise FileNotFoundError(
+            f"pretrained_teacher_model: {folder} has no model_index.json; pass a diffusers pipeline folder (a single-file "
+            "checkpoint can be converted with StableDiffusionPipeline.from_single_file(...).save_pretrained(folder))"
+        )
+    try:
+        components = json.loads(index.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"pretrained_teacher_model: {index} is not valid JSON ({error}); restore the file") from error
+    check_class(components.get("_class_name"), str(folder))
+    declared = {name for name, value in components.items() if isinstance(value, list) and value[0] is not None}
+    for name in sorted(declared.union(REQUIRED) - {"safety_checker", "feature_extractor", "image_encoder"}):
+        if not (folder / name).is_dir() or not any((folder / name).iterdir()):
+            raise FileNotFoundError(
+                f"pretrained_teacher_model: {folder} lacks its component {name!r} (no files in {folder / name}); complete the "
+                "download or save the pipeline again"
+            )
+
+
+def check_class(class_name: Any, where: str) -> None:
+    if class_name not in FAMILIES:
+        raise ValueError(
+            f"pretrained_teacher_model: {where} is a {class_name}; this toolkit distils {' and '.join(FAMILIES)} checkpoints"
+        )
+
+
+def load_family(
+    path: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    variant: str | None = None,
+    vae_path: str | None = None,
+) -> Family:
+    """Loads a teacher from a folder or the hub, all components in `dtype` (a VAE that asks for it stays in float32).
+
+    Only safetensors are read, since pickled weights can run code. Raises FileNotFoundError or ValueError that name what is
+    missing, and ValueError for a checkpoint that is no Stable Diffusion text-to-image model.
+    """
+    if Path(path).is_dir():
+        check_local_teacher(Path(path))
+    elif Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise FileNotFoundError(f"pretrained_teacher_model: {path} is not a folder; pass a diffusers pipeline folder or a hub id")
+    vae = {"vae": AutoencoderKL.from_pretrained(vae_path, torch_dtype=dtype, use_safetensors=True)} if vae_path else {}
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            path, dtype=dtype, revision=revision, variant=variant, use_safetensors=True, safety_checker=None, **vae
+        )
+    except OSError as error:
+        raise FileNotFoundError(f"pretrained_teacher_model: {path} could not be loaded: {error}") from error
+    check_class(type(pipe).__name__, path)
+    if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
+        raise ValueError(
+            f"pretrained_teacher_model: the U-Net of {path} takes {pipe.unet.config.in_channels} channels, its VAE gives "
+            f"{pipe.vae.config.latent_channels}; inpainting models cannot be distilled, use their text-to-image base"
+        )
+    if pipe.vae.config.get("force_upcast", False):
+        pipe.vae.to(torch.float32)
+    return FAMILIES[type(pipe).__name__](pipe)
+
+
+__all__ = ["FAMILIES", "Family", "ImageSize", "StableDiffusion", "StableDiffusionXL", "load_family"]

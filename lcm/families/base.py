@@ -1,0 +1,82 @@
+"""A family of teachers: what to load and how to condition. Facts come from the checkpoint, never from its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from diffusers import LCMScheduler
+from torch import Tensor
+
+from lcm.networks import Conditioning
+from lcm.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """What SDXL is told about an image, in pixels: its size before cropping, the crop's corner, the size trained on."""
+
+    original_height: int
+    original_width: int
+    crop_top: int
+    crop_left: int
+    resolution: int
+
+
+class Family:
+    """A loaded teacher. Holds a stock diffusers pipeline and asks it, so that training conditions as inference does."""
+
+    name: ClassVar[str]
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        for component in (pipe.unet, pipe.vae, *self.text_encoders()):
+            component.requires_grad_(False).eval()
+        # LCMScheduler carries over betas, prediction type and the zero-SNR flag: the schedule of training is that of play
+        self.schedule = NoiseSchedule.from_scheduler(LCMScheduler.from_config(pipe.scheduler.config))
+
+    def text_encoders(self) -> list[Any]:
+        return [self.pipe.text_encoder]
+
+    @property
+    def unet(self) -> Any:
+        return self.pipe.unet
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        return bool(self.pipe.scheduler.config.get("rescale_betas_zero_snr", False))
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """[C, h, w] of one image's latents. Raises ValueError for a resolution the VAE cannot halve down."""
+        factor = self.pipe.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if resolution < factor or resolution % factor:
+            raise ValueError(f"resolution must be a multiple of {factor} for this teacher; got {resolution}")
+        return self.unet.config.in_channels, resolution // self.pipe.vae_scale_factor, resolution // self.pipe.vae_scale_factor
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in [-1, 1] and unit noise [B, C, h, w] -> a posterior sample at unit scale, float32."""
+        vae = self.pipe.vae
+        posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
+        return (posterior.mean.float() + posterior.std.float() * noise) * vae.config.scaling_factor
+
+    def encode_prompts(self, prompts: Sequence[str], sizes: Sequence[ImageSize]) -> Conditioning:
+        """One row per prompt."""
+        raise NotImplementedError
+
+    def unconditional(self, like: Conditioning) -> Conditioning:
+        """The other half of classifier-free guidance, as many rows as `like`."""
+        raise NotImplementedError
+
+    def few_step_pipe(self, unet: Any, scheduler: Any) -> Any:
+        """The stock pipeline around another U-Net and scheduler; everything else is shared."""
+        components = {**self.pipe.components, "unet": unet, "scheduler": scheduler}
+        pipe = type(self.pipe)(**components, **self.pipeline_options())
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def pipeline_options(self) -> dict[str, Any]:
+        """Constructor arguments of the pipeline that are no components."""
+        return {}

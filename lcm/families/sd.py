@@ -1,0 +1,32 @@
+"""Stable Diffusion 1.x and 2.x, one family: they differ only in facts that the checkpoint states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lcm.families.base import Family, ImageSize
+from lcm.networks import Conditioning
+
+
+class StableDiffusion(Family):
+    """One text encoder, "" as the unconditional prompt."""
+
+    name = "sd"
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str], sizes: Sequence[ImageSize]) -> Conditioning:
+        """[B, 77, D]; the image sizes have no meaning here."""
+        embeds, _ = self.pipe.encode_prompt(list(prompts), self.pipe.text_encoder.device, 1, False)
+        return Conditioning(embeds)
+
+    @torch.no_grad()
+    def unconditional(self, like: Conditioning) -> Conditioning:
+        if not hasattr(self, "_empty"):
+            self._empty = self.encode_prompts([""], []).prompt_embeds
+        return Conditioning(self._empty.to(like.prompt_embeds.device).expand(len(like.prompt_embeds), -1, -1))
+
+    def pipeline_options(self) -> dict[str, Any]:
+        return {"requires_safety_checker": False}

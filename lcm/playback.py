@@ -1,0 +1,122 @@
+"""Playing an adapter: read its recipe, attach it to a stock pipeline, set the scheduler it was trained for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from huggingface_hub import hf_hub_download
+
+from lcm.adapters import WEIGHTS_NAME, lora_modules, read_header
+from lcm.recipe import RECIPE_KEY, Recipe
+
+
+def locate(path: str | os.PathLike[str]) -> Path:
+    """The adapter file behind a file, an output folder or a hub id. Raises FileNotFoundError that says what was tried."""
+    local = Path(path)
+    if local.is_file():
+        return local
+    if local.is_dir():
+        if (local / WEIGHTS_NAME).is_file():
+            return local / WEIGHTS_NAME
+        raise FileNotFoundError(f"the folder {local} holds no {WEIGHTS_NAME}; pass the output_dir of a finished run or the file")
+    if str(path).count("/") == 1 and not local.is_absolute() and not str(path).startswith("."):
+        try:
+            return Path(hf_hub_download(str(path), WEIGHTS_NAME))
+        except Exception as error:
+            raise FileNotFoundError(f"{path} is neither a local path nor a hub id that answers ({error})") from error
+    raise FileNotFoundError(f"no adapter at {path}; pass a {WEIGHTS_NAME} file, the folder that holds it, or a hub id")
+
+
+def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """The recipe in an adapter's header. Raises ValueError for a file that was not written by this toolkit."""
+    file = locate(path)
+    header = read_header(file)
+    if RECIPE_KEY not in header:
+        raise ValueError(
+            f"{file} carries no recipe: it was not written by this toolkit. Pass one, as in attach(pipe, path, recipe=Recipe(...))"
+        )
+    return Recipe.from_json(header[RECIPE_KEY])
+
+
+def family_name(unet: Any) -> str:
+    """"sdxl" for a U-Net that takes pooled embeddings and time ids, else "sd"."""
+    return "sdxl" if unet.config.addition_embed_type == "text_time" else "sd"
+
+
+def make_scheduler(base_config: Any, recipe: Recipe) -> Any:
+    """The recipe's scheduler, built from the base model's own scheduler configuration."""
+    return getattr(diffusers, recipe.scheduler).from_config(base_config, **recipe.scheduler_config)
+
+
+def check_compatible(pipe: Any, recipe: Recipe) -> None:
+    """Raises ValueError when the adapter cannot work on this pipeline, naming what to change."""
+    family, width = family_name(pipe.unet), pipe.unet.config.cross_attention_dim
+    if (family, width) != (recipe.family, recipe.cross_attention_dim):
+        raise ValueError(
+            f"the adapter was made for a {recipe.family} U-Net with text width {recipe.cross_attention_dim}, this pipeline has a "
+            f"{family} U-Net with text width {width}; use a base model of the adapter's family"
+        )
+    prediction_type = pipe.scheduler.config.get("prediction_type", "epsilon")
+    if prediction_type != recipe.prediction_type:
+        raise ValueError(
+            f"the adapter was trained on a {recipe.prediction_type} teacher, this pipeline's scheduler says {prediction_type}; "
+            "use a base model of the adapter's prediction type, or correct the scheduler's prediction_type if it is wrong"
+        )
+    if prediction_type == "epsilon" and pipe.scheduler.config.get("rescale_betas_zero_snr", False):
+        raise ValueError(
+            "this pipeline's scheduler has rescale_betas_zero_snr with an epsilon model, which divides by zero at the last "
+            "timestep; set rescale_betas_zero_snr=False in its configuration"
+        )
+
+
+def active_weights(pipe: Any) -> dict[str, float]:
+    """The adapters that are active on the U-Net, with their weights."""
+    weights: dict[str, float] = {}
+    for layer in lora_modules(pipe.unet).values():
+        for name in layer.active_adapters:
+            if name in layer.scaling:
+                weights.setdefault(name, layer.scaling[name] * layer.r[name] / layer.lora_alpha[name])
+    return weights
+
+
+def attach(
+    pipe: Any,
+    path: str | os.PathLike[str],
+    weight: float = 1.0,
+    *,
+    adapter_name: str = "lcm",
+    recipe: Recipe | None = None,
+) -> Recipe:
+    """Loads an adapter into a stock SD or SDXL pipeline and sets the scheduler of its recipe.
+
+    Adapters already active keep their weights. Afterwards call the pipeline with few steps and `guidance_scale=1.0`.
+    `path` is a file, an output folder or a hub id; `recipe` replaces the one in the file. Returns the recipe.
+    Raises ValueError when the adapter does not fit the pipeline, which is then unchanged.
+    """
+    file = locate(path)
+    recipe = recipe or read_recipe(file)
+    check_compatible(pipe, recipe)
+    scheduler = make_scheduler(pipe.scheduler.config, recipe)
+    before = active_weights(pipe)
+    if any(adapter_name in names for names in pipe.get_list_adapters().values()):
+        raise ValueError(f"an adapter named {adapter_name!r} is already loaded; delete it first or pass another adapter_name")
+    pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter_name)
+    expected = sum(key.endswith((".lora_down.weight", ".lora_A.weight")) for key in tensor_names(file))
+    loaded = sum(adapter_name in layer.r for layer in lora_modules(pipe.unet).values())
+    if loaded != expected:
+        pipe.delete_adapters(adapter_name)
+        raise ValueError(f"only {loaded} of the {expected} adapted layers in {file} found their place; nothing was changed")
+    weights = {**before, adapter_name: weight}
+    pipe.set_adapters(list(weights), list(weights.values()))
+    pipe.scheduler = scheduler
+    return recipe
+
+
+def tensor_names(path: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())

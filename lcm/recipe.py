@@ -1,0 +1,46 @@
+"""The recipe: how an adapter was trained and how it must be played. It travels in the header of the adapter file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+RECIPE_KEY = "lcm.recipe"
+"""Header key of the safetensors file; the value is JSON."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Facts that `lcm.attach` acts on, and those a reader wants to know.
+
+    `scheduler` is a class name of diffusers, `scheduler_config` what to override in the base model's own scheduler
+    configuration. `guidance_scale` is the value to pass at inference (1 = no guidance); `trained_guidance_scale` is what
+    the teacher was guided with, [low, high].
+    """
+
+    objective: str
+    family: str
+    cross_attention_dim: int
+    prediction_type: str
+    zero_terminal_snr: bool
+    scheduler: str
+    scheduler_config: dict[str, Any]
+    trained_guidance_scale: list[float]
+    teacher: str
+    resolution: int
+    num_inference_steps: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6, 8])
+    guidance_scale: float = 1.0
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Raises ValueError when a field is missing. Unknown fields, from a newer version, are ignored."""
+        values = json.loads(text)
+        known = {f.name for f in fields(cls)}
+        try:
+            return cls(**{name: value for name, value in values.items() if name in known})
+        except TypeError as error:
+            raise ValueError(f"the adapter's recipe is incomplete ({error}); export the adapter again") from error
