@@ -1,0 +1,89 @@
+"""Checkpoints: everything resumable as one record, in safetensors and JSON, complete or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+PREFIX = "checkpoint-"
+TENSORS, FACTS = "state.safetensors", "state.json"
+
+
+@dataclass
+class RunState:
+    """`tensors` are live: the adapter, its average, the optimizer's moments. `facts` are JSON values: step, configuration,
+    data fingerprint, learning-rate schedule, loss scale."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimizer's state as flat tensors and its parameter groups without parameters."""
+    state = optimizer.state_dict()
+    tensors = {f"optimizer.{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
+    return tensors, state["param_groups"]
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def save_checkpoint(output_dir: Path, step: int, state: RunState, also: Callable[[Path], None]) -> Path:
+    """Writes `checkpoint-<step>` beside the old ones; `also(folder)` adds files. The folder appears by one rename."""
+    final = output_dir / f"{PREFIX}{step}"
+    partial = output_dir / f".{final.name}.part"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}, partial / TENSORS)
+    (partial / FACTS).write_text(json.dumps({**state.facts, "step": step}, indent=1))
+    also(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+    return final
+
+
+def load_checkpoint(folder: Path) -> RunState:
+    """Raises FileNotFoundError when `folder` is no checkpoint of this toolkit."""
+    if not (folder / FACTS).is_file() or not (folder / TENSORS).is_file():
+        raise FileNotFoundError(
+            f"resume_from_checkpoint: {folder} is not a checkpoint (it lacks {FACTS} or {TENSORS}); pass a checkpoint-<step> "
+            "folder of an earlier run, or latest"
+        )
+    return RunState(load_file(folder / TENSORS), json.loads((folder / FACTS).read_text()))
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    found = [path for path in output_dir.glob(f"{PREFIX}*") if path.name[len(PREFIX) :].isdigit() and (path / FACTS).is_file()]
+    return sorted(found, key=lambda path: int(path.name[len(PREFIX) :]))
+
+
+def prune_checkpoints(output_dir: Path, keep: int | None) -> None:
+    """Deletes all but the newest `keep`; called only after a new one is complete."""
+    for path in list_checkpoints(output_dir)[: -keep if keep else 0]:
+        shutil.rmtree(path)
+
+
+def find_checkpoint(output_dir: Path, wanted: str | None) -> Path | None:
+    """The folder that `resume_from_checkpoint` means; None to start afresh."""
+    if wanted is None:
+        return None
+    if wanted == "latest":
+        checkpoints = list_checkpoints(output_dir)
+        return checkpoints[-1] if checkpoints else None
+    return Path(wanted)

@@ -1,0 +1,210 @@
+"""The configuration of a run: one flat dataclass, filled from --config file.yaml and flags; flags win."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from diffusers.optimization import SchedulerType
+from transformers import HfArgumentParser
+
+from lcm.adapters import LORA_TARGETS
+from lcm.data.sources import DataConfig
+from lcm.objectives import OBJECTIVES, ObjectiveConfig
+from lcm.registry import closest, lookup
+
+DROPPED_FLAGS = {
+    "w_min": "guidance_scale_min, which is w_min + 1",
+    "w_max": "guidance_scale_max, which is w_max + 1",
+    "validation_prompt": "validation_prompts",
+    "num_validation_images": "validation_prompts (one row each) and validation_num_steps (one column each)",
+    "enable_xformers_memory_efficient_attention": "nothing: PyTorch's own attention is always used",
+    "local_rank": "nothing: accelerate launch sets it",
+    "cast_teacher_unet": "mixed_precision: teacher and student share one U-Net",
+}
+"""Flags of other training scripts and what to use here."""
+
+FREE_TO_CHANGE = frozenset(
+    "output_dir resume_from_checkpoint dry_run checkpointing_steps checkpoints_total_limit validation_steps validation_prompts "
+    "validation_num_steps validation_seed report_to logging_dir logging_steps dataloader_num_workers train_batch_size "
+    "gradient_accumulation_steps num_train_epochs cache_dir".split()
+)
+"""Fields that a resumed run may change: they do not touch the path of training. Of batch size and accumulation the product
+with the number of processes counts, and that is compared on its own."""
+
+
+@dataclass
+class TrainConfig(ObjectiveConfig, DataConfig):
+    """Everything a run depends on."""
+
+    pretrained_teacher_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "the model to distil: a diffusers folder or hub id of an SD 1.x, SD 2.x or SDXL pipeline",
+            "aliases": ["--pretrained_model_name_or_path"],
+        },
+    )
+    pretrained_vae_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "another VAE, for example an fp16-safe one for SDXL"}
+    )
+    teacher_revision: str | None = field(default=None, metadata={"help": "hub revision of the teacher", "aliases": ["--revision"]})
+    variant: str | None = field(default=None, metadata={"help": "file variant of the teacher, for example fp16"})
+
+    lora_rank: int = field(default=64, metadata={"help": "rank of every adapted layer"})
+    lora_alpha: float | None = field(default=None, metadata={"help": "the adapter acts with strength alpha / rank; default: rank"})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: list(LORA_TARGETS), metadata={"help": "name endings of the adapted layers"}
+    )
+    target: str = field(default="online", metadata={"help": "the target network: online (the student itself) or ema (its average)"})
+    ema_decay: float = field(default=0.95, metadata={"help": "decay of the ema target per update"})
+
+    output_dir: str = field(default="lcm-lora", metadata={"help": "where everything is written"})
+    seed: int = field(default=0, metadata={"help": "all random numbers of the run follow from it"})
+    train_batch_size: int = field(default=16, metadata={"help": "samples per process and forward pass"})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "forward passes per update"})
+    max_train_steps: int = field(default=1000, metadata={"help": "updates"})
+    num_train_epochs: int | None = field(default=None, metadata={"help": "instead of max_train_steps: passes over the data"})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "recompute activations: less memory, a fifth slower"})
+    mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16: precision of the frozen weights and of compute"})
+    allow_tf32: bool = field(default=False, metadata={"help": "TF32 matrix products on recent GPUs"})
+    learning_rate: float = field(default=1e-4, metadata={"help": "peak learning rate", "aliases": ["--lr"]})
+    lr_scheduler: str = field(default="constant", metadata={"help": "a name of diffusers.optimization.get_scheduler"})
+    lr_warmup_steps: int = field(default=0, metadata={"help": "updates over which the learning rate rises"})
+    adam_beta1: float = field(default=0.9, metadata={"help": "AdamW"})
+    adam_beta2: float = field(default=0.999, metadata={"help": "AdamW"})
+    adam_weight_decay: float = field(default=0.0, metadata={"help": "AdamW"})
+    adam_epsilon: float = field(default=1e-8, metadata={"help": "AdamW"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
+
+    dataloader_num_workers: int = field(default=0, metadata={"help": "processes that decode images"})
+    checkpointing_steps: int = field(default=500, metadata={"help": "updates between checkpoints"})
+    checkpoints_total_limit: int | None = field(default=None, metadata={"help": "keep only the newest so many checkpoints"})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "a checkpoint-<step> folder, or latest (starts afresh when there is none)"}
+    )
+    validation_prompts: list[str] = field(default_factory=list, metadata={"help": "prompts of the validation grid; default: four captions"})
+    validation_steps: int = field(default=500, metadata={"help": "updates between validation grids; the first is drawn before training"})
+    validation_num_steps: list[int] = field(
+        default_factory=lambda: [1, 2, 4, 8], metadata={"help": "inference steps of the grid's columns"}
+    )
+    validation_seed: int = field(default=0, metadata={"help": "seed of every validation picture"})
+    logging_steps: int = field(default=10, metadata={"help": "updates between lines in metrics.jsonl"})
+    report_to: str | None = field(default=None, metadata={"help": "also log to tensorboard"})
+    logging_dir: str = field(default="logs", metadata={"help": "folder of the tensorboard files inside output_dir"})
+    dry_run: bool = field(
+        default=False, metadata={"help": "load everything, run one step, save and reload an adapter, print sizes, write nothing"}
+    )
+
+    def __post_init__(self) -> None:
+        """Raises ValueError that names the flag and the fix."""
+        if not self.pretrained_teacher_model:
+            raise ValueError("--pretrained_teacher_model is missing; pass a diffusers folder or a hub id")
+        lookup(OBJECTIVES, self.objective, "objective")
+        self.check_objective()
+        self.check_data()
+        for name, choices in (
+            ("target", ("online", "ema")),
+            ("mixed_precision", ("no", "fp16", "bf16")),
+            ("lr_scheduler", [s.value for s in SchedulerType if s.value != "piecewise_constant"]),
+            ("report_to", (None, "tensorboard")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {getattr(self, name)!r}")
+        for name in (
+            "lora_rank train_batch_size gradient_accumulation_steps max_train_steps checkpointing_steps validation_steps "
+            "logging_steps resolution learning_rate max_grad_norm"
+        ).split():
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        for name in ("num_train_epochs", "checkpoints_total_limit", "lora_alpha"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive or left out; got {value}")
+        for name in ("lr_warmup_steps", "dataloader_num_workers", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ValueError(f"ema_decay must lie in 0..1, 1 excluded; got {self.ema_decay}")
+        if not all(1 <= n <= self.num_ddim_timesteps for n in self.validation_num_steps):
+            raise ValueError(f"validation_num_steps must lie in 1..num_ddim_timesteps ({self.num_ddim_timesteps})")
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(asdict(self), sort_keys=True, allow_unicode=True)
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """Fields that shape the training and differ from an earlier configuration: "name: theirs -> ours"."""
+        mine = asdict(self)
+        return [
+            f"{name}: {other.get(name)} -> {value}"
+            for name, value in sorted(mine.items())
+            if name not in FREE_TO_CHANGE and other.get(name) != value
+        ]
+
+
+def spellings() -> dict[str, str]:
+    """Every accepted key, aliases included -> field name."""
+    names = {f.name: f.name for f in fields(TrainConfig)}
+    for f in fields(TrainConfig):
+        names |= {alias.lstrip("-"): f.name for alias in f.metadata.get("aliases", [])}
+    return names
+
+
+def unknown_key(name: str, where: str) -> ValueError:
+    if name in DROPPED_FLAGS:
+        return ValueError(f"unknown {where} {name!r}: use {DROPPED_FLAGS[name]}")
+    return ValueError(f"unknown {where} {name!r}.{closest(name, spellings())}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as parser defaults. Scalars become strings, so that the parser converts them as it does flags: PyYAML
+    itself reads `2e-5` as a string. Raises FileNotFoundError, or ValueError for bad YAML and unknown keys."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--config: there is no file {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"--config: {path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"--config: {path} must hold `name: value` lines")
+    lists = {f.name for f in fields(TrainConfig) if str(f.type).startswith("list")}
+    defaults: dict[str, Any] = {}
+    for key, value in content.items():
+        name = spellings().get(str(key).replace("-", "_"))
+        if name is None:
+            raise unknown_key(str(key), f"key in {path}")
+        if value is None:
+            continue
+        if name in lists:
+            defaults[name] = list(value) if isinstance(value, list) else [value]
+        elif isinstance(value, list | dict):
+            raise ValueError(f"{path}: {key} takes one value; got {value}")
+        else:
+            defaults[name] = str(value)
+    return defaults
+
+
+def parse_config(argv: Sequence[str] | None = None) -> TrainConfig:
+    """Flags over --config file over defaults. Raises ValueError for anything unknown or contradictory."""
+    parser = HfArgumentParser(TrainConfig, prog="train_lcm_lora.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, help="YAML file with any of these flags; flags on the command line win")
+    known, unknown = parser.parse_known_args(argv)
+    for word in unknown:
+        if word.startswith("-"):
+            raise unknown_key(word.lstrip("-").split("=")[0].replace("-", "_"), "flag")
+        raise ValueError(f"unexpected word {word!r} on the command line; values follow a --flag")
+    if known.config is not None:
+        parser.set_defaults(**read_yaml(known.config))
+        known = parser.parse_args(argv)
+    values = vars(known)
+    values.pop("config")
+    return TrainConfig(**values)
+
+
+def error_exit(error: Exception) -> int:
+    """Prints a user's mistake as one line; the exit status."""
+    argparse.ArgumentParser(prog="train_lcm_lora.py", add_help=False)._print_message(f"error: {error}\n")
+    return 2

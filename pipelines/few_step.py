@@ -1,0 +1,46 @@
+"""What the few-step pipelines share: an adapter, few steps by default, no guidance by default."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar, Self
+
+import torch
+
+import lcm
+
+
+class FewStepMixin:
+    """Goes before a stock text-to-image pipeline class; loading, encoding, offloading and denoising stay the stock ones."""
+
+    stock_class: ClassVar[Any]
+    components: dict[str, Any]
+
+    @classmethod
+    def from_pretrained_with_adapter(
+        cls, base: str | os.PathLike[str], adapter: str | os.PathLike[str], *, weight: float = 1.0, dtype: torch.dtype = torch.float32
+    ) -> Self:
+        """Loads a base model and attaches an adapter. Raises as `lcm.attach` does."""
+        pipe: Self = cls.from_pretrained(base, dtype=dtype)  # type: ignore[attr-defined]
+        pipe.attach(adapter, weight)
+        return pipe
+
+    def attach(self, path: str | os.PathLike[str], weight: float = 1.0) -> lcm.Recipe:
+        """`lcm.attach` on this pipeline."""
+        recipe: lcm.Recipe = lcm.attach(self, path, weight)
+        return recipe
+
+    def __call__(self, prompt: Any = None, *, num_inference_steps: int = 4, guidance_scale: float = 1.0, **options: Any) -> Any:
+        """The stock call with defaults for a distilled model; `options` are the stock pipeline's other arguments."""
+        return super().__call__(  # type: ignore[misc]
+            prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, **options
+        )
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+        """Saves as the stock class, which everybody can load. Fuse or save adapters separately, as with any pipeline."""
+        keep = {name: value for name, value in self.config.items() if name in self._optional_config()}  # type: ignore[attr-defined]
+        self.stock_class(**self.components, **keep).save_pretrained(save_directory, **options)
+
+    @classmethod
+    def _optional_config(cls) -> tuple[str, ...]:
+        return "requires_safety_checker", "force_zeros_for_empty_prompt"
