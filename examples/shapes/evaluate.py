@@ -1,0 +1,134 @@
+"""Scores a teacher, or a teacher with an adapter, by the judge and by its distance to the teacher's own pictures.
+
+    python -m examples.shapes.evaluate --teacher examples/shapes/teacher --guidance_scales 3 4 5
+    python -m examples.shapes.evaluate --teacher examples/shapes/teacher --adapter out/shapes --num_steps 1 2 4 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+import lcm
+from examples.shapes.judge import Judge
+from examples.shapes.render import CAPTIONS
+
+TEACHER_STEPS = 40
+
+
+def load_pipe(teacher: Path) -> Any:
+    pipe = StableDiffusionPipeline.from_pretrained(teacher, dtype=torch.float32, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def prompts_and_seeds(num_images: int) -> tuple[list[str], list[int]]:
+    """The captions in turn, every picture with a seed of its own."""
+    return [CAPTIONS[i % len(CAPTIONS)] for i in range(num_images)], list(range(num_images))
+
+
+@torch.no_grad()
+def generate(
+    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], num_steps: int, guidance_scale: float, batch_size: int = 96
+) -> Tensor:
+    """Final latents [N, 4, 8, 8]. Picture i depends on prompts[i] and seeds[i] alone."""
+    parts = []
+    for start in range(0, len(prompts), batch_size):
+        rows = slice(start, start + batch_size)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[rows]]
+        parts.append(
+            pipe(
+                list(prompts[rows]),
+                num_inference_steps=num_steps,
+                guidance_scale=guidance_scale,
+                generator=generators,
+                height=64,
+                width=64,
+                output_type="latent",
+            ).images
+        )
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def decode(pipe: Any, latents: Tensor, batch_size: int = 96) -> list[Image.Image]:
+    """Latents at unit scale -> pictures."""
+    images: list[Image.Image] = []
+    for part in latents.split(batch_size):
+        pixels = pipe.vae.decode(part / pipe.vae.config.scaling_factor).sample
+        images += pipe.image_processor.postprocess(pixels, output_type="pil")
+    return images
+
+
+def interval(accuracy: float, count: int) -> float:
+    """Half width of the 95 % interval of a share."""
+    return 1.96 * math.sqrt(max(accuracy * (1 - accuracy), 1 / count) / count)
+
+
+def endpoint_nmse(student: Tensor, teacher: Tensor, other_seed: Tensor) -> float:
+    """|z_S - z_T|^2 / |z_T(seed a) - z_T(seed b)|^2 over the set: 0 is a copy, 1 an unrelated picture of the same prompt."""
+    return float((student - teacher).square().mean() / (teacher - other_seed).square().mean())
+
+
+def score(pipe: Any, judge: Judge, num_images: int, num_steps: int, guidance_scale: float) -> tuple[dict[str, Any], Tensor]:
+    """One row of a table and the latents behind it."""
+    prompts, seeds = prompts_and_seeds(num_images)
+    latents = generate(pipe, prompts, seeds, num_steps, guidance_scale)
+    correct = judge.correct(decode(pipe, latents), prompts)
+    accuracy = float(correct.all(axis=1).mean())
+    shape, color, background = np.round(correct.mean(axis=0), 4).tolist()
+    row = {
+        "steps": num_steps,
+        "guidance_scale": guidance_scale,
+        "images": num_images,
+        "all_right": round(accuracy, 4),
+        "plus_minus": round(interval(accuracy, num_images), 4),
+        "shape": shape,
+        "color": color,
+        "background": background,
+    }
+    return row, latents
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", type=Path, required=True)
+    parser.add_argument("--adapter", type=Path, help="output folder or file of a run; without it the teacher itself is scored")
+    parser.add_argument("--num_steps", type=int, nargs="+", default=[TEACHER_STEPS])
+    parser.add_argument("--guidance_scales", type=float, nargs="+", help="default: 1 with an adapter, 5 without")
+    parser.add_argument("--num_images", type=int, default=1536)
+    parser.add_argument("--output", type=Path, help="JSON file for the rows")
+    args = parser.parse_args()
+    judge, pipe = Judge.load(), load_pipe(args.teacher)
+    reference = other = None
+    if args.adapter:
+        trained = lcm.read_recipe(args.adapter).trained_guidance_scale[0]
+        prompts, seeds = prompts_and_seeds(args.num_images)
+        reference = generate(pipe, prompts, seeds, TEACHER_STEPS, trained)
+        other = reference.roll(len(CAPTIONS), 0)  # the same prompt, another seed
+        lcm.attach(pipe, args.adapter)
+    rows = []
+    for guidance_scale in args.guidance_scales or [1.0 if args.adapter else 5.0]:
+        for num_steps in args.num_steps:
+            row, latents = score(pipe, judge, args.num_images, num_steps, guidance_scale)
+            if reference is not None and other is not None and num_steps == 1:  # more steps draw noise of their own
+                row["endpoint_nmse"] = round(endpoint_nmse(latents, reference, other), 4)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The judge: a small CNN with three heads that names shape, colour and background of a 64x64 picture.
+
+    python -m examples.shapes.judge --output_dir examples/shapes/judge
+
+It never sees a generated picture in training. `Judge.load()` reads the bundled weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from examples.shapes.render import ATTRIBUTES, BACKGROUNDS, CAPTIONS, COLORS, SHAPES, render, sample_dataset
+
+WEIGHTS = Path(__file__).parent / "judge" / "judge.safetensors"
+HEADS: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": tuple(COLORS), "background": tuple(BACKGROUNDS)}
+CAPTION_TO_LABELS = {
+    text: tuple(names.index(value) for names, value in zip(HEADS.values(), attributes, strict=True))
+    for text, attributes in zip(CAPTIONS, ATTRIBUTES, strict=True)
+}
+
+
+class Judge(nn.Module):
+    """Pixels [B, 3, 64, 64] in [-1, 1] -> 64 features -> one row of logits per attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = (3, 16, 32, 64, 64)
+        self.trunk = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(4, b), nn.SiLU(), nn.Conv2d(b, b, 3, padding=1), nn.SiLU())
+                for a, b in zip(channels, channels[1:], strict=False)
+            ),
+            nn.Flatten(),
+            nn.Linear(64 * 4 * 4, 64),
+            nn.SiLU(),
+        )
+        self.heads = nn.ModuleDict({name: nn.Linear(64, len(values)) for name, values in HEADS.items()})
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        features = self.trunk(pixels)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @classmethod
+    def load(cls, path: Path = WEIGHTS) -> Judge:
+        judge = cls()
+        judge.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+        return judge.eval()
+
+    @torch.no_grad()
+    def correct(self, images: list[Image.Image], captions: list[str]) -> np.ndarray:
+        """Which attributes of each picture agree with its caption: bool [B, 3] for (shape, color, background)."""
+        pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images]))
+        pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        labels = torch.tensor([CAPTION_TO_LABELS[text] for text in captions])
+        predicted = torch.cat([torch.stack([logits.argmax(1) for logits in self(part).values()], 1) for part in pixels.split(256)])
+        return (predicted == labels).numpy()
+
+    def accuracy(self, images: list[Image.Image], captions: list[str]) -> float:
+        """Share of pictures with all three attributes right."""
+        return float(self.correct(images, captions).all(axis=1).mean())
+
+
+def blur_and_noise(pixels: Tensor) -> Tensor:
+    """Mild damage, so that the judge does not hang on anti-aliasing that no VAE reproduces."""
+    size = 64 if torch.rand(()) < 0.5 else int(torch.randint(32, 64, ()))
+    pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+    pixels = F.interpolate(pixels, size=64, mode="bilinear")
+    return pixels + 0.1 * torch.rand(()) * torch.randn_like(pixels)
+
+
+def train(num_steps: int, seed: int) -> Judge:
+    torch.manual_seed(seed)
+    judge = Judge()
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=num_steps)
+    scenes = sample_dataset(192 * 80, seed)
+    images = torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2)
+    labels = torch.tensor([CAPTION_TO_LABELS[scene.caption] for scene in scenes])
+    for step in range(num_steps):
+        rows = torch.randint(len(images), (64,))
+        logits = judge(blur_and_noise(images[rows].float() / 127.5 - 1.0))
+        loss = torch.stack([F.cross_entropy(value, labels[rows, i]) for i, value in enumerate(logits.values())]).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if (step + 1) % 200 == 0:
+            print(f"step {step + 1}: cross entropy {loss.item():.4f}", flush=True)
+    return judge.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--num_steps", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    judge = train(args.num_steps, args.seed)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.half().contiguous() for name, value in judge.state_dict().items()}, args.output_dir / WEIGHTS.name)
+    scenes = sample_dataset(3840, args.seed + 1)
+    images = [Image.fromarray(render(scene)) for scene in scenes]
+    judge = Judge.load(args.output_dir / WEIGHTS.name)
+    print(f"held-out renders, all three right: {judge.accuracy(images, [s.caption for s in scenes]):.4%} of {len(scenes)}")
+
+
+if __name__ == "__main__":
+    main()

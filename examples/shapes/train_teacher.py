@@ -1,0 +1,194 @@
+"""Trains a text-to-image teacher of the tiny world: a Stable Diffusion pipeline of about 3 M parameters, in diffusers format.
+
+    python -m examples.shapes.train_teacher --output_dir examples/shapes/teacher --vae examples/shapes/teacher/vae
+    python -m examples.shapes.train_teacher --output_dir examples/shapes/teacher_v --vae examples/shapes/teacher/vae \\
+        --prediction_type v_prediction --init_from examples/shapes/teacher
+
+The first is the Stable Diffusion 1.5 case (epsilon), the second the 2.x case (v_prediction, zero terminal SNR).
+Interrupted, the same command goes on from `--state`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from examples.shapes.render import CAPTIONS, sample_dataset
+from examples.shapes.tokenizer import build_tokenizer
+from examples.shapes.train_vae import render_batch
+
+EMPTY_PROMPT_PROBABILITY = 0.1  # what classifier-free guidance needs
+DECAY_FRACTION = 0.4  # constant learning rate, then a linear fall to zero over this share of the run
+
+
+def build_scheduler(prediction_type: str) -> DDIMScheduler:
+    """SD's scaled-linear betas; the v_prediction teacher has zero terminal SNR."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=prediction_type == "v_prediction",
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=64,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+class LatentPool:
+    """VAE posteriors of many renders in memory; every draw samples the posterior anew."""
+
+    @torch.no_grad()
+    def __init__(self, vae: AutoencoderKL, num_images: int, seed: int) -> None:
+        moments = [vae.encode(pixels).latent_dist.parameters for pixels in render_batch(num_images, seed).split(192)]
+        self.mean, logvar = torch.cat(moments).chunk(2, dim=1)
+        self.std = (0.5 * logvar).exp()
+        self.scaling_factor = vae.config.scaling_factor
+        self.caption_index = torch.tensor([CAPTIONS.index(scene.caption) for scene in sample_dataset(num_images, seed)])
+
+    def draw(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Latents [B, 4, 8, 8] at unit variance and caption indices [B]."""
+        rows = torch.randint(len(self.mean), (batch_size,))
+        mean = self.mean[rows]
+        return (mean + self.std[rows] * torch.randn_like(mean)) * self.scaling_factor, self.caption_index[rows]
+
+
+class Teacher(nn.Module):
+    """Text encoder and U-Net as one module, because they are trained together."""
+
+    def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.text_encoder, self.unet = text_encoder, unet
+
+    def forward(self, x_t: Tensor, t: Tensor, input_ids: Tensor) -> Tensor:
+        return self.unet(x_t, t, self.text_encoder(input_ids)[0], return_dict=False)[0]
+
+
+def learning_rate_factor(step: int, num_steps: int, warmup: int = 200) -> float:
+    return min(1.0, (step + 1) / warmup, (num_steps - step) / (DECAY_FRACTION * num_steps))
+
+
+def train(args: argparse.Namespace, tokenizer: CLIPTokenizer, vae: AutoencoderKL) -> Teacher:
+    torch.manual_seed(args.seed)
+    teacher = Teacher(build_text_encoder(tokenizer), build_unet())
+    if args.init_from:
+        teacher.text_encoder = CLIPTextModel.from_pretrained(args.init_from / "text_encoder", dtype=torch.float32)
+        teacher.unet = UNet2DConditionModel.from_pretrained(args.init_from / "unet", torch_dtype=torch.float32)
+    teacher.train().requires_grad_(True)
+    parameters = list(teacher.parameters())
+    scheduler = build_scheduler(args.prediction_type)
+    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    ema = EMAModel(parameters, decay=0.999)
+    first_step = 0
+    if args.state.exists():
+        state = torch.load(args.state, weights_only=True)
+        teacher.load_state_dict(state["teacher"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema.load_state_dict(state["ema"])
+        first_step = state["step"]
+        torch.manual_seed(args.seed + first_step)
+    input_ids = tokenizer([*CAPTIONS, ""], padding="max_length", max_length=77, return_tensors="pt").input_ids
+    pool = LatentPool(vae, args.num_images, args.seed)
+    # an error in epsilon counts as the error in v it makes (1 / alpha^2), up to 4: at high noise the caption decides
+    weight = (1 / scheduler.alphas_cumprod).clamp(max=4.0) if args.prediction_type == "epsilon" else torch.ones(1000)
+    start, mean_loss = time.perf_counter(), 0.0
+    for step in range(first_step, args.num_steps):
+        latents, captions = pool.draw(args.batch_size)
+        captions[torch.rand(args.batch_size) < EMPTY_PROMPT_PROBABILITY] = len(CAPTIONS)
+        noise = torch.randn_like(latents)
+        t = torch.randint(0, 1000, (args.batch_size,))
+        target = noise if args.prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, t)
+        error = (teacher(scheduler.add_noise(latents, noise, t), t, input_ids[captions]) - target).square().mean((1, 2, 3))
+        loss = (weight[t] * error).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = args.learning_rate * learning_rate_factor(step, args.num_steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step(parameters)
+        mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / (step - first_step + 1))
+        if (step + 1) % 100 == 0:
+            print(f"step {step + 1}: loss {mean_loss:.4f}, {time.perf_counter() - start:.0f} s", flush=True)
+        if (step + 1) % 500 == 0 or step + 1 == args.num_steps:
+            args.state.parent.mkdir(parents=True, exist_ok=True)
+            partial = args.state.with_suffix(".part")
+            state = {"teacher": teacher.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.state_dict(), "step": step + 1}
+            torch.save(state, partial)
+            partial.replace(args.state)
+    ema.copy_to(parameters)
+    return teacher.eval()
+
+
+def save(teacher: Teacher, tokenizer: CLIPTokenizer, vae: AutoencoderKL, args: argparse.Namespace) -> None:
+    """Writes the pipeline folder: fp16 safetensors, no safety checker."""
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=teacher.text_encoder,
+        tokenizer=tokenizer,
+        unet=teacher.unet,
+        scheduler=build_scheduler(args.prediction_type),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(args.output_dir)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--vae", type=Path, required=True, help="folder of the trained VAE")
+    parser.add_argument("--prediction_type", choices=("epsilon", "v_prediction"), default="epsilon")
+    parser.add_argument("--init_from", type=Path, help="teacher folder whose U-Net and text encoder are the starting point")
+    parser.add_argument("--num_images", type=int, default=192 * 200, help="renders in the pool")
+    parser.add_argument("--num_steps", type=int, default=5000)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--state", type=Path, help="file that holds the interrupted run (default: out/<output_dir>.pt)")
+    args = parser.parse_args()
+    args.state = args.state or Path("out") / f"{args.output_dir.name}.pt"
+    tokenizer = build_tokenizer()
+    vae = AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float32).eval()
+    save(train(args, tokenizer, vae), tokenizer, vae, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Trains the VAE of the tiny world (f = 8, latents 4x8x8): squared and absolute error + a little KL, about 12 minutes on two cores.
+
+    python -m examples.shapes.train_vae --output_dir examples/shapes/teacher/vae
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from examples.shapes.render import render, sample_dataset
+
+KL_WEIGHT = 1e-4  # per latent element, against errors per pixel: the posterior std stays a few % of the latents'
+
+
+def to_pixels(images: np.ndarray) -> Tensor:
+    """[B, H, W, 3] uint8 -> [B, 3, H, W] float32 in [-1, 1]."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def render_batch(num_images: int, seed: int) -> Tensor:
+    """[B, 3, 64, 64] float32 renders of random captions."""
+    return to_pixels(np.stack([render(scene) for scene in sample_dataset(num_images, seed)]))
+
+
+def build_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=1,  # one group keeps the ratios between channels, which is where flat colours live
+        sample_size=64,
+    )
+
+
+def train(num_steps: int, batch_size: int, learning_rate: float, seed: int, log_every: int = 500) -> AutoencoderKL:
+    torch.manual_seed(seed)
+    vae = build_vae()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps, pct_start=0.05)
+    pool = render_batch(192 * 80, seed)
+    start = time.perf_counter()
+    for step in range(num_steps):
+        pixels = pool[torch.randint(len(pool), (batch_size,))]
+        posterior = vae.encode(pixels).latent_dist
+        reconstruction = vae.decode(posterior.sample()).sample
+        error = reconstruction - pixels
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
+        (error.square().mean() + 0.3 * error.abs().mean() + KL_WEIGHT * kl).backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if (step + 1) % log_every == 0:
+            print(f"step {step + 1}: L1 {error.abs().mean().item():.4f}, KL {kl.item():.2f}, {time.perf_counter() - start:.0f} s", flush=True)
+    return vae
+
+
+@torch.no_grad()
+def set_scaling_factor(vae: AutoencoderKL, seed: int = 1) -> None:
+    """Stores 1 / std of the latents, as Stable Diffusion does, so that the diffusion sees unit variance."""
+    latents = torch.cat([vae.encode(batch).latent_dist.sample() for batch in render_batch(1920, seed).split(192)])
+    vae.register_to_config(scaling_factor=round(1.0 / latents.std().item(), 5))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--num_steps", type=int, default=9000)
+    parser.add_argument("--batch_size", type=int, default=6)
+    parser.add_argument("--learning_rate", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    vae = train(args.num_steps, args.batch_size, args.learning_rate, args.seed).eval()
+    set_scaling_factor(vae)
+    vae.half().save_pretrained(args.output_dir)
+
+
+if __name__ == "__main__":
+    main()
