@@ -24,6 +24,9 @@ LORA_TARGETS = (
 """Name endings of the adapted layers, those of the official LCM-LoRAs: 278 modules on SD 1.5, 788 on SDXL."""
 
 
+KOHYA_PARTS = {"lora_A": "lora_down", "lora_B": "lora_up"}
+
+
 def add_lora(
     unet: Any, rank: int, alpha: float | None = None, targets: tuple[str, ...] | list[str] = LORA_TARGETS
 ) -> list[nn.Parameter]:
@@ -67,7 +70,7 @@ def kohya_state_dict(unet: Any, dtype: torch.dtype = torch.float16) -> dict[str,
     for key, value in get_peft_model_state_dict(unet).items():
         module, part = key.removesuffix(".weight").rsplit(".", 1)
         name = "lora_unet_" + module.replace(".", "_")
-        state[f"{name}.{'lora_down' if part == 'lora_A' else 'lora_up'}.weight"] = value.detach().to("cpu", dtype).contiguous()
+        state[f"{name}.{KOHYA_PARTS[part]}.weight"] = value.detach().to("cpu", dtype).contiguous()
     for module, layer in lora_modules(unet).items():
         state[f"lora_unet_{module.replace('.', '_')}.alpha"] = torch.tensor(float(layer.lora_alpha["default"]))
     return state

@@ -42,7 +42,7 @@ class SolverGrid:
 
     def pair(self, uniform: Tensor) -> TimePair:
         """Turns uniform numbers [B] in [0, 1) into training pairs, every grid point equally likely."""
-        index = (uniform * self.num_steps).long().clamp(max=self.num_steps - 1)
+        index = (uniform * self.num_steps).long().clamp(max=self.num_steps - 1)  # rounding to float32 may have made a 1.0
         t = (index + 1) * self.stride - 1
         return TimePair(t, t - self.stride)
 

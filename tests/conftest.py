@@ -1,0 +1,50 @@
+"""Shared folders: tiny teachers and images, written once for the whole run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every test works without a network
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+import diffusers  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+from tests import worlds  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+
+torch.set_num_threads(1)  # these networks are too small to share out
+diffusers.utils.logging.set_verbosity_error()
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sd")
+    worlds.build_sd().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sd_v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sd_v")
+    worlds.build_sd("v_prediction", zero_snr=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sdxl")
+    worlds.build_sdxl().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return worlds.write_images(tmp_path_factory.mktemp("images"))
