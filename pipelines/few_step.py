@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any, ClassVar, Self
 
 import torch
 
 import lcm
+from lcm.registry import closest
 
 
 class FewStepMixin:
@@ -31,7 +33,13 @@ class FewStepMixin:
         return recipe
 
     def __call__(self, prompt: Any = None, *, num_inference_steps: int = 4, guidance_scale: float = 1.0, **options: Any) -> Any:
-        """The stock call with defaults for a distilled model; `options` are the stock pipeline's other arguments."""
+        """The stock call with defaults for a distilled model; `options` are the stock pipeline's other arguments.
+
+        Raises TypeError for an argument that the stock pipeline does not have (it would ignore it).
+        """
+        accepted = inspect.signature(self.stock_class.__call__).parameters
+        for name in options.keys() - accepted.keys():
+            raise TypeError(f"{self.stock_class.__name__} has no argument {name!r}.{closest(name, accepted)}")
         return super().__call__(  # type: ignore[misc]
             prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, **options
         )

@@ -1,0 +1,132 @@
+"""Teachers: facts from the checkpoint, conditioning as the stock pipelines do it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lcm.families import ImageSize, load_family
+from tests.worlds import build_sd, build_sdxl, build_unet
+
+PROMPTS = ["a red star", "blue"]
+SIZES = [ImageSize(16, 16, 0, 0, 16)] * 2
+
+
+def record_unet_calls(pipe: Any, **options: Any) -> list[dict[str, Any]]:
+    """What the stock pipeline hands to its U-Net."""
+    calls: list[dict[str, Any]] = []
+    forward = pipe.unet.forward
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        calls.append(kwargs)
+        return forward(*args, **kwargs)
+
+    pipe.unet.forward = spy
+    pipe(PROMPTS, num_inference_steps=1, height=16, width=16, output_type="latent", **options)
+    pipe.unet.forward = forward
+    return calls
+
+
+def test_sd_conditions_as_the_stock_pipeline_does(sd_folder: Path) -> None:
+    family = load_family(str(sd_folder))
+    (call,) = record_unet_calls(build_sd(), guidance_scale=3.0)
+    cond = family.encode_prompts(PROMPTS, SIZES)
+    both = family.unconditional(cond).cat(cond)
+    torch.testing.assert_close(both.prompt_embeds, call["encoder_hidden_states"])
+
+
+@pytest.mark.parametrize("force_zeros", [True, False])
+def test_sdxl_conditions_as_the_stock_pipeline_does(tmp_path: Path, force_zeros: bool) -> None:
+    build_sdxl(force_zeros).save_pretrained(tmp_path)
+    family = load_family(str(tmp_path))
+    (call,) = record_unet_calls(build_sdxl(force_zeros), guidance_scale=3.0)
+    cond = family.encode_prompts(PROMPTS, SIZES)
+    both = family.unconditional(cond).cat(cond)
+    torch.testing.assert_close(both.prompt_embeds, call["encoder_hidden_states"])
+    torch.testing.assert_close(both.pooled_prompt_embeds, call["added_cond_kwargs"]["text_embeds"])
+    torch.testing.assert_close(both.time_ids, call["added_cond_kwargs"]["time_ids"])
+    assert bool((family.unconditional(cond).prompt_embeds == 0).all()) is force_zeros
+
+
+def test_sdxl_time_ids_are_size_corner_target_each_vertical_first(sdxl_folder: Path) -> None:
+    cond = load_family(str(sdxl_folder)).encode_prompts(["x"], [ImageSize(30, 40, 5, 7, 16)])
+    assert cond.time_ids is not None
+    assert cond.time_ids.tolist() == [[30, 40, 5, 7, 16, 16]]
+
+
+def test_latents_are_a_scaled_posterior_sample(sd_folder: Path) -> None:
+    family = load_family(str(sd_folder))
+    pixels, noise = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 4, 8, 8)
+    posterior = family.pipe.vae.encode(pixels).latent_dist
+    expected = (posterior.mean + posterior.std * noise) * 0.5
+    torch.testing.assert_close(family.encode_images(pixels, noise), expected.detach())
+
+
+def test_facts_come_from_the_checkpoint(sd_folder: Path, sd_v_folder: Path, sdxl_folder: Path) -> None:
+    sd, v, sdxl = (load_family(str(folder)) for folder in (sd_folder, sd_v_folder, sdxl_folder))
+    assert [f.name for f in (sd, v, sdxl)] == ["sd", "sd", "sdxl"]
+    assert [f.schedule.prediction_type for f in (sd, v, sdxl)] == ["epsilon", "v_prediction", "epsilon"]
+    assert [f.zero_terminal_snr for f in (sd, v, sdxl)] == [False, True, False]
+    assert float(v.schedule.alphas[999]) == 0.0
+    assert float(sd.schedule.alphas[999]) == pytest.approx(0.0682649, rel=1e-5)
+
+
+def test_half_precision_teacher_has_one_dtype_and_a_vae_that_needs_float32_keeps_it(sd_folder: Path, tmp_path: Path) -> None:
+    family = load_family(str(sd_folder), dtype=torch.float16)
+    assert {family.unet.dtype, family.pipe.text_encoder.dtype} == {torch.float16}
+    assert family.pipe.vae.dtype == torch.float32  # force_upcast is the default of AutoencoderKL
+    pipe = build_sd()
+    pipe.vae.register_to_config(force_upcast=False)
+    pipe.save_pretrained(tmp_path)
+    assert load_family(str(tmp_path), dtype=torch.float16).pipe.vae.dtype == torch.float16
+
+
+def test_resolution_must_fit_the_unet(sd_folder: Path) -> None:
+    family = load_family(str(sd_folder))
+    assert family.latent_shape(16) == (4, 8, 8)
+    with pytest.raises(ValueError, match="multiple of 4 for this teacher; got 18"):
+        family.latent_shape(18)
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_a_missing_component_is_named(sd_folder: Path, tmp_path: Path, component: str) -> None:
+    shutil.copytree(sd_folder, tmp_path / "teacher")
+    shutil.rmtree(tmp_path / "teacher" / component)
+    with pytest.raises(FileNotFoundError, match=f"lacks its component '{component}'"):
+        load_family(str(tmp_path / "teacher"))
+
+
+def test_folders_that_are_no_teacher_are_explained(sd_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="has no model_index.json"):
+        load_family(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        load_family(str(tmp_path / "nowhere"))
+    shutil.copytree(sd_folder, tmp_path / "teacher")
+    index = tmp_path / "teacher" / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "FluxPipeline"}))
+    with pytest.raises(ValueError, match="is a FluxPipeline; this toolkit distils StableDiffusionPipeline and"):
+        load_family(str(tmp_path / "teacher"))
+
+
+def test_weights_that_were_deleted_are_an_error_of_one_line(sd_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(sd_folder, tmp_path / "teacher")
+    (tmp_path / "teacher" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="could not be loaded"):
+        load_family(str(tmp_path / "teacher"))
+
+
+def test_epsilon_with_zero_terminal_snr_is_refused(tmp_path: Path) -> None:
+    build_sd("epsilon", zero_snr=True).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="epsilon model cannot have zero terminal SNR"):
+        load_family(str(tmp_path))
+
+
+def test_an_inpainting_unet_is_refused(tmp_path: Path) -> None:
+    build_sd(unet=build_unet(in_channels=9)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="inpainting models cannot be distilled"):
+        load_family(str(tmp_path))
