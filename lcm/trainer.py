@@ -41,7 +41,7 @@ from lcm.families import load_family
 from lcm.networks import make_networks
 from lcm.objectives import OBJECTIVES, LatentBatch, make_recipe
 from lcm.playback import make_scheduler
-from lcm.validation import draw_grid
+from lcm.validation import GridSpec, draw_grid
 
 logger = logging.getLogger(__name__)
 
@@ -309,15 +309,14 @@ class Trainer:
 
     def draw(self, unet: Any, process: tuple[int, int]) -> Image.Image:
         pipe = self.family.few_step_pipe(unet, make_scheduler(self.family.pipe.scheduler.config, self.recipe))
-        return draw_grid(
-            pipe,
-            self.prompts,
-            self.config.validation_num_steps,
-            process=process,
+        spec = GridSpec(
+            prompts=self.prompts,
+            num_steps=self.config.validation_num_steps,
             seed=self.config.validation_seed,
             resolution=self.config.resolution,
             guidance_scale=self.recipe.guidance_scale,
         )
+        return draw_grid(self.family, pipe, spec, process)
 
     # --- saving -----------------------------------------------------------------------------------------------------
 

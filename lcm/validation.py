@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,33 +11,41 @@ from accelerate.utils import gather_object
 from diffusers.utils import make_image_grid
 from PIL import Image
 
+from lcm.families import Family
+
+
+@dataclass(frozen=True)
+class GridSpec:
+    """What a validation grid shows: rows are prompts, columns inference steps, every picture from the same seed."""
+
+    prompts: Sequence[str]
+    num_steps: Sequence[int]
+    seed: int
+    resolution: int
+    guidance_scale: float
+
 
 @torch.no_grad()
-def draw_row(pipe: Any, prompt: str, num_steps: Sequence[int], *, seed: int, resolution: int, guidance_scale: float) -> list[Image.Image]:
+def draw_row(family: Family, pipe: Any, prompt: str, spec: GridSpec) -> list[Image.Image]:
     """One picture per entry of `num_steps`, every one from `torch.Generator("cpu").manual_seed(seed)`."""
-    return [
-        pipe(
+    images = []
+    for n in spec.num_steps:
+        latents = pipe(
             prompt,
             num_inference_steps=n,
-            guidance_scale=guidance_scale,
-            height=resolution,
-            width=resolution,
-            generator=torch.Generator("cpu").manual_seed(seed),
-        ).images[0]
-        for n in num_steps
-    ]
+            guidance_scale=spec.guidance_scale,
+            height=spec.resolution,
+            width=spec.resolution,
+            generator=torch.Generator("cpu").manual_seed(spec.seed),
+            output_type="latent",
+        ).images
+        images += family.decode(latents)
+    return images
 
 
-def draw_grid(
-    pipe: Any,
-    prompts: Sequence[str],
-    num_steps: Sequence[int],
-    *,
-    process: tuple[int, int] = (0, 1),
-    **options: Any,
-) -> Image.Image:
-    """Rows are prompts, columns inference steps. The rows are shared out over the processes; each returns the whole."""
+def draw_grid(family: Family, pipe: Any, spec: GridSpec, process: tuple[int, int] = (0, 1)) -> Image.Image:
+    """The grid as one picture. The rows are shared out over the processes (rank, count); each returns the whole."""
     rank, num_processes = process
-    mine = [(i, draw_row(pipe, prompts[i], num_steps, **options)) for i in range(rank, len(prompts), num_processes)]
+    mine = [(i, draw_row(family, pipe, spec.prompts[i], spec)) for i in range(rank, len(spec.prompts), num_processes)]
     rows = sorted(gather_object(mine) if num_processes > 1 else mine, key=lambda row: row[0])
-    return make_image_grid([image for _, images in rows for image in images], rows=len(prompts), cols=len(num_steps))
+    return make_image_grid([image for _, images in rows for image in images], rows=len(spec.prompts), cols=len(spec.num_steps))

@@ -12,6 +12,7 @@ import diffusers  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 
 from tests import worlds  # noqa: E402
 
@@ -22,6 +23,13 @@ diffusers.utils.logging.set_verbosity_error()
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> None:
+    """Accelerate keeps its state for the life of a process; every test is a launch of its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import LCMScheduler
+from PIL import Image
 from torch import Tensor
 
 from lcm.networks import Conditioning
@@ -76,6 +77,14 @@ class Family:
         pipe = type(self.pipe)(**components, **self.pipeline_options())
         pipe.set_progress_bar_config(disable=True)
         return pipe
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Latents at unit scale -> pictures, in the VAE's own precision (the stock SD pipeline would mix two)."""
+        vae = self.pipe.vae
+        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+        images: list[Image.Image] = self.pipe.image_processor.postprocess(pixels.float(), output_type="pil")
+        return images
 
     def pipeline_options(self) -> dict[str, Any]:
         """Constructor arguments of the pipeline that are no components."""

@@ -1,0 +1,489 @@
+"""The configuration: every field from flags and from YAML, and an error that names the fix for everything else."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lcm.config import DROPPED_FLAGS, FREE_TO_CHANGE, TrainConfig, error_exit, parse_config, spellings
+
+FIELDS = [f.name for f in fields(TrainConfig)]
+BASE = {"pretrained_teacher_model": "teacher", "train_data_dir": "images"}
+VALUES: dict[str, Any] = {
+    "train_data_dir": "other images",
+    "dataset_name": "someone/pictures",
+    "dataset_config_name": "small",
+    "image_column": "picture",
+    "caption_column": "caption",
+    "max_train_samples": 12,
+    "resolution": 768,
+    "center_crop": True,
+    "random_flip": True,
+    "interpolation_type": "bicubic",
+    "proportion_empty_prompts": 0.25,
+    "cache_dir": "/tmp/cache",
+    "objective": "lcm",
+    "num_ddim_timesteps": 100,
+    "solver": "heun",
+    "loss_type": "l2",
+    "huber_c": 0.01,
+    "guidance_scale": 1.5,
+    "guidance_scale_min": 3.0,
+    "guidance_scale_max": 13.0,
+    "timestep_scaling_factor": 5.0,
+    "pretrained_teacher_model": "someone/teacher",
+    "pretrained_vae_model_name_or_path": "someone/vae",
+    "teacher_revision": "123",
+    "variant": "fp16",
+    "lora_rank": 8,
+    "lora_alpha": 4.0,
+    "lora_target_modules": ["to_q", "to_out.0"],
+    "target": "ema",
+    "ema_decay": 0.5,
+    "output_dir": "out put",
+    "seed": 7,
+    "train_batch_size": 3,
+    "gradient_accumulation_steps": 4,
+    "max_train_steps": 20,
+    "num_train_epochs": 2,
+    "gradient_checkpointing": True,
+    "mixed_precision": "no",
+    "allow_tf32": True,
+    "learning_rate": 2e-5,
+    "lr_scheduler": "cosine",
+    "lr_warmup_steps": 5,
+    "adam_beta1": 0.5,
+    "adam_beta2": 0.99,
+    "adam_weight_decay": 1e-2,
+    "adam_epsilon": 1e-6,
+    "max_grad_norm": 10.0,
+    "dataloader_num_workers": 2,
+    "checkpointing_steps": 50,
+    "checkpoints_total_limit": 3,
+    "resume_from_checkpoint": "latest",
+    "validation_prompts": ["a red ball", "a: #2 'cat'"],
+    "validation_steps": 60,
+    "validation_num_steps": [1, 3],
+    "validation_seed": 9,
+    "logging_steps": 2,
+    "report_to": "tensorboard",
+    "logging_dir": "board",
+    "dry_run": True,
+}
+COMPANIONS: dict[str, dict[str, Any]] = {
+    "dataset_name": {"train_data_dir": None},
+    "guidance_scale_min": {"guidance_scale_max": 15.0},
+    "guidance_scale_max": {"guidance_scale_min": 2.0},
+}
+"""What a value needs beside it to make sense."""
+
+
+def words(values: dict[str, Any]) -> list[str]:
+    """A command line; None leaves a flag out."""
+    line: list[str] = []
+    for name, value in values.items():
+        if value is not None:
+            line += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return line
+
+
+def write_yaml(folder: Path, text: str, name: str = "run.yaml") -> list[str]:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return ["--config", str(path)]
+
+
+def parse(*line: str) -> TrainConfig:
+    return parse_config([*words(BASE), *line])
+
+
+def everything(name: str) -> dict[str, Any]:
+    return {**BASE, **COMPANIONS.get(name, {}), name: VALUES[name]}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_can_be_set_by_a_flag(name: str) -> None:
+    values = everything(name)
+    assert asdict(parse_config(words(values))) == {**asdict(TrainConfig(**BASE)), **values}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_can_be_set_by_yaml(tmp_path: Path, name: str) -> None:
+    values = everything(name)
+    config = parse_config(write_yaml(tmp_path, yaml.safe_dump(values)))
+    assert asdict(config) == {**asdict(TrainConfig(**BASE)), **values}
+    assert type(getattr(config, name)) is type(VALUES[name])
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_flags_win_over_yaml(tmp_path: Path, name: str) -> None:
+    others = {"mixed_precision": "bf16", "resume_from_checkpoint": "x", "lr_scheduler": "linear", "report_to": None}
+    values = everything(name)
+    if isinstance(VALUES[name], bool):
+        other: Any = not VALUES[name]
+    elif isinstance(VALUES[name], int | float):
+        other = VALUES[name] * 2 if name != "ema_decay" else 0.9
+    else:
+        other = {**asdict(TrainConfig(**BASE)), **others}[name]
+    line = [*write_yaml(tmp_path, yaml.safe_dump({**values, name: other})), *words({name: VALUES[name]})]
+    assert getattr(parse_config(line), name) == VALUES[name]
+    assert getattr(parse_config([*line[2:], *line[:2]]), name) == VALUES[name]
+
+
+def test_yaml_sets_what_flags_leave_open(tmp_path: Path) -> None:
+    config = parse(*write_yaml(tmp_path, "seed: 3\nresolution: 64\nlora_rank: 8\n"), "--resolution", "128")
+    assert (config.seed, config.resolution, config.lora_rank) == (3, 128, 8)
+
+
+@pytest.mark.parametrize("text", ["2e-5", "2.0e-5", "2.0e-05", "0.00002", "'2e-5'", "2E-5"])
+def test_learning_rates_in_yaml_are_floats_however_spelled(tmp_path: Path, text: str) -> None:
+    config = parse(*write_yaml(tmp_path, f"lr: {text}\n"))
+    assert config.learning_rate == 2e-5
+    assert isinstance(config.learning_rate, float)
+
+
+@pytest.mark.parametrize(
+    ("alias", "name", "value"),
+    [
+        ("pretrained_model_name_or_path", "pretrained_teacher_model", "someone/sd"),
+        ("revision", "teacher_revision", "main"),
+        ("lr", "learning_rate", 3e-4),
+    ],
+)
+def test_aliases(tmp_path: Path, alias: str, name: str, value: Any) -> None:
+    assert getattr(parse(f"--{alias}", str(value)), name) == value
+    assert getattr(parse(f"--{alias}={value}"), name) == value
+    images = "train_data_dir: images\npretrained_teacher_model: x\n"
+    config = write_yaml(tmp_path, f"{images}{alias}: {value}\n")
+    assert getattr(parse_config(config), name) == value
+    other = write_yaml(tmp_path, f"{images}{name}: {'0.5' if name == 'learning_rate' else 'other'}\n", "other.yaml")
+    assert getattr(parse_config([*other, f"--{alias}", str(value)]), name) == value
+
+
+def test_hyphens_are_underscores(tmp_path: Path) -> None:
+    assert parse("--train-batch-size", "5").train_batch_size == 5
+    assert parse(*write_yaml(tmp_path, "train-batch-size: 5\n")).train_batch_size == 5
+
+
+BOOLEANS = [name for name, value in VALUES.items() if isinstance(value, bool)]
+
+
+@pytest.mark.parametrize("name", BOOLEANS)
+@pytest.mark.parametrize(
+    ("spelled", "value"), [((), True), (("true",), True), (("1",), True), (("yes",), True), (("false",), False), (("no",), False)]
+)
+def test_booleans_stand_bare_or_take_a_value(name: str, spelled: tuple[str, ...], value: bool) -> None:
+    assert getattr(parse(f"--{name}", *spelled, "--seed", "3"), name) is value
+    assert getattr(parse(), name) is False
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("yes", True), ("'true'", True), ("false", False), ("off", False)])
+def test_booleans_in_yaml(tmp_path: Path, text: str, value: bool) -> None:
+    assert parse(*write_yaml(tmp_path, f"random_flip: {text}\n")).random_flip is value
+
+
+def test_null_in_yaml_is_the_default(tmp_path: Path) -> None:
+    config = parse(*write_yaml(tmp_path, "lora_alpha: null\nresolution:\nvalidation_num_steps: ~\n"))
+    assert config == TrainConfig(**BASE)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# only a comment\n", "{}\n"])
+def test_an_empty_yaml_changes_nothing(tmp_path: Path, text: str) -> None:
+    assert parse(*write_yaml(tmp_path, text)) == TrainConfig(**BASE)
+
+
+def test_one_value_in_yaml_is_a_list_of_one(tmp_path: Path) -> None:
+    config = parse(*write_yaml(tmp_path, "validation_num_steps: 4\nvalidation_prompts: a red ball\n"))
+    assert (config.validation_num_steps, config.validation_prompts) == ([4], ["a red ball"])
+
+
+def test_elements_of_yaml_lists_are_converted_as_flags_are(tmp_path: Path) -> None:
+    config = parse(*write_yaml(tmp_path, "validation_num_steps: ['1', 4]\nvalidation_prompts: [2024, a ball]\n"))
+    assert config.validation_num_steps == [1, 4]
+    assert config.validation_prompts == ["2024", "a ball"]
+
+
+MISSPELLED = [
+    ("learning_rat", "learning_rate"),
+    ("trian_batch_size", "train_batch_size"),
+    ("resolutions", "resolution"),
+    ("pretrained_model_name", "pretrained_model_name_or_path"),
+    ("checkpoint_steps", "checkpointing_steps"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "right"), MISSPELLED)
+def test_unknown_flags_name_the_closest(wrong: str, right: str) -> None:
+    for line in ((f"--{wrong}", "5"), (f"--{wrong}=5",), (f"--{wrong.replace('_', '-')}", "5"), ("--seed", "1", f"--{wrong}")):
+        with pytest.raises(ValueError, match=f"{wrong}.*Did you mean '{right}'"):
+            parse(*line)
+
+
+@pytest.mark.parametrize(("wrong", "right"), MISSPELLED)
+def test_unknown_yaml_keys_name_the_closest_and_the_file(tmp_path: Path, wrong: str, right: str) -> None:
+    with pytest.raises(ValueError, match=rf"run\.yaml.*{wrong}.*Did you mean '{right}'"):
+        parse(*write_yaml(tmp_path, f"{wrong}: 5\n"))
+
+
+def test_a_name_near_to_nothing_gets_no_guess() -> None:
+    with pytest.raises(ValueError, match="qqqq") as error:
+        parse("--qqqq", "1")
+    assert "Did you mean" not in str(error.value)
+
+
+@pytest.mark.parametrize("line", [("stray",), ("--seed", "1", "stray"), ("--random_flip", "true", "stray")])
+def test_words_without_a_flag_are_refused(line: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="stray"):
+        parse(*line)
+
+
+@pytest.mark.parametrize("flag", ["resol", "max_train", "learning", "pretrained_teacher", "validation_prom", "conf"])
+def test_abbreviations_are_not_accepted(flag: str) -> None:
+    with pytest.raises(ValueError, match=flag):
+        parse(f"--{flag}", "5")
+
+
+@pytest.mark.parametrize("name", DROPPED_FLAGS)
+@pytest.mark.parametrize("hyphens", [False, True])
+def test_flags_of_other_scripts_say_what_to_use(tmp_path: Path, name: str, hyphens: bool) -> None:
+    spelled = name.replace("_", "-") if hyphens else name
+    for line in ([f"--{spelled}", "3"], [f"--{spelled}=3"], [f"--{spelled}"], write_yaml(tmp_path, f"{spelled}: 3\n")):
+        with pytest.raises(ValueError, match="use") as error:
+            parse(*line)
+        assert DROPPED_FLAGS[name] in str(error.value), line
+
+
+def test_the_other_scripts_flags_name_fields_that_exist() -> None:
+    assert not set(DROPPED_FLAGS) & set(spellings())
+    for name, field_name in {
+        "w_min": "guidance_scale_min",
+        "w_max": "guidance_scale_max",
+        "validation_prompt": "validation_prompts",
+        "num_validation_images": "validation_num_steps",
+        "cast_teacher_unet": "mixed_precision",
+    }.items():
+        assert field_name in DROPPED_FLAGS[name]
+        assert field_name in FIELDS
+
+
+NOT_POSITIVE = [
+    (name, value)
+    for name in (
+        "lora_rank train_batch_size gradient_accumulation_steps max_train_steps checkpointing_steps validation_steps logging_steps "
+        "resolution num_train_epochs checkpoints_total_limit max_train_samples"
+    ).split()
+    for value in (0, -1)
+] + [
+    (name, value)
+    for name in ("learning_rate", "max_grad_norm", "lora_alpha", "huber_c", "timestep_scaling_factor")
+    for value in (0.0, -0.5)
+]
+NONSENSE: list[tuple[str, dict[str, Any]]] = [
+    *((name, {name: value}) for name, value in NOT_POSITIVE),
+    ("pretrained_teacher_model", {"pretrained_teacher_model": None}),
+    ("pretrained_teacher_model", {"pretrained_teacher_model": ""}),
+    ("train_data_dir", {"train_data_dir": None}),
+    ("dataset_name", {"dataset_name": "someone/pictures"}),
+    ("objective", {"objective": "magic"}),
+    ("solver", {"solver": "euler"}),
+    ("loss_type", {"loss_type": "l3"}),
+    ("target", {"target": "offline"}),
+    ("mixed_precision", {"mixed_precision": "fp8"}),
+    ("lr_scheduler", {"lr_scheduler": "cosin"}),
+    ("lr_scheduler", {"lr_scheduler": "piecewise_constant"}),
+    ("report_to", {"report_to": "nobody"}),
+    ("interpolation_type", {"interpolation_type": "cubist"}),
+    ("proportion_empty_prompts", {"proportion_empty_prompts": -0.1}),
+    ("proportion_empty_prompts", {"proportion_empty_prompts": 1.1}),
+    ("proportion_empty_prompts", {"proportion_empty_prompts": math.nan}),
+    ("guidance_scale", {"guidance_scale": 0.5}),
+    ("guidance_scale", {"guidance_scale": math.nan}),
+    ("guidance_scale_max", {"guidance_scale_min": 2.0}),
+    ("guidance_scale_min", {"guidance_scale_max": 9.0}),
+    ("guidance_scale", {"guidance_scale_min": 0.0, "guidance_scale_max": 9.0}),
+    ("guidance_scale", {"guidance_scale_min": 9.0, "guidance_scale_max": 2.0}),
+    ("learning_rate", {"learning_rate": math.nan}),
+    ("lr_warmup_steps", {"lr_warmup_steps": -1}),
+    ("dataloader_num_workers", {"dataloader_num_workers": -1}),
+    ("seed", {"seed": -1}),
+    ("ema_decay", {"ema_decay": 1.0}),
+    ("ema_decay", {"ema_decay": -0.1}),
+    ("validation_num_steps", {"validation_num_steps": [0]}),
+    ("validation_num_steps", {"validation_num_steps": [4, 51]}),
+    ("validation_num_steps", {"validation_num_steps": [4, 8], "num_ddim_timesteps": 7}),
+]
+
+
+@pytest.mark.parametrize(("name", "change"), NONSENSE, ids=lambda value: value if isinstance(value, str) else str(value))
+def test_nonsense_is_a_value_error_that_names_the_flag(name: str, change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
+        TrainConfig(**{**BASE, **change})
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
+        parse_config(words({**BASE, **change}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"guidance_scale": 1.0},
+        {"guidance_scale_min": 1.0, "guidance_scale_max": 1.0},
+        {"ema_decay": 0.0},
+        {"proportion_empty_prompts": 0.0},
+        {"proportion_empty_prompts": 1.0},
+        {"validation_num_steps": [1, 50]},
+        {"lr_warmup_steps": 0},
+        {"max_grad_norm": math.inf},
+        {"max_train_samples": 1},
+        *({"interpolation_type": name} for name in ("nearest", "bilinear", "bicubic", "lanczos")),
+        *({"lr_scheduler": name} for name in ("linear", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")),
+        *({"mixed_precision": name} for name in ("no", "fp16", "bf16")),
+    ],
+    ids=str,
+)
+def test_the_ends_of_every_range_are_allowed(change: dict[str, Any]) -> None:
+    config = parse_config(words({**BASE, **change}))
+    assert {name: getattr(config, name) for name in change} == change
+
+
+@pytest.mark.parametrize(("name", "value"), [("resolution", "big"), ("learning_rate", "fast"), ("random_flip", "perhaps")])
+def test_a_value_of_the_wrong_type_ends_with_the_flag_in_the_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    for line in ([f"--{name}", value], write_yaml(tmp_path, f"{name}: {value}\n")):
+        with pytest.raises(SystemExit) as stop:
+            parse(*line)
+        assert stop.value.code == 2
+        message = capsys.readouterr().err
+        assert f"--{name}" in message.splitlines()[-1]
+        assert value in message.splitlines()[-1] or "Truthy" in message
+
+
+def test_a_missing_yaml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"--config.*absent\.yaml"):
+        parse("--config", str(tmp_path / "absent.yaml"))
+
+
+@pytest.mark.parametrize("text", ["seed: [1, 2\n", "a: b: c\n", "\tseed: 1\n"])
+def test_invalid_yaml_is_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match=r"--config.*run\.yaml.*not valid YAML"):
+        parse(*write_yaml(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["- seed: 1\n", "- 1\n- 2\n", "just words\n", "7\n"])
+def test_yaml_without_names_at_the_top_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match=r"--config.*run\.yaml.*name: value"):
+        parse(*write_yaml(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["seed: [1, 2]\n", "seed: []\n", "learning_rate: {value: 1}\n"])
+def test_several_values_for_a_scalar_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match=rf"run\.yaml.*{text.split(':', maxsplit=1)[0]}.*one value"):
+        parse(*write_yaml(tmp_path, text))
+
+
+AWKWARD: dict[str, Any] = {
+    "validation_prompts": [
+        "a: b",
+        "# no comment",
+        "yes",
+        "null",
+        "2024",
+        "1e3",
+        "- x",
+        "Größe 貓",
+        "two\nlines",
+        "'q\"",
+        " edge ",
+        "",
+    ],
+    "teacher_revision": "1e5",
+    "variant": "null",
+    "output_dir": "a: b #c",
+    "learning_rate": 1 / 3 * 1e-4,
+    "adam_epsilon": 1e-12,
+    "lora_alpha": 1e22,
+}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        BASE,
+        {**BASE, **{name: value for name, value in VALUES.items() if name != "dataset_name"}},
+        {**BASE, **VALUES, "train_data_dir": None},
+        {**BASE, **AWKWARD},
+    ],
+    ids=["defaults", "folder", "data set", "awkward"],
+)
+def test_the_written_yaml_parses_to_an_equal_configuration(tmp_path: Path, values: dict[str, Any]) -> None:
+    config = TrainConfig(**values)
+    line = write_yaml(tmp_path, config.to_yaml())
+    again = parse_config(line)
+    assert again == config
+    assert again.to_yaml() == config.to_yaml()
+    assert set(yaml.safe_load(config.to_yaml())) == set(FIELDS)
+
+
+def test_defaults_are_not_shared_between_configurations() -> None:
+    first = TrainConfig(**BASE)
+    for name in ("validation_num_steps", "validation_prompts", "lora_target_modules"):
+        getattr(first, name).append("x")
+        assert "x" not in getattr(TrainConfig(**BASE), name)
+
+
+@pytest.mark.parametrize("values", [BASE, {**BASE, **AWKWARD}], ids=["defaults", "awkward"])
+def test_a_configuration_does_not_differ_from_its_own_json(values: dict[str, Any]) -> None:
+    config = TrainConfig(**values)
+    assert config.differences(json.loads(json.dumps(asdict(config)))) == []
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_differences_reports_what_is_not_free_to_change(name: str) -> None:
+    config = TrainConfig(**BASE)
+    found = config.differences({**asdict(config), name: "something else"})
+    if name in FREE_TO_CHANGE:
+        assert found == []
+    else:
+        assert found == [f"{name}: something else -> {getattr(config, name)}"]
+
+
+def test_differences_reports_a_field_that_the_earlier_run_did_not_know() -> None:
+    config = TrainConfig(**BASE)
+    earlier = asdict(config)
+    del earlier["lora_rank"], earlier["logging_steps"]
+    assert config.differences(earlier) == ["lora_rank: None -> 64"]
+
+
+def test_several_differences_come_one_by_one() -> None:
+    config = TrainConfig(**BASE)
+    found = config.differences({**asdict(config), "seed": 5, "learning_rate": 1.0, "output_dir": "elsewhere"})
+    assert found == ["learning_rate: 1.0 -> 0.0001", "seed: 5 -> 0"]
+
+
+def test_free_to_change_names_only_existing_fields() -> None:
+    assert set(FIELDS) >= FREE_TO_CHANGE
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        "seed learning_rate lr_scheduler lr_warmup_steps adam_beta1 adam_beta2 adam_weight_decay adam_epsilon max_grad_norm "
+        "lora_rank lora_alpha lora_target_modules target ema_decay objective num_ddim_timesteps solver loss_type huber_c "
+        "guidance_scale guidance_scale_min guidance_scale_max timestep_scaling_factor resolution center_crop random_flip "
+        "interpolation_type proportion_empty_prompts pretrained_teacher_model teacher_revision mixed_precision"
+    ).split(),
+)
+def test_what_shapes_the_training_is_not_free_to_change(name: str) -> None:
+    assert name in FIELDS
+    assert name not in FREE_TO_CHANGE
+
+
+def test_a_users_mistake_is_one_line_and_a_status_of_two(capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_exit(ValueError("100% wrong: --seed")) == 2
+    assert capsys.readouterr() == ("", "error: 100% wrong: --seed\n")

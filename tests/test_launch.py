@@ -1,0 +1,107 @@
+"""Real launches: accelerate, two processes, a killed process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import ROOT
+from tests.test_trainer import flags
+
+ENVIRONMENT = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+SCRIPT = str(ROOT / "train_lcm_lora.py")
+
+
+def launch(processes: int, *arguments: Any, **changes: Any) -> subprocess.CompletedProcess[str]:
+    several = ["--multi_gpu"] if processes > 1 else []
+    command = [*LAUNCH, *several, "--num_processes", str(processes), "--main_process_port", "0", SCRIPT, *flags(*arguments, **changes)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
+
+
+def read_losses(output: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_train_what_one_trains(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    options = {"target": "ema", "max_train_steps": 3, "validation_prompts": ["a", "b", "c"]}
+    one = launch(1, sd_folder, images, tmp_path / "one", **options, train_batch_size=4)
+    two = launch(2, sd_folder, images, tmp_path / "two", **options, train_batch_size=2)
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    assert read_losses(tmp_path / "one") == pytest.approx(read_losses(tmp_path / "two"), rel=1e-3)
+    ours, theirs = (load_file(tmp_path / name / "checkpoint-3" / "state.safetensors") for name in ("one", "two"))
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        if key.startswith(("lora.", "ema.")):
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-2, atol=2e-4)
+    pictures = [(tmp_path / name / "validation" / "step-000000.png").read_bytes() for name in ("one", "two")]
+    assert pictures[0] == pictures[1]  # the rows were drawn by two processes
+
+
+def test_resuming_on_another_number_of_processes_is_the_same_run(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    first = launch(2, sd_folder, images, tmp_path, max_train_steps=2, train_batch_size=1)
+    assert first.returncode == 0, first.stderr
+    state = json.loads((tmp_path / "checkpoint-2" / "state.json").read_text())
+    assert (state["step"], state["samples_per_step"]) == (2, 2)
+    again = launch(1, sd_folder, images, tmp_path, max_train_steps=2, train_batch_size=2, resume_from_checkpoint="latest")
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_killed_run_goes_on_where_its_last_checkpoint_was(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    options = {"max_train_steps": 12, "checkpointing_steps": 3, "validation_steps": 100}
+    whole = launch(1, sd_folder, images, tmp_path / "whole", **options)
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, SCRIPT, *flags(sd_folder, images, tmp_path / "killed", **options)]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL, cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "checkpoint-3").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "pytorch_lora_weights.safetensors").exists()
+    resumed = launch(1, sd_folder, images, tmp_path / "killed", **options, resume_from_checkpoint="latest")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming after step" in resumed.stderr
+    assert read_losses(tmp_path / "killed") == read_losses(tmp_path / "whole")
+    ours, theirs = (load_file(tmp_path / name / "checkpoint-12" / "state.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != "ACCELERATE_USE_CPU"} | {"WORLD_SIZE": "2", "RANK": "0"}
+    command = [sys.executable, SCRIPT, *flags(sd_folder, images, tmp_path / "out")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    assert result.returncode == 2
+    assert "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_lists_the_flags_without_a_run() -> None:
+    result = subprocess.run([sys.executable, SCRIPT, "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=True)
+    for flag in ("--pretrained_teacher_model", "--guidance_scale", "--resume_from_checkpoint", "--dry_run", "--config"):
+        assert flag in result.stdout
+
+
+def test_an_error_is_one_line_without_a_traceback(sd_folder: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, SCRIPT, *flags(sd_folder, tmp_path / "nowhere", tmp_path / "out")],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("error: train_data_dir:")

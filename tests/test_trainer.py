@@ -1,0 +1,290 @@
+"""Whole runs in this process: what they write, that they resume bit for bit, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import LCMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+import lcm
+import train_lcm_lora
+from lcm.adapters import read_header
+from lcm.checkpoint import load_checkpoint
+from lcm.config import parse_config
+from lcm.trainer import Trainer
+from tests.worlds import build_sd, write_images
+
+
+def flags(teacher: Path, images: Path, output: Path, **changes: Any) -> list[str]:
+    values: dict[str, Any] = {
+        "pretrained_teacher_model": teacher,
+        "train_data_dir": images,
+        "output_dir": output,
+        "resolution": 16,
+        "train_batch_size": 2,
+        "max_train_steps": 4,
+        "lora_rank": 2,
+        "learning_rate": 1e-2,
+        "checkpointing_steps": 2,
+        "validation_steps": 2,
+        "logging_steps": 1,
+        **changes,
+    }
+    words = []
+    for name, value in values.items():
+        if value is not None:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+def run(*args: Any, **changes: Any) -> int:
+    return train_lcm_lora.main(flags(*args, **changes))
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(sd_folder: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("run") / "out"
+    assert run(sd_folder, images, output, validation_prompts=["a red star", "blue"], report_to="tensorboard") == 0
+    return output
+
+
+def test_the_output_folder_holds_what_the_readme_promises(finished: Path) -> None:
+    written = set(snapshot(finished))
+    assert {
+        "pytorch_lora_weights.safetensors",
+        "README.md",
+        "config.yaml",
+        "metrics.jsonl",
+        "images/grid.png",
+        "validation/step-000000.png",
+        "validation/step-000002.png",
+        "checkpoint-2/state.safetensors",
+        "checkpoint-4/pytorch_lora_weights.safetensors",
+    } <= written
+    assert any("logs/" in name and "tfevents" in name for name in written)
+    assert not any(name.endswith((".pkl", ".bin", ".pt", ".part")) for name in written)
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 and row["samples_per_second"] > 0 for row in rows)
+    assert Image.open(finished / "images" / "grid.png").size == (4 * 16, 2 * 16)
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert (config["lora_rank"], config["guidance_scale"], config["num_ddim_timesteps"]) == (2, 7.5, 50)
+
+
+def test_training_changed_the_adapter_and_verification_saw_the_file(finished: Path) -> None:
+    before, after = (load_file(finished / f"checkpoint-{step}" / "pytorch_lora_weights.safetensors") for step in (2, 4))
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    final = load_file(finished / "pytorch_lora_weights.safetensors")
+    assert all(torch.equal(final[key], after[key]) for key in final)
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_stock_diffusers_draws_the_grid_from_the_file(family: str, images: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """A whole run, then only stock calls, as the model card prints them: every picture of the grid comes back."""
+    teacher = request.getfixturevalue(f"{family}_folder")
+    prompts = ["a red star", "blue"]
+    assert run(teacher, images, tmp_path, validation_prompts=prompts, lora_alpha=6, num_ddim_timesteps=40) == 0
+    pipeline_class = StableDiffusionPipeline if family == "sd" else StableDiffusionXLPipeline
+    pipe = pipeline_class.from_pretrained(teacher, dtype=torch.float32)
+    pipe.load_lora_weights(tmp_path)
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config, original_inference_steps=40)
+    pipe.set_progress_bar_config(disable=True)
+    grid = np.asarray(Image.open(tmp_path / "images" / "grid.png")).astype(int)
+    for row, prompt in enumerate(prompts):
+        for column, steps in enumerate((1, 2, 4, 8)):
+            generator = torch.Generator("cpu").manual_seed(0)
+            image = pipe(prompt, num_inference_steps=steps, guidance_scale=1.0, height=16, width=16, generator=generator).images[0]
+            cell = grid[16 * row : 16 * (row + 1), 16 * column : 16 * (column + 1)]
+            assert np.abs(cell - np.asarray(image)).max() <= 1
+    recipe = lcm.read_recipe(tmp_path)
+    assert (recipe.family, recipe.scheduler_config["original_inference_steps"]) == (family, 40)
+
+
+def test_the_model_cards_snippet_runs(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    card = (finished / "README.md").read_text()
+    snippet = card.split("```python\n")[1].split("```")[0]
+    for path in finished.glob("*.safetensors"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, "README.md", "exec"), {})  # noqa: S102
+    assert Image.open(tmp_path / "image.png").size == (16, 16)
+
+
+@pytest.mark.parametrize("target", ["online", "ema"])
+def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(sd_folder: Path, images: Path, tmp_path: Path, target: str) -> None:
+    options = {"target": target, "lr_scheduler": "cosine", "guidance_scale_min": 2.0, "guidance_scale_max": 9.0, "max_train_steps": 5}
+    assert run(sd_folder, images, tmp_path / "whole", **options) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "halved")
+    for path in (tmp_path / "halved").iterdir():
+        if path.name not in ("checkpoint-2", "metrics.jsonl"):  # as if killed after step 3, with lines already logged
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert run(sd_folder, images, tmp_path / "halved", **options, resume_from_checkpoint="latest") == 0
+    whole, halved = (load_checkpoint(tmp_path / name / "checkpoint-5") for name in ("whole", "halved"))
+    assert whole.tensors.keys() == halved.tensors.keys()
+    assert all(torch.equal(whole.tensors[key], halved.tensors[key]) for key in whole.tensors)
+    files = [tmp_path / name / "pytorch_lora_weights.safetensors" for name in ("whole", "halved")]
+    assert read_header(files[0]) == read_header(files[1])
+    first, second = map(load_file, files)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    losses = [
+        [(row["step"], row["loss"]) for row in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())]
+        for name in ("whole", "halved")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_accumulation_equals_one_large_batch(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    assert run(sd_folder, images, tmp_path / "large", train_batch_size=4, max_train_steps=2) == 0
+    assert run(sd_folder, images, tmp_path / "small", train_batch_size=2, gradient_accumulation_steps=2, max_train_steps=2) == 0
+    large, small = (load_checkpoint(tmp_path / name / "checkpoint-2").tensors for name in ("large", "small"))
+    for key in large:
+        if key.startswith("lora."):
+            torch.testing.assert_close(large[key], small[key], rtol=1e-2, atol=2e-4)  # of moves of 1e-2 an update
+
+
+def test_latest_without_a_checkpoint_starts_afresh(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    assert run(sd_folder, images, tmp_path, max_train_steps=1, resume_from_checkpoint="latest") == 0
+
+
+def test_only_the_newest_checkpoints_are_kept(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    assert run(sd_folder, images, tmp_path, checkpointing_steps=1, checkpoints_total_limit=2) == 0
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_epochs_set_the_number_of_steps(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    trainer = Trainer(parse_config(flags(sd_folder, images, tmp_path, num_train_epochs=3, train_batch_size=4)))
+    assert trainer.max_steps == 5  # 3 epochs of 6 images, 4 a step
+
+
+def test_bf16_trains_and_verifies(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    assert run(sd_folder, images, tmp_path, mixed_precision="bf16", gradient_checkpointing=True, max_train_steps=2) == 0
+    assert all(v.dtype == torch.float32 for k, v in load_checkpoint(tmp_path / "checkpoint-2").tensors.items() if k.startswith("lora."))
+
+
+def test_v_prediction_teacher_with_zero_terminal_snr_trains(sd_v_folder: Path, images: Path, tmp_path: Path) -> None:
+    assert run(sd_v_folder, images, tmp_path, max_train_steps=2) == 0
+    recipe = lcm.read_recipe(tmp_path)
+    assert (recipe.prediction_type, recipe.zero_terminal_snr) == ("v_prediction", True)
+    assert recipe.scheduler_config["rescale_betas_zero_snr"] is True
+
+
+def test_dry_run_reports_and_writes_nothing(
+    sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = Trainer(parse_config([*flags(sd_folder, images, tmp_path / "out"), "--dry_run"]))
+    with caplog.at_level(logging.INFO):
+        trainer.dry_run()
+    for words in ("parameters frozen", "one step: loss", "saved, reloaded and compared", "peak memory"):
+        assert words in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+def expect_refusal(capsys: pytest.CaptureFixture[str], arguments: list[str], *messages: str) -> None:
+    """Exit status 2 and one line that says `messages`."""
+    assert train_lcm_lora.main(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    for message in messages:
+        assert message in line
+
+
+def test_a_finished_run_is_never_overwritten(
+    finished: Path, sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(finished)
+    expect_refusal(capsys, flags(sd_folder, images, finished), "already holds a run", "--resume_from_checkpoint latest")
+    other = {"resume_from_checkpoint": "latest", "lora_rank": 4, "guidance_scale": 3.0}
+    expect_refusal(capsys, flags(sd_folder, images, finished, **other), "another configuration", "lora_rank: 2 -> 4", "guidance_scale: 7.5 -> 3.0")
+    batch = {"resume_from_checkpoint": "latest", "train_batch_size": 3}
+    expect_refusal(capsys, flags(sd_folder, images, finished, **batch), "samples per update: 2 -> 3")
+    path = {"resume_from_checkpoint": tmp_path}
+    expect_refusal(capsys, flags(sd_folder, images, finished, **path), "is not a checkpoint")
+    assert snapshot(finished) == before
+
+
+def test_resuming_with_other_data_is_refused(
+    finished: Path, sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "out")
+    changed = write_images(tmp_path / "images", count=5)
+    shutil.copytree(images, tmp_path / "same")
+    arguments = flags(sd_folder, changed, tmp_path / "out", resume_from_checkpoint="latest")
+    expect_refusal(capsys, arguments, "another configuration", "train_data_dir")
+    state = json.loads((tmp_path / "out" / "checkpoint-4" / "state.json").read_text())
+    state["config"]["train_data_dir"] = str(changed)
+    (tmp_path / "out" / "checkpoint-4" / "state.json").write_text(json.dumps(state))
+    expect_refusal(capsys, arguments, "other images or captions")
+
+
+@pytest.mark.parametrize("occupied", ["file", "below a file"])
+def test_an_output_folder_that_cannot_be_written_is_named(
+    sd_folder: Path, images: Path, tmp_path: Path, occupied: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    output = tmp_path / "file" if occupied == "file" else tmp_path / "file" / "out"
+    expect_refusal(capsys, flags(sd_folder, images, output), "cannot be written", "choose another folder")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(
+    sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(sd_folder, images, tmp_path / "out", max_train_steps=2) == 0
+    before = snapshot(tmp_path / "out")
+    pipe = build_sd()
+    teacher = tmp_path / "teacher"
+    pipe.save_pretrained(teacher)
+    trainer = Trainer(parse_config(flags(teacher, images, tmp_path / "broken", max_train_steps=4, checkpointing_steps=1)))
+    weights = [p.detach().clone() for p in trainer.parameters]
+    batches = trainer.batches(range(2))
+    trainer.train_step(batches)
+    trainer.save()
+    updated = [p.detach().clone() for p in trainer.parameters]
+    assert any(not torch.equal(a, b) for a, b in zip(weights, updated, strict=True))
+    with torch.no_grad():
+        trainer.family.unet.conv_in.weight.fill_(float("inf"))
+    with pytest.raises(FloatingPointError, match=r"step 2: the loss or its gradient is not finite \(samples: \d\.png.*checkpoint-1") as caught:
+        trainer.train_step(batches)
+    assert "The update was not made" in str(caught.value)
+    assert all(torch.equal(a, b) for a, b in zip(updated, trainer.parameters, strict=True))
+    assert (tmp_path / "broken" / "checkpoint-1" / "state.json").is_file()
+    assert snapshot(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        ({"train_data_dir": "nowhere"}, ["nowhere is not a folder"]),
+        ({"pretrained_teacher_model": "./nowhere"}, ["is not a folder; pass a diffusers pipeline folder or a hub id"]),
+        ({"lora_rank": 0}, ["lora_rank must be positive"]),
+        ({"lora_alpha": -1}, ["lora_alpha must be positive"]),
+        ({"resolution": 18}, ["resolution must be a multiple of 4"]),
+        ({"lora_target_modules": ["to_x"]}, ["no linear or conv layer of the U-Net is named 'to_x'"]),
+        ({"learning_rate": "fast"}, []),
+    ],
+)
+def test_bad_flags_are_one_line_and_leave_nothing_behind(
+    sd_folder: Path, images: Path, tmp_path: Path, changes: dict[str, Any], messages: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = flags(sd_folder, images, tmp_path / "out", **changes)
+    if not messages:  # a value of the wrong type is argparse's own usage error
+        with pytest.raises(SystemExit):
+            train_lcm_lora.main(arguments)
+        assert "invalid float value: 'fast'" in capsys.readouterr().err
+    else:
+        expect_refusal(capsys, arguments, *messages)
+    assert not (tmp_path / "out" / "config.yaml").exists()
