@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs training, or one step with --dry_run. Returns the exit status: 0, or 2 after a mistake of the user."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read on import; what matters is said below
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     from lcm.config import error_exit, parse_config
     from lcm.trainer import Trainer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +115,7 @@ def export_lora(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     save_file(state, partial, metadata=header(unet, recipe, training or {}))
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read_header(path: Path) -> dict[str, str]:

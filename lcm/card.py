@@ -33,6 +33,8 @@ def card_text(recipe: Recipe, config: TrainConfig, prompts: list[str]) -> str:
     overrides = ", ".join(f"{name}={value!r}" for name, value in sorted(recipe.scheduler_config.items()))
     steps = ", ".join(map(str, recipe.num_inference_steps))
     rows = "\n".join(f"| {i + 1} | {prompt} |" for i, prompt in enumerate(prompts))
+    grid = config.num_ddim_timesteps
+    grid_note = "" if grid == 50 else f"ComfyUI assumes 50 solver steps; this adapter was trained on {grid}."
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "peft", "accelerate"))
     return f"""# {recipe.objective.upper()}-LoRA of {Path(recipe.teacher).name}
 
@@ -63,12 +65,13 @@ image.save("image.png")
 With the toolkit that made it, `lcm.attach(pipe, ".")` replaces the two lines after `from_pretrained`.
 
 ComfyUI: sampler `lcm`, scheduler `sgm_uniform`, cfg 1. A1111: sampler LCM, CFG 1.
-{"" if config.num_ddim_timesteps == 50 else f"ComfyUI assumes 50 solver steps; this adapter was trained on {config.num_ddim_timesteps}."}
+{grid_note}
 Keep `guidance_scale` at {recipe.guidance_scale}: guidance of {guidance} is already in the weights.
 
 ## The picture
 
-Every picture in `images/grid.png` was drawn from this file, reloaded, with `torch.Generator("cpu").manual_seed({config.validation_seed})`.
+Every picture in `images/grid.png` was drawn from this file, reloaded, with
+`torch.Generator("cpu").manual_seed({config.validation_seed})`.
 Columns: {", ".join(map(str, config.validation_num_steps))} steps. Rows:
 
 | row | prompt |

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,7 +52,7 @@ def save_checkpoint(output_dir: Path, step: int, state: RunState, also: Callable
     (partial / FACTS).write_text(json.dumps({**state.facts, "step": step}, indent=1))
     also(partial)
     shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+    partial.replace(final)
     return final
 
 

@@ -29,9 +29,25 @@ DROPPED_FLAGS = {
 """Flags of other training scripts and what to use here."""
 
 FREE_TO_CHANGE = frozenset(
-    "output_dir resume_from_checkpoint dry_run checkpointing_steps checkpoints_total_limit validation_steps validation_prompts "
-    "validation_num_steps validation_seed report_to logging_dir logging_steps dataloader_num_workers train_batch_size "
-    "gradient_accumulation_steps num_train_epochs cache_dir".split()
+    [
+        "output_dir",
+        "resume_from_checkpoint",
+        "dry_run",
+        "checkpointing_steps",
+        "checkpoints_total_limit",
+        "validation_steps",
+        "validation_prompts",
+        "validation_num_steps",
+        "validation_seed",
+        "report_to",
+        "logging_dir",
+        "logging_steps",
+        "dataloader_num_workers",
+        "train_batch_size",
+        "gradient_accumulation_steps",
+        "num_train_epochs",
+        "cache_dir",
+    ]
 )
 """Fields that a resumed run may change: they do not touch the path of training. Of batch size and accumulation the product
 with the number of processes counts, and that is compared on its own."""
@@ -69,7 +85,9 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     max_train_steps: int = field(default=1000, metadata={"help": "updates"})
     num_train_epochs: int | None = field(default=None, metadata={"help": "instead of max_train_steps: passes over the data"})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "recompute activations: less memory, a fifth slower"})
-    mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16: precision of the frozen weights and of compute"})
+    mixed_precision: str = field(
+        default="no", metadata={"help": "no, fp16 or bf16: precision of the frozen weights and of compute"}
+    )
     allow_tf32: bool = field(default=False, metadata={"help": "TF32 matrix products on recent GPUs"})
     learning_rate: float = field(default=1e-4, metadata={"help": "peak learning rate", "aliases": ["--lr"]})
     lr_scheduler: str = field(default="constant", metadata={"help": "a name of diffusers.optimization.get_scheduler"})
@@ -86,8 +104,12 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "a checkpoint-<step> folder, or latest (starts afresh when there is none)"}
     )
-    validation_prompts: list[str] = field(default_factory=list, metadata={"help": "prompts of the validation grid; default: four captions"})
-    validation_steps: int = field(default=500, metadata={"help": "updates between validation grids; the first is drawn before training"})
+    validation_prompts: list[str] = field(
+        default_factory=list, metadata={"help": "prompts of the validation grid; default: four captions"}
+    )
+    validation_steps: int = field(
+        default=500, metadata={"help": "updates between validation grids; the first is drawn before training"}
+    )
     validation_num_steps: list[int] = field(
         default_factory=lambda: [1, 2, 4, 8], metadata={"help": "inference steps of the grid's columns"}
     )
@@ -114,10 +136,18 @@ class TrainConfig(ObjectiveConfig, DataConfig):
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {getattr(self, name)!r}")
-        for name in (
-            "lora_rank train_batch_size gradient_accumulation_steps max_train_steps checkpointing_steps validation_steps "
-            "logging_steps resolution learning_rate max_grad_norm"
-        ).split():
+        for name in [
+            "lora_rank",
+            "train_batch_size",
+            "gradient_accumulation_steps",
+            "max_train_steps",
+            "checkpointing_steps",
+            "validation_steps",
+            "logging_steps",
+            "resolution",
+            "learning_rate",
+            "max_grad_norm",
+        ]:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
         for name in ("num_train_epochs", "checkpoints_total_limit", "lora_alpha"):

@@ -28,12 +28,12 @@ class Conditioning:
         return kwargs
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Conditioning:
-        return Conditioning(*(None if part is None else function(part) for part in self._parts()))
+        return Conditioning(*(None if part is None else function(part) for part in self._parts()))  # type: ignore[arg-type]
 
     def cat(self, other: Conditioning) -> Conditioning:
         """Both along the batch, self first."""
         pairs = zip(self._parts(), other._parts(), strict=True)
-        return Conditioning(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
+        return Conditioning(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))  # type: ignore[arg-type]
 
     def _parts(self) -> tuple[Tensor | None, ...]:
         return self.prompt_embeds, self.pooled_prompt_embeds, self.time_ids

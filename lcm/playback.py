@@ -42,7 +42,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
 
 
 def family_name(unet: Any) -> str:
-    """"sdxl" for a U-Net that takes pooled embeddings and time ids, else "sd"."""
+    """ "sdxl" for a U-Net that takes pooled embeddings and time ids, else "sd"."""
     return "sdxl" if unet.config.addition_embed_type == "text_time" else "sd"
 
 

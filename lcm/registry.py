@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def closest(name: str, choices: Iterable[str]) -> str:
-    """" Did you mean 'x'?" for the nearest choice, or an empty string when nothing is near."""
+    """ " Did you mean 'x'?" for the nearest choice, or an empty string when nothing is near."""
     near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 

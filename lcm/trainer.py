@@ -214,7 +214,8 @@ class Trainer:
         samples = [key for key, is_bad in zip(keys, bad.tolist(), strict=True) if is_bad]
         checkpoints = list_checkpoints(self.output_dir)
         raise FloatingPointError(
-            f"step {self.step + 1}: the loss or its gradient is not finite (samples: {', '.join(samples[:8]) or 'on another process'}). "
+            f"step {self.step + 1}: the loss or its gradient is not finite "
+            f"(samples: {', '.join(samples[:8]) or 'on another process'}). "
             f"The update was not made; the last checkpoint is {checkpoints[-1] if checkpoints else 'not written yet'}. "
             "Lower --learning_rate, try --mixed_precision bf16 or no, or remove these samples"
         )
@@ -233,7 +234,9 @@ class Trainer:
             seed=self.config.seed,
         )
         workers = self.config.dataloader_num_workers
-        return iter(DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0))
+        return iter(
+            DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0)
+        )
 
     def fit(self) -> None:
         """Trains to the last step and writes the verified adapter, its card and its picture."""
@@ -292,7 +295,7 @@ class Trainer:
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
         partial = path.with_suffix(".part")
         partial.write_text("".join(kept))
-        os.replace(partial, path)
+        partial.replace(path)
 
     def validate(self) -> None:
         """Draws the grid with the live student and keeps it as validation/step-<step>.png."""
@@ -372,8 +375,9 @@ class Trainer:
             self.draw(reloaded, (0, 1)).save(self.output_dir / "images" / "grid.png")
             write_card(self.output_dir, self.recipe, self.config, self.prompts)
             logger.info(
-                "done: %s, verified by reloading it. Use it with\n    lcm.attach(pipe, %r)\n    pipe(prompt, num_inference_steps=4, "
-                "guidance_scale=%s)",
+                "done: %s, verified by reloading it. Use it with\n"
+                "    lcm.attach(pipe, %r)\n"
+                "    pipe(prompt, num_inference_steps=4, guidance_scale=%s)",
                 self.output_dir / WEIGHTS_NAME,
                 str(self.output_dir),
                 self.recipe.guidance_scale,
@@ -387,12 +391,13 @@ class Trainer:
         """What is about to be trained, in one line."""
         trained = sum(p.numel() for p in self.parameters)
         frozen = sum(p.numel() for p in self.nets.unet.parameters()) - trained
+        epochs = self.max_steps * self.samples_per_step / len(self.records)
+        guidance = " to ".join(f"{g:g}" for g in dict.fromkeys(self.config.guidance_range))
         return (
             f"{self.family.name} teacher, {self.family.schedule.prediction_type}; U-Net {frozen / 1e6:.1f} M parameters frozen in "
             f"{str(self.nets.dtype).removeprefix('torch.')}, {trained / 1e6:.2f} M trained (with gradients and AdamW "
-            f"{trained * 16 / 2**20:.0f} MiB); {len(self.records)} samples, {self.samples_per_step} an update, {self.max_steps} updates "
-            f"= {self.max_steps * self.samples_per_step / len(self.records):.1f} epochs; distilling guidance_scale "
-            f"{' to '.join(f'{g:g}' for g in dict.fromkeys(self.config.guidance_range))}"
+            f"{trained * 16 / 2**20:.0f} MiB); {len(self.records)} samples, {self.samples_per_step} an update, "
+            f"{self.max_steps} updates = {epochs:.1f} epochs; distilling guidance_scale {guidance}"
         )
 
     def dry_run(self) -> None:
@@ -418,7 +423,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         try:
             import tensorboard  # noqa: F401
         except ImportError as error:
-            raise ValueError("report_to: tensorboard is not installed; pip install tensorboard, or leave --report_to out") from error
+            raise ValueError(
+                "report_to: tensorboard is not installed; pip install tensorboard, or leave --report_to out"
+            ) from error
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,

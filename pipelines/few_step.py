@@ -20,7 +20,12 @@ class FewStepMixin:
 
     @classmethod
     def from_pretrained_with_adapter(
-        cls, base: str | os.PathLike[str], adapter: str | os.PathLike[str], *, weight: float = 1.0, dtype: torch.dtype = torch.float32
+        cls,
+        base: str | os.PathLike[str],
+        adapter: str | os.PathLike[str],
+        *,
+        weight: float = 1.0,
+        dtype: torch.dtype = torch.float32,
     ) -> Self:
         """Loads a base model and attaches an adapter. Raises as `lcm.attach` does."""
         pipe: Self = cls.from_pretrained(base, dtype=dtype)  # type: ignore[attr-defined]

@@ -8,13 +8,13 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every test works without a network
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
-import diffusers  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from accelerate.state import AcceleratorState, GradientState  # noqa: E402
+import diffusers
+import pytest
+import torch
+import transformers
+from accelerate.state import AcceleratorState, GradientState
 
-from tests import worlds  # noqa: E402
+from tests import worlds
 
 ROOT = Path(__file__).parent.parent
 

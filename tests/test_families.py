@@ -102,7 +102,7 @@ def test_a_missing_component_is_named(sd_folder: Path, tmp_path: Path, component
 
 
 def test_folders_that_are_no_teacher_are_explained(sd_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="has no model_index.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no model_index\.json"):
         load_family(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         load_family(str(tmp_path / "nowhere"))

@@ -25,7 +25,16 @@ SCRIPT = str(ROOT / "train_lcm_lora.py")
 
 def launch(processes: int, *arguments: Any, **changes: Any) -> subprocess.CompletedProcess[str]:
     several = ["--multi_gpu"] if processes > 1 else []
-    command = [*LAUNCH, *several, "--num_processes", str(processes), "--main_process_port", "0", SCRIPT, *flags(*arguments, **changes)]
+    command = [
+        *LAUNCH,
+        *several,
+        "--num_processes",
+        str(processes),
+        "--main_process_port",
+        "0",
+        SCRIPT,
+        *flags(*arguments, **changes),
+    ]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
 
 
@@ -79,7 +88,10 @@ def test_a_killed_run_goes_on_where_its_last_checkpoint_was(sd_folder: Path, ima
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(sd_folder: Path, images: Path, tmp_path: Path) -> None:
-    environment = {key: value for key, value in ENVIRONMENT.items() if key != "ACCELERATE_USE_CPU"} | {"WORLD_SIZE": "2", "RANK": "0"}
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != "ACCELERATE_USE_CPU"} | {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+    }
     command = [sys.executable, SCRIPT, *flags(sd_folder, images, tmp_path / "out")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
     assert result.returncode == 2
@@ -88,7 +100,9 @@ def test_processes_that_do_not_know_of_each_other_are_refused(sd_folder: Path, i
 
 
 def test_help_lists_the_flags_without_a_run() -> None:
-    result = subprocess.run([sys.executable, SCRIPT, "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=True)
+    result = subprocess.run(
+        [sys.executable, SCRIPT, "--help"], env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=True
+    )
     for flag in ("--pretrained_teacher_model", "--guidance_scale", "--resume_from_checkpoint", "--dry_run", "--config"):
         assert flag in result.stdout
 

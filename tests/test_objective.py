@@ -52,9 +52,7 @@ def make_objective(prediction_type: str = "epsilon", **changes: Any) -> Objectiv
     return OBJECTIVES["lcm"].build(ObjectiveConfig(**changes), schedule)
 
 
-def published_script(
-    unet: Any, batch: LatentBatch, prediction_type: str, w: Tensor, loss_type: str, index: Tensor
-) -> Tensor:
+def published_script(unet: Any, batch: LatentBatch, prediction_type: str, w: Tensor, loss_type: str, index: Tensor) -> Tensor:
     """The step of the public LCM-LoRA scripts for time indices above the first: two teacher calls, each converted to x0 and
     epsilon, guidance in the paper's w on both, DDIM, boundary scalings, mean over all elements."""
     t, t_prev = (index + 1) * 20 - 1, index * 20 - 1
@@ -144,8 +142,12 @@ def test_zero_lora_without_guidance_landing_at_u_gives_zero_loss(prediction_type
     unet = build_unet()
     add_lora(unet, 4)
     nets = make_networks(unet, ema_decay=None)
-    objective = dataclasses.replace(make_objective(prediction_type, guidance_scale=1.0, loss_type=loss_type), landing=lambda t, u: u)
-    torch.testing.assert_close(objective(nets, make_batch(unet)), torch.zeros(6), rtol=0, atol=2e-4 if loss_type == "huber_norm" else 1e-6)
+    objective = dataclasses.replace(
+        make_objective(prediction_type, guidance_scale=1.0, loss_type=loss_type), landing=lambda t, u: u
+    )
+    torch.testing.assert_close(
+        objective(nets, make_batch(unet)), torch.zeros(6), rtol=0, atol=2e-4 if loss_type == "huber_norm" else 1e-6
+    )
 
 
 def test_guidance_one_asks_the_teacher_for_the_condition_only() -> None:
@@ -174,7 +176,9 @@ def test_samples_do_not_influence_each_other() -> None:
 
     def row(i: int) -> LatentBatch:
         parts = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-        return LatentBatch(**{k: v.map(lambda p: p[i : i + 1]) if isinstance(v, Conditioning) else v[i : i + 1] for k, v in parts.items()})
+        return LatentBatch(
+            **{k: v.map(lambda p: p[i : i + 1]) if isinstance(v, Conditioning) else v[i : i + 1] for k, v in parts.items()}
+        )
 
     single = torch.cat([objective(nets, row(i)) for i in range(6)])
     torch.testing.assert_close(objective(nets, batch), single, rtol=1e-4, atol=1e-5)

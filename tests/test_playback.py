@@ -88,7 +88,9 @@ def test_our_pipelines_default_to_four_steps_without_guidance_and_equal_the_stoc
     assert np.array_equal(draw(pipe), draw(shared, num_inference_steps=4, guidance_scale=1.0))
     for steps in STEPS:
         assert np.array_equal(draw(pipe, num_inference_steps=steps), draw(shared, num_inference_steps=steps, guidance_scale=1.0))
-        np.testing.assert_allclose(draw(pipe, num_inference_steps=steps), draw(by_hand, num_inference_steps=steps, guidance_scale=1.0), atol=1e-5)
+        np.testing.assert_allclose(
+            draw(pipe, num_inference_steps=steps), draw(by_hand, num_inference_steps=steps, guidance_scale=1.0), atol=1e-5
+        )
     guided = {"num_inference_steps": 2, "guidance_scale": 1.5, "negative_prompt": "blue"}
     assert np.array_equal(draw(pipe, **guided), draw(shared, **guided))
     with pytest.raises(TypeError, match="num_steps"):

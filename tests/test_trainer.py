@@ -93,7 +93,9 @@ def test_training_changed_the_adapter_and_verification_saw_the_file(finished: Pa
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
-def test_stock_diffusers_draws_the_grid_from_the_file(family: str, images: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_stock_diffusers_draws_the_grid_from_the_file(
+    family: str, images: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """A whole run, then only stock calls, as the model card prints them: every picture of the grid comes back."""
     teacher = request.getfixturevalue(f"{family}_folder")
     prompts = ["a red star", "blue"]
@@ -120,13 +122,19 @@ def test_the_model_cards_snippet_runs(finished: Path, monkeypatch: pytest.Monkey
     for path in finished.glob("*.safetensors"):
         shutil.copy(path, tmp_path)
     monkeypatch.chdir(tmp_path)
-    exec(compile(snippet, "README.md", "exec"), {})  # noqa: S102
+    exec(compile(snippet, "README.md", "exec"), {})
     assert Image.open(tmp_path / "image.png").size == (16, 16)
 
 
 @pytest.mark.parametrize("target", ["online", "ema"])
 def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(sd_folder: Path, images: Path, tmp_path: Path, target: str) -> None:
-    options = {"target": target, "lr_scheduler": "cosine", "guidance_scale_min": 2.0, "guidance_scale_max": 9.0, "max_train_steps": 5}
+    options = {
+        "target": target,
+        "lr_scheduler": "cosine",
+        "guidance_scale_min": 2.0,
+        "guidance_scale_max": 9.0,
+        "max_train_steps": 5,
+    }
     assert run(sd_folder, images, tmp_path / "whole", **options) == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "halved")
     for path in (tmp_path / "halved").iterdir():
@@ -173,7 +181,9 @@ def test_epochs_set_the_number_of_steps(sd_folder: Path, images: Path, tmp_path:
 
 def test_bf16_trains_and_verifies(sd_folder: Path, images: Path, tmp_path: Path) -> None:
     assert run(sd_folder, images, tmp_path, mixed_precision="bf16", gradient_checkpointing=True, max_train_steps=2) == 0
-    assert all(v.dtype == torch.float32 for k, v in load_checkpoint(tmp_path / "checkpoint-2").tensors.items() if k.startswith("lora."))
+    assert all(
+        v.dtype == torch.float32 for k, v in load_checkpoint(tmp_path / "checkpoint-2").tensors.items() if k.startswith("lora.")
+    )
 
 
 def test_v_prediction_teacher_with_zero_terminal_snr_trains(sd_v_folder: Path, images: Path, tmp_path: Path) -> None:
@@ -208,7 +218,13 @@ def test_a_finished_run_is_never_overwritten(
     before = snapshot(finished)
     expect_refusal(capsys, flags(sd_folder, images, finished), "already holds a run", "--resume_from_checkpoint latest")
     other = {"resume_from_checkpoint": "latest", "lora_rank": 4, "guidance_scale": 3.0}
-    expect_refusal(capsys, flags(sd_folder, images, finished, **other), "another configuration", "lora_rank: 2 -> 4", "guidance_scale: 7.5 -> 3.0")
+    expect_refusal(
+        capsys,
+        flags(sd_folder, images, finished, **other),
+        "another configuration",
+        "lora_rank: 2 -> 4",
+        "guidance_scale: 7.5 -> 3.0",
+    )
     batch = {"resume_from_checkpoint": "latest", "train_batch_size": 3}
     expect_refusal(capsys, flags(sd_folder, images, finished, **batch), "samples per update: 2 -> 3")
     path = {"resume_from_checkpoint": tmp_path}
@@ -257,7 +273,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     assert any(not torch.equal(a, b) for a, b in zip(weights, updated, strict=True))
     with torch.no_grad():
         trainer.family.unet.conv_in.weight.fill_(float("inf"))
-    with pytest.raises(FloatingPointError, match=r"step 2: the loss or its gradient is not finite \(samples: \d\.png.*checkpoint-1") as caught:
+    with pytest.raises(
+        FloatingPointError, match=r"step 2: the loss or its gradient is not finite \(samples: \d\.png.*checkpoint-1"
+    ) as caught:
         trainer.train_step(batches)
     assert "The update was not made" in str(caught.value)
     assert all(torch.equal(a, b) for a, b in zip(updated, trainer.parameters, strict=True))

@@ -1,7 +1,7 @@
 """Scores a teacher, or a teacher with an adapter, by the judge and by its distance to the teacher's own pictures.
 
-    python -m examples.shapes.evaluate --teacher examples/shapes/teacher --guidance_scales 3 4 5
-    python -m examples.shapes.evaluate --teacher examples/shapes/teacher --adapter out/shapes --num_steps 1 2 4 8
+python -m examples.shapes.evaluate --teacher examples/shapes/teacher --guidance_scales 3 4 5
+python -m examples.shapes.evaluate --teacher examples/shapes/teacher --adapter out/shapes --num_steps 1 2 4 8
 """
 
 from __future__ import annotations

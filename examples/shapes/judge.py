@@ -8,6 +8,7 @@ It never sees a generated picture in training. `Judge.load()` reads the bundled 
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,10 @@ class Judge(nn.Module):
         channels = (3, 16, 32, 64, 64)
         self.trunk = nn.Sequential(
             *(
-                nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(4, b), nn.SiLU(), nn.Conv2d(b, b, 3, padding=1), nn.SiLU())
-                for a, b in zip(channels, channels[1:], strict=False)
+                nn.Sequential(
+                    nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(4, b), nn.SiLU(), nn.Conv2d(b, b, 3, padding=1), nn.SiLU()
+                )
+                for a, b in itertools.pairwise(channels)
             ),
             nn.Flatten(),
             nn.Linear(64 * 4 * 4, 64),

@@ -1,6 +1,6 @@
 """The renderer: 6 shapes x 8 colours x 4 backgrounds = 192 captions, with position, size and rotation left free.
 
-    python -m examples.shapes.render --output_dir out/shapes --num_images 2000
+python -m examples.shapes.render --output_dir out/shapes --num_images 2000
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ def _regular(num_corners: int, inner: float = 1.0) -> Callable[[], list[tuple[fl
     def corners() -> list[tuple[float, float]]:
         radii = [1.0 if i % 2 == 0 else inner for i in range(num_corners)]
         return [
-            (r * math.sin(2 * math.pi * i / num_corners), -r * math.cos(2 * math.pi * i / num_corners))
-            for i, r in enumerate(radii)
+            (r * math.sin(2 * math.pi * i / num_corners), -r * math.cos(2 * math.pi * i / num_corners)) for i, r in enumerate(radii)
         ]
 
     return corners

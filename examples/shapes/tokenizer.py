@@ -5,6 +5,8 @@ Any other text still tokenises: it falls apart into single characters, as unknow
 
 from __future__ import annotations
 
+import itertools
+
 from transformers import CLIPTokenizer
 
 from examples.shapes.render import CAPTIONS
@@ -26,7 +28,7 @@ def apply_merges(word: str, merges: list[tuple[str, str]]) -> list[str]:
     """Byte-pair encoding of one word: the earliest merge of the list that fits comes first."""
     pieces = [*word[:-1], word[-1] + END_OF_WORD]
     while True:
-        pairs = list(zip(pieces, pieces[1:], strict=False))
+        pairs = list(itertools.pairwise(pieces))
         ranks = [merges.index(pair) for pair in pairs if pair in merges]
         if not ranks:
             return pieces

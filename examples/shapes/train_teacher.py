@@ -149,7 +149,12 @@ def train(args: argparse.Namespace, tokenizer: CLIPTokenizer, vae: AutoencoderKL
         if (step + 1) % 500 == 0 or step + 1 == args.num_steps:
             args.state.parent.mkdir(parents=True, exist_ok=True)
             partial = args.state.with_suffix(".part")
-            state = {"teacher": teacher.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.state_dict(), "step": step + 1}
+            state = {
+                "teacher": teacher.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "ema": ema.state_dict(),
+                "step": step + 1,
+            }
             torch.save(state, partial)
             partial.replace(args.state)
     ema.copy_to(parameters)

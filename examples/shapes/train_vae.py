@@ -1,6 +1,6 @@
 """Trains the VAE of the tiny world (f = 8, latents 4x8x8): squared and absolute error + a little KL, about 12 minutes on two cores.
 
-    python -m examples.shapes.train_vae --output_dir examples/shapes/teacher/vae
+python -m examples.shapes.train_vae --output_dir examples/shapes/teacher/vae
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def train(num_steps: int, batch_size: int, learning_rate: float, seed: int, log_
         optimizer.zero_grad()
         schedule.step()
         if (step + 1) % log_every == 0:
-            print(f"step {step + 1}: L1 {error.abs().mean().item():.4f}, KL {kl.item():.2f}, {time.perf_counter() - start:.0f} s", flush=True)
+            print(
+                f"step {step + 1}: L1 {error.abs().mean().item():.4f}, KL {kl.item():.2f}, {time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
     return vae
 
 

@@ -122,9 +122,7 @@ class StepSampler:
         self.accumulation = accumulation
         self.rank, self.num_processes = process
         self.steps = steps
-        self.permutation = lru_cache(maxsize=2)(
-            lambda epoch: np.random.default_rng([seed, epoch]).permutation(num_samples)
-        )
+        self.permutation = lru_cache(maxsize=2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(num_samples))
 
     def __len__(self) -> int:
         return len(self.steps) * self.accumulation

@@ -54,9 +54,7 @@ class DataConfig:
         if self.max_train_samples is not None and self.max_train_samples < 1:
             raise ValueError(f"max_train_samples must be positive; got {self.max_train_samples}")
         if self.interpolation_type.upper() not in Image.Resampling.__members__:
-            raise ValueError(
-                f"interpolation_type must be nearest, bilinear, bicubic or lanczos; got {self.interpolation_type!r}"
-            )
+            raise ValueError(f"interpolation_type must be nearest, bilinear, bicubic or lanczos; got {self.interpolation_type!r}")
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def drop_unreadable(records: list[Record], dropped: Counter[str]) -> list[Record
     def is_readable(record: Record) -> bool:
         try:
             record.image()
-        except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged files
+        except Exception as error:
             logger.warning("skipping %s, which cannot be read as an image: %s", record.key, error)
             return False
         return True

@@ -45,10 +45,7 @@ class StableDiffusionXL(Family):
     def _time_ids(sizes: Sequence[ImageSize]) -> Tensor:
         """original size, crop corner, target size, each (vertical, horizontal)."""
         return torch.tensor(
-            [
-                (s.original_height, s.original_width, s.crop_top, s.crop_left, s.resolution, s.resolution)
-                for s in sizes
-            ],
+            [(s.original_height, s.original_width, s.crop_top, s.crop_left, s.resolution, s.resolution) for s in sizes],
             dtype=torch.float32,
         )
 
