@@ -154,11 +154,12 @@ class TrainConfig(ObjectiveConfig, DataConfig):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive or left out; got {value}")
-        for name in ("lr_warmup_steps", "dataloader_num_workers", "seed"):
+        for name in ("lr_warmup_steps", "dataloader_num_workers", "seed", "adam_weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise ValueError(f"ema_decay must lie in 0..1, 1 excluded; got {self.ema_decay}")
+        for name in ("ema_decay", "adam_beta1", "adam_beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must lie in 0..1, 1 excluded; got {getattr(self, name)}")
         if not all(1 <= n <= self.num_ddim_timesteps for n in self.validation_num_steps):
             raise ValueError(f"validation_num_steps must lie in 1..num_ddim_timesteps ({self.num_ddim_timesteps})")
 
@@ -189,27 +190,40 @@ def unknown_key(name: str, where: str) -> ValueError:
     return ValueError(f"unknown {where} {name!r}.{closest(name, spellings())}")
 
 
+class PlainLoader(yaml.SafeLoader):
+    """Leaves every scalar but null a string, so that `no` and `0123` mean what they mean as flags."""
+
+
+PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith(":null")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file as parser defaults. Scalars become strings, so that the parser converts them as it does flags: PyYAML
     itself reads `2e-5` as a string. Raises FileNotFoundError, or ValueError for bad YAML and unknown keys."""
     if not path.is_file():
         raise FileNotFoundError(f"--config: there is no file {path}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=PlainLoader) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"--config: {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"--config: {path} must hold `name: value` lines")
-    lists = {f.name for f in fields(TrainConfig) if str(f.type).startswith("list")}
+    lists = {f.name: int if str(f.type) == "list[int]" else str for f in fields(TrainConfig) if str(f.type).startswith("list")}
     defaults: dict[str, Any] = {}
     for key, value in content.items():
         name = spellings().get(str(key).replace("-", "_"))
         if name is None:
-            raise unknown_key(str(key), f"key in {path}")
+            raise unknown_key(str(key).replace("-", "_"), f"key in {path}")
         if value is None:
             continue
         if name in lists:
-            defaults[name] = list(value) if isinstance(value, list) else [value]
+            try:
+                defaults[name] = [lists[name](item) for item in (value if isinstance(value, list) else [value])]
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}: {key}: {error}") from error
         elif isinstance(value, list | dict):
             raise ValueError(f"{path}: {key} takes one value; got {value}")
         else:

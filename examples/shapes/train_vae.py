@@ -41,10 +41,12 @@ def build_vae() -> AutoencoderKL:
     )
 
 
-def train(num_steps: int, batch_size: int, learning_rate: float, seed: int, log_every: int = 500) -> AutoencoderKL:
-    torch.manual_seed(seed)
-    vae = build_vae()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
+def train(
+    vae: AutoencoderKL, num_steps: int, batch_size: int, learning_rate: float, seed: int, log_every: int = 500
+) -> AutoencoderKL:
+    """Trains what requires gradients."""
+    parameters = [p for p in vae.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps, pct_start=0.05)
     pool = render_batch(192 * 80, seed)
     start = time.perf_counter()
@@ -55,7 +57,7 @@ def train(num_steps: int, batch_size: int, learning_rate: float, seed: int, log_
         error = reconstruction - pixels
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
         (error.square().mean() + 0.3 * error.abs().mean() + KL_WEIGHT * kl).backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
@@ -81,9 +83,17 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=6)
     parser.add_argument("--learning_rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--refine", type=Path, help="a trained VAE whose decoder alone is trained further")
     args = parser.parse_args()
-    vae = train(args.num_steps, args.batch_size, args.learning_rate, args.seed).eval()
-    set_scaling_factor(vae)
+    torch.manual_seed(args.seed)
+    vae = build_vae()
+    if args.refine:
+        vae = AutoencoderKL.from_pretrained(args.refine, torch_dtype=torch.float32)
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    vae = train(vae.train(), args.num_steps, args.batch_size, args.learning_rate, args.seed).eval()
+    if not args.refine:
+        set_scaling_factor(vae)
     vae.half().save_pretrained(args.output_dir)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lcm.data.sources import DataConfig, Record
+from lcm.data.sources import INTERPOLATION, DataConfig, Record
 from lcm.families import ImageSize
 
 SampleRef = tuple[int, int]
@@ -97,7 +97,7 @@ class TrainDataset(Dataset[Sample]):
         scale = resolution / min(width, height)
         if min(width, height) != resolution:
             size = (max(resolution, round(width * scale)), max(resolution, round(height * scale)))
-            image = image.resize(size, Image.Resampling[self.config.interpolation_type.upper()])
+            image = image.resize(size, INTERPOLATION[self.config.interpolation_type])
         if self.config.random_flip and flip < 0.5:
             # before the crop, so that the corner told to SDXL is the corner in the picture it sees
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

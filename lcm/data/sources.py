@@ -16,11 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps
+from tqdm.auto import tqdm
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+INTERPOLATION = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 
 
@@ -41,7 +49,7 @@ class DataConfig:
     resolution: int = field(default=512, metadata={"help": "side of the training images in pixels"})
     center_crop: bool = field(default=False, metadata={"help": "crop the centre instead of a random part"})
     random_flip: bool = field(default=False, metadata={"help": "mirror half of the images"})
-    interpolation_type: str = field(default="lanczos", metadata={"help": "resizing: nearest, bilinear, bicubic or lanczos"})
+    interpolation_type: str = field(default="lanczos", metadata={"help": "resizing: " + ", ".join(INTERPOLATION)})
     proportion_empty_prompts: float = field(default=0.0, metadata={"help": "share of samples trained with an empty prompt"})
     cache_dir: str | None = field(default=None, metadata={"help": "where `datasets` keeps what it downloads"})
 
@@ -53,8 +61,8 @@ class DataConfig:
             raise ValueError(f"proportion_empty_prompts must lie in 0..1; got {self.proportion_empty_prompts}")
         if self.max_train_samples is not None and self.max_train_samples < 1:
             raise ValueError(f"max_train_samples must be positive; got {self.max_train_samples}")
-        if self.interpolation_type.upper() not in Image.Resampling.__members__:
-            raise ValueError(f"interpolation_type must be nearest, bilinear, bicubic or lanczos; got {self.interpolation_type!r}")
+        if self.interpolation_type not in INTERPOLATION:
+            raise ValueError(f"interpolation_type must be one of {', '.join(INTERPOLATION)}; got {self.interpolation_type!r}")
 
 
 @dataclass(frozen=True)
@@ -68,8 +76,10 @@ class Record:
     def image(self) -> Image.Image:
         """The picture, upright, RGB."""
         with Image.open(self.read()) as image:
-            upright = ImageOps.exif_transpose(image)
-            return (upright or image).convert("RGB")
+            upright = ImageOps.exif_transpose(image) or image
+            if upright.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white
+                upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+            return upright.convert("RGB")
 
 
 def load_records(config: DataConfig) -> list[Record]:
@@ -118,7 +128,8 @@ def drop_unreadable(records: list[Record], dropped: Counter[str]) -> list[Record
         return True
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        readable = list(pool.map(is_readable, records))
+        checks = tqdm(pool.map(is_readable, records), total=len(records), desc="checking images", leave=False, disable=None)
+        readable = list(checks)
     kept = [record for record, good in zip(records, readable, strict=True) if good]
     if len(kept) < len(records):
         dropped["unreadable"] += len(records) - len(kept)
@@ -146,9 +157,9 @@ def read_folder(folder: Path, caption_column: str, dropped: Counter[str]) -> Ite
         sidecar = path.with_suffix(".txt")
         texts = captions.get(path.resolve(), ())
         if not texts and sidecar.is_file():
-            texts = as_captions(sidecar.read_text(encoding="utf-8", errors="replace"))
+            texts = as_captions(sidecar.read_text(encoding="utf-8-sig", errors="replace"))
         if texts:
-            yield Record(str(path.relative_to(folder)), texts, partial(Path, path))
+            yield Record(path.relative_to(folder).as_posix(), texts, partial(Path, path))
         else:
             dropped["without a caption"] += 1
 
@@ -157,7 +168,10 @@ def read_metadata(folder: Path, caption_column: str) -> dict[Path, tuple[str, ..
     """File -> captions from every metadata.jsonl and metadata.csv below `folder`, file names relative to each."""
     captions: dict[Path, tuple[str, ...]] = {}
     for metadata in sorted(path for name in METADATA_NAMES for path in folder.rglob(name)):
-        rows = list(read_rows(metadata))
+        try:
+            rows = list(read_rows(metadata))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{metadata} is not UTF-8: {error}; save it as UTF-8") from error
         columns = sorted({column for row in rows for column in row})
         if rows and ("file_name" not in columns or caption_column not in columns):
             raise ValueError(
@@ -175,7 +189,11 @@ def read_metadata(folder: Path, caption_column: str) -> dict[Path, tuple[str, ..
 def read_rows(metadata: Path) -> Iterator[dict[str, Any]]:
     with metadata.open(encoding="utf-8-sig", newline="") as file:
         if metadata.suffix == ".csv":
-            yield from csv.DictReader(file)
+            reader = csv.DictReader(file)
+            for row in reader:
+                if None in row:
+                    raise ValueError(f"{metadata}, line {reader.line_num} has too many fields; put captions with commas in quotes")
+                yield row
             return
         for number, line in enumerate(file, 1):
             if line.strip():

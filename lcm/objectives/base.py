@@ -86,7 +86,9 @@ class ObjectiveConfig:
                 f"guidance_scale must be at least 1 (1 = no guidance) and a range must ascend; got {low} to {high}. "
                 "The w of the LCM paper is guidance_scale - 1"
             )
-        if self.huber_c <= 0 or self.timestep_scaling_factor <= 0:
+        if not 1 <= self.num_ddim_timesteps <= 1000:
+            raise ValueError(f"num_ddim_timesteps must lie in 1..1000; got {self.num_ddim_timesteps}")
+        if not (self.huber_c > 0 and self.timestep_scaling_factor > 0):
             raise ValueError("huber_c and timestep_scaling_factor must be positive")
 
 
