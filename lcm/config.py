@@ -45,7 +45,6 @@ FREE_TO_CHANGE = frozenset(
         "dataloader_num_workers",
         "train_batch_size",
         "gradient_accumulation_steps",
-        "num_train_epochs",
         "cache_dir",
     ]
 )
@@ -168,11 +167,13 @@ class TrainConfig(ObjectiveConfig, DataConfig):
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Fields that shape the training and differ from an earlier configuration: "name: theirs -> ours"."""
-        mine = asdict(self)
+        free = set(FREE_TO_CHANGE)
+        if self.lr_scheduler.startswith("constant"):  # only then does the length not shape the steps already made
+            free |= {"max_train_steps", "num_train_epochs"}
         return [
             f"{name}: {other.get(name)} -> {value}"
-            for name, value in sorted(mine.items())
-            if name not in FREE_TO_CHANGE and other.get(name) != value
+            for name, value in sorted(asdict(self).items())
+            if name not in free and other.get(name) != value
         ]
 
 

@@ -2,51 +2,50 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from lcm.adapters import WEIGHTS_NAME, add_lora, export_lora, verify_export
-from lcm.card import write_card
+from lcm.adapters import WEIGHTS_NAME, add_lora
 from lcm.checkpoint import (
     RunState,
-    find_checkpoint,
     flatten_optimizer,
     list_checkpoints,
-    load_checkpoint,
     prune_checkpoints,
     restore_optimizer,
     save_checkpoint,
 )
 from lcm.config import TrainConfig
-from lcm.data import SampleBatch, StepSampler, TrainDataset, collate, load_records
+from lcm.data import Record, SampleBatch, StepSampler, TrainDataset, collate, load_records
 from lcm.data.sources import fingerprint
 from lcm.families import load_family
+from lcm.launching import make_accelerator, peak_memory
+from lcm.metrics_log import append_metrics, rewind_metrics
 from lcm.networks import make_networks
 from lcm.objectives import OBJECTIVES, LatentBatch, make_recipe
-from lcm.playback import make_scheduler
-from lcm.validation import GridSpec, draw_grid
+from lcm.publishing import Publisher
+from lcm.resuming import check_same_run, open_output
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-METRICS_NAME = "metrics.jsonl"
+
+
+def prompts_of(records: list[Record], count: int = 4) -> list[str]:
+    """Captions spread over the data, for a validation grid without prompts of its own."""
+    captions = list(dict.fromkeys(record.captions[0] for record in records))
+    return captions[:: max(1, len(captions) // count)][:count]
 
 
 class Trainer:
@@ -57,7 +56,7 @@ class Trainer:
         self.output_dir = Path(config.output_dir)
         self.accelerator = make_accelerator(config)
         self.process = (self.accelerator.process_index, self.accelerator.num_processes)
-        resume = self._check_output()
+        resume = open_output(config)
         self.records = load_records(config)
         self.data_fingerprint = fingerprint(self.records)
         self.family = load_family(
@@ -68,11 +67,12 @@ class Trainer:
             vae_path=config.pretrained_vae_model_name_or_path,
         )
         self.latent_shape = self.family.latent_shape(config.resolution)
-        self._check_resume(resume)
+        if resume is not None:
+            check_same_run(resume, config, self.samples_per_step, self.data_fingerprint)
         self.family.pipe.to(self.accelerator.device)
         method = OBJECTIVES[config.objective]
         self.objective = method.build(config, self.family.schedule.to(self.accelerator.device))
-        self.recipe = make_recipe(
+        recipe = make_recipe(
             method,
             config,
             family=self.family.name,
@@ -82,6 +82,8 @@ class Trainer:
             teacher=str(config.pretrained_teacher_model),
             resolution=config.resolution,
         )
+        prompts = config.validation_prompts or prompts_of(self.records)
+        self.publisher = Publisher(config, self.accelerator, self.family, recipe, prompts)
         self._build_student()
         self.max_steps = config.max_train_steps
         if config.num_train_epochs is not None:
@@ -98,50 +100,7 @@ class Trainer:
         """Samples of one update over all processes."""
         return self.config.train_batch_size * self.config.gradient_accumulation_steps * self.process[1]
 
-    @property
-    def prompts(self) -> list[str]:
-        """Prompts of the validation grid."""
-        if self.config.validation_prompts:
-            return self.config.validation_prompts
-        captions = dict.fromkeys(record.captions[0] for record in self.records)
-        return list(captions)[:: max(1, len(captions) // 4)][:4]
-
     # --- building ---------------------------------------------------------------------------------------------------
-
-    def _check_output(self) -> RunState | None:
-        """The checkpoint to go on from. Raises before anything is loaded when the folder is taken or cannot be written."""
-        if self.config.dry_run:
-            return None
-        folder = find_checkpoint(self.output_dir, self.config.resume_from_checkpoint)
-        taken = (self.output_dir / WEIGHTS_NAME).exists() or list_checkpoints(self.output_dir)
-        if taken and self.config.resume_from_checkpoint is None:
-            raise ValueError(
-                f"output_dir: {self.output_dir} already holds a run, which would be overwritten; pass another --output_dir, or "
-                "--resume_from_checkpoint latest to go on with it"
-            )
-        try:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.output_dir):
-                pass
-        except OSError as error:
-            raise ValueError(f"output_dir: {self.output_dir} cannot be written ({error}); choose another folder") from error
-        return None if folder is None else load_checkpoint(folder)
-
-    def _check_resume(self, state: RunState | None) -> None:
-        """Raises ValueError when the checkpoint belongs to another run."""
-        if state is None:
-            return
-        where = f"resume_from_checkpoint: step {state.facts['step']} in {self.output_dir}"
-        differences = self.config.differences(state.facts["config"])
-        if state.facts["samples_per_step"] != self.samples_per_step:
-            differences.append(f"samples per update: {state.facts['samples_per_step']} -> {self.samples_per_step}")
-        if differences:
-            raise ValueError(
-                f"{where} was made with another configuration ({'; '.join(differences)}); use the same settings, or start a "
-                "new run in another --output_dir"
-            )
-        if state.facts["data"] != self.data_fingerprint:
-            raise ValueError(f"{where} was made with other images or captions; restore the data, or start a new run elsewhere")
 
     def _build_student(self) -> None:
         config, unet = self.config, self.family.unet
@@ -243,12 +202,12 @@ class Trainer:
         config, main = self.config, self.accelerator.is_main_process
         if main:
             (self.output_dir / "config.yaml").write_text(config.to_yaml())
-            self._rewind_metrics()
+            rewind_metrics(self.output_dir, self.step)
         if config.report_to:
             self.accelerator.init_trackers("lcm", config={k: str(v) for k, v in asdict(config).items()})
         logger.info("%s", self.summary())
         if self.step == 0:
-            self.validate()
+            self.publisher.validate(self.step)
         batches = self.batches(range(self.step, self.max_steps))
         bar = tqdm(total=self.max_steps, initial=self.step, disable=not main, unit="step", desc="distilling", dynamic_ncols=True)
         since, start, window = self.step, time.perf_counter(), torch.zeros((), device=self.accelerator.device)
@@ -266,9 +225,12 @@ class Trainer:
             if self.step % config.checkpointing_steps == 0 or last:
                 self.save()
             if self.step % config.validation_steps == 0 and not last:
-                self.validate()
+                self.publisher.validate(self.step)
         bar.close()
-        self.finish()
+        if main:
+            self.publisher.publish(self.step)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
 
     def log(self, loss: Tensor, grad_norm: Tensor, seconds_per_step: float) -> dict[str, float]:
         """One line of metrics.jsonl: means since the last line over all processes; the norm is that of the last update."""
@@ -282,44 +244,10 @@ class Trainer:
             "samples_per_second": round(self.samples_per_step / seconds_per_step, 3),
         }
         if self.accelerator.is_main_process:
-            with (self.output_dir / METRICS_NAME).open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
+            append_metrics(self.output_dir, metrics)
         if self.config.report_to:
             self.accelerator.log(metrics, step=self.step)
         return metrics
-
-    def _rewind_metrics(self) -> None:
-        """Drops lines after the step that the run goes on from: an interrupted run wrote them and they will come again."""
-        path = self.output_dir / METRICS_NAME
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
-        partial = path.with_suffix(".part")
-        partial.write_text("".join(kept))
-        partial.replace(path)
-
-    def validate(self) -> None:
-        """Draws the grid with the live student and keeps it as validation/step-<step>.png."""
-        unet = self.nets.unet
-        unet.eval()
-        grid = self.draw(unet, self.process)
-        unet.train()
-        if self.accelerator.is_main_process:
-            folder = self.output_dir / "validation"
-            folder.mkdir(exist_ok=True)
-            grid.save(folder / f"step-{self.step:06d}.png")
-            for tracker in self.accelerator.trackers:
-                tracker.log_images({"validation": torch.from_numpy(pil_to_array(grid))[None]}, step=self.step, dataformats="NHWC")
-
-    def draw(self, unet: Any, process: tuple[int, int]) -> Image.Image:
-        pipe = self.family.few_step_pipe(unet, make_scheduler(self.family.pipe.scheduler.config, self.recipe))
-        spec = GridSpec(
-            prompts=self.prompts,
-            num_steps=self.config.validation_num_steps,
-            seed=self.config.validation_seed,
-            resolution=self.config.resolution,
-            guidance_scale=self.recipe.guidance_scale,
-        )
-        return draw_grid(self.family, pipe, spec, process)
 
     # --- saving -----------------------------------------------------------------------------------------------------
 
@@ -351,39 +279,15 @@ class Trainer:
         self.step = state.facts["step"]
         logger.info("resuming after step %d", self.step)
 
+    def _export(self, folder: Path) -> None:
+        self.publisher.export(folder / WEIGHTS_NAME, self.step)
+
     def save(self) -> None:
         """A checkpoint: the state to go on from, and the adapter as it is now, ready to load."""
         if self.accelerator.is_main_process:
-            save_checkpoint(self.output_dir, self.step, self._state(), lambda folder: self.export(folder / WEIGHTS_NAME))
+            save_checkpoint(self.output_dir, self.step, self._state(), self._export)
             prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit)
         self.accelerator.wait_for_everyone()
-
-    def export(self, path: Path) -> Any:
-        """Writes the adapter and reloads it; returns the reloaded U-Net. Raises RuntimeError when it is not the same."""
-        training = {
-            "ss_steps": str(self.step),
-            "ss_learning_rate": str(self.config.learning_rate),
-            "ss_mixed_precision": self.config.mixed_precision,
-        }
-        export_lora(self.nets.unet, path, self.recipe, training=training)
-        return verify_export(self.nets.unet, path, type(self.family.pipe))
-
-    def finish(self) -> None:
-        if self.accelerator.is_main_process:
-            reloaded = self.export(self.output_dir / WEIGHTS_NAME)
-            (self.output_dir / "images").mkdir(exist_ok=True)
-            self.draw(reloaded, (0, 1)).save(self.output_dir / "images" / "grid.png")
-            write_card(self.output_dir, self.recipe, self.config, self.prompts)
-            logger.info(
-                "done: %s, verified by reloading it. Use it with\n"
-                "    lcm.attach(pipe, %r)\n"
-                "    pipe(prompt, num_inference_steps=4, guidance_scale=%s)",
-                self.output_dir / WEIGHTS_NAME,
-                str(self.output_dir),
-                self.recipe.guidance_scale,
-            )
-        self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
 
     # --- knowing beforehand -----------------------------------------------------------------------------------------
 
@@ -409,49 +313,8 @@ class Trainer:
         logger.info("one step: loss %.4f, gradient norm %.4f, %.2f s", loss.item(), float(grad_norm), seconds)
         if self.accelerator.is_main_process:
             with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / WEIGHTS_NAME
-                self.export(path)
-                size = path.stat().st_size
+                self._export(Path(folder))
+                size = (Path(folder) / WEIGHTS_NAME).stat().st_size
             logger.info("adapter: %.1f MiB, saved, reloaded and compared", size / 2**20)
         logger.info("peak memory: %s", peak_memory())
         self.accelerator.wait_for_everyone()
-
-
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Raises ValueError for a launch that is not what it seems, or a tracker that is not installed."""
-    if config.report_to == "tensorboard":
-        try:
-            import tensorboard  # noqa: F401
-        except ImportError as error:
-            raise ValueError(
-                "report_to: tensorboard is not installed; pip install tensorboard, or leave --report_to out"
-            ) from error
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        log_with=config.report_to,
-        project_dir=str(Path(config.output_dir) / config.logging_dir) if config.report_to else None,
-        step_scheduler_with_optimizer=False,
-    )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and accelerator.num_processes == 1:
-        raise ValueError(
-            "several processes were launched but each thinks it is alone; on a machine without GPUs launch with "
-            "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
-        )
-    torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
-    return accelerator
-
-
-def peak_memory() -> str:
-    """Of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU"
-    import resource
-
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB of this process"
-
-
-def pil_to_array(image: Image.Image) -> Any:
-    import numpy as np
-
-    return np.array(image)

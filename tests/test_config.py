@@ -477,7 +477,7 @@ def test_a_configuration_does_not_differ_from_its_own_json(values: dict[str, Any
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_differences_reports_what_is_not_free_to_change(name: str) -> None:
-    config = TrainConfig(**BASE)
+    config = TrainConfig(**BASE, lr_scheduler="cosine")
     found = config.differences({**asdict(config), name: "something else"})
     if name in FREE_TO_CHANGE:
         assert found == []
@@ -496,6 +496,13 @@ def test_several_differences_come_one_by_one() -> None:
     config = TrainConfig(**BASE)
     found = config.differences({**asdict(config), "seed": 5, "learning_rate": 1.0, "output_dir": "elsewhere"})
     assert found == ["learning_rate: 1.0 -> 0.0001", "seed: 5 -> 0"]
+
+
+@pytest.mark.parametrize(("schedule", "is_free"), [("constant", True), ("constant_with_warmup", True), ("cosine", False)])
+@pytest.mark.parametrize("name", ["max_train_steps", "num_train_epochs"])
+def test_a_run_may_be_lengthened_where_that_leaves_its_learning_rates_alone(name: str, schedule: str, is_free: bool) -> None:
+    config = TrainConfig(**BASE, lr_scheduler=schedule)
+    assert (config.differences({**asdict(config), name: 7}) == []) is is_free
 
 
 def test_free_to_change_names_only_existing_fields() -> None:

@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"lcm.objectives"},
     {
         *("lcm.data", "lcm.checkpoint", "lcm.config", "lcm.validation", "lcm.card"),
-        *("lcm.trainer", "lcm.metrics", "lcm.evaluation"),
+        *("lcm.launching", "lcm.metrics_log", "lcm.publishing", "lcm.resuming", "lcm.trainer"),
     },
     {"lcm.cli", "pipelines", "train_lcm_lora"},
 ]

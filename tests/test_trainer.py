@@ -156,6 +156,14 @@ def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(sd_folder: Path, i
     assert losses[0] == losses[1]
 
 
+def test_a_run_can_be_lengthened(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    assert run(sd_folder, images, tmp_path / "at once", max_train_steps=4) == 0
+    assert run(sd_folder, images, tmp_path / "in two", max_train_steps=2) == 0
+    assert run(sd_folder, images, tmp_path / "in two", max_train_steps=4, resume_from_checkpoint="latest") == 0
+    first, second = (load_file(tmp_path / name / "pytorch_lora_weights.safetensors") for name in ("at once", "in two"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 def test_accumulation_equals_one_large_batch(sd_folder: Path, images: Path, tmp_path: Path) -> None:
     assert run(sd_folder, images, tmp_path / "large", train_batch_size=4, max_train_steps=2) == 0
     assert run(sd_folder, images, tmp_path / "small", train_batch_size=2, gradient_accumulation_steps=2, max_train_steps=2) == 0

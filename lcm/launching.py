@@ -1,0 +1,40 @@
+"""How a run meets its machine: processes, precision, trackers, memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from lcm.config import TrainConfig
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Raises ValueError for a launch that is not what it seems, or a tracker that is not installed."""
+    if config.report_to == "tensorboard" and find_spec("tensorboard") is None:
+        raise ValueError("report_to: tensorboard is not installed; pip install tensorboard, or leave --report_to out")
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=config.report_to,
+        project_dir=str(Path(config.output_dir) / config.logging_dir) if config.report_to else None,
+        step_scheduler_with_optimizer=False,
+    )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and accelerator.num_processes == 1:
+        raise ValueError(
+            "several processes were launched but each thinks it is alone; on a machine without GPUs launch with "
+            "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
+        )
+    torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
+    return accelerator
+
+
+def peak_memory() -> str:
+    """Of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU"
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB of this process"
