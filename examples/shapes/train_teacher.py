@@ -174,6 +174,9 @@ def save(teacher: Teacher, tokenizer: CLIPTokenizer, vae: AutoencoderKL, args: a
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(args.output_dir)
+    # transformers loads in the dtype of the file, diffusers in float32: loaded without dtype=, the two would not fit together
+    config = args.output_dir / "text_encoder" / "config.json"
+    config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
 
 
 def main() -> None:

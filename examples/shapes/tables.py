@@ -1,0 +1,58 @@
+"""Writes the measured tables into the example's README, between its markers, from the raw results beside it.
+
+python -m examples.shapes.tables
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from examples.shapes.demo import table
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+
+
+def read(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text())
+
+
+def percent(row: dict[str, Any]) -> str:
+    return f"{row['all_right']:.1%} ± {row['plus_minus']:.1%}"
+
+
+def world_table() -> str:
+    lines = ["| | pictures | all three attributes right |", "|---|---|---|"]
+    for name, row in read("world.json").items():
+        if isinstance(row, dict):
+            how = f", {row['steps']} DDIM steps, guidance_scale {row['guidance_scale']:g}" if "steps" in row else ""
+            lines.append(f"| {name}{how} | {row['images']} | {percent(row)} |")
+    return "\n".join(lines)
+
+
+def recipe_table() -> str:
+    runs = read("lcm_lora.json")
+    lines = ["| seed | 1 step | 2 steps | 4 steps | 8 steps | NMSE at 1 step | minutes |", "|---|---|---|---|---|---|---|"]
+    for run in runs:
+        cells = " | ".join(percent(row) for row in run["rows"])
+        lines.append(f"| {run['seed']} | {cells} | {run['rows'][0]['endpoint_nmse']:.3f} | {run['minutes']:.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    path = HERE / "README.md"
+    text = path.read_text()
+    for name, content in (("world", world_table()), ("recipe", recipe_table()), ("demo", table(read("demo.json")))):
+        text, found = re.subn(
+            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m, c=content: f"{m[1]}{c}\n{m[2]}", text, flags=re.S
+        )
+        if found != 1:
+            raise ValueError(f"{path} needs one pair of markers <!-- {name} --> and <!-- /{name} -->")
+    path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
