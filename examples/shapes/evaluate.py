@@ -80,6 +80,13 @@ def endpoint_nmse(student: Tensor, teacher: Tensor, other_seed: Tensor) -> float
     return float((student - teacher).square().mean() / (teacher - other_seed).square().mean())
 
 
+def other_seeds(reference: Tensor) -> Tensor:
+    """The same prompts with other seeds, out of a set made with `prompts_and_seeds`. Raises ValueError for too small a set."""
+    if len(reference) % len(CAPTIONS) or len(reference) < 2 * len(CAPTIONS):
+        raise ValueError(f"num_images must be a multiple of {len(CAPTIONS)}, at least {2 * len(CAPTIONS)}; got {len(reference)}")
+    return reference.roll(len(CAPTIONS), 0)
+
+
 def score(pipe: Any, judge: Judge, num_images: int, num_steps: int, guidance_scale: float) -> tuple[dict[str, Any], Tensor]:
     """One row of a table and the latents behind it."""
     prompts, seeds = prompts_and_seeds(num_images)
@@ -115,7 +122,7 @@ def main() -> None:
         trained = lcm.read_recipe(args.adapter).trained_guidance_scale[0]
         prompts, seeds = prompts_and_seeds(args.num_images)
         reference = generate(pipe, prompts, seeds, TEACHER_STEPS, trained)
-        other = reference.roll(len(CAPTIONS), 0)  # the same prompt, another seed
+        other = other_seeds(reference)
         lcm.attach(pipe, args.adapter)
     rows = []
     for guidance_scale in args.guidance_scales or [1.0 if args.adapter else 5.0]:

@@ -14,9 +14,9 @@ from typing import Any
 
 import lcm
 from examples.shapes.demo import HERE, TEACHER, distil
-from examples.shapes.evaluate import TEACHER_STEPS, endpoint_nmse, generate, load_pipe, prompts_and_seeds, score
+from examples.shapes.evaluate import TEACHER_STEPS, endpoint_nmse, generate, load_pipe, other_seeds, prompts_and_seeds, score
 from examples.shapes.judge import Judge
-from examples.shapes.render import CAPTIONS, write_dataset
+from examples.shapes.render import write_dataset
 
 NUM_STEPS = (1, 2, 4, 8)
 
@@ -39,7 +39,7 @@ def evaluate(adapter: Path, num_images: int) -> list[dict[str, Any]]:
     for num_steps in NUM_STEPS:
         row, latents = score(pipe, judge, num_images, num_steps, 1.0)
         if num_steps == 1:  # with more steps the student draws noise of its own, and seeds no longer correspond
-            row["endpoint_nmse"] = round(endpoint_nmse(latents, reference, reference.roll(len(CAPTIONS), 0)), 4)
+            row["endpoint_nmse"] = round(endpoint_nmse(latents, reference, other_seeds(reference)), 4)
         rows.append(row)
         print(json.dumps(row), flush=True)
     return rows

@@ -6,7 +6,6 @@ python -m examples.shapes.tables
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +41,20 @@ def recipe_table() -> str:
     return "\n".join(lines)
 
 
+def fill(text: str, name: str, content: str) -> str:
+    """Puts `content` between the markers of `name`. Raises ValueError when there is not one pair of them."""
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise ValueError(f"the README needs one pair of markers {start.strip()} and {end}")
+    before, rest = text.split(start)
+    return f"{before}{start}{content}\n{end}{rest.split(end)[1]}"
+
+
 def main() -> None:
     path = HERE / "README.md"
     text = path.read_text()
     for name, content in (("world", world_table()), ("recipe", recipe_table()), ("demo", table(read("demo.json")))):
-        text, found = re.subn(
-            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m, c=content: f"{m[1]}{c}\n{m[2]}", text, flags=re.S
-        )
-        if found != 1:
-            raise ValueError(f"{path} needs one pair of markers <!-- {name} --> and <!-- /{name} -->")
+        text = fill(text, name, content)
     path.write_text(text)
 
 
