@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs training, or one step with --dry_run. Returns the exit status: 0, or 2 after a mistake of the user."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read on import; what matters is said below
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    from lcm.adapters import ExportError
     from lcm.config import error_exit, parse_config
     from lcm.trainer import Trainer
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse_config(argv)
         trainer = Trainer(config)
         trainer.dry_run() if config.dry_run else trainer.fit()
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ExportError) as error:
         if os.environ.get("LCM_TRACEBACK"):
             raise
         return error_exit(error)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -42,15 +42,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def save_checkpoint(output_dir: Path, step: int, state: RunState, also: Callable[[Path], None]) -> Path:
-    """Writes `checkpoint-<step>` beside the old ones; `also(folder)` adds files. The folder appears by one rename."""
+def save_checkpoint(output_dir: Path, step: int, state: RunState) -> Path:
+    """Writes the folder `checkpoint-<step>` beside the old ones; it appears by one rename."""
     final = output_dir / f"{PREFIX}{step}"
     partial = output_dir / f".{final.name}.part"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file({name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}, partial / TENSORS)
     (partial / FACTS).write_text(json.dumps({**state.facts, "step": step}, indent=1))
-    also(partial)
     shutil.rmtree(final, ignore_errors=True)
     partial.replace(final)
     return final
@@ -63,7 +62,10 @@ def load_checkpoint(folder: Path) -> RunState:
             f"resume_from_checkpoint: {folder} is not a checkpoint (it lacks {FACTS} or {TENSORS}); pass a checkpoint-<step> "
             "folder of an earlier run, or latest"
         )
-    return RunState(load_file(folder / TENSORS), json.loads((folder / FACTS).read_text()))
+    try:
+        return RunState(load_file(folder / TENSORS), json.loads((folder / FACTS).read_text()))
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"resume_from_checkpoint: {folder} is damaged ({error}); pass an earlier checkpoint") from error
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
@@ -72,9 +74,10 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[len(PREFIX) :]))
 
 
-def prune_checkpoints(output_dir: Path, keep: int | None) -> None:
-    """Deletes all but the newest `keep`; called only after a new one is complete."""
-    for path in list_checkpoints(output_dir)[: -keep if keep else 0]:
+def prune_checkpoints(output_dir: Path, keep: int | None, step: int) -> None:
+    """Of the checkpoints up to `step`, just completed, deletes all but the newest `keep`."""
+    reached = [path for path in list_checkpoints(output_dir) if int(path.name[len(PREFIX) :]) <= step]
+    for path in reached[: -keep if keep else 0]:
         shutil.rmtree(path)
 
 

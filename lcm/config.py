@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -46,10 +47,47 @@ FREE_TO_CHANGE = frozenset(
         "train_batch_size",
         "gradient_accumulation_steps",
         "cache_dir",
+        "train_data_dir",
+        "dataset_name",
     ]
 )
 """Fields that a resumed run may change: they do not touch the path of training. Of batch size and accumulation the product
 with the number of processes counts, and that is compared on its own."""
+
+
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "target": ("online", "ema"),
+    "mixed_precision": ("no", "fp16", "bf16"),
+    "lr_scheduler": tuple(s.value for s in SchedulerType if s.value != "piecewise_constant"),
+    "report_to": (None, "tensorboard"),
+}
+MAY_BE_ZERO = (
+    "lr_warmup_steps",
+    "dataloader_num_workers",
+    "seed",
+    "validation_seed",
+    "adam_weight_decay",
+    "proportion_empty_prompts",
+)
+BELOW_ONE = ("ema_decay", "adam_beta1", "adam_beta2")
+
+
+def check_range(name: str, value: object) -> None:
+    """Numbers are finite and positive unless listed above, lists are not empty (no prompts means captions are used)."""
+    if isinstance(value, list) and not value and name != "validation_prompts":
+        raise ValueError(f"{name} must not be empty; leave it out for its default")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if not math.isfinite(value) and name != "max_grad_norm":  # an infinite norm is how clipping is switched off
+        raise ValueError(f"{name} must be a finite number; got {value}")
+    if name in BELOW_ONE:
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"{name} must lie in 0..1, 1 excluded; got {value}")
+    elif name in MAY_BE_ZERO:
+        if value < 0:
+            raise ValueError(f"{name} must not be negative; got {value}")
+    elif value <= 0:
+        raise ValueError(f"{name} must be positive; got {value}")
 
 
 @dataclass
@@ -125,40 +163,16 @@ class TrainConfig(ObjectiveConfig, DataConfig):
         if not self.pretrained_teacher_model:
             raise ValueError("--pretrained_teacher_model is missing; pass a diffusers folder or a hub id")
         lookup(OBJECTIVES, self.objective, "objective")
-        self.check_objective()
-        self.check_data()
-        for name, choices in (
-            ("target", ("online", "ema")),
-            ("mixed_precision", ("no", "fp16", "bf16")),
-            ("lr_scheduler", [s.value for s in SchedulerType if s.value != "piecewise_constant"]),
-            ("report_to", (None, "tensorboard")),
-        ):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {getattr(self, name)!r}")
-        for name in [
-            "lora_rank",
-            "train_batch_size",
-            "gradient_accumulation_steps",
-            "max_train_steps",
-            "checkpointing_steps",
-            "validation_steps",
-            "logging_steps",
-            "resolution",
-            "learning_rate",
-            "max_grad_norm",
-        ]:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
-        for name in ("num_train_epochs", "checkpoints_total_limit", "lora_alpha"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive or left out; got {value}")
-        for name in ("lr_warmup_steps", "dataloader_num_workers", "seed", "adam_weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        for name in ("ema_decay", "adam_beta1", "adam_beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must lie in 0..1, 1 excluded; got {getattr(self, name)}")
+        for f in fields(self):
+            if getattr(self, f.name) is not None:
+                check_range(f.name, getattr(self, f.name))
+        self.check_objective()
+        self.check_data()
+        if self.lr_scheduler == "constant" and self.lr_warmup_steps:
+            raise ValueError("lr_warmup_steps has no effect with lr_scheduler constant; use constant_with_warmup")
         if not all(1 <= n <= self.num_ddim_timesteps for n in self.validation_num_steps):
             raise ValueError(f"validation_num_steps must lie in 1..num_ddim_timesteps ({self.num_ddim_timesteps})")
 
@@ -173,7 +187,7 @@ class TrainConfig(ObjectiveConfig, DataConfig):
         return [
             f"{name}: {other.get(name)} -> {value}"
             for name, value in sorted(asdict(self).items())
-            if name not in free and other.get(name) != value
+            if name not in free and str(other.get(name)).rstrip("/") != str(value).rstrip("/")
         ]
 
 

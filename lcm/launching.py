@@ -17,6 +17,11 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """Raises ValueError for a launch that is not what it seems, or a tracker that is not installed."""
     if config.report_to == "tensorboard" and find_spec("tensorboard") is None:
         raise ValueError("report_to: tensorboard is not installed; pip install tensorboard, or leave --report_to out")
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", config.mixed_precision):
+        raise ValueError(
+            f"accelerate was told mixed_precision {launched}, this run {config.mixed_precision}; pass --mixed_precision {launched}"
+        )
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,

@@ -8,7 +8,7 @@ from pathlib import Path
 NAME = "metrics.jsonl"
 
 
-def append_metrics(output_dir: Path, metrics: dict[str, float]) -> None:
+def append_metrics(output_dir: Path, metrics: dict[str, float | None]) -> None:
     with (output_dir / NAME).open("a") as file:
         file.write(json.dumps(metrics) + "\n")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 from huggingface_hub import hf_hub_download
+from safetensors import safe_open
 
 from lcm.adapters import WEIGHTS_NAME, lora_modules, read_header
 from lcm.recipe import RECIPE_KEY, Recipe
@@ -72,14 +73,17 @@ def check_compatible(pipe: Any, recipe: Recipe) -> None:
         )
 
 
-def active_weights(pipe: Any) -> dict[str, float]:
-    """The adapters that are active on the U-Net, with their weights."""
-    weights: dict[str, float] = {}
-    for layer in lora_modules(pipe.unet).values():
-        for name in layer.active_adapters:
-            if name in layer.scaling:
-                weights.setdefault(name, layer.scaling[name] * layer.r[name] / layer.lora_alpha[name])
-    return weights
+def activate_beside(unet: Any, adapter_name: str, weight: float, before: dict[str, tuple[list[str], dict[str, float]]]) -> None:
+    """Switches an adapter on without touching the others: loading it had made it the only active one.
+
+    `before` holds the active adapters and the scales of every adapted layer as they were.
+    """
+    active = next((names for names, _ in before.values()), [])
+    for name, layer in lora_modules(unet).items():
+        layer.set_adapter([*active, adapter_name], inference_mode=True)
+        layer.scaling.update(before[name][1] if name in before else {})
+        if adapter_name in layer.scaling:
+            layer.set_scale(adapter_name, weight)
 
 
 def attach(
@@ -100,7 +104,7 @@ def attach(
     recipe = recipe or read_recipe(file)
     check_compatible(pipe, recipe)
     scheduler = make_scheduler(pipe.scheduler.config, recipe)
-    before = active_weights(pipe)
+    before = {name: (list(layer.active_adapters), dict(layer.scaling)) for name, layer in lora_modules(pipe.unet).items()}
     if any(adapter_name in names for names in pipe.get_list_adapters().values()):
         raise ValueError(f"an adapter named {adapter_name!r} is already loaded; delete it first or pass another adapter_name")
     pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter_name)
@@ -109,14 +113,11 @@ def attach(
     if loaded != expected:
         pipe.delete_adapters(adapter_name)
         raise ValueError(f"only {loaded} of the {expected} adapted layers in {file} found their place; nothing was changed")
-    weights = {**before, adapter_name: weight}
-    pipe.set_adapters(list(weights), list(weights.values()))
+    activate_beside(pipe.unet, adapter_name, weight, before)
     pipe.scheduler = scheduler
     return recipe
 
 
 def tensor_names(path: Path) -> list[str]:
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as file:
         return list(file.keys())

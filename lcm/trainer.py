@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
+import random
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from diffusers.optimization import get_scheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -39,25 +41,28 @@ from lcm.resuming import check_same_run, open_output
 
 logger = logging.getLogger(__name__)
 
+MAX_SKIPPED = 50
+"""Updates that the fp16 loss scaler may skip in a row: it halves its scale of 65536 each time, so it settles in 17."""
+
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def prompts_of(records: list[Record], count: int = 4) -> list[str]:
-    """Captions spread over the data, for a validation grid without prompts of its own."""
+    """Captions out of the data, always the same, for a validation grid without prompts of its own."""
     captions = list(dict.fromkeys(record.captions[0] for record in records))
-    return captions[:: max(1, len(captions) // count)][:count]
+    return random.Random(0).sample(captions, min(count, len(captions)))
 
 
 class Trainer:
     """One run. `fit()` trains, `dry_run()` proves in one step that training would work."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config = config
         self.output_dir = Path(config.output_dir)
         self.accelerator = make_accelerator(config)
         self.process = (self.accelerator.process_index, self.accelerator.num_processes)
         resume = open_output(config)
         self.records = load_records(config)
+        self.config = config = self._with_steps(config)
         self.data_fingerprint = fingerprint(self.records)
         self.family = load_family(
             str(config.pretrained_teacher_model),
@@ -85,20 +90,37 @@ class Trainer:
         prompts = config.validation_prompts or prompts_of(self.records)
         self.publisher = Publisher(config, self.accelerator, self.family, recipe, prompts)
         self._build_student()
-        self.max_steps = config.max_train_steps
-        if config.num_train_epochs is not None:
-            self.max_steps = math.ceil(config.num_train_epochs * len(self.records) / self.samples_per_step)
         self.lr_scheduler = get_scheduler(
-            config.lr_scheduler, self.optimizer, num_warmup_steps=config.lr_warmup_steps, num_training_steps=self.max_steps
+            config.lr_scheduler,
+            self.optimizer,
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=config.max_train_steps,
         )
-        self.step = 0
+        self.step = self.skipped = 0
         if resume is not None:
             self._restore(resume)
+        self._check_agreement()
 
     @property
     def samples_per_step(self) -> int:
         """Samples of one update over all processes."""
         return self.config.train_batch_size * self.config.gradient_accumulation_steps * self.process[1]
+
+    def _with_steps(self, config: TrainConfig) -> TrainConfig:
+        """The configuration with its epochs, if any, counted in updates."""
+        if config.num_train_epochs is None:
+            return config
+        per_step = config.train_batch_size * config.gradient_accumulation_steps * self.process[1]
+        steps = math.ceil(config.num_train_epochs * len(self.records) / per_step)
+        return dataclasses.replace(config, max_train_steps=steps, num_train_epochs=None)
+
+    def _check_agreement(self) -> None:
+        """Raises ValueError, on all processes, when they do not see the same data and checkpoint."""
+        if self.process[1] > 1 and len(set(gather_object([(self.data_fingerprint, self.step, self.config.max_train_steps)]))) > 1:
+            raise ValueError(
+                "the processes do not see the same training images or the same checkpoint; give all machines the same "
+                "--train_data_dir and --output_dir"
+            )
 
     # --- building ---------------------------------------------------------------------------------------------------
 
@@ -157,12 +179,25 @@ class Trainer:
         grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self._check_finite(loss, grad_norm, keys)
         self.optimizer.step()
-        self.lr_scheduler.step()
         self.optimizer.zero_grad()
+        self.step += 1
+        if self.accelerator.optimizer_step_was_skipped:
+            self._count_skipped()
+            return loss.mean(), grad_norm
+        self.skipped = 0
+        self.lr_scheduler.step()
         if self.nets.ema is not None:
             self.nets.ema.update()
-        self.step += 1
         return loss.mean(), grad_norm
+
+    def _count_skipped(self) -> None:
+        """The fp16 loss scaler skips updates whose gradients overflow, a few at first. Raises when it never ends."""
+        self.skipped += 1
+        if self.skipped >= MAX_SKIPPED:
+            raise FloatingPointError(
+                f"step {self.step}: the gradients overflowed in {self.skipped} updates running, none of which was made; use "
+                "--mixed_precision bf16 or no"
+            )
 
     def _check_finite(self, loss: Tensor, grad_norm: Tensor, keys: list[str]) -> None:
         bad = ~loss.isfinite()
@@ -201,6 +236,7 @@ class Trainer:
         """Trains to the last step and writes the verified adapter, its card and its picture."""
         config, main = self.config, self.accelerator.is_main_process
         if main:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
             (self.output_dir / "config.yaml").write_text(config.to_yaml())
             rewind_metrics(self.output_dir, self.step)
         if config.report_to:
@@ -208,37 +244,47 @@ class Trainer:
         logger.info("%s", self.summary())
         if self.step == 0:
             self.publisher.validate(self.step)
-        batches = self.batches(range(self.step, self.max_steps))
-        bar = tqdm(total=self.max_steps, initial=self.step, disable=not main, unit="step", desc="distilling", dynamic_ncols=True)
+        batches = self.batches(range(self.step, self.config.max_train_steps))
+        bar = tqdm(
+            total=self.config.max_train_steps,
+            initial=self.step,
+            disable=not main,
+            unit="step",
+            desc="distilling",
+            dynamic_ncols=True,
+        )
         since, start, window = self.step, time.perf_counter(), torch.zeros((), device=self.accelerator.device)
-        while self.step < self.max_steps:
+        while self.step < self.config.max_train_steps:
             loss, grad_norm = self.train_step(batches)
             window += loss
             bar.update()
-            last = self.step == self.max_steps
-            if self.step % config.logging_steps == 0 or last:
+            last = self.step == self.config.max_train_steps
+            saving = self.step % config.checkpointing_steps == 0 or last
+            if self.step % config.logging_steps == 0 or saving:  # a line at every checkpoint, so that none is half lost
                 seconds = (time.perf_counter() - start) / (self.step - since)
                 metrics = self.log(window / (self.step - since), grad_norm, seconds)
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}", lr=f"{metrics['lr']:.1e}")
                 window.zero_()
                 since, start = self.step, time.perf_counter()
-            if self.step % config.checkpointing_steps == 0 or last:
+            if saving:
                 self.save()
             if self.step % config.validation_steps == 0 and not last:
                 self.publisher.validate(self.step)
+            if since == self.step:
+                start = time.perf_counter()  # saving and drawing are not training
         bar.close()
         if main:
             self.publisher.publish(self.step)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 
-    def log(self, loss: Tensor, grad_norm: Tensor, seconds_per_step: float) -> dict[str, float]:
+    def log(self, loss: Tensor, grad_norm: Tensor, seconds_per_step: float) -> dict[str, float | None]:
         """One line of metrics.jsonl: means since the last line over all processes; the norm is that of the last update."""
-        metrics = {
+        metrics: dict[str, float | None] = {
             "step": self.step,
             "epoch": round(self.step * self.samples_per_step / len(self.records), 4),
             "loss": self.accelerator.reduce(loss, reduction="mean").item(),
-            "grad_norm": float(grad_norm),
+            "grad_norm": float(grad_norm) if grad_norm.isfinite() else None,  # of an update that the loss scaler skipped
             "lr": self.lr_scheduler.get_last_lr()[0],
             "seconds_per_step": round(seconds_per_step, 4),
             "samples_per_second": round(self.samples_per_step / seconds_per_step, 3),
@@ -261,6 +307,7 @@ class Trainer:
             "samples_per_step": self.samples_per_step,
             "optimizer_groups": groups,
             "lr_scheduler": self.lr_scheduler.state_dict(),
+            "skipped": self.skipped,
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
         }
         return RunState({**lora, **ema, **moments}, facts)
@@ -276,7 +323,7 @@ class Trainer:
         self.lr_scheduler.load_state_dict(state.facts["lr_scheduler"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.facts["scaler"])
-        self.step = state.facts["step"]
+        self.step, self.skipped = state.facts["step"], state.facts["skipped"]
         logger.info("resuming after step %d", self.step)
 
     def _export(self, folder: Path) -> None:
@@ -285,8 +332,9 @@ class Trainer:
     def save(self) -> None:
         """A checkpoint: the state to go on from, and the adapter as it is now, ready to load."""
         if self.accelerator.is_main_process:
-            save_checkpoint(self.output_dir, self.step, self._state(), self._export)
-            prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit)
+            # the adapter comes after the state is safe: should it fail its check, nothing of the run is lost
+            self._export(save_checkpoint(self.output_dir, self.step, self._state()))
+            prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit, self.step)
         self.accelerator.wait_for_everyone()
 
     # --- knowing beforehand -----------------------------------------------------------------------------------------
@@ -295,13 +343,13 @@ class Trainer:
         """What is about to be trained, in one line."""
         trained = sum(p.numel() for p in self.parameters)
         frozen = sum(p.numel() for p in self.nets.unet.parameters()) - trained
-        epochs = self.max_steps * self.samples_per_step / len(self.records)
+        epochs = self.config.max_train_steps * self.samples_per_step / len(self.records)
         guidance = " to ".join(f"{g:g}" for g in dict.fromkeys(self.config.guidance_range))
         return (
             f"{self.family.name} teacher, {self.family.schedule.prediction_type}; U-Net {frozen / 1e6:.1f} M parameters frozen in "
             f"{str(self.nets.dtype).removeprefix('torch.')}, {trained / 1e6:.2f} M trained (with gradients and AdamW "
             f"{trained * 16 / 2**20:.0f} MiB); {len(self.records)} samples, {self.samples_per_step} an update, "
-            f"{self.max_steps} updates = {epochs:.1f} epochs; distilling guidance_scale {guidance}"
+            f"{self.config.max_train_steps} updates = {epochs:.1f} epochs; distilling guidance_scale {guidance}"
         )
 
     def dry_run(self) -> None:

@@ -50,7 +50,12 @@ class FewStepMixin:
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
-        """Saves as the stock class, which everybody can load. Fuse or save adapters separately, as with any pipeline."""
+        """Saves as the stock class, which everybody can load.
+
+        Raises ValueError while adapters are attached: their layers would not be found again.
+        """
+        if any(self.get_list_adapters().values()):  # type: ignore[attr-defined]
+            raise ValueError("adapters are attached; call fuse_lora() and unload_lora_weights() first, or only the latter")
         keep = {name: value for name, value in self.config.items() if name in self._optional_config()}  # type: ignore[attr-defined]
         self.stock_class(**self.components, **keep).save_pretrained(save_directory, **options)
 

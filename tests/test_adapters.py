@@ -71,7 +71,7 @@ def test_reload_in_a_fresh_stock_pipeline_equals_the_student(
         reloaded, student = pipe.unet(**inputs).sample, trained(**inputs).sample
     assert set(lora_modules(pipe.unet)) == set(lora_modules(trained))
     effect = (student - base).abs().max()
-    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
     assert (student - reloaded).abs().max() < tolerance * effect
 
 

@@ -80,6 +80,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "dataset_name": {"train_data_dir": None},
     "guidance_scale_min": {"guidance_scale_max": 15.0},
     "guidance_scale_max": {"guidance_scale_min": 2.0},
+    "lr_warmup_steps": {"lr_scheduler": "cosine"},
 }
 """What a value needs beside it to make sense."""
 
@@ -338,7 +339,11 @@ NONSENSE: list[tuple[str, dict[str, Any]]] = [
     ("guidance_scale", {"guidance_scale": math.nan}),
     ("guidance_scale_max", {"guidance_scale_min": 2.0}),
     ("guidance_scale_min", {"guidance_scale_max": 9.0}),
-    ("guidance_scale", {"guidance_scale_min": 0.0, "guidance_scale_max": 9.0}),
+    ("guidance_scale", {"guidance_scale_min": 0.5, "guidance_scale_max": 9.0}),
+    ("lr_warmup_steps", {"lr_warmup_steps": 5}),
+    ("learning_rate", {"learning_rate": float("inf")}),
+    ("lora_alpha", {"lora_alpha": float("nan")}),
+    ("adam_epsilon", {"adam_epsilon": 0.0}),
     ("guidance_scale", {"guidance_scale_min": 9.0, "guidance_scale_max": 2.0}),
     ("learning_rate", {"learning_rate": math.nan}),
     ("lr_warmup_steps", {"lr_warmup_steps": -1}),
@@ -553,3 +558,10 @@ def test_what_shapes_the_training_is_not_free_to_change(name: str) -> None:
 def test_a_users_mistake_is_one_line_and_a_status_of_two(capsys: pytest.CaptureFixture[str]) -> None:
     assert error_exit(ValueError("100% wrong: --seed")) == 2
     assert capsys.readouterr() == ("", "error: 100% wrong: --seed\n")
+
+
+@pytest.mark.parametrize("name", ["lora_target_modules", "validation_num_steps"])
+def test_an_empty_list_in_yaml_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run.yaml").write_text(f"pretrained_teacher_model: x\ntrain_data_dir: y\n{name}: []\n")
+    with pytest.raises(ValueError, match=f"{name} must not be empty"):
+        parse_config(["--config", str(tmp_path / "run.yaml")])

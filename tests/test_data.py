@@ -470,7 +470,6 @@ def test_the_fingerprint_changes_with_keys_and_captions(other: tuple[tuple[str, 
 def test_the_fingerprint_changes_with_nothing_else(tmp_path: Path) -> None:
     make_folder(tmp_path / "one", "metadata.jsonl")
     make_folder(tmp_path / "two", ".txt")
-    save_image(tmp_path / "two" / "a.png", (1, 2, 3), (30, 20))
     assert fingerprint(load(tmp_path / "one")) == fingerprint(load(tmp_path / "two", resolution=8, random_flip=True))
 
 
@@ -832,3 +831,28 @@ def test_worker_processes_change_nothing(tmp_path: Path) -> None:
     assert len(alone) == len(shared) == 6
     for a, b in zip(alone, shared, strict=True):
         assert_same(a, b)
+
+
+def test_a_folder_of_links_is_a_folder_of_images(tmp_path: Path) -> None:
+    store = write_images(tmp_path / "store", count=3)
+    (tmp_path / "links").mkdir()
+    for path in store.iterdir():
+        (tmp_path / "links" / path.name).symlink_to(path)
+    records = load_records(DataConfig(train_data_dir=str(tmp_path / "links")))
+    assert [record.key for record in records] == ["0.png", "1.png", "2.png"]
+    assert records[0].captions == ("picture 0",)
+
+
+def test_replaced_images_change_the_fingerprint(tmp_path: Path) -> None:
+    folder = write_images(tmp_path, count=2)
+    before = fingerprint(load_records(DataConfig(train_data_dir=str(folder))))
+    Image.new("RGB", (16, 16)).save(folder / "0.png")
+    assert fingerprint(load_records(DataConfig(train_data_dir=str(folder)))) != before
+
+
+def test_an_image_column_without_images_is_named(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"image": [1, 2], "text": ["a", "b"]}).save_to_disk(str(tmp_path / "rows"))
+    with pytest.raises(ValueError, match=r"column 'image' of .* holds no images"):
+        load_records(DataConfig(dataset_name=str(tmp_path / "rows")))

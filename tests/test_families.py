@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lcm.families import ImageSize, load_family
 from tests.worlds import build_sd, build_sdxl, build_unet
@@ -130,3 +131,37 @@ def test_an_inpainting_unet_is_refused(tmp_path: Path) -> None:
     build_sd(unet=build_unet(in_channels=9)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="inpainting models cannot be distilled"):
         load_family(str(tmp_path))
+
+
+def test_a_tokenizer_without_its_vocabulary_is_refused(sd_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(sd_folder, tmp_path / "teacher")
+    for path in (tmp_path / "teacher" / "tokenizer").iterdir():
+        if path.name != "tokenizer_config.json":
+            path.unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=r"pretrained_teacher_model: .*(vocabulary|could not be loaded)"):
+        load_family(str(tmp_path / "teacher"))
+
+
+@pytest.mark.parametrize("component", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"])
+def test_weight_files_that_lack_tensors_are_refused(sd_folder: Path, tmp_path: Path, component: str) -> None:
+    shutil.copytree(sd_folder, tmp_path / "teacher")
+    path = tmp_path / "teacher" / f"{component}.safetensors"
+    tensors = load_file(path)
+    save_file(dict(list(tensors.items())[::2]), path, metadata={"format": "pt"})
+    with pytest.raises((ValueError, FileNotFoundError), match=r"pretrained_teacher_model: .*(lacks tensors|could not be loaded)"):
+        load_family(str(tmp_path / "teacher"))
+
+
+@pytest.mark.parametrize("component", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"])
+def test_truncated_weight_files_are_refused(sd_folder: Path, tmp_path: Path, component: str) -> None:
+    shutil.copytree(sd_folder, tmp_path / "teacher")
+    path = tmp_path / "teacher" / f"{component}.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(FileNotFoundError, match=r"pretrained_teacher_model: .* could not be loaded"):
+        load_family(str(tmp_path / "teacher"))
+
+
+def test_another_vae_can_be_named_and_a_wrong_one_is_refused(sd_folder: Path, sd_v_folder: Path, tmp_path: Path) -> None:
+    assert load_family(str(sd_folder), vae_path=str(sd_v_folder / "vae")).pipe.vae.config.scaling_factor == 0.5
+    with pytest.raises(FileNotFoundError, match=r"pretrained_vae_model_name_or_path: .* could not be loaded"):
+        load_family(str(sd_folder), vae_path=str(tmp_path))

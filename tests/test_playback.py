@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import LCMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 
 import lcm
 from lcm.adapters import WEIGHTS_NAME, add_lora, export_lora
@@ -95,6 +96,8 @@ def test_our_pipelines_default_to_four_steps_without_guidance_and_equal_the_stoc
     assert np.array_equal(draw(pipe, **guided), draw(shared, **guided))
     with pytest.raises(TypeError, match="num_steps"):
         draw(pipe, num_steps=2)
+    with pytest.raises(ValueError, match="fuse_lora"):
+        pipe.save_pretrained(tmp_path / "saved")
     pipe.unload_lora_weights()
     pipe.save_pretrained(tmp_path / "saved")
     assert type(stock.from_pretrained(tmp_path / "saved")) is stock
@@ -133,6 +136,20 @@ def test_an_active_style_adapter_keeps_its_weight(sd_adapter: Path) -> None:
     layer = pipe.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q
     assert layer.scaling["style"] == pytest.approx(0.7 * 3)
     assert layer.scaling["lcm"] == pytest.approx(0.9)
+
+
+def test_adapters_of_the_text_encoder_are_left_alone(sd_adapter: Path) -> None:
+    pipe = build_sd()
+    pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q"]), adapter_name="style")
+    pipe.text_encoder.add_adapter(LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj"]), adapter_name="style")
+    pipe.set_adapters(["style"], [{"unet": 0.5, "text_encoder": 0.2}])
+    encoder = next(m for m in pipe.text_encoder.modules() if isinstance(m, LoraLayer))
+    before = (list(encoder.active_adapters), dict(encoder.scaling))
+    lcm.attach(pipe, sd_adapter)
+    assert (list(encoder.active_adapters), dict(encoder.scaling)) == before
+    layer = pipe.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q
+    assert layer.scaling == {"style": 0.5, "lcm": 1.0}
+    assert list(layer.active_adapters) == ["style", "lcm"]
 
 
 def refuse(pipe: Any, adapter: Path, message: str, **options: Any) -> None:

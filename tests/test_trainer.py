@@ -184,7 +184,7 @@ def test_only_the_newest_checkpoints_are_kept(sd_folder: Path, images: Path, tmp
 
 def test_epochs_set_the_number_of_steps(sd_folder: Path, images: Path, tmp_path: Path) -> None:
     trainer = Trainer(parse_config(flags(sd_folder, images, tmp_path, num_train_epochs=3, train_batch_size=4)))
-    assert trainer.max_steps == 5  # 3 epochs of 6 images, 4 a step
+    assert trainer.config.max_train_steps == 5  # 3 epochs of 6 images, 4 a step
 
 
 def test_bf16_trains_and_verifies(sd_folder: Path, images: Path, tmp_path: Path) -> None:
@@ -235,9 +235,71 @@ def test_a_finished_run_is_never_overwritten(
     )
     batch = {"resume_from_checkpoint": "latest", "train_batch_size": 3}
     expect_refusal(capsys, flags(sd_folder, images, finished, **batch), "samples per update: 2 -> 3")
+    shorter = {"resume_from_checkpoint": "latest", "max_train_steps": 3}
+    expect_refusal(capsys, flags(sd_folder, images, finished, **shorter), "step 4", "beyond max_train_steps=3")
+    elsewhere = {"resume_from_checkpoint": finished / "checkpoint-2", "output_dir": finished}
+    shutil.copytree(finished, tmp_path / "other")
+    expect_refusal(
+        capsys, flags(sd_folder, images, tmp_path / "other", **{**elsewhere, "output_dir": tmp_path / "other"}), "already holds"
+    )
     path = {"resume_from_checkpoint": tmp_path}
     expect_refusal(capsys, flags(sd_folder, images, finished, **path), "is not a checkpoint")
     assert snapshot(finished) == before
+
+
+def test_an_adapter_without_checkpoints_is_never_overwritten(
+    finished: Path, sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(finished / "pytorch_lora_weights.safetensors", tmp_path)
+    expect_refusal(capsys, flags(sd_folder, images, tmp_path, resume_from_checkpoint="latest"), "already holds a run")
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.yaml", "metrics.jsonl"])
+def test_files_of_something_else_are_not_overwritten(
+    sd_folder: Path, images: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    expect_refusal(capsys, flags(sd_folder, images, tmp_path), f"holds a {name} of something else")
+    assert snapshot(tmp_path) == {name: b"mine"}
+
+
+def test_a_run_interrupted_before_its_first_checkpoint_starts_again(
+    finished: Path, sd_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    shutil.copy(finished / "config.yaml", tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.1}\n{"step": 2, "lo')
+    assert run(sd_folder, images, tmp_path, max_train_steps=1) == 0
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1]
+
+
+def test_a_damaged_checkpoint_is_named(
+    finished: Path, sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "out")
+    state = tmp_path / "out" / "checkpoint-4" / "state.json"
+    arguments = flags(sd_folder, images, tmp_path / "out", resume_from_checkpoint="latest")
+    state.write_text('{"step": 4}')
+    expect_refusal(capsys, arguments, "lacks config, data")
+    state.write_text("{")
+    expect_refusal(capsys, arguments, "checkpoint-4 is damaged", "pass an earlier checkpoint")
+
+
+def test_an_adapter_that_fails_its_check_costs_no_state(
+    sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Trainer(parse_config(flags(sd_folder, images, tmp_path)))
+    trainer.train_step(trainer.batches(range(1)))
+    trainer.parameters[0].data.fill_(1e6)  # beyond float16
+    with pytest.raises(ValueError, match="not finite"):
+        trainer.save()
+    assert load_checkpoint(tmp_path / "checkpoint-1").facts["step"] == 1
+
+
+def test_the_launchers_precision_must_be_the_runs(
+    sd_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    expect_refusal(capsys, flags(sd_folder, images, tmp_path), "pass --mixed_precision bf16")
 
 
 def test_resuming_with_other_data_is_refused(
@@ -247,11 +309,9 @@ def test_resuming_with_other_data_is_refused(
     changed = write_images(tmp_path / "images", count=5)
     shutil.copytree(images, tmp_path / "same")
     arguments = flags(sd_folder, changed, tmp_path / "out", resume_from_checkpoint="latest")
-    expect_refusal(capsys, arguments, "another configuration", "train_data_dir")
-    state = json.loads((tmp_path / "out" / "checkpoint-4" / "state.json").read_text())
-    state["config"]["train_data_dir"] = str(changed)
-    (tmp_path / "out" / "checkpoint-4" / "state.json").write_text(json.dumps(state))
     expect_refusal(capsys, arguments, "other images or captions")
+    moved = flags(sd_folder, tmp_path / "same", tmp_path / "out", resume_from_checkpoint="latest")
+    assert train_lcm_lora.main(moved) == 0  # the same data in another place is the same run
 
 
 @pytest.mark.parametrize("occupied", ["file", "below a file"])
@@ -313,4 +373,4 @@ def test_bad_flags_are_one_line_and_leave_nothing_behind(
         assert "invalid float value: 'fast'" in capsys.readouterr().err
     else:
         expect_refusal(capsys, arguments, *messages)
-    assert not (tmp_path / "out" / "config.yaml").exists()
+    assert not (tmp_path / "out").exists()

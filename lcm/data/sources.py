@@ -72,6 +72,7 @@ class Record:
     key: str
     captions: tuple[str, ...]
     read: Callable[[], io.BytesIO | Path]
+    size: int = 0  # of the file in bytes, where that is known for free
 
     def image(self) -> Image.Image:
         """The picture, upright, RGB."""
@@ -109,10 +110,10 @@ def load_records(config: DataConfig) -> list[Record]:
 
 
 def fingerprint(records: list[Record]) -> str:
-    """SHA-256 of all keys and captions: resuming on other data is refused by it."""
+    """SHA-256 of all keys, file sizes and captions: resuming on other data is refused by it."""
     digest = hashlib.sha256()
     for record in records:
-        digest.update(json.dumps([record.key, *record.captions]).encode())
+        digest.update(json.dumps([record.key, record.size, *record.captions]).encode())
     return digest.hexdigest()
 
 
@@ -155,11 +156,11 @@ def read_folder(folder: Path, caption_column: str, dropped: Counter[str]) -> Ite
         dropped["listed in the metadata but missing"] += missing
     for path in images:
         sidecar = path.with_suffix(".txt")
-        texts = captions.get(path.resolve(), ())
+        texts = captions.get(lexical(path), ())
         if not texts and sidecar.is_file():
             texts = as_captions(sidecar.read_text(encoding="utf-8-sig", errors="replace"))
         if texts:
-            yield Record(path.relative_to(folder).as_posix(), texts, partial(Path, path))
+            yield Record(path.relative_to(folder).as_posix(), texts, partial(Path, path), path.stat().st_size)
         else:
             dropped["without a caption"] += 1
 
@@ -172,6 +173,8 @@ def read_metadata(folder: Path, caption_column: str) -> dict[Path, tuple[str, ..
             rows = list(read_rows(metadata))
         except UnicodeDecodeError as error:
             raise ValueError(f"{metadata} is not UTF-8: {error}; save it as UTF-8") from error
+        except csv.Error as error:
+            raise ValueError(f"{metadata} is not valid CSV: {error}") from error
         columns = sorted({column for row in rows for column in row})
         if rows and ("file_name" not in columns or caption_column not in columns):
             raise ValueError(
@@ -179,11 +182,16 @@ def read_metadata(folder: Path, caption_column: str) -> dict[Path, tuple[str, ..
                 "pass --caption_column to name another caption column"
             )
         for row in rows:
-            path = (metadata.parent / str(row.get("file_name", ""))).resolve()
-            if not path.is_relative_to(folder.resolve()):
+            path = lexical(metadata.parent / str(row.get("file_name", "")))
+            if not path.is_relative_to(lexical(folder)):
                 raise ValueError(f"{metadata}: file_name {row['file_name']!r} points outside {folder}; keep images inside it")
             captions[path] = as_captions(row.get(caption_column))
     return captions
+
+
+def lexical(path: Path) -> Path:
+    """Absolute, without "..", links not followed: data folders full of links are common and stay usable."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps ".."
 
 
 def read_rows(metadata: Path) -> Iterator[dict[str, Any]]:
@@ -227,7 +235,12 @@ def read_dataset(config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
             raise ValueError(
                 f"dataset_name: {name} has no column {column!r}; its columns are {', '.join(loaded.column_names)}; pass --{flag}"
             )
-    rows = loaded.cast_column(config.image_column, datasets.Image(decode=False)).select_columns([config.image_column])
+    try:
+        rows = loaded.cast_column(config.image_column, datasets.Image(decode=False)).select_columns([config.image_column])
+    except Exception as error:
+        raise ValueError(
+            f"dataset_name: column {config.image_column!r} of {name} holds no images ({error}); pass --image_column"
+        ) from error
     for i, value in enumerate(loaded[config.caption_column]):
         captions = as_captions(value)
         if captions:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
+from safetensors import SafetensorError, safe_open
 
 from lcm.families.base import Family, ImageSize
 from lcm.families.sd import StableDiffusion
@@ -34,6 +35,8 @@ def check_local_teacher(folder: Path) -> None:
         components = json.loads(index.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"pretrained_teacher_model: {index} is not valid JSON ({error}); restore the file") from error
+    if not isinstance(components, dict):
+        raise ValueError(f"pretrained_teacher_model: {index} must hold a JSON object; restore the file")
     check_class(components.get("_class_name"), str(folder))
     declared = {name for name, value in components.items() if isinstance(value, list) and value[0] is not None}
     for name in sorted(declared.union(REQUIRED) - {"safety_checker", "feature_extractor", "image_encoder"}):
@@ -49,6 +52,32 @@ def check_class(class_name: Any, where: str) -> None:
         raise ValueError(
             f"pretrained_teacher_model: {where} is a {class_name}; this toolkit distils {' and '.join(FAMILIES)} checkpoints"
         )
+
+
+def check_complete(pipe: Any, path: str, replaced: set[str]) -> None:
+    """Raises ValueError where weights or a vocabulary are missing, which the libraries pass over with random values.
+
+    `replaced` components come from elsewhere.
+    """
+    for name, component in pipe.components.items():
+        if isinstance(component, torch.nn.Module) and name not in replaced:
+            if any(p.is_meta for p in component.parameters()):
+                raise ValueError(f"pretrained_teacher_model: the weight file of {name} in {path} lacks tensors; download it again")
+            files = list(Path(path, name).glob("*.safetensors"))
+            if len(files) == 1 and count_tensors(files[0]) < len(component.state_dict()):
+                raise ValueError(f"pretrained_teacher_model: {files[0]} lacks tensors; download it again")
+    for number in ("", "_2"):
+        tokenizer, encoder = (getattr(pipe, f"{part}{number}", None) for part in ("tokenizer", "text_encoder"))
+        if tokenizer is not None and encoder is not None and len(tokenizer) < 0.9 * encoder.config.vocab_size:
+            raise ValueError(
+                f"pretrained_teacher_model: tokenizer{number} of {path} knows {len(tokenizer)} of the "
+                f"{encoder.config.vocab_size} words of its text encoder; its vocabulary file is missing, download it again"
+            )
+
+
+def count_tensors(path: Path) -> int:
+    with safe_open(path, framework="pt") as file:
+        return len(file.keys())
 
 
 def load_family(
@@ -68,14 +97,18 @@ def load_family(
         check_local_teacher(Path(path))
     elif Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise FileNotFoundError(f"pretrained_teacher_model: {path} is not a folder; pass a diffusers pipeline folder or a hub id")
-    vae = {"vae": AutoencoderKL.from_pretrained(vae_path, torch_dtype=dtype, use_safetensors=True)} if vae_path else {}
+    try:
+        vae = {"vae": AutoencoderKL.from_pretrained(vae_path, torch_dtype=dtype, use_safetensors=True)} if vae_path else {}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise FileNotFoundError(f"pretrained_vae_model_name_or_path: {vae_path} could not be loaded: {error}") from error
     try:
         pipe = DiffusionPipeline.from_pretrained(
             path, dtype=dtype, revision=revision, variant=variant, use_safetensors=True, safety_checker=None, **vae
         )
-    except OSError as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise FileNotFoundError(f"pretrained_teacher_model: {path} could not be loaded: {error}") from error
     check_class(type(pipe).__name__, path)
+    check_complete(pipe, path, replaced={"vae"} if vae_path else set())
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
         raise ValueError(
             f"pretrained_teacher_model: the U-Net of {path} takes {pipe.unet.config.in_channels} channels, its VAE gives "
