@@ -11,12 +11,16 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs training, or one step with --dry_run. Returns the exit status: 0, or 2 after a mistake of the user."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read on import; what matters is said below
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    import diffusers
+    import transformers
+
     from lcm.adapters import ExportError
     from lcm.config import error_exit, parse_config
     from lcm.trainer import Trainer
@@ -25,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", stream=sys.stderr, force=True)
     try:
         config = parse_config(argv)
+        if Path(str(config.pretrained_teacher_model)).is_dir():  # bars are for downloads
+            diffusers.utils.logging.disable_progress_bar()
+            transformers.utils.logging.disable_progress_bar()
         trainer = Trainer(config)
         trainer.dry_run() if config.dry_run else trainer.fit()
     except (ValueError, OSError, FloatingPointError, ExportError) as error:

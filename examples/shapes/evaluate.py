@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
@@ -27,6 +29,9 @@ TEACHER_STEPS = 40
 
 
 def load_pipe(teacher: Path) -> Any:
+    """The stock pipeline in float32, without progress bars."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     pipe = StableDiffusionPipeline.from_pretrained(teacher, dtype=torch.float32, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
     return pipe
