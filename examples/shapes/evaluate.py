@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 import transformers
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import lcm
@@ -65,6 +67,18 @@ def generate(
     return torch.cat(parts)
 
 
+def teacher_endpoints(teacher: Path, num_images: int, guidance_scale: float, cache_dir: Path = Path("out/endpoints")) -> Tensor:
+    """What the teacher draws in 40 steps for `prompts_and_seeds`, [N, 4, 8, 8]; minutes of work, so it is kept on disk."""
+    pipe = load_pipe(teacher)
+    weights = sha256((teacher / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()[:12]
+    path = cache_dir / f"{weights}-{num_images}-{guidance_scale:g}.safetensors"
+    if not path.exists():
+        latents = generate(pipe, *prompts_and_seeds(num_images), TEACHER_STEPS, guidance_scale)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        save_file({"latents": latents}, path)
+    return load_file(path)["latents"]
+
+
 @torch.no_grad()
 def decode(pipe: Any, latents: Tensor, batch_size: int = 96) -> list[Image.Image]:
     """Latents at unit scale -> pictures."""
@@ -96,10 +110,16 @@ def score(pipe: Any, judge: Judge, num_images: int, num_steps: int, guidance_sca
     """One row of a table and the latents behind it."""
     prompts, seeds = prompts_and_seeds(num_images)
     latents = generate(pipe, prompts, seeds, num_steps, guidance_scale)
-    correct = judge.correct(decode(pipe, latents), prompts)
+    return judged(pipe, judge, latents, num_steps, guidance_scale), latents
+
+
+def judged(pipe: Any, judge: Judge, latents: Tensor, num_steps: int, guidance_scale: float) -> dict[str, Any]:
+    """The row of a table for latents of `prompts_and_seeds`."""
+    num_images = len(latents)
+    correct = judge.correct(decode(pipe, latents), prompts_and_seeds(num_images)[0])
     accuracy = float(correct.all(axis=1).mean())
     shape, color, background = np.round(correct.mean(axis=0), 4).tolist()
-    row = {
+    return {
         "steps": num_steps,
         "guidance_scale": guidance_scale,
         "images": num_images,
@@ -109,7 +129,6 @@ def score(pipe: Any, judge: Judge, num_images: int, num_steps: int, guidance_sca
         "color": color,
         "background": background,
     }
-    return row, latents
 
 
 def main() -> None:
@@ -125,8 +144,7 @@ def main() -> None:
     reference = other = None
     if args.adapter:
         trained = lcm.read_recipe(args.adapter).trained_guidance_scale[0]
-        prompts, seeds = prompts_and_seeds(args.num_images)
-        reference = generate(pipe, prompts, seeds, TEACHER_STEPS, trained)
+        reference = teacher_endpoints(args.teacher, args.num_images, trained)
         other = other_seeds(reference)
         lcm.attach(pipe, args.adapter)
     rows = []

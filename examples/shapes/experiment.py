@@ -14,7 +14,7 @@ from typing import Any
 
 import lcm
 from examples.shapes.demo import HERE, TEACHER, distil
-from examples.shapes.evaluate import TEACHER_STEPS, endpoint_nmse, generate, load_pipe, other_seeds, prompts_and_seeds, score
+from examples.shapes.evaluate import endpoint_nmse, load_pipe, other_seeds, score, teacher_endpoints
 from examples.shapes.judge import Judge
 from examples.shapes.render import write_dataset
 
@@ -32,8 +32,7 @@ def minutes_of_training(run: Path) -> float:
 def evaluate(adapter: Path, num_images: int) -> list[dict[str, Any]]:
     """Accuracy at 1, 2, 4 and 8 steps; for 1 step also the distance to the teacher's picture of the same seed."""
     judge, pipe = Judge.load(), load_pipe(TEACHER)
-    prompts, seeds = prompts_and_seeds(num_images)
-    reference = generate(pipe, prompts, seeds, TEACHER_STEPS, lcm.read_recipe(adapter).trained_guidance_scale[0])
+    reference = teacher_endpoints(TEACHER, num_images, lcm.read_recipe(adapter).trained_guidance_scale[0])
     lcm.attach(pipe, adapter)
     rows = []
     for num_steps in NUM_STEPS:
@@ -62,6 +61,8 @@ def main() -> None:
         if not (run / "scores.json").exists():
             scores = {"seed": seed, "minutes": round(minutes_of_training(run), 1), "rows": evaluate(run, args.num_images)}
             (run / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    found = [json.loads(path.read_text()) for path in sorted(args.output_dir.glob("seed-*/scores.json"))]
+    (args.output_dir / "scores.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
