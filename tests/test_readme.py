@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from examples.shapes.tables import filled
 from lcm.config import DROPPED_FLAGS, FREE_TO_CHANGE, TrainConfig, parse_config, read_yaml
 from tests.conftest import ROOT
 
@@ -57,6 +58,9 @@ def test_flags_and_links_in_the_documents_exist(document: str) -> None:
     own = {"config", "help"} | set(DROPPED_FLAGS)
     of_others = {"num_processes", "multi_gpu", "cpu"}
     of_examples = {
+        "refine",
+        "seeds",
+        "teachers",
         "teacher",
         "adapter",
         "num_steps",
@@ -89,3 +93,8 @@ def test_every_flag_has_help_and_the_guide_names_the_defaults() -> None:
     guide = (ROOT / "docs" / "training.md").read_text()
     for name in ("guidance_scale", "num_ddim_timesteps", "lora_rank", "train_batch_size", "checkpointing_steps"):
         assert re.search(rf"`--{name}`.*\| {TrainConfig.__dataclass_fields__[name].default}[ ,|]", guide), name
+
+
+def test_tables_are_what_the_raw_results_say() -> None:
+    text = (ROOT / "examples" / "shapes" / "README.md").read_text()
+    assert filled(text) == text
