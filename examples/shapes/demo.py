@@ -17,12 +17,11 @@ from typing import Any
 import lcm
 from examples.shapes.evaluate import TEACHER_STEPS, decode, load_pipe, score
 from examples.shapes.judge import Judge
-from examples.shapes.pictures import labelled_rows
+from examples.shapes.pictures import labelled_rows, spread
 from examples.shapes.render import write_dataset
 
 HERE = Path(__file__).parent
 TEACHER = HERE / "teacher"
-COLUMNS = 10  # pictures shown in a row
 
 
 def distil(config: Path, data: Path, output_dir: Path, *flags: str) -> float:
@@ -47,7 +46,7 @@ def compare(output_dir: Path, num_images: int) -> list[dict[str, Any]]:
         start = time.perf_counter()
         row, latents = score(pipe, judge, num_images, steps, guidance)
         rows.append({"who": who, **row, "seconds": round(time.perf_counter() - start, 1)})
-        shown = latents[:: len(latents) // COLUMNS][:COLUMNS]
+        shown = latents[list(spread(len(latents)))]
         label = f"{who}\n{steps} step{'s' if steps > 1 else ''}: {100 * row['all_right']:.0f} % right"
         pictures.append((label, decode(pipe, shown)))
     labelled_rows(pictures).save(output_dir / "demo.png")

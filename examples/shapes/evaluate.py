@@ -31,7 +31,8 @@ TEACHER_STEPS = 40
 
 
 def load_pipe(teacher: Path) -> Any:
-    """The stock pipeline in float32, without progress bars."""
+    """The stock pipeline in float32, without progress bars and hints."""
+    diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     pipe = StableDiffusionPipeline.from_pretrained(teacher, dtype=torch.float32, safety_checker=None)

@@ -10,6 +10,12 @@ SCALE = 2  # 64-pixel pictures are shown at 128
 LABEL_WIDTH = 190
 
 
+def spread(count: int, columns: int = 10) -> range:
+    """Indices of `columns` captions or pictures out of `count`; the odd stride walks through shapes, colours and backgrounds."""
+    stride = (count // columns - 1) | 1
+    return range(0, stride * columns, stride)
+
+
 def labelled_rows(rows: Sequence[tuple[str, Sequence[Image.Image]]], gap: int = 4) -> Image.Image:
     """One row per (label, pictures), all pictures 64 x 64; "\\n" in a label starts a new line."""
     cell = rows[0][1][0].width * SCALE + gap

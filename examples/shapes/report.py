@@ -16,7 +16,7 @@ from PIL import Image
 
 from examples.shapes.evaluate import TEACHER_STEPS, decode, generate, interval, judged, load_pipe, score, teacher_endpoints
 from examples.shapes.judge import Judge
-from examples.shapes.pictures import labelled_rows
+from examples.shapes.pictures import labelled_rows, spread
 from examples.shapes.render import CAPTIONS, render, sample_dataset
 from examples.shapes.train_vae import to_pixels
 
@@ -24,7 +24,6 @@ HERE = Path(__file__).parent
 TEACHERS = {"epsilon": HERE / "teacher", "v_prediction": HERE / "teacher_v"}
 GUIDANCE_SCALES = (3.0, 5.0)
 HELD_OUT_SEED = 20_000  # no training used it
-COLUMNS = 10
 
 
 def share(correct: np.ndarray) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def measure_teacher(name: str, judge: Judge, num_images: int) -> dict[str, Any]:
 
 def draw(results: dict[str, Any], path: Path) -> None:
     scenes = sample_dataset(len(CAPTIONS), HELD_OUT_SEED)
-    shown = range(0, len(CAPTIONS), len(CAPTIONS) // COLUMNS + 1)
+    shown = spread(len(CAPTIONS))
     renders = np.stack([render(scenes[i]) for i in shown])
     rows = [
         ("renders", [Image.fromarray(image) for image in renders]),
