@@ -132,30 +132,47 @@ def judged(pipe: Any, judge: Judge, latents: Tensor, num_steps: int, guidance_sc
     }
 
 
+def score_adapter(teacher: Path, adapter: Path, num_images: int, num_steps: Sequence[int]) -> list[dict[str, Any]]:
+    """Accuracy at every number of steps; for 1 step also the distance to the teacher's picture of the same seed."""
+    judge, pipe = Judge.load(), load_pipe(teacher)
+    reference = teacher_endpoints(teacher, num_images, lcm.read_recipe(adapter).trained_guidance_scale[0])
+    lcm.attach(pipe, adapter)
+    rows = []
+    for n in num_steps:
+        row, latents = score(pipe, judge, num_images, n, 1.0)
+        if n == 1:  # with more steps the student draws noise of its own, and seeds no longer correspond
+            row["endpoint_nmse"] = round(endpoint_nmse(latents, reference, other_seeds(reference)), 4)
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
+
+
+def score_teacher(
+    teacher: Path, num_images: int, num_steps: Sequence[int], guidance_scales: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Accuracy of the teacher itself at every guidance and number of steps."""
+    judge, pipe = Judge.load(), load_pipe(teacher)
+    rows = []
+    for guidance_scale in guidance_scales:
+        for n in num_steps:
+            rows.append(score(pipe, judge, num_images, n, guidance_scale)[0])
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--adapter", type=Path, help="output folder or file of a run; without it the teacher itself is scored")
     parser.add_argument("--num_steps", type=int, nargs="+", default=[TEACHER_STEPS])
-    parser.add_argument("--guidance_scales", type=float, nargs="+", help="default: 1 with an adapter, 5 without")
+    parser.add_argument("--guidance_scales", type=float, nargs="+", default=[5.0], help="of the teacher; adapters play at 1")
     parser.add_argument("--num_images", type=int, default=1536)
     parser.add_argument("--output", type=Path, help="JSON file for the rows")
     args = parser.parse_args()
-    judge, pipe = Judge.load(), load_pipe(args.teacher)
-    reference = other = None
     if args.adapter:
-        trained = lcm.read_recipe(args.adapter).trained_guidance_scale[0]
-        reference = teacher_endpoints(args.teacher, args.num_images, trained)
-        other = other_seeds(reference)
-        lcm.attach(pipe, args.adapter)
-    rows = []
-    for guidance_scale in args.guidance_scales or [1.0 if args.adapter else 5.0]:
-        for num_steps in args.num_steps:
-            row, latents = score(pipe, judge, args.num_images, num_steps, guidance_scale)
-            if reference is not None and other is not None and num_steps == 1:  # more steps draw noise of their own
-                row["endpoint_nmse"] = round(endpoint_nmse(latents, reference, other), 4)
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+        rows = score_adapter(args.teacher, args.adapter, args.num_images, args.num_steps)
+    else:
+        rows = score_teacher(args.teacher, args.num_images, args.num_steps, args.guidance_scales)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(rows, indent=1) + "\n")

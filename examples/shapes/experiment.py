@@ -10,12 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
-import lcm
 from examples.shapes.demo import HERE, TEACHER, distil
-from examples.shapes.evaluate import endpoint_nmse, load_pipe, other_seeds, score, teacher_endpoints
-from examples.shapes.judge import Judge
+from examples.shapes.evaluate import score_adapter
 from examples.shapes.render import write_dataset
 
 NUM_STEPS = (1, 2, 4, 8)
@@ -27,21 +24,6 @@ def minutes_of_training(run: Path) -> float:
     steps = [line["step"] for line in lines]
     lengths = [b - a for a, b in zip([0, *steps], steps, strict=False)]
     return sum(line["seconds_per_step"] * length for line, length in zip(lines, lengths, strict=True)) / 60
-
-
-def evaluate(adapter: Path, num_images: int) -> list[dict[str, Any]]:
-    """Accuracy at 1, 2, 4 and 8 steps; for 1 step also the distance to the teacher's picture of the same seed."""
-    judge, pipe = Judge.load(), load_pipe(TEACHER)
-    reference = teacher_endpoints(TEACHER, num_images, lcm.read_recipe(adapter).trained_guidance_scale[0])
-    lcm.attach(pipe, adapter)
-    rows = []
-    for num_steps in NUM_STEPS:
-        row, latents = score(pipe, judge, num_images, num_steps, 1.0)
-        if num_steps == 1:  # with more steps the student draws noise of its own, and seeds no longer correspond
-            row["endpoint_nmse"] = round(endpoint_nmse(latents, reference, other_seeds(reference)), 4)
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-    return rows
 
 
 def main() -> None:
@@ -59,7 +41,11 @@ def main() -> None:
         if not (run / "README.md").exists():
             distil(args.config, data, run, "--seed", str(seed), "--resume_from_checkpoint", "latest")
         if not (run / "scores.json").exists():
-            scores = {"seed": seed, "minutes": round(minutes_of_training(run), 1), "rows": evaluate(run, args.num_images)}
+            scores = {
+                "seed": seed,
+                "minutes": round(minutes_of_training(run), 1),
+                "rows": score_adapter(TEACHER, run, args.num_images, NUM_STEPS),
+            }
             (run / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     found = [json.loads(path.read_text()) for path in sorted(args.output_dir.glob("seed-*/scores.json"))]
     (args.output_dir / "scores.json").write_text(json.dumps(found, indent=1) + "\n")

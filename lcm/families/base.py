@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ class ImageSize:
     resolution: int
 
 
-class Family:
+class Family(ABC):
     """A loaded teacher. Holds a stock diffusers pipeline and asks it, so that training conditions as inference does."""
 
     name: ClassVar[str]
@@ -63,13 +64,13 @@ class Family:
         posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
         return (posterior.mean.float() + posterior.std.float() * noise) * vae.config.scaling_factor
 
+    @abstractmethod
     def encode_prompts(self, prompts: Sequence[str], sizes: Sequence[ImageSize]) -> Conditioning:
         """One row per prompt."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unconditional(self, like: Conditioning) -> Conditioning:
         """The other half of classifier-free guidance, as many rows as `like`."""
-        raise NotImplementedError
 
     def few_step_pipe(self, unet: Any, scheduler: Any) -> Any:
         """The stock pipeline around another U-Net and scheduler; everything else is shared."""
