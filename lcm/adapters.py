@@ -126,6 +126,12 @@ def read_header(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
+def tensor_names(path: Path) -> list[str]:
+    """The tensors in a safetensors file."""
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
 def stored_dtype(path: Path) -> torch.dtype:
     """The precision of an adapter file's matrices."""
     with safe_open(path, framework="pt") as file:
@@ -173,16 +179,15 @@ class ExportError(RuntimeError):
 
 
 @contextmanager
-def rounded(unet: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """The adapter as the file holds it, inside the block."""
-    parameters = lora_parameters(unet)
-    exact = [p.data for p in parameters]
+def swapped(parameters: list[nn.Parameter], values: list[Tensor]) -> Iterator[None]:
+    """Other values stand in the network inside the block; pointers are exchanged, nothing is copied."""
+    live = [p.data for p in parameters]
     try:
-        for p in parameters:
-            p.data = p.data.to(dtype).to(p.dtype)
+        for p, value in zip(parameters, values, strict=True):
+            p.data = value
         yield
     finally:
-        for p, data in zip(parameters, exact, strict=True):
+        for p, data in zip(parameters, live, strict=True):
             p.data = data
 
 
@@ -208,8 +213,8 @@ def verify_export(unet: Any, path: Path, pipeline_class: Any) -> Any:
             there = getattr(loaded[name], part)["default"].weight.float()
             if not torch.allclose(here, there, rtol=1e-2, atol=1e-6):
                 raise ExportError(f"{path}: {part} of layer {name} differs after reloading")
-    inputs = probe(unet)
-    with rounded(unet, stored_dtype(path)):
+    inputs, parameters, dtype = probe(unet), lora_parameters(unet), stored_dtype(path)
+    with swapped(parameters, [p.data.to(dtype).to(p.dtype) for p in parameters]):
         student, reloaded = unet(**inputs).sample.float(), fresh(**inputs).sample.float()
     tolerance = 1e-4 if inputs["sample"].dtype == torch.float32 else 5e-2  # a low-precision base rounds on its own
     error = (student - reloaded).abs().max().item() / max(student.abs().max().item(), 1e-12)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -265,5 +265,5 @@ def parse_config(argv: Sequence[str] | None = None) -> TrainConfig:
 
 def error_exit(error: Exception) -> int:
     """Prints a user's mistake as one line; the exit status."""
-    argparse.ArgumentParser(prog="train_lcm_lora.py", add_help=False)._print_message(f"error: {error}\n")
+    print(f"error: {error}", file=sys.stderr)
     return 2

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lcm.adapters import lora_parameters
+from lcm.adapters import lora_parameters, swapped
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,9 @@ class LoraEma:
         """theta^- <- decay theta^- + (1 - decay) theta."""
         torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1.0 - self.decay)
 
-    @contextmanager
-    def swapped_in(self) -> Iterator[None]:
-        """The averages stand in the network inside the block; pointers are exchanged, nothing is copied."""
-        live = [p.data for p in self.parameters]
-        try:
-            for p, average in zip(self.parameters, self.averages, strict=True):
-                p.data = average
-            yield
-        finally:
-            for p, data in zip(self.parameters, live, strict=True):
-                p.data = data
+    def swapped_in(self) -> AbstractContextManager[None]:
+        """The averages stand in the network inside the block."""
+        return swapped(self.parameters, self.averages)
 
 
 class Networks:

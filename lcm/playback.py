@@ -8,9 +8,8 @@ from typing import Any
 
 import diffusers
 from huggingface_hub import hf_hub_download
-from safetensors import safe_open
 
-from lcm.adapters import WEIGHTS_NAME, lora_modules, read_header
+from lcm.adapters import WEIGHTS_NAME, lora_modules, read_header, tensor_names
 from lcm.recipe import RECIPE_KEY, Recipe
 
 
@@ -116,8 +115,3 @@ def attach(
     activate_beside(pipe.unet, adapter_name, weight, before)
     pipe.scheduler = scheduler
     return recipe
-
-
-def tensor_names(path: Path) -> list[str]:
-    with safe_open(path, framework="pt") as file:
-        return list(file.keys())

@@ -62,6 +62,8 @@ class Trainer:
         self.process = (self.accelerator.process_index, self.accelerator.num_processes)
         resume = open_output(config)
         self.records = load_records(config)
+        # samples of one update over all processes
+        self.samples_per_step = config.train_batch_size * config.gradient_accumulation_steps * self.process[1]
         self.config = config = self._with_steps(config)
         self.data_fingerprint = fingerprint(self.records)
         self.family = load_family(
@@ -101,17 +103,11 @@ class Trainer:
             self._restore(resume)
         self._check_agreement()
 
-    @property
-    def samples_per_step(self) -> int:
-        """Samples of one update over all processes."""
-        return self.config.train_batch_size * self.config.gradient_accumulation_steps * self.process[1]
-
     def _with_steps(self, config: TrainConfig) -> TrainConfig:
         """The configuration with its epochs, if any, counted in updates."""
         if config.num_train_epochs is None:
             return config
-        per_step = config.train_batch_size * config.gradient_accumulation_steps * self.process[1]
-        steps = math.ceil(config.num_train_epochs * len(self.records) / per_step)
+        steps = math.ceil(config.num_train_epochs * len(self.records) / self.samples_per_step)
         return dataclasses.replace(config, max_train_steps=steps, num_train_epochs=None)
 
     def _check_agreement(self) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from lcm.adapters import tensor_names
 from lcm.families.base import Family, ImageSize
 from lcm.families.sd import StableDiffusion
 from lcm.families.sdxl import StableDiffusionXL
@@ -64,7 +65,7 @@ def check_complete(pipe: Any, path: str, replaced: set[str]) -> None:
             if any(p.is_meta for p in component.parameters()):
                 raise ValueError(f"pretrained_teacher_model: the weight file of {name} in {path} lacks tensors; download it again")
             files = list(Path(path, name).glob("*.safetensors"))
-            if len(files) == 1 and count_tensors(files[0]) < len(component.state_dict()):
+            if len(files) == 1 and len(tensor_names(files[0])) < len(component.state_dict()):
                 raise ValueError(f"pretrained_teacher_model: {files[0]} lacks tensors; download it again")
     for number in ("", "_2"):
         tokenizer, encoder = (getattr(pipe, f"{part}{number}", None) for part in ("tokenizer", "text_encoder"))
@@ -73,11 +74,6 @@ def check_complete(pipe: Any, path: str, replaced: set[str]) -> None:
                 f"pretrained_teacher_model: tokenizer{number} of {path} knows {len(tokenizer)} of the "
                 f"{encoder.config.vocab_size} words of its text encoder; its vocabulary file is missing, download it again"
             )
-
-
-def count_tensors(path: Path) -> int:
-    with safe_open(path, framework="pt") as file:
-        return len(file.keys())
 
 
 def load_family(
