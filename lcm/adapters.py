@@ -29,7 +29,11 @@ KOHYA_PARTS = {"lora_A": "lora_down", "lora_B": "lora_up"}
 
 
 def add_lora(
-    unet: Any, rank: int, alpha: float | None = None, targets: tuple[str, ...] | list[str] = LORA_TARGETS
+    unet: Any,
+    rank: int,
+    alpha: float | None = None,
+    targets: tuple[str, ...] | list[str] = LORA_TARGETS,
+    dropout: float = 0.0,
 ) -> list[nn.Parameter]:
     """Freezes `unet`, adds one adapter in float32 and returns its parameters. B starts at zero: no effect yet.
 
@@ -45,7 +49,9 @@ def add_lora(
         if not any(name == target or name.endswith(f".{target}") for name in names):
             raise ValueError(f"lora_target_modules: no linear or conv layer of the U-Net is named {target!r}")
     unet.requires_grad_(False)
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets)))
+    unet.add_adapter(
+        LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets), lora_dropout=dropout)
+    )
     parameters = lora_parameters(unet)
     for parameter in parameters:
         parameter.data = parameter.data.float()

@@ -9,14 +9,17 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from diffusers.optimization import SchedulerType
 from transformers import HfArgumentParser
 
 from lcm.adapters import LORA_TARGETS
 from lcm.data.sources import DataConfig
-from lcm.objectives import OBJECTIVES, ObjectiveConfig
-from lcm.registry import closest, lookup
+from lcm.losses import Loss, l2
+from lcm.objectives import Method, ObjectiveConfig, resolve
+from lcm.registry import closest
+from lcm.schedule import NoiseSchedule
 
 DROPPED_FLAGS = {
     "w_min": "guidance_scale_min, which is w_min + 1",
@@ -49,6 +52,8 @@ FREE_TO_CHANGE = frozenset(
         "cache_dir",
         "train_data_dir",
         "dataset_name",
+        "prompts_file",
+        "trajectory_dir",
     ]
 )
 """Fields that a resumed run may change: they do not touch the path of training. Of batch size and accumulation the product
@@ -56,7 +61,6 @@ with the number of processes counts, and that is compared on its own."""
 
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
-    "target": ("online", "ema"),
     "mixed_precision": ("no", "fp16", "bf16"),
     "lr_scheduler": tuple(s.value for s in SchedulerType if s.value != "piecewise_constant"),
     "report_to": (None, "tensorboard"),
@@ -68,13 +72,18 @@ MAY_BE_ZERO = (
     "validation_seed",
     "adam_weight_decay",
     "proportion_empty_prompts",
+    "lora_dropout",
+    "landing_jitter",
+    "eta",
+    "tangent_warmup",
 )
-BELOW_ONE = ("ema_decay", "adam_beta1", "adam_beta2")
+MAY_BE_EMPTY = ("validation_prompts", "landing_steps")
+BELOW_ONE = ("ema_decay", "export_ema_decay", "adam_beta1", "adam_beta2", "lora_dropout")
 
 
 def check_range(name: str, value: object) -> None:
-    """Numbers are finite and positive unless listed above, lists are not empty (no prompts means captions are used)."""
-    if isinstance(value, list) and not value and name != "validation_prompts":
+    """Numbers are finite and positive unless listed above, lists are not empty unless that has a meaning."""
+    if isinstance(value, list) and not value and name not in MAY_BE_EMPTY:
         raise ValueError(f"{name} must not be empty; leave it out for its default")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
@@ -112,8 +121,20 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     lora_target_modules: list[str] = field(
         default_factory=lambda: list(LORA_TARGETS), metadata={"help": "name endings of the adapted layers"}
     )
-    target: str = field(default="online", metadata={"help": "the target network: online (the student itself) or ema (its average)"})
-    ema_decay: float = field(default=0.95, metadata={"help": "decay of the ema target per update"})
+    lora_dropout: float = field(default=0.0, metadata={"help": "dropout inside the adapter, the same mask for student and target"})
+    full_finetune: bool = field(
+        default=False, metadata={"help": "train the whole U-Net instead of an adapter; output_dir/unet is then the result"}
+    )
+    w_embedding: bool = field(
+        default=False,
+        metadata={"help": "with full_finetune: tell the U-Net the guidance scale, as LatentConsistencyModelPipeline does"},
+    )
+    init_adapter: str | None = field(
+        default=None, metadata={"help": "start from this adapter (file, output folder or hub id) instead of from nothing"}
+    )
+    export_ema_decay: float | None = field(
+        default=None, metadata={"help": "give away an average of the trained weights with this decay per update"}
+    )
 
     output_dir: str = field(default="lcm-lora", metadata={"help": "where everything is written"})
     seed: int = field(default=0, metadata={"help": "all random numbers of the run follow from it"})
@@ -162,19 +183,68 @@ class TrainConfig(ObjectiveConfig, DataConfig):
         """Raises ValueError that names the flag and the fix."""
         if not self.pretrained_teacher_model:
             raise ValueError("--pretrained_teacher_model is missing; pass a diffusers folder or a hub id")
-        lookup(OBJECTIVES, self.objective, "objective")
+        method = resolve(self)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {getattr(self, name)!r}")
         for f in fields(self):
             if getattr(self, f.name) is not None:
                 check_range(f.name, getattr(self, f.name))
-        self.check_objective()
         self.check_data()
+        self._check_method(method)
         if self.lr_scheduler == "constant" and self.lr_warmup_steps:
             raise ValueError("lr_warmup_steps has no effect with lr_scheduler constant; use constant_with_warmup")
-        if not all(1 <= n <= self.num_ddim_timesteps for n in self.validation_num_steps):
-            raise ValueError(f"validation_num_steps must lie in 1..num_ddim_timesteps ({self.num_ddim_timesteps})")
+        most = self.num_ddim_timesteps or 1000
+        if not all(1 <= n <= most for n in self.validation_num_steps):
+            raise ValueError(f"validation_num_steps must lie in 1..{most}, the solver steps of training")
+
+    def _check_method(self, method: Method) -> None:
+        """Raises ValueError where the method, the data and the network do not go together."""
+        # every Stable Diffusion has 1000 timesteps: a composition that cannot work is refused before anything is loaded
+        method.build(self, NoiseSchedule.from_alphas_cumprod(torch.linspace(0.999, 0.005, 1000), "epsilon"), loss=self.probe_loss)
+        if self.loss_type == "lpips" and not method.lands_clean:
+            raise ValueError(f"loss_type lpips compares pictures, and objective {self.objective} lands on noisy latents; use huber")
+        if method.from_trajectories and self.prompts_file is None:
+            raise ValueError(
+                f"objective {self.objective} learns from the teacher's own trajectories; pass --prompts_file instead of images"
+            )
+        if self.prompts_file is not None and self.guidance_scale is None:
+            raise ValueError(
+                f"objective {self.objective} has no teacher to draw trajectories with; pass images, or choose another objective"
+            )
+        if self.preserve_cfg and self.prompts_file is not None:
+            raise ValueError("preserve_cfg needs empty prompts, and a trajectory belongs to its own prompt; pass images instead")
+        if self.preserve_cfg and self.proportion_empty_prompts == 0:
+            raise ValueError("preserve_cfg needs empty prompts to learn from; pass --proportion_empty_prompts 0.1")
+        if self.w_embedding and not self.full_finetune:
+            raise ValueError("w_embedding adds a layer to the U-Net, which an adapter cannot carry; pass --full_finetune too")
+        if self.w_embedding and (method.from_trajectories or self.guidance_scale is None):
+            raise ValueError(f"w_embedding: objective {self.objective} does not know the guidance of a sample; use lcm or pcm")
+        if self.w_embedding and self.preserve_cfg:
+            raise ValueError("w_embedding tells the U-Net a guidance that preserve_cfg leaves to the pipeline; pass one of them")
+        if self.full_finetune and self.tangent_mode == "jvp" and self.mixed_precision != "no":
+            raise ValueError("tangent_mode jvp cannot differentiate through autocast; use fd, or --mixed_precision no")
+        if self.full_finetune:
+            own = {
+                "lora_rank": 64,
+                "lora_alpha": None,
+                "lora_target_modules": list(LORA_TARGETS),
+                "lora_dropout": 0.0,
+                "init_adapter": None,
+            }
+            for name, default in own.items():
+                if getattr(self, name) != default:
+                    raise ValueError(f"{name} has no effect with full_finetune; leave it out")
+
+    @property
+    def uses_progress(self) -> bool:
+        """Whether the objective changes over the run."""
+        return bool(self.tangent_warmup) or self.discretization in ("refined", "ect") or bool(self.segments)
+
+    @property
+    def probe_loss(self) -> Loss | None:
+        """Stands for the one loss that needs a loaded model."""
+        return l2 if self.loss_type == "lpips" else None
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(asdict(self), sort_keys=True, allow_unicode=True)
@@ -182,7 +252,8 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Fields that shape the training and differ from an earlier configuration: "name: theirs -> ours"."""
         free = set(FREE_TO_CHANGE)
-        if self.lr_scheduler.startswith("constant"):  # only then does the length not shape the steps already made
+        # only where nothing follows the run's progress does its length not shape the steps already made
+        if self.lr_scheduler.startswith("constant") and not self.uses_progress:
             free |= {"max_train_steps", "num_train_epochs"}
         return [
             f"{name}: {other.get(name)} -> {value}"
@@ -226,7 +297,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"--config: {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"--config: {path} must hold `name: value` lines")
-    lists = {f.name: int if str(f.type) == "list[int]" else str for f in fields(TrainConfig) if str(f.type).startswith("list")}
+    kinds = {"list[int]": int, "list[float]": float, "list[str]": str}
+    types = {f.name: str(f.type).removesuffix(" | None") for f in fields(TrainConfig)}
+    lists = {name: kinds[text] for name, text in types.items() if text in kinds}
     defaults: dict[str, Any] = {}
     for key, value in content.items():
         name = spellings().get(str(key).replace("-", "_"))

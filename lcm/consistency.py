@@ -28,15 +28,18 @@ def land(
     t: Tensor,
     s: Tensor,
     *,
-    timestep_scaling: float = TIMESTEP_SCALING,
+    timestep_scaling: float | None = TIMESTEP_SCALING,
 ) -> Tensor:
     """f(x_t, t -> s): where a network that answers `output` at (x_t, t) sends x_t. float32, shaped like x_t.
 
     For s = CLEAN this is the LCM consistency function c_skip(t) x_t + c_out(t) x0 (LCM, Eq. 9). For any s it is the jump
     along the predicted trajectory with the same boundary impulse at t = s, so f(x_t, t -> t) = x_t for every output.
-    `t`, `s`: [B] int64 with s <= t.
+    With `timestep_scaling` None it is the jump alone, one DDIM step (PCM, TCD): samplers other than `LCMScheduler` know no
+    impulse, and the jump is the identity at t = s by itself. `t`, `s`: [B] int64 with s <= t.
     """
     jumped = schedule.jump(schedule.predict(output, x_t, t), s)
+    if timestep_scaling is None:
+        return torch.where((t == s).view(-1, 1, 1, 1), x_t.float(), jumped)
     c_skip, c_out = boundary_scalings(t.clamp(min=0) - s.clamp(min=0), timestep_scaling)
     # where, not a product: at a boundary a "sample" network has no finite eps, and 0 * inf is NaN
     return torch.where(c_out == 0, x_t.float(), c_skip * x_t.float() + c_out * jumped)

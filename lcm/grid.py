@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-
-class TimePair(NamedTuple):
-    """The noisier time t and the next solver time u < t, both [B] int64; u = CLEAN below the first grid point."""
-
-    t: Tensor
-    u: Tensor
 
 
 @dataclass(frozen=True)
@@ -40,11 +32,10 @@ class SolverGrid:
         """[num_steps] int64, ascending."""
         return torch.arange(1, self.num_steps + 1) * self.stride - 1
 
-    def pair(self, uniform: Tensor) -> TimePair:
-        """Turns uniform numbers [B] in [0, 1) into training pairs, every grid point equally likely."""
+    def at(self, uniform: Tensor) -> Tensor:
+        """Turns uniform numbers [B] in [0, 1) into grid points [B] int64, every one equally likely."""
         index = (uniform * self.num_steps).long().clamp(max=self.num_steps - 1)  # rounding to float32 may have made a 1.0
-        t = (index + 1) * self.stride - 1
-        return TimePair(t, t - self.stride)
+        return (index + 1) * self.stride - 1
 
     def few_step(self, num_inference_steps: int) -> Tensor:
         """The descending timesteps [num_inference_steps] that `LCMScheduler` visits with this grid.

@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Which guidance_scale the teacher gets: uniform in [low, high], or one value per phase, the noisiest first."""
+
+    low: float = 1.0
+    high: float = 1.0
+    per_phase: tuple[float, ...] = ()
+    num_train_timesteps: int = 1000
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the teacher is not guided at all, which saves half its cost."""
+        return set(self.per_phase or (self.low, self.high)) == {1.0}
+
+    def __call__(self, t: Tensor, uniform: Tensor) -> Tensor:
+        """[B] float32 for times [B] int64 and numbers [B] in [0, 1)."""
+        if not self.per_phase:
+            return self.low + (self.high - self.low) * uniform
+        phase = t * len(self.per_phase) // self.num_train_timesteps
+        return torch.tensor(self.per_phase[::-1], device=t.device)[phase]
 
 
 def guidance_scale_to_w(guidance_scale: Tensor) -> Tensor:

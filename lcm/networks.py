@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -10,22 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lcm.adapters import lora_parameters, swapped
+from lcm.adapters import swapped
+from lcm.guidance import guidance_scale_to_w
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a U-Net is told besides (x_t, t): [B, L, D] embeddings, and for SDXL pooled [B, P] and time_ids [B, 6]."""
+    """What a U-Net is told besides (x_t, t): [B, L, D] embeddings, and for SDXL pooled [B, P] and time_ids [B, 6].
+
+    `guidance_scale` [B] float32 is read by U-Nets with a w-embedding only.
+    """
 
     prompt_embeds: Tensor
     pooled_prompt_embeds: Tensor | None = None
     time_ids: Tensor | None = None
+    guidance_scale: Tensor | None = None
 
     def unet_kwargs(self) -> dict[str, Any]:
         kwargs: dict[str, Any] = {"encoder_hidden_states": self.prompt_embeds}
         if self.pooled_prompt_embeds is not None:
             kwargs["added_cond_kwargs"] = {"text_embeds": self.pooled_prompt_embeds, "time_ids": self.time_ids}
         return kwargs
+
+    def with_guidance_scale(self, guidance_scale: Tensor) -> Conditioning:
+        return dataclasses.replace(self, guidance_scale=guidance_scale)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Conditioning:
         return Conditioning(*(None if part is None else function(part) for part in self._parts()))  # type: ignore[arg-type]
@@ -35,8 +45,18 @@ class Conditioning:
         pairs = zip(self._parts(), other._parts(), strict=True)
         return Conditioning(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))  # type: ignore[arg-type]
 
+    def where(self, mask: Tensor, other: Conditioning) -> Conditioning:
+        """The rows of `other` where `mask` [B] is true."""
+
+        def choose(mine: Tensor | None, theirs: Tensor | None) -> Tensor | None:
+            if mine is None or theirs is None:
+                return mine
+            return torch.where(mask.view(-1, *[1] * (mine.dim() - 1)), theirs, mine)
+
+        return Conditioning(*map(choose, self._parts(), other._parts()))  # type: ignore[arg-type]
+
     def _parts(self) -> tuple[Tensor | None, ...]:
-        return self.prompt_embeds, self.pooled_prompt_embeds, self.time_ids
+        return self.prompt_embeds, self.pooled_prompt_embeds, self.time_ids, self.guidance_scale
 
 
 @contextmanager
@@ -49,8 +69,12 @@ def adapters_disabled(unet: Any) -> Iterator[None]:
         unet.enable_adapters()
 
 
-class LoraEma:
-    """Exponential moving average of the LoRA tensors: the target theta^- of CM and LCM. Constant decay, no hidden ramp."""
+class WeightEma:
+    """Exponential moving average of the trained tensors: the target theta^- of CM and LCM, or what is given away.
+
+    Constant decay, no hidden ramp. Of an adapter A and B are averaged on their own; their product then is not the average of
+    the products, which is why validation pictures are drawn from the averages themselves.
+    """
 
     def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
         self.decay = decay
@@ -67,11 +91,32 @@ class LoraEma:
         return swapped(self.parameters, self.averages)
 
 
+@contextmanager
+def drawing_from(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Random numbers inside the block follow from `seed` alone, and those outside do not notice. None: nothing is done."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def guidance_embedding(guidance_scale: Tensor, dim: int) -> Tensor:
+    """[B] -> [B, dim]: sines and cosines of 1000 w, w = guidance_scale - 1, as `LatentConsistencyModelPipeline` feeds them."""
+    half = dim // 2
+    frequencies = torch.exp(torch.arange(half, device=guidance_scale.device) * -(math.log(10000.0) / (half - 1)))
+    angles = 1000.0 * guidance_scale_to_w(guidance_scale.float())[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
 class Networks:
     """The three roles. Every call maps (x_t [B, C, H, W], t [B], Conditioning) to the raw float32 network output.
 
-    `unet` is the module with adapters, `prepared` the same behind DistributedDataParallel (or `unet` itself); only the
-    student goes through it. `ema` makes the target an average of the student instead of its present state.
+    `unet` is the trained module, `prepared` the same behind DistributedDataParallel (or `unet` itself); only the student goes
+    through it. The teacher is `unet` with its adapters off, or `teacher_unet` where the whole network is trained. `ema` makes
+    the target an average of the student instead of its present state. `dropout_seed`, set before every step, gives student
+    and target the same dropout masks.
     """
 
     def __init__(
@@ -79,37 +124,45 @@ class Networks:
         unet: Any,
         *,
         prepared: nn.Module | None = None,
-        ema: LoraEma | None = None,
+        teacher_unet: Any = None,
+        ema: WeightEma | None = None,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.unet = unet
         self.prepared: Any = prepared if prepared is not None else unet
+        self.teacher_unet = teacher_unet
         self.ema = ema
         self.autocast = autocast
+        self.dropout_seed: int | None = None
         self.dtype = next(p.dtype for name, p in unet.named_parameters() if "lora_" not in name)
 
     def student(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        return self._call(self.prepared, x_t, t, conditioning)
+        with drawing_from(self.dropout_seed, x_t.device):
+            return self._call(self.prepared, x_t, t, conditioning)
 
     @torch.no_grad()
     def teacher(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        if self.teacher_unet is not None:
+            return self._call(self.teacher_unet, x_t, t, dataclasses.replace(conditioning, guidance_scale=None))
         with adapters_disabled(self.unet):
             return self._call(self.unet, x_t, t, conditioning)
 
     @torch.no_grad()
     def target(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        if self.ema is None:
-            return self._call(self.unet, x_t, t, conditioning)
-        with self.ema.swapped_in():
+        with self.ema.swapped_in() if self.ema else nullcontext(), drawing_from(self.dropout_seed, x_t.device):
             return self._call(self.unet, x_t, t, conditioning)
 
     def _call(self, module: Any, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        kwargs = conditioning.map(lambda part: part.to(self.dtype)).unet_kwargs()
+        dtype = module.dtype if module is self.teacher_unet else self.dtype
+        kwargs = conditioning.map(lambda part: part.to(dtype)).unet_kwargs()
+        width = self.unet.config.time_cond_proj_dim
+        if width is not None and conditioning.guidance_scale is not None:
+            kwargs["timestep_cond"] = guidance_embedding(conditioning.guidance_scale, width).to(dtype)
         with self.autocast():
-            return module(x_t.to(self.dtype), t.clamp(min=0), **kwargs, return_dict=False)[0].float()
+            return module(x_t.to(dtype), t.clamp(min=0), **kwargs, return_dict=False)[0].float()
 
 
 def make_networks(unet: Any, *, ema_decay: float | None, **options: Any) -> Networks:
-    """Networks on a U-Net that has adapters; `ema_decay` None means the target is the online student."""
-    ema = None if ema_decay is None else LoraEma(lora_parameters(unet), ema_decay)
+    """Networks on a U-Net in training; `ema_decay` None means the target is the online student."""
+    ema = None if ema_decay is None else WeightEma([p for p in unet.parameters() if p.requires_grad], ema_decay)
     return Networks(unet, ema=ema, **options)

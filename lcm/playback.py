@@ -10,6 +10,7 @@ import diffusers
 from huggingface_hub import hf_hub_download
 
 from lcm.adapters import WEIGHTS_NAME, lora_modules, read_header, tensor_names
+from lcm.full import is_full, load_unet, read_full_recipe
 from lcm.recipe import RECIPE_KEY, Recipe
 
 
@@ -31,7 +32,9 @@ def locate(path: str | os.PathLike[str]) -> Path:
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """The recipe in an adapter's header. Raises ValueError for a file that was not written by this toolkit."""
+    """The recipe in an adapter's header, or beside a whole U-Net. Raises ValueError for what this toolkit did not write."""
+    if is_full(path):
+        return read_full_recipe(path)
     file = locate(path)
     header = read_header(file)
     if RECIPE_KEY not in header:
@@ -85,6 +88,16 @@ def activate_beside(unet: Any, adapter_name: str, weight: float, before: dict[st
             layer.set_scale(adapter_name, weight)
 
 
+def replace_unet(pipe: Any, path: str | os.PathLike[str], weight: float, recipe: Recipe) -> Recipe:
+    """Raises ValueError where the U-Net in use has adapters, or for a weight: there is nothing to scale."""
+    if weight != 1.0:
+        raise ValueError(f"{path} holds a whole U-Net, not an adapter; it cannot be attached with weight {weight}")
+    if lora_modules(pipe.unet):
+        raise ValueError(f"{path} replaces the pipeline's U-Net, whose adapters would be lost; attach it first, adapters after")
+    pipe.register_modules(unet=load_unet(path, pipe.unet), scheduler=make_scheduler(pipe.scheduler.config, recipe))
+    return recipe
+
+
 def attach(
     pipe: Any,
     path: str | os.PathLike[str],
@@ -95,13 +108,16 @@ def attach(
 ) -> Recipe:
     """Loads an adapter into a stock SD or SDXL pipeline and sets the scheduler of its recipe.
 
-    Adapters already active keep their weights. Afterwards call the pipeline with few steps and `guidance_scale=1.0`.
-    `path` is a file, an output folder or a hub id; `recipe` replaces the one in the file. Returns the recipe.
+    Adapters already active keep their weights. Afterwards call the pipeline with few steps and the recipe's `guidance_scale`.
+    `path` is a file, an output folder or a hub id; `recipe` replaces the one in the file. Returns the recipe. A folder with
+    a whole U-Net puts that in the place of the pipeline's own.
     Raises ValueError when the adapter does not fit the pipeline, which is then unchanged.
     """
-    file = locate(path)
-    recipe = recipe or read_recipe(file)
+    recipe = recipe or read_recipe(path)
     check_compatible(pipe, recipe)
+    if is_full(path):
+        return replace_unet(pipe, path, weight, recipe)
+    file = locate(path)
     scheduler = make_scheduler(pipe.scheduler.config, recipe)
     before = {name: (list(layer.active_adapters), dict(layer.scaling)) for name, layer in lora_modules(pipe.unet).items()}
     if any(adapter_name in names for names in pipe.get_list_adapters().values()):

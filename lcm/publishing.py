@@ -12,12 +12,14 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from lcm.adapters import WEIGHTS_NAME, export_lora, verify_export
+from lcm.adapters import WEIGHTS_NAME
 from lcm.card import write_card
 from lcm.config import TrainConfig
 from lcm.families import Family
+from lcm.full import UNET_FOLDER
 from lcm.playback import make_scheduler
 from lcm.recipe import Recipe
+from lcm.student import Student
 from lcm.validation import GridSpec, draw_grid
 
 logger = logging.getLogger(__name__)
@@ -32,13 +34,12 @@ class Publisher:
     family: Family
     recipe: Recipe
     prompts: list[str]
+    student: Student
 
     def validate(self, step: int) -> None:
         """Draws the grid with the live student, all processes together, and keeps it as validation/step-<step>.png."""
-        unet = self.family.unet
-        unet.eval()
-        grid = self._draw(unet, (self.accelerator.process_index, self.accelerator.num_processes))
-        unet.train()
+        with self.student.drawing() as unet:
+            grid = self._draw(unet, (self.accelerator.process_index, self.accelerator.num_processes))
         if not self.accelerator.is_main_process:
             return
         folder = Path(self.config.output_dir) / "validation"
@@ -48,14 +49,13 @@ class Publisher:
             tracker.log_images({"validation": torch.from_numpy(np.array(grid))[None]}, step=step, dataformats="NHWC")
 
     def export(self, path: Path, step: int) -> Any:
-        """Writes the adapter and reloads it; returns the reloaded U-Net. Raises RuntimeError when it is not the same."""
+        """Writes what was trained and reloads it; returns the reloaded U-Net. Raises ExportError when it is not the same."""
         training = {
             "ss_steps": str(step),
             "ss_learning_rate": str(self.config.learning_rate),
             "ss_mixed_precision": self.config.mixed_precision,
         }
-        export_lora(self.family.unet, path, self.recipe, training=training)
-        return verify_export(self.family.unet, path, type(self.family.pipe))
+        return self.student.export(path, self.recipe, training, self.family.unet.dtype)
 
     def publish(self, step: int) -> None:
         """The finished adapter, its picture drawn from the reloaded file, and its card."""
@@ -67,10 +67,12 @@ class Publisher:
         logger.info(
             "done: %s, verified by reloading it. Use it with\n"
             "    lcm.attach(pipe, %r)\n"
-            "    pipe(prompt, num_inference_steps=4, guidance_scale=%s)",
-            output_dir / WEIGHTS_NAME,
+            "    pipe(prompt, num_inference_steps=%s, guidance_scale=%s%s)",
+            output_dir / (UNET_FOLDER if self.config.full_finetune else WEIGHTS_NAME),
             str(output_dir),
+            self.recipe.usual_steps,
             self.recipe.guidance_scale,
+            f", eta={self.recipe.eta}" if self.recipe.eta else "",
         )
 
     def _draw(self, unet: Any, process: tuple[int, int]) -> Image.Image:
@@ -81,5 +83,6 @@ class Publisher:
             seed=self.config.validation_seed,
             resolution=self.config.resolution,
             guidance_scale=self.recipe.guidance_scale,
+            eta=self.recipe.eta,
         )
         return draw_grid(self.family, pipe, spec, process)

@@ -15,8 +15,9 @@ class Recipe:
     """Facts that `lcm.attach` acts on, and those a reader wants to know.
 
     `scheduler` is a class name of diffusers, `scheduler_config` what to override in the base model's own scheduler
-    configuration. `guidance_scale` is the value to pass at inference (1 = no guidance); `trained_guidance_scale` is what
-    the teacher was guided with, [low, high].
+    configuration. `guidance_scale` is the value to pass at inference (1 = no guidance); `trained_guidance_scale` is what the
+    teacher was guided with, [low, high]. `eta` is the stochasticity to pass where the scheduler is `TCDScheduler`, `injection`
+    the noise of `lcm.sampling.sample_stochastic_flow`.
     """
 
     objective: str
@@ -31,6 +32,13 @@ class Recipe:
     resolution: int
     num_inference_steps: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6, 8])
     guidance_scale: float = 1.0
+    eta: float = 0.0
+    injection: float = 0.0
+
+    @property
+    def usual_steps(self) -> int:
+        """The number of steps to begin with: 4 where the recipe has it, else the nearest."""
+        return min(self.num_inference_steps, key=lambda n: abs(n - 4))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from lcm.adapters import WEIGHTS_NAME
 from lcm.checkpoint import RunState, find_checkpoint, list_checkpoints, load_checkpoint
 from lcm.config import TrainConfig
+from lcm.full import is_full
 
 
 def open_output(config: TrainConfig) -> RunState | None:
@@ -19,7 +20,7 @@ def open_output(config: TrainConfig) -> RunState | None:
     output_dir = Path(config.output_dir)
     folder = find_checkpoint(output_dir, config.resume_from_checkpoint)
     state = None if folder is None else load_checkpoint(folder)
-    taken = (output_dir / WEIGHTS_NAME).exists() or list_checkpoints(output_dir)
+    taken = (output_dir / WEIGHTS_NAME).exists() or is_full(output_dir) or list_checkpoints(output_dir)
     goes_on_here = folder is not None and folder.resolve().parent == output_dir.resolve()
     if taken and not goes_on_here:
         raise ValueError(

@@ -57,6 +57,16 @@ class NoiseSchedule:
     def num_train_timesteps(self) -> int:
         return len(self.alphas) - 1
 
+    @property
+    def tau(self) -> Tensor:
+        """sigma / alpha [T + 1], 0 at the clean end: the noise level of EDM. Infinite at zero terminal SNR."""
+        return self.sigmas / self.alphas
+
+    @property
+    def phi(self) -> Tensor:
+        """atan2(sigma, alpha) [T + 1], in [0, pi / 2]: the angle in which the process is a rotation (TrigFlow)."""
+        return torch.atan2(self.sigmas, self.alphas)
+
     def to(self, device: torch.device | str) -> NoiseSchedule:
         return NoiseSchedule(self.alphas.to(device), self.sigmas.to(device), self.prediction_type)
 
@@ -70,8 +80,10 @@ class NoiseSchedule:
 
     def predict(self, output: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
         """Splits a raw network output [B, C, H, W] into (x0, eps). v = alpha eps - sigma x0 (Salimans & Ho 2022, App. D)."""
-        alpha, sigma = self.alpha_sigma(t)
-        output, x_t = output.float(), x_t.float()
+        return self.split(output.float(), x_t.float(), *self.alpha_sigma(t))
+
+    def split(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Prediction:
+        """`predict` for given alpha and sigma, which may then be differentiated."""
         if self.prediction_type == "epsilon":
             return Prediction((x_t - sigma * output) / alpha, output)
         if self.prediction_type == "v_prediction":

@@ -13,13 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import gather_object
 from diffusers.optimization import get_scheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from lcm.adapters import WEIGHTS_NAME, add_lora
+from lcm.adapters import WEIGHTS_NAME
+from lcm.building import build_recipe, build_trajectories, encode
 from lcm.checkpoint import (
     RunState,
     flatten_optimizer,
@@ -30,14 +31,16 @@ from lcm.checkpoint import (
 )
 from lcm.config import TrainConfig
 from lcm.data import Record, SampleBatch, StepSampler, TrainDataset, collate, load_records
+from lcm.data.batches import sample_rng
 from lcm.data.sources import fingerprint
 from lcm.families import load_family
 from lcm.launching import make_accelerator, peak_memory
 from lcm.metrics_log import append_metrics, rewind_metrics
-from lcm.networks import make_networks
-from lcm.objectives import OBJECTIVES, LatentBatch, make_recipe
+from lcm.objectives import OBJECTIVES, LatentBatch
+from lcm.perceptual import make_lpips
 from lcm.publishing import Publisher
 from lcm.resuming import check_same_run, open_output
+from lcm.student import build_student
 
 logger = logging.getLogger(__name__)
 
@@ -77,24 +80,20 @@ class Trainer:
         if resume is not None:
             check_same_run(resume, config, self.samples_per_step, self.data_fingerprint)
         self.family.pipe.to(self.accelerator.device)
-        method = OBJECTIVES[config.objective]
-        self.objective = method.build(config, self.family.schedule.to(self.accelerator.device))
-        recipe = make_recipe(
-            method,
-            config,
-            family=self.family.name,
-            cross_attention_dim=self.family.unet.config.cross_attention_dim,
-            prediction_type=self.family.schedule.prediction_type,
-            zero_terminal_snr=self.family.zero_terminal_snr,
-            teacher=str(config.pretrained_teacher_model),
-            resolution=config.resolution,
-        )
+        method, device = OBJECTIVES[config.objective], self.accelerator.device
+        perceptual = make_lpips(self.family.pixels, device) if config.loss_type == "lpips" else None
+        self.objective = method.build(config, self.family.schedule.to(device), perceptual)
+        self.trajectories = None
+        if config.prompts_file is not None:
+            # a dry run needs the trajectories of its one step only, and leaves nothing behind
+            self.records = self.records[: config.train_batch_size] if config.dry_run else self.records
+            self.trajectories = build_trajectories(config, self.family, self.records, self.accelerator)
+        self.student = build_student(config, self.family, self.accelerator)
         prompts = config.validation_prompts or prompts_of(self.records)
-        self.publisher = Publisher(config, self.accelerator, self.family, recipe, prompts)
-        self._build_student()
+        self.publisher = Publisher(config, self.accelerator, self.family, build_recipe(config, self.family), prompts, self.student)
         self.lr_scheduler = get_scheduler(
             config.lr_scheduler,
-            self.optimizer,
+            self.student.optimizer,
             num_warmup_steps=config.lr_warmup_steps,
             num_training_steps=config.max_train_steps,
         )
@@ -118,45 +117,10 @@ class Trainer:
                 "--train_data_dir and --output_dir"
             )
 
-    # --- building ---------------------------------------------------------------------------------------------------
-
-    def _build_student(self) -> None:
-        config, unet = self.config, self.family.unet
-        set_seed(config.seed)  # of the adapter's first values; nothing after this draws from the global generator
-        self.parameters = add_lora(unet, config.lora_rank, config.lora_alpha, config.lora_target_modules)
-        unet.train()  # gradient checkpointing acts only in training mode; these networks have no dropout
-        if config.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay,
-            eps=config.adam_epsilon,
-        )
-        prepared, self.optimizer = self.accelerator.prepare(unet, optimizer)
-        self.prepared = prepared
-        self.nets = make_networks(
-            unet,
-            ema_decay=config.ema_decay if config.target == "ema" else None,
-            prepared=prepared,
-            autocast=self.accelerator.autocast,
-        )
-
     # --- the step ---------------------------------------------------------------------------------------------------
 
     def encode(self, batch: SampleBatch) -> LatentBatch:
-        """Pixels and captions to latents and conditioning, on the device."""
-        device = self.accelerator.device
-        cond = self.family.encode_prompts(batch.prompts, batch.sizes)
-        return LatentBatch(
-            x0=self.family.encode_images(batch.pixels.to(device), batch.posterior_noise.to(device)),
-            noise=batch.noise.to(device),
-            uniform_time=batch.uniform_time.to(device),
-            uniform_guidance=batch.uniform_guidance.to(device),
-            cond=cond,
-            uncond=self.family.unconditional(cond),
-        )
+        return encode(self.family, batch, self.accelerator.device)
 
     def train_step(self, batches: Iterator[SampleBatch]) -> tuple[Tensor, Tensor]:
         """One update from `gradient_accumulation_steps` batches. Returns this process's mean loss and the gradient norm.
@@ -164,27 +128,35 @@ class Trainer:
         Raises FloatingPointError, before the update, when a loss or gradient is not finite.
         """
         losses, keys = [], []
-        for _ in range(self.config.gradient_accumulation_steps):
+        progress = self.step / self.config.max_train_steps
+        for micro in range(self.config.gradient_accumulation_steps):
             batch = next(batches)
-            with self.accelerator.accumulate(self.prepared):
-                per_sample = self.objective(self.nets, self.encode(batch))
+            self.student.nets.dropout_seed = self._dropout_seed(micro)
+            with self.accelerator.accumulate(self.student.prepared):
+                per_sample = self.objective(self.student.nets, self.encode(batch), progress)
                 self.accelerator.backward(per_sample.mean())
             losses.append(per_sample.detach())
             keys += batch.keys
         loss = torch.cat(losses)
-        grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        grad_norm = self.accelerator.clip_grad_norm_(self.student.parameters, self.config.max_grad_norm)
         self._check_finite(loss, grad_norm, keys)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.student.optimizer.step()
+        self.student.optimizer.zero_grad()
         self.step += 1
         if self.accelerator.optimizer_step_was_skipped:
             self._count_skipped()
             return loss.mean(), grad_norm
         self.skipped = 0
         self.lr_scheduler.step()
-        if self.nets.ema is not None:
-            self.nets.ema.update()
+        self.student.update_averages()
         return loss.mean(), grad_norm
+
+    def _dropout_seed(self, micro: int) -> int | None:
+        """Of the masks of one batch: they depend on its place in the run, so a resumed run draws them again."""
+        if self.config.lora_dropout == 0:
+            return None
+        place = (self.step * self.config.gradient_accumulation_steps + micro) * self.process[1] + self.process[0]
+        return int(sample_rng(self.config.seed, place, "dropout").integers(2**62))
 
     def _count_skipped(self) -> None:
         """The fp16 loss scaler skips updates whose gradients overflow, a few at first. Raises when it never ends."""
@@ -214,7 +186,14 @@ class Trainer:
 
     def batches(self, steps: range) -> Iterator[SampleBatch]:
         """This process's batches for `steps`."""
-        dataset = TrainDataset(self.records, self.config, self.latent_shape, self.config.seed)
+        dataset = TrainDataset(
+            self.records,
+            self.config,
+            self.latent_shape,
+            self.config.seed,
+            trajectories=self.trajectories,
+            extra_noises=self.objective.extra_noises,
+        )
         sampler = StepSampler(
             len(dataset),
             self.config.train_batch_size,
@@ -294,9 +273,7 @@ class Trainer:
     # --- saving -----------------------------------------------------------------------------------------------------
 
     def _state(self) -> RunState:
-        moments, groups = flatten_optimizer(self.optimizer)
-        lora = {f"lora.{i}": parameter for i, parameter in enumerate(self.parameters)}
-        ema = {f"ema.{i}": average for i, average in enumerate(self.nets.ema.averages if self.nets.ema else [])}
+        moments, groups = flatten_optimizer(self.student.optimizer)
         facts = {
             "config": asdict(self.config),
             "data": self.data_fingerprint,
@@ -306,16 +283,11 @@ class Trainer:
             "skipped": self.skipped,
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
         }
-        return RunState({**lora, **ema, **moments}, facts)
+        return RunState({**self.student.tensors(), **moments}, facts)
 
-    @torch.no_grad()
     def _restore(self, state: RunState) -> None:
-        device = self.accelerator.device
-        for i, parameter in enumerate(self.parameters):
-            parameter.copy_(state.tensors[f"lora.{i}"])
-        if self.nets.ema is not None:
-            self.nets.ema.averages = [state.tensors[f"ema.{i}"].to(device) for i in range(len(self.parameters))]
-        restore_optimizer(self.optimizer, state.tensors, state.facts["optimizer_groups"])
+        self.student.restore(state.tensors, self.accelerator.device)
+        restore_optimizer(self.student.optimizer, state.tensors, state.facts["optimizer_groups"])
         self.lr_scheduler.load_state_dict(state.facts["lr_scheduler"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.facts["scaler"])
@@ -337,15 +309,17 @@ class Trainer:
 
     def summary(self) -> str:
         """What is about to be trained, in one line."""
-        trained = sum(p.numel() for p in self.parameters)
-        frozen = sum(p.numel() for p in self.nets.unet.parameters()) - trained
+        trained = sum(p.numel() for p in self.student.parameters)
+        frozen = sum(p.numel() for p in self.family.unet.parameters() if not p.requires_grad)
         epochs = self.config.max_train_steps * self.samples_per_step / len(self.records)
         guidance = " to ".join(f"{g:g}" for g in dict.fromkeys(self.config.guidance_range))
+        experimental = " (experimental)" if OBJECTIVES[self.config.objective].experimental else ""
         return (
             f"{self.family.name} teacher, {self.family.schedule.prediction_type}; U-Net {frozen / 1e6:.1f} M parameters frozen in "
-            f"{str(self.nets.dtype).removeprefix('torch.')}, {trained / 1e6:.2f} M trained (with gradients and AdamW "
+            f"{str(self.family.unet.dtype).removeprefix('torch.')}, {trained / 1e6:.2f} M trained (with gradients and AdamW "
             f"{trained * 16 / 2**20:.0f} MiB); {len(self.records)} samples, {self.samples_per_step} an update, "
-            f"{self.config.max_train_steps} updates = {epochs:.1f} epochs; distilling guidance_scale {guidance}"
+            f"{self.config.max_train_steps} updates = {epochs:.1f} epochs; {self.config.objective}{experimental}, guidance_scale "
+            f"{guidance}"
         )
 
     def dry_run(self) -> None:
@@ -358,7 +332,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             with tempfile.TemporaryDirectory() as folder:
                 self._export(Path(folder))
-                size = (Path(folder) / WEIGHTS_NAME).stat().st_size
-            logger.info("adapter: %.1f MiB, saved, reloaded and compared", size / 2**20)
+                size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+            what = "U-Net" if self.config.full_finetune else "adapter"
+            logger.info("%s: %.1f MiB, saved, reloaded and compared", what, size / 2**20)
         logger.info("peak memory: %s", peak_memory())
         self.accelerator.wait_for_everyone()

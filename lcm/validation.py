@@ -23,6 +23,7 @@ class GridSpec:
     seed: int
     resolution: int
     guidance_scale: float
+    eta: float = 0.0
 
 
 @torch.no_grad()
@@ -34,6 +35,7 @@ def draw_row(family: Family, pipe: Any, prompt: str, spec: GridSpec) -> list[Ima
             prompt,
             num_inference_steps=n,
             guidance_scale=spec.guidance_scale,
+            eta=spec.eta,
             height=spec.resolution,
             width=spec.resolution,
             generator=torch.Generator("cpu").manual_seed(spec.seed),

@@ -33,18 +33,28 @@ class FewStepMixin:
         return pipe
 
     def attach(self, path: str | os.PathLike[str], weight: float = 1.0) -> lcm.Recipe:
-        """`lcm.attach` on this pipeline."""
-        recipe: lcm.Recipe = lcm.attach(self, path, weight)
-        return recipe
+        """`lcm.attach` on this pipeline; calls then have the recipe's steps, guidance and eta as their defaults."""
+        self.recipe: lcm.Recipe = lcm.attach(self, path, weight)
+        return self.recipe
 
-    def __call__(self, prompt: Any = None, *, num_inference_steps: int = 4, guidance_scale: float = 1.0, **options: Any) -> Any:
-        """The stock call with defaults for a distilled model; `options` are the stock pipeline's other arguments.
+    def __call__(
+        self, prompt: Any = None, *, num_inference_steps: int | None = None, guidance_scale: float | None = None, **options: Any
+    ) -> Any:
+        """The stock call with defaults for a distilled model: those of the attached recipe, else 4 steps without guidance.
 
-        Raises TypeError for an argument that the stock pipeline does not have (it would ignore it).
+        `options` are the stock pipeline's other arguments. Raises TypeError for one that the stock pipeline does not have (it
+        would ignore it).
         """
         accepted = inspect.signature(self.stock_class.__call__).parameters
         for name in options.keys() - accepted.keys():
             raise TypeError(f"{self.stock_class.__name__} has no argument {name!r}.{closest(name, accepted)}")
+        recipe: lcm.Recipe | None = getattr(self, "recipe", None)
+        if num_inference_steps is None:
+            num_inference_steps = recipe.usual_steps if recipe else 4
+        if guidance_scale is None:
+            guidance_scale = recipe.guidance_scale if recipe else 1.0
+        if recipe is not None and recipe.eta:
+            options.setdefault("eta", recipe.eta)
         return super().__call__(  # type: ignore[misc]
             prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, **options
         )

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lcm.config import DROPPED_FLAGS, FREE_TO_CHANGE, TrainConfig, error_exit, parse_config, spellings
+from lcm.objectives import OBJECTIVES, ObjectiveConfig
 
 FIELDS = [f.name for f in fields(TrainConfig)]
 BASE = {"pretrained_teacher_model": "teacher", "train_data_dir": "images"}
@@ -28,15 +29,37 @@ VALUES: dict[str, Any] = {
     "interpolation_type": "bicubic",
     "proportion_empty_prompts": 0.25,
     "cache_dir": "my cache",
-    "objective": "lcm",
+    "prompts_file": "prompts.txt",
+    "trajectories_per_prompt": 2,
+    "trajectory_dir": "my trajectories",
+    "objective": "cd",
     "num_ddim_timesteps": 100,
     "solver": "heun",
-    "loss_type": "l2",
+    "solver_steps": 3,
+    "coupling": "same_noise",
+    "loss_type": "l1",
     "huber_c": 0.01,
+    "weighting": "min_snr",
+    "snr_gamma": 2.0,
     "guidance_scale": 1.5,
     "guidance_scale_min": 3.0,
     "guidance_scale_max": 13.0,
+    "guidance_per_phase": [5.0, 1.5],
+    "preserve_cfg": True,
     "timestep_scaling_factor": 5.0,
+    "phases": 2,
+    "segments": [4, 1],
+    "landing_steps": [2, 4],
+    "landing_jitter": 0.2,
+    "eta": 0.25,
+    "discretization": "fixed",
+    "first_ddim_timesteps": 20,
+    "tangent_mode": "jvp",
+    "tangent_step": 3,
+    "tangent_warmup": 0.4,
+    "tangent_normalization": 0.2,
+    "injection": 0.7,
+    "as_control": True,
     "pretrained_teacher_model": "someone/teacher",
     "pretrained_vae_model_name_or_path": "someone/vae",
     "teacher_revision": "123",
@@ -44,6 +67,11 @@ VALUES: dict[str, Any] = {
     "lora_rank": 8,
     "lora_alpha": 4.0,
     "lora_target_modules": ["to_q", "to_out.0"],
+    "lora_dropout": 0.25,
+    "full_finetune": True,
+    "w_embedding": True,
+    "init_adapter": "someone/adapter",
+    "export_ema_decay": 0.75,
     "target": "ema",
     "ema_decay": 0.5,
     "output_dir": "out put",
@@ -76,13 +104,38 @@ VALUES: dict[str, Any] = {
     "logging_dir": "board",
     "dry_run": True,
 }
+PROMPTS = {"train_data_dir": None, "prompts_file": "prompts.txt"}
 COMPANIONS: dict[str, dict[str, Any]] = {
     "dataset_name": {"train_data_dir": None},
+    "prompts_file": {"train_data_dir": None},
+    "trajectories_per_prompt": PROMPTS,
+    "trajectory_dir": PROMPTS,
     "guidance_scale_min": {"guidance_scale_max": 15.0},
     "guidance_scale_max": {"guidance_scale_min": 2.0},
+    "guidance_per_phase": {"objective": "pcm", "phases": 2},
+    "preserve_cfg": {"proportion_empty_prompts": 0.1},
+    "coupling": {"objective": "flow_map", "as_control": True},
+    "phases": {"objective": "pcm"},
+    "segments": {"objective": "tscd"},
+    "landing_steps": {"objective": "tcd"},
+    "landing_jitter": {"objective": "tcd"},
+    "eta": {"objective": "tcd"},
+    "discretization": {"objective": "ct"},
+    "first_ddim_timesteps": {"objective": "ct"},
+    "tangent_mode": {"objective": "scm"},
+    "tangent_step": {"objective": "scm"},
+    "tangent_warmup": {"objective": "scm"},
+    "tangent_normalization": {"objective": "scm"},
+    "injection": {"objective": "stochastic_flow"},
+    "w_embedding": {"full_finetune": True},
     "lr_warmup_steps": {"lr_scheduler": "cosine"},
 }
 """What a value needs beside it to make sense."""
+NOT_TOGETHER = {
+    *("dataset_name", "prompts_file", "trajectories_per_prompt", "trajectory_dir"),
+    *("objective", "full_finetune", "w_embedding", "guidance_per_phase", "preserve_cfg"),
+}
+"""What excludes other values."""
 
 
 def words(values: dict[str, Any]) -> list[str]:
@@ -108,30 +161,54 @@ def everything(name: str) -> dict[str, Any]:
     return {**BASE, **COMPANIONS.get(name, {}), name: VALUES[name]}
 
 
+def resolved(values: dict[str, Any]) -> dict[str, Any]:
+    """All fields: these values over the defaults of the method among them."""
+    method = {name: value for name, value in values.items() if name == "objective"}
+    return {**asdict(TrainConfig(**BASE, **method)), **values}
+
+
+def read_by(objective: str) -> dict[str, Any]:
+    """The values that go together with this method and each other."""
+    names = [name for name in VALUES if name not in NOT_TOGETHER]
+    own = OBJECTIVES[objective].defaults
+    flags = set(ObjectiveConfig.__dataclass_fields__) - {"as_control"}
+    fitting = {"loss_type": "energy"} if objective == "stochastic_flow" else {}
+    return {**{name: VALUES[name] for name in names if name not in flags or name in own}, "objective": objective, **fitting}
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_can_be_set_by_a_flag(name: str) -> None:
     values = everything(name)
-    assert asdict(parse_config(words(values))) == {**asdict(TrainConfig(**BASE)), **values}
+    assert asdict(parse_config(words(values))) == resolved(values)
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_can_be_set_by_yaml(tmp_path: Path, name: str) -> None:
     values = everything(name)
     config = parse_config(write_yaml(tmp_path, yaml.safe_dump(values)))
-    assert asdict(config) == {**asdict(TrainConfig(**BASE)), **values}
+    assert asdict(config) == resolved(values)
     assert type(getattr(config, name)) is type(VALUES[name])
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_flags_win_over_yaml(tmp_path: Path, name: str) -> None:
-    others = {"mixed_precision": "fp16", "resume_from_checkpoint": "x", "lr_scheduler": "linear", "report_to": None}
+    others = {
+        "mixed_precision": "fp16",
+        "resume_from_checkpoint": "x",
+        "lr_scheduler": "linear",
+        "report_to": None,
+        "prompts_file": "others.txt",
+        "trajectory_dir": "elsewhere",
+        "guidance_per_phase": [2.0, 2.0],
+        "init_adapter": "another/adapter",
+    }
     values = everything(name)
     if isinstance(VALUES[name], bool):
         other: Any = not VALUES[name]
     elif isinstance(VALUES[name], int | float):
-        other = VALUES[name] * 2 if name != "ema_decay" else 0.9
+        other = VALUES[name] * 2 if name not in ("ema_decay", "export_ema_decay") else 0.9
     else:
-        other = {**asdict(TrainConfig(**BASE)), **others}[name]
+        other = {**resolved(COMPANIONS.get(name, {})), **others}[name]
     line = [*write_yaml(tmp_path, yaml.safe_dump({**values, name: other})), *words({name: VALUES[name]})]
     assert getattr(parse_config(line), name) == VALUES[name]
     assert getattr(parse_config([*line[2:], *line[:2]]), name) == VALUES[name]
@@ -180,7 +257,8 @@ BOOLEANS = [name for name, value in VALUES.items() if isinstance(value, bool)]
     ("spelled", "value"), [((), True), (("true",), True), (("1",), True), (("yes",), True), (("false",), False), (("no",), False)]
 )
 def test_booleans_stand_bare_or_take_a_value(name: str, spelled: tuple[str, ...], value: bool) -> None:
-    assert getattr(parse(f"--{name}", *spelled, "--seed", "3"), name) is value
+    beside = words(COMPANIONS.get(name, {}))
+    assert getattr(parse(f"--{name}", *spelled, *beside, "--seed", "3"), name) is value
     assert getattr(parse(), name) is False
 
 
@@ -296,6 +374,65 @@ def test_the_other_scripts_flags_name_fields_that_exist() -> None:
         assert field_name in FIELDS
 
 
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "lcm": {"num_ddim_timesteps": 50, "solver": "ddim", "loss_type": "huber", "huber_c": 0.001, "timestep_scaling_factor": 10.0},
+    "cd": {"num_ddim_timesteps": 50, "solver": "heun", "loss_type": "l2", "target": "ema", "ema_decay": 0.95},
+    "ct": {"num_ddim_timesteps": 1000, "first_ddim_timesteps": 10, "solver": None, "guidance_scale": None, "preserve_cfg": None},
+    "pcm": {"num_ddim_timesteps": 40, "phases": 4, "timestep_scaling_factor": None, "guidance_per_phase": None},
+    "tcd": {"landing_steps": [4, 5, 6, 7, 8], "landing_jitter": 0.3, "eta": 0.3, "loss_type": "huber"},
+    "tscd": {"num_ddim_timesteps": 40, "segments": [8, 4, 2, 1], "loss_type": "l2", "eta": 0.0},
+    "scm": {"num_ddim_timesteps": None, "weighting": "velocity", "tangent_mode": "fd", "tangent_warmup": 0.1},
+    "flow_map": {"num_ddim_timesteps": None, "phases": 4, "solver_steps": 8, "coupling": "solver", "target": None},
+    "stochastic_flow": {"loss_type": "energy", "coupling": "sde", "injection": 0.5, "timestep_scaling_factor": None},
+    "endpoint": {"num_ddim_timesteps": 50, "loss_type": "l2", "target": None, "ema_decay": None, "guidance_scale": 7.5},
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_flag_left_out_is_the_methods_own(objective: str) -> None:
+    source = PROMPTS if objective == "endpoint" else {}
+    config = parse_config(words({**BASE, **source, "objective": objective}))
+    expected = DEFAULTS[objective]
+    assert {name: getattr(config, name) for name in expected} == expected
+    if objective != "ct":
+        assert (config.guidance_scale, config.preserve_cfg, config.guidance_range) == (7.5, False, (7.5, 7.5))
+    assert config.guidance_per_phase is config.guidance_scale_min is config.guidance_scale_max is None
+
+
+IGNORED = [
+    ("lcm", "phases", 4),
+    ("lcm", "eta", 0.3),
+    ("lcm", "coupling", "solver"),
+    ("cd", "segments", [1]),
+    ("ct", "guidance_scale", 7.5),
+    ("ct", "preserve_cfg", True),
+    ("ct", "solver", "ddim"),
+    ("pcm", "timestep_scaling_factor", 10.0),
+    ("tcd", "phases", 4),
+    ("tscd", "landing_steps", [4]),
+    ("scm", "num_ddim_timesteps", 50),
+    ("flow_map", "target", "ema"),
+    ("flow_map", "ema_decay", 0.95),
+    ("stochastic_flow", "tangent_step", 5),
+]
+
+
+@pytest.mark.parametrize(("objective", "name", "value"), IGNORED)
+def test_a_flag_that_the_method_ignores_is_refused(tmp_path: Path, objective: str, name: str, value: Any) -> None:
+    values = {**BASE, "objective": objective, name: value}
+    message = f"{name} has no effect with objective {objective}"
+    with pytest.raises(ValueError, match=message):
+        parse_config(words(values))
+    with pytest.raises(ValueError, match=message):
+        parse_config(write_yaml(tmp_path, yaml.safe_dump(values)))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_resolving_twice_changes_nothing(objective: str) -> None:
+    config = TrainConfig(**{**BASE, **(PROMPTS if objective == "endpoint" else {}), "objective": objective})
+    assert TrainConfig(**asdict(config)) == config
+
+
 NOT_POSITIVE = [
     (name, value)
     for name in [
@@ -310,11 +447,13 @@ NOT_POSITIVE = [
         "num_train_epochs",
         "checkpoints_total_limit",
         "max_train_samples",
+        "solver_steps",
+        "trajectories_per_prompt",
     ]
     for value in (0, -1)
 ] + [
     (name, value)
-    for name in ("learning_rate", "max_grad_norm", "lora_alpha", "huber_c", "timestep_scaling_factor")
+    for name in ("learning_rate", "max_grad_norm", "lora_alpha", "huber_c", "timestep_scaling_factor", "snr_gamma")
     for value in (0.0, -0.5)
 ]
 NONSENSE: list[tuple[str, dict[str, Any]]] = [
@@ -354,6 +493,63 @@ NONSENSE: list[tuple[str, dict[str, Any]]] = [
     ("validation_num_steps", {"validation_num_steps": [0]}),
     ("validation_num_steps", {"validation_num_steps": [4, 51]}),
     ("validation_num_steps", {"validation_num_steps": [4, 8], "num_ddim_timesteps": 7}),
+    ("weighting", {"weighting": "heavy"}),
+    ("coupling", {"objective": "flow_map", "coupling": "loose"}),
+    ("coupling", {"objective": "flow_map", "coupling": "same_noise"}),
+    ("coupling", {"objective": "flow_map", "coupling": "sde"}),
+    ("loss_type", {"objective": "stochastic_flow", "loss_type": "l2"}),
+    ("objective", {"loss_type": "energy"}),
+    ("discretization", {"objective": "ct", "discretization": "coarse"}),
+    ("tangent_mode", {"objective": "scm", "tangent_mode": "exact"}),
+    ("first_ddim_timesteps", {"objective": "ct", "first_ddim_timesteps": 60, "num_ddim_timesteps": 50}),
+    ("phases", {"objective": "pcm", "phases": 3}),
+    ("phases", {"objective": "pcm", "phases": 4, "num_ddim_timesteps": 50}),
+    ("phases", {"objective": "flow_map", "phases": 3}),
+    ("landing_steps", {"objective": "tcd", "landing_steps": [4, 0]}),
+    ("landing_jitter", {"objective": "tcd", "landing_jitter": 1.5}),
+    ("eta", {"objective": "tcd", "eta": -0.1}),
+    ("eta", {"objective": "tcd", "eta": 1.5}),
+    ("tangent_warmup", {"objective": "scm", "tangent_warmup": 2.0}),
+    ("tangent_step", {"objective": "scm", "tangent_step": 0}),
+    ("injection", {"objective": "stochastic_flow", "injection": 0.0}),
+    ("guidance_per_phase", {"objective": "pcm", "guidance_per_phase": [5.0, 4.0, 3.0]}),
+    ("guidance_scale", {"objective": "pcm", "guidance_per_phase": [5.0, 4.0, 3.0, 0.5]}),
+    (
+        "guidance_per_phase",
+        {"objective": "pcm", "guidance_per_phase": [5.0] * 4, "guidance_scale_min": 2.0, "guidance_scale_max": 9.0},
+    ),
+    ("preserve_cfg", {"preserve_cfg": True}),
+    (
+        "preserve_cfg",
+        {"preserve_cfg": True, "proportion_empty_prompts": 0.1, "guidance_scale_min": 2.0, "guidance_scale_max": 9.0},
+    ),
+    ("preserve_cfg", {**PROMPTS, "preserve_cfg": True}),
+    ("train_data_dir", {"prompts_file": "prompts.txt"}),
+    ("dataset_name", {**PROMPTS, "dataset_name": "someone/pictures"}),
+    ("trajectories_per_prompt", {"trajectories_per_prompt": 2}),
+    ("trajectory_dir", {"trajectory_dir": "somewhere"}),
+    ("random_flip", {**PROMPTS, "random_flip": True}),
+    ("center_crop", {**PROMPTS, "center_crop": True}),
+    ("proportion_empty_prompts", {**PROMPTS, "proportion_empty_prompts": 0.1}),
+    ("prompts_file", {"objective": "endpoint"}),
+    ("ct", {**PROMPTS, "objective": "ct"}),
+    ("lpips", {"objective": "pcm", "loss_type": "lpips"}),
+    ("export_ema_decay", {"export_ema_decay": 1.0}),
+    ("lora_dropout", {"lora_dropout": 1.0}),
+    ("lora_dropout", {"lora_dropout": -0.1}),
+    ("w_embedding", {"w_embedding": True}),
+    ("w_embedding", {"w_embedding": True, "full_finetune": True, "objective": "ct"}),
+    ("w_embedding", {**PROMPTS, "w_embedding": True, "full_finetune": True, "objective": "endpoint"}),
+    *(
+        (name, {"full_finetune": True, name: value})
+        for name, value in {
+            "lora_rank": 8,
+            "lora_alpha": 4.0,
+            "lora_dropout": 0.1,
+            "lora_target_modules": ["to_q"],
+            "init_adapter": "someone/adapter",
+        }.items()
+    ),
 ]
 
 
@@ -371,6 +567,14 @@ def test_nonsense_is_a_value_error_that_names_the_flag(name: str, change: dict[s
         {"guidance_scale": 1.0},
         {"guidance_scale_min": 1.0, "guidance_scale_max": 1.0},
         {"ema_decay": 0.0},
+        {"export_ema_decay": 0.0},
+        {"lora_dropout": 0.0},
+        {"objective": "tcd", "eta": 0.0, "landing_jitter": 0.0},
+        {"objective": "tcd", "eta": 1.0, "landing_jitter": 1.0},
+        {"objective": "scm", "tangent_warmup": 0.0},
+        {"objective": "pcm", "guidance_per_phase": [8.0, 4.0, 2.0, 1.0]},
+        {"objective": "flow_map", "coupling": "same_noise", "as_control": True},
+        {"loss_type": "lpips"},
         {"proportion_empty_prompts": 0.0},
         {"proportion_empty_prompts": 1.0},
         {"validation_num_steps": [1, 50]},
@@ -452,11 +656,17 @@ AWKWARD: dict[str, Any] = {
     "values",
     [
         BASE,
-        {**BASE, **{name: value for name, value in VALUES.items() if name != "dataset_name"}},
-        {**BASE, **VALUES, "train_data_dir": None},
+        *({**BASE, "objective": name} for name in OBJECTIVES if name != "endpoint"),
+        *({**BASE, **read_by(name)} for name in OBJECTIVES if name != "endpoint"),
+        {**BASE, **PROMPTS, "objective": "endpoint", "trajectories_per_prompt": 3, "trajectory_dir": "t"},
+        {**BASE, **read_by("lcm"), "dataset_name": "someone/pictures", "train_data_dir": None},
+        {**BASE, "full_finetune": True, "w_embedding": True, "proportion_empty_prompts": 0.5},
+        {**BASE, "objective": "pcm", "phases": 2, "guidance_per_phase": [5.0, 1.5]},
+        {**BASE, "objective": "tcd", "landing_steps": []},
+        {**BASE, "preserve_cfg": True, "proportion_empty_prompts": 0.5},
         {**BASE, **AWKWARD},
     ],
-    ids=["defaults", "folder", "data set", "awkward"],
+    ids=lambda values: f"{values.get('objective', 'lcm')}-{len(values)}",
 )
 def test_the_written_yaml_parses_to_an_equal_configuration(tmp_path: Path, values: dict[str, Any]) -> None:
     config = TrainConfig(**values)
@@ -510,6 +720,23 @@ def test_a_run_may_be_lengthened_where_that_leaves_its_learning_rates_alone(name
     assert (config.differences({**asdict(config), name: 7}) == []) is is_free
 
 
+@pytest.mark.parametrize(
+    ("method", "is_free"),
+    [
+        ({"objective": "pcm"}, True),
+        ({"objective": "ct"}, False),
+        ({"objective": "ct", "discretization": "ect"}, False),
+        ({"objective": "ct", "discretization": "fixed"}, True),
+        ({"objective": "scm"}, False),
+        ({"objective": "scm", "tangent_warmup": 0.0}, True),
+        ({"objective": "tscd"}, False),
+    ],
+)
+def test_a_run_whose_objective_follows_its_progress_may_not_be_lengthened(method: dict[str, Any], is_free: bool) -> None:
+    config = TrainConfig(**{**BASE, **method})
+    assert (config.differences({**asdict(config), "max_train_steps": 7}) == []) is is_free
+
+
 def test_free_to_change_names_only_existing_fields() -> None:
     assert set(FIELDS) >= FREE_TO_CHANGE
 
@@ -534,7 +761,16 @@ def test_free_to_change_names_only_existing_fields() -> None:
         "objective",
         "num_ddim_timesteps",
         "solver",
+        "solver_steps",
         "loss_type",
+        "weighting",
+        "phases",
+        "lora_dropout",
+        "full_finetune",
+        "init_adapter",
+        "export_ema_decay",
+        "preserve_cfg",
+        "trajectories_per_prompt",
         "huber_c",
         "guidance_scale",
         "guidance_scale_min",
@@ -560,8 +796,14 @@ def test_a_users_mistake_is_one_line_and_a_status_of_two(capsys: pytest.CaptureF
     assert capsys.readouterr() == ("", "error: 100% wrong: --seed\n")
 
 
-@pytest.mark.parametrize("name", ["lora_target_modules", "validation_num_steps"])
-def test_an_empty_list_in_yaml_is_named(tmp_path: Path, name: str) -> None:
-    (tmp_path / "run.yaml").write_text(f"pretrained_teacher_model: x\ntrain_data_dir: y\n{name}: []\n")
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [("lora_target_modules", "lcm"), ("validation_num_steps", "lcm"), ("segments", "tscd"), ("guidance_per_phase", "pcm")],
+)
+def test_an_empty_list_in_yaml_is_named(tmp_path: Path, name: str, objective: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must not be empty"):
-        parse_config(["--config", str(tmp_path / "run.yaml")])
+        parse(*write_yaml(tmp_path, f"objective: {objective}\n{name}: []\n"))
+
+
+def test_no_landing_steps_in_yaml_means_anywhere(tmp_path: Path) -> None:
+    assert parse(*write_yaml(tmp_path, "objective: tcd\nlanding_steps: []\n")).landing_steps == []

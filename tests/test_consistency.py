@@ -76,12 +76,16 @@ def test_the_clean_end_is_a_boundary_too() -> None:
 @pytest.mark.parametrize("zero_snr", [False, True])
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @pytest.mark.parametrize("output", [0.0, -3.0, 1e4, float("inf"), float("nan")])
-def test_f_from_t_to_t_is_x_t_whatever_the_output(prediction_type: str, zero_snr: bool, output: float) -> None:
+@pytest.mark.parametrize("timestep_scaling", [10.0, 1.0, None])
+def test_f_from_t_to_t_is_x_t_whatever_the_output(
+    prediction_type: str, zero_snr: bool, output: float, timestep_scaling: float | None
+) -> None:
     if prediction_type == "epsilon":
         zero_snr = False  # that pair is refused by NoiseSchedule
     t = torch.tensor([CLEAN, 0, 19, 499, 998, 999])
     x_t = randn(6, 4, 3, 3)
-    landed = land(make_schedule(prediction_type, zero_snr), torch.full_like(x_t, output), x_t, t, t)
+    network_output = torch.full_like(x_t, output)
+    landed = land(make_schedule(prediction_type, zero_snr), network_output, x_t, t, t, timestep_scaling=timestep_scaling)
     assert torch.equal(landed, x_t)
 
 
@@ -154,3 +158,50 @@ def test_golden_distillation_step(row: GoldenStep) -> None:
     assert float(LOSSES["huber"](student, target, 0.001)) == pytest.approx(huber, rel=4e-6, abs=1e-6)
     if u == 0:
         assert torch.equal(target, solved)
+
+
+@pytest.mark.parametrize(
+    ("prediction_type", "zero_snr"),
+    [("epsilon", False), ("v_prediction", False), ("sample", False), ("v_prediction", True), ("sample", True)],
+)
+@pytest.mark.parametrize("steps", [50, 10, 4, 2, 1])
+def test_the_pure_jump_is_a_stock_ddim_step(prediction_type: str, zero_snr: bool, steps: int) -> None:
+    """From every timestep of a trailing schedule to the next, and from the last to clean data."""
+    stock = DDIMScheduler(
+        **SD_BETAS,
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=zero_snr,
+        clip_sample=False,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+    )
+    stock.set_timesteps(steps)
+    schedule, x_t, output = NoiseSchedule.from_scheduler(stock), randn(2, 4, 3, 3), randn(2, 4, 3, 3, seed=1)
+    for t in stock.timesteps.tolist():
+        expected = stock.step(output, t, x_t, eta=0.0).prev_sample
+        landed = land(schedule, output, x_t, torch.tensor([t, t]), torch.tensor([t - 1000 // steps] * 2), timestep_scaling=None)
+        torch.testing.assert_close(landed, expected, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("scaling", [10.0, None])
+def test_nothing_but_the_sample_itself_decides_where_it_lands(prediction_type: str, scaling: float | None) -> None:
+    schedule, x_t, output = make_schedule(prediction_type), randn(5, 4, 3, 3), randn(5, 4, 3, 3, seed=1)
+    t, s = torch.tensor([999, 999, 519, 19, 19]), torch.tensor([979, CLEAN, 519, 0, CLEAN])
+    together = land(schedule, output, x_t, t, s, timestep_scaling=scaling)
+    for i in range(5):
+        row = slice(i, i + 1)
+        alone = land(schedule, output[row], x_t[row], t[row], s[row], timestep_scaling=scaling)
+        torch.testing.assert_close(together[row], alone, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scaling", [10.0, None])
+def test_gradients_stay_finite_where_the_landing_is_the_start(scaling: float | None) -> None:
+    """At a boundary of zero terminal SNR with v, and at the last timestep above it."""
+    schedule, t, s = make_schedule("v_prediction", True), torch.tensor([999, 999, 0, 0]), torch.tensor([999, CLEAN, 0, CLEAN])
+    output = randn(4, 4, 3, 3).requires_grad_()
+    landed = land(schedule, output, randn(4, 4, 3, 3, seed=1), t, s, timestep_scaling=scaling)
+    (gradient,) = torch.autograd.grad(landed.square().sum(), output)
+    assert gradient.isfinite().all()
+    assert torch.equal(gradient[[0, 2]], torch.zeros(2, 4, 3, 3))
+    assert gradient[1].abs().max() > 0

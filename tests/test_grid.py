@@ -8,6 +8,7 @@ from diffusers import LCMScheduler
 
 from lcm.grid import SolverGrid
 from lcm.schedule import CLEAN
+from lcm.times import GridTimes, LandClean, Times
 
 FEW_STEP_OF_50 = {
     1: [999],
@@ -27,6 +28,10 @@ def stock_timesteps(num_steps: int, num_inference_steps: int) -> list[int]:
     return [int(t) for t in scheduler.timesteps]
 
 
+def pairs(grid: SolverGrid, uniform: torch.Tensor) -> Times:
+    return GridTimes(grid, LandClean())(uniform, torch.zeros_like(uniform), 0.0)
+
+
 def test_the_grid_of_50_is_19_to_999() -> None:
     grid = SolverGrid(50)
     assert grid.stride == 20
@@ -35,22 +40,23 @@ def test_the_grid_of_50_is_19_to_999() -> None:
 
 
 def test_pairs_of_50_step_down_by_20_and_the_first_lands_clean() -> None:
-    pair = SolverGrid(50).pair((torch.arange(50) + 0.5) / 50)
+    pair = pairs(SolverGrid(50), (torch.arange(50) + 0.5) / 50)
     assert pair.t.tolist() == list(range(19, 1000, 20))
     assert pair.u.tolist() == [CLEAN, *range(19, 980, 20)]
-    assert pair.t.dtype == pair.u.dtype == torch.int64
+    assert pair.s.tolist() == [CLEAN] * 50
+    assert pair.t.dtype == pair.u.dtype == pair.s.dtype == torch.int64
 
 
 @pytest.mark.parametrize("num_steps", [1, 10, 40, 50, 1000])
 def test_the_lower_end_of_the_first_pair_is_clean_and_of_others_the_grid_point_below(num_steps: int) -> None:
     grid = SolverGrid(num_steps)
-    pair = grid.pair((torch.arange(num_steps) + 0.5) / num_steps)
+    pair = pairs(grid, (torch.arange(num_steps) + 0.5) / num_steps)
     assert pair.u.tolist() == [CLEAN, *grid.timesteps.tolist()[:-1]]
 
 
 @pytest.mark.parametrize(("uniform", "t", "u"), [(0.0, 19, CLEAN), (0.999999, 999, 979), (1.0 - 2.0**-24, 999, 979)])
 def test_the_ends_of_the_unit_interval_hit_the_ends_of_the_grid(uniform: float, t: int, u: int) -> None:
-    pair = SolverGrid(50).pair(torch.tensor([uniform]))
+    pair = pairs(SolverGrid(50), torch.tensor([uniform]))
     assert (pair.t.tolist(), pair.u.tolist()) == ([t], [u])
 
 
@@ -58,7 +64,7 @@ def test_the_ends_of_the_unit_interval_hit_the_ends_of_the_grid(uniform: float, 
 def test_every_grid_point_is_hit_equally_often(num_steps: int) -> None:
     uniform = (torch.arange(num_steps * 8, dtype=torch.float64) + 0.5) / (num_steps * 8)
     grid = SolverGrid(num_steps)
-    values, counts = torch.unique(grid.pair(uniform.float()).t, return_counts=True)
+    values, counts = torch.unique(grid.at(uniform.float()), return_counts=True)
     assert torch.equal(values, grid.timesteps)
     assert (counts == 8).all()
 

@@ -8,8 +8,10 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from lcm.guidance import guidance_scale_to_w, guide
+from lcm.grid import SolverGrid
+from lcm.guidance import Guidance, guidance_scale_to_w, guide
 from lcm.schedule import PREDICTION_TYPES, NoiseSchedule
+from lcm.times import GridTimes, PhaseEdge
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -72,3 +74,48 @@ def test_half_precision_outputs_are_guided_in_float32(dtype: torch.dtype) -> Non
     assert got.dtype == torch.float32
     assert torch.equal(got, guide(cond.float(), uncond.float(), scale))
     assert guide(cond, uncond, scale.double()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (7.5, 7.5), (2.0, 14.0)])
+def test_a_range_is_covered_evenly_whatever_the_time(low: float, high: float) -> None:
+    uniform = (torch.arange(1000) + 0.5) / 1000
+    got = Guidance(low, high)(torch.arange(1000).flip(0), uniform)
+    assert (got.shape, got.dtype) == ((1000,), torch.float32)
+    np.testing.assert_allclose(got.numpy(), np.linspace(low, high, 2001)[1::2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("phases", [1, 2, 4, 5, 8])
+def test_every_phase_has_its_own_scale_the_noisiest_first(phases: int) -> None:
+    scales = tuple(float(value) for value in range(2, 2 + phases))
+    got = Guidance(per_phase=scales)(torch.arange(1000), torch.rand(1000))
+    assert got.dtype == torch.float32
+    assert got[999] == scales[0] and got[0] == scales[-1]
+    width = 1000 // phases
+    for i in range(phases):
+        assert (got[i * width : (i + 1) * width] == scales[phases - 1 - i]).all()
+
+
+@pytest.mark.parametrize("phases", [1, 2, 4, 8])
+def test_a_phase_of_guidance_is_a_phase_of_the_trajectory(phases: int) -> None:
+    """Times with the same landing edge have the same scale, and others have another."""
+    grid = SolverGrid(40)
+    t, _, s = GridTimes(grid, PhaseEdge(grid, phases))((torch.arange(40) + 0.5) / 40, torch.zeros(40), 0.0)
+    scale = Guidance(per_phase=tuple(float(value) for value in range(2, 2 + phases)))(t, torch.zeros(40))
+    assert len({*zip(s.tolist(), scale.tolist(), strict=True)}) == phases
+
+
+@pytest.mark.parametrize(
+    ("guidance", "is_none"),
+    [
+        (Guidance(), True),
+        (Guidance(1.0, 1.0), True),
+        (Guidance(7.5, 7.5), False),
+        (Guidance(1.0, 7.5), False),
+        (Guidance(7.5, 7.5, (1.0, 1.0)), True),
+        (Guidance(1.0, 1.0, (3.0, 1.0)), False),
+    ],
+)
+def test_no_guidance_is_known_as_such(guidance: Guidance, is_none: bool) -> None:
+    assert guidance.is_none is is_none
+    scales = guidance(torch.tensor([999, 0]), torch.tensor([0.9, 0.1]))
+    assert bool((scales == 1).all()) is is_none

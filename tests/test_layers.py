@@ -17,13 +17,13 @@ ROOT = Path(__file__).parent.parent
 LAYERS: list[set[str]] = [
     {
         *("lcm.schedule", "lcm.grid", "lcm.consistency", "lcm.guidance", "lcm.losses"),
-        *("lcm.sampling", "lcm.solvers", "lcm.registry", "lcm.recipe"),
+        *("lcm.sampling", "lcm.solvers", "lcm.registry", "lcm.recipe", "lcm.times", "lcm.weights"),
     },
-    {"lcm", "lcm.families", "lcm.adapters", "lcm.networks", "lcm.playback"},
+    {"lcm", "lcm.families", "lcm.adapters", "lcm.networks", "lcm.full", "lcm.perceptual", "lcm.playback"},
     {"lcm.objectives"},
     {
         *("lcm.data", "lcm.checkpoint", "lcm.config", "lcm.validation", "lcm.card"),
-        *("lcm.launching", "lcm.metrics_log", "lcm.publishing", "lcm.resuming", "lcm.trainer"),
+        *("lcm.launching", "lcm.metrics_log", "lcm.publishing", "lcm.resuming", "lcm.student", "lcm.building", "lcm.trainer"),
     },
     {"lcm.cli", "pipelines", "train_lcm_lora"},
 ]

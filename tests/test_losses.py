@@ -18,9 +18,11 @@ REFERENCES: dict[str, Reference] = {
     "l2": lambda d, c: (d**2).mean(axis=1),
     "huber": lambda d, c: (np.sqrt(d**2 + c**2) - c).mean(axis=1),
     "huber_norm": lambda d, c: np.sqrt((d**2).sum(axis=1) + c**2) - c,
+    "l1": lambda d, c: np.abs(d).mean(axis=1),
+    "cauchy": lambda d, c: np.log1p(d**2 / (2 * c**2)).mean(axis=1),
 }
 
-every_loss = pytest.mark.parametrize("name", LOSSES)
+every_loss = pytest.mark.parametrize("name", [name for name in LOSSES if name != "energy"])  # which compares laws, below
 every_c = pytest.mark.parametrize("huber_c", [0.001, 0.069, 1.0])
 
 
@@ -101,3 +103,58 @@ def test_the_gradient_points_from_target_to_prediction(name: str) -> None:
     target, prediction = randn(2, 4, 8, 8, seed=1), randn(2, 4, 8, 8, seed=2).requires_grad_()
     (gradient,) = torch.autograd.grad(LOSSES[name](prediction, target, 0.001).sum(), prediction)
     assert torch.equal(gradient.sign(), (prediction - target).sign())
+
+
+# --- the energy score, of two draws of the prediction ----------------------------------------------------------------
+
+
+def energy(first: Tensor, second: Tensor, target: Tensor) -> Tensor:
+    return LOSSES["energy"](torch.cat([first, second]), target, 0.001)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 30.0])
+def test_energy_equals_float64_numpy(size: float) -> None:
+    first, second, target = (size * randn(3, 4, 8, 8, seed=seed) for seed in (1, 2, 3))
+
+    def rms(a: Tensor, b: Tensor) -> np.ndarray:
+        return np.sqrt(((a.double() - b.double()).flatten(1).numpy() ** 2).mean(axis=1))
+
+    expected = (rms(first, target) + rms(second, target)) / 2 - rms(first, second) / 2
+    np.testing.assert_allclose(energy(first, second, target).numpy(), expected, rtol=2e-6, atol=1e-6)
+
+
+def test_energy_of_the_target_itself_is_zero_and_has_a_finite_gradient() -> None:
+    a = randn(3, 4, 8, 8).requires_grad_()
+    value = energy(a, a, a.detach())
+    torch.testing.assert_close(value, torch.zeros(3), rtol=0, atol=1e-6)
+    assert torch.autograd.grad(value.sum(), a)[0].isfinite().all()
+
+
+def test_energy_does_not_tell_the_draws_or_the_samples_apart() -> None:
+    first, second, target = (randn(3, 4, 8, 8, seed=seed) for seed in (1, 2, 3))
+    together = energy(first, second, target)
+    assert (together.shape, together.dtype) == ((3,), torch.float32)
+    torch.testing.assert_close(energy(second, first, target), together, rtol=1e-6, atol=0)
+    for i in range(3):
+        alone = energy(first[i : i + 1], second[i : i + 1], target[i : i + 1])
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-6, atol=0)
+
+
+WRONG_LAWS = [(0.0, 0.0), (0.0, 0.6), (0.0, 0.85), (0.0, 1.2), (0.0, 2.0), (0.3, 1.0), (-0.3, 1.0), (0.3, 0.6)]
+
+
+@pytest.mark.parametrize(("mean", "std"), WRONG_LAWS)
+def test_energy_is_least_at_the_true_law(mean: float, std: float) -> None:
+    """Predictions N(mean, std^2) for data N(0, 1), on the same random numbers; four standard errors."""
+    first, second, target = (randn(8000, 1, 4, 4, seed=seed) for seed in (1, 2, 3))
+    worse = energy(mean + std * first, mean + std * second, target) - energy(first, second, target)
+    assert worse.mean() > 4 * worse.std() / 8000**0.5
+
+
+@pytest.mark.parametrize("name", ["l2", "l1", "huber"])
+def test_a_distance_is_least_at_a_law_without_variance(name: str) -> None:
+    """So it cannot teach a random landing point: it asks for the mean or the median alone."""
+    draw, target = randn(8000, 1, 4, 4, seed=1), randn(8000, 1, 4, 4, seed=3)
+    losses = [float(LOSSES[name](std * draw, target, 0.001).mean()) for std in (0.0, 0.5, 1.0, 2.0)]
+    assert losses == sorted(losses)
+    assert losses[0] < 0.8 * losses[2]

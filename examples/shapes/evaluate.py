@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -47,9 +48,15 @@ def prompts_and_seeds(num_images: int) -> tuple[list[str], list[int]]:
 
 @torch.no_grad()
 def generate(
-    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], num_steps: int, guidance_scale: float, batch_size: int = 96
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    num_steps: int,
+    guidance_scale: float,
+    batch_size: int = 96,
+    eta: float = 0.0,
 ) -> Tensor:
-    """Final latents [N, 4, 8, 8]. Picture i depends on prompts[i] and seeds[i] alone."""
+    """Final latents [N, 4, 8, 8]. Picture i depends on prompts[i] and seeds[i] alone. Schedulers without an eta ignore it."""
     parts = []
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
@@ -59,6 +66,7 @@ def generate(
                 list(prompts[rows]),
                 num_inference_steps=num_steps,
                 guidance_scale=guidance_scale,
+                eta=eta,
                 generator=generators,
                 height=64,
                 width=64,
@@ -76,7 +84,9 @@ def teacher_endpoints(teacher: Path, num_images: int, guidance_scale: float, cac
     if not path.exists():
         latents = generate(pipe, *prompts_and_seeds(num_images), TEACHER_STEPS, guidance_scale)
         cache_dir.mkdir(parents=True, exist_ok=True)
-        save_file({"latents": latents}, path)
+        partial = path.with_suffix(f".{os.getpid()}")  # others may want the same file; complete or not at all
+        save_file({"latents": latents}, partial)
+        partial.replace(path)
     return load_file(path)["latents"]
 
 

@@ -1,4 +1,4 @@
-"""Sources: folders and data sets turned into records, with an account of what was kept and what was dropped."""
+"""Sources: folders, data sets and lists of prompts turned into records, with an account of what was kept and dropped."""
 
 from __future__ import annotations
 
@@ -42,6 +42,19 @@ class DataConfig:
     dataset_name: str | None = field(
         default=None, metadata={"help": "data set on the hub, or a local folder that `datasets` reads (parquet, save_to_disk)"}
     )
+    prompts_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "a text file of prompts, one a line, instead of images: latents come from the teacher's own trajectories"
+        },
+    )
+    trajectories_per_prompt: int = field(
+        default=1, metadata={"help": "with prompts_file: trajectories of every prompt, each from noise of its own"}
+    )
+    trajectory_dir: str | None = field(
+        default=None,
+        metadata={"help": "where trajectories are kept, to share them between runs; default: trajectories/ in output_dir"},
+    )
     dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of the hub data set"})
     image_column: str = field(default="image", metadata={"help": "column of the images"})
     caption_column: str = field(default="text", metadata={"help": "column of the captions (a list: one is drawn per epoch)"})
@@ -55,14 +68,38 @@ class DataConfig:
 
     def check_data(self) -> None:
         """Raises ValueError for flags that contradict each other or make no sense."""
-        if (self.train_data_dir is None) == (self.dataset_name is None):
-            raise ValueError("training images: pass exactly one of --train_data_dir (a folder) and --dataset_name (a data set)")
+        if sum(source is not None for source in (self.train_data_dir, self.dataset_name, self.prompts_file)) != 1:
+            raise ValueError(
+                "training data: pass exactly one of --train_data_dir (a folder of images), --dataset_name (a data set) and "
+                "--prompts_file (prompts without images)"
+            )
+        self._check_prompts()
         if not 0.0 <= self.proportion_empty_prompts <= 1.0:
             raise ValueError(f"proportion_empty_prompts must lie in 0..1; got {self.proportion_empty_prompts}")
         if self.max_train_samples is not None and self.max_train_samples < 1:
             raise ValueError(f"max_train_samples must be positive; got {self.max_train_samples}")
         if self.interpolation_type not in INTERPOLATION:
             raise ValueError(f"interpolation_type must be one of {', '.join(INTERPOLATION)}; got {self.interpolation_type!r}")
+
+    def _check_prompts(self) -> None:
+        if self.trajectories_per_prompt < 1:
+            raise ValueError(f"trajectories_per_prompt must be positive; got {self.trajectories_per_prompt}")
+        if self.prompts_file is None:
+            for name, is_set in (
+                ("trajectories_per_prompt", self.trajectories_per_prompt > 1),
+                ("trajectory_dir", self.trajectory_dir is not None),
+            ):
+                if is_set:
+                    raise ValueError(f"{name} has no effect without --prompts_file: images need no trajectories; leave it out")
+            return
+        for name in ("random_flip", "center_crop"):
+            if getattr(self, name):
+                raise ValueError(f"{name} has no effect with --prompts_file, which has no images; leave it out")
+        if self.proportion_empty_prompts > 0:
+            raise ValueError(
+                "proportion_empty_prompts does not go with --prompts_file: a trajectory belongs to the prompt it was made for; "
+                "leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -71,11 +108,13 @@ class Record:
 
     key: str
     captions: tuple[str, ...]
-    read: Callable[[], io.BytesIO | Path]
+    read: Callable[[], io.BytesIO | Path] | None = None  # None: a prompt without a picture
     size: int = 0  # of the file in bytes, where that is known for free
 
     def image(self) -> Image.Image:
-        """The picture, upright, RGB."""
+        """The picture, upright, RGB. Raises ValueError for a prompt without one."""
+        if self.read is None:
+            raise ValueError(f"sample {self.key} is a prompt without a picture; train on its trajectory instead")
         with Image.open(self.read()) as image:
             upright = ImageOps.exif_transpose(image) or image
             if upright.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white
@@ -88,10 +127,12 @@ def load_records(config: DataConfig) -> list[Record]:
 
     Raises FileNotFoundError or ValueError, naming the fix, when nothing usable is left.
     """
-    where = str(config.train_data_dir or config.dataset_name)
+    where = str(config.train_data_dir or config.dataset_name or config.prompts_file)
     dropped: Counter[str] = Counter()
     if config.train_data_dir is not None:
         records = list(read_folder(Path(config.train_data_dir), config.caption_column, dropped))
+    elif config.prompts_file is not None:
+        records = list(read_prompts(Path(config.prompts_file), config.trajectories_per_prompt, dropped))
     else:
         records = list(read_dataset(config, dropped))
     records = records[: config.max_train_samples]
@@ -101,7 +142,7 @@ def load_records(config: DataConfig) -> list[Record]:
             f"{where}: none of the {without_caption} images has a caption; add a metadata.jsonl with file_name and "
             f"{config.caption_column} fields, a metadata.csv with these columns, or a .txt of the same name beside every image"
         )
-    readable = drop_unreadable(records, dropped)
+    readable = records if config.prompts_file is not None else drop_unreadable(records, dropped)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "nothing"
     logger.info("%s: kept %d samples; dropped: %s", where, len(readable), reasons)
     if not readable:
@@ -163,6 +204,27 @@ def read_folder(folder: Path, caption_column: str, dropped: Counter[str]) -> Ite
             yield Record(path.relative_to(folder).as_posix(), texts, partial(Path, path), path.stat().st_size)
         else:
             dropped["without a caption"] += 1
+
+
+def read_prompts(path: Path, copies: int, dropped: Counter[str]) -> Iterator[Record]:
+    """`copies` records without a picture for every line of a text file that is not blank.
+
+    Raises FileNotFoundError without the file, ValueError when it is not UTF-8 or holds no prompt.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"prompts_file: there is no file {path}; pass a text file with one prompt a line")
+    try:
+        with path.open(encoding="utf-8-sig") as file:  # its lines end at line breaks alone, unlike those of str.splitlines
+            prompts = [line.strip() for line in file]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"prompts_file: {path} is not UTF-8: {error}; save it as UTF-8") from error
+    if not any(prompts):
+        raise ValueError(f"prompts_file: {path} holds no prompt; write one on every line")
+    if "" in prompts:
+        dropped["blank lines"] += prompts.count("")
+    for number, prompt in enumerate(prompts, 1):
+        if prompt:
+            yield from (Record(f"{number:06d}#{copy}", (prompt,)) for copy in range(copies))
 
 
 def read_metadata(folder: Path, caption_column: str) -> dict[Path, tuple[str, ...]]:

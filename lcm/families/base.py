@@ -79,12 +79,16 @@ class Family(ABC):
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
+    def pixels(self, latents: Tensor) -> Tensor:
+        """Latents at unit scale -> [B, 3, H, W] float32 in about [-1, 1], in the VAE's own precision, with gradients."""
+        vae = self.pipe.vae
+        decoded: Tensor = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+        return decoded.float()
+
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Latents at unit scale -> pictures, in the VAE's own precision (the stock SD pipeline would mix two)."""
-        vae = self.pipe.vae
-        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
-        images: list[Image.Image] = self.pipe.image_processor.postprocess(pixels.float(), output_type="pil")
+        """Latents at unit scale -> pictures (the stock SD pipeline would mix two precisions)."""
+        images: list[Image.Image] = self.pipe.image_processor.postprocess(self.pixels(latents), output_type="pil")
         return images
 
     def pipeline_options(self) -> dict[str, Any]:

@@ -1,23 +1,21 @@
-"""One distillation step, as a composition of a grid, a solver, a landing rule and a loss."""
+"""One distillation step, as a composition of times, a path, a coupling, a target, a loss and a weight."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lcm.consistency import TIMESTEP_SCALING, land
-from lcm.grid import SolverGrid
-from lcm.guidance import guide
-from lcm.losses import LOSSES, Loss
+from lcm.guidance import Guidance, guide
+from lcm.losses import Loss, energy
 from lcm.networks import Conditioning
-from lcm.recipe import Recipe
-from lcm.registry import lookup
-from lcm.schedule import CLEAN, NoiseSchedule, Prediction
-from lcm.solvers import SOLVERS, Solver
+from lcm.schedule import NoiseSchedule, Prediction
+from lcm.times import Times, TimeSampler
+from lcm.weights import Weight, uniform
 
 
 class Roles(Protocol):
@@ -35,135 +33,167 @@ class LatentBatch:
     """Everything one step needs. `x0`, `noise`: [B, C, h, w] float32; `uniform_*`: [B] float32 in [0, 1).
 
     The random numbers come with the sample (they are a function of seed, epoch and sample), so the step has none.
+    `trajectory` [B, N + 1, C, h, w] float32 is the teacher's path on the grid, clean end first, where one is cached.
+    `extra_noise` [B, n, C, h, w] float32 is unit noise for what is random besides x_t, where the objective asks for it.
     """
 
     x0: Tensor
     noise: Tensor
     uniform_time: Tensor
     uniform_guidance: Tensor
+    uniform_landing: Tensor
     cond: Conditioning
     uncond: Conditioning
+    trajectory: Tensor | None = None
+    extra_noise: Tensor | None = None
 
 
-@dataclass
-class ObjectiveConfig:
-    """Flags of the distillation itself."""
+@dataclass(frozen=True)
+class Step:
+    """One step in flight: who is asked, what for, where it stands.
 
-    objective: str = field(default="lcm", metadata={"help": "what to distil with; one of lcm.objectives.OBJECTIVES"})
-    num_ddim_timesteps: int = field(
-        default=50, metadata={"help": "solver steps between noise and image; stock LCMScheduler and ComfyUI assume 50"}
-    )
-    solver: str = field(default="ddim", metadata={"help": "ODE solver of the teacher: " + " or ".join(SOLVERS)})
-    loss_type: str = field(default="huber", metadata={"help": "distance between landing points: " + ", ".join(LOSSES)})
-    huber_c: float = field(default=0.001, metadata={"help": "c of the pseudo-Huber losses"})
-    guidance_scale: float = field(
-        default=7.5, metadata={"help": "guidance of the teacher that is distilled in, as in pipelines: 1 is none"}
-    )
-    guidance_scale_min: float | None = field(
-        default=None, metadata={"help": "with guidance_scale_max: draw the guidance of every sample from this range instead"}
-    )
-    guidance_scale_max: float | None = field(default=None, metadata={"help": "see guidance_scale_min"})
-    timestep_scaling_factor: float = field(
-        default=TIMESTEP_SCALING, metadata={"help": "of the boundary scalings; LCMScheduler has 10"}
-    )
+    `cond` is what student and target are told, `predict` the guided teacher.
+    """
+
+    nets: Roles
+    batch: LatentBatch
+    times: Times
+    x_t: Tensor
+    cond: Conditioning
+    predict: Callable[[Tensor, Tensor], Prediction]
+    progress: float
+
+
+class Path(Protocol):
+    """The curve from noise to data on which x_t lies: (schedule, batch, t [B]) -> x_t [B, C, h, w] float32.
+
+    `is_straight`: x_t = alpha_t x0 + sigma_t eps of an image and unrelated noise, not the teacher's own trajectory.
+    """
 
     @property
-    def guidance_range(self) -> tuple[float, float]:
-        """The lowest and highest guidance_scale of training."""
-        if self.guidance_scale_min is None or self.guidance_scale_max is None:
-            return self.guidance_scale, self.guidance_scale
-        return self.guidance_scale_min, self.guidance_scale_max
+    def is_straight(self) -> bool: ...
 
-    def check_objective(self) -> None:
-        """Raises ValueError for flags that contradict each other or make no sense."""
-        lookup(SOLVERS, self.solver, "solver")
-        lookup(LOSSES, self.loss_type, "loss_type")
-        if (self.guidance_scale_min is None) != (self.guidance_scale_max is None):
-            raise ValueError("guidance_scale_min and guidance_scale_max make a range only together; pass both or neither")
-        low, high = self.guidance_range
-        if not 1.0 <= low <= high:
-            raise ValueError(
-                f"guidance_scale must be at least 1 (1 = no guidance) and a range must ascend; got {low} to {high}. "
-                "The w of the LCM paper is guidance_scale - 1"
-            )
-        if not 1 <= self.num_ddim_timesteps <= 1000:
-            raise ValueError(f"num_ddim_timesteps must lie in 1..1000; got {self.num_ddim_timesteps}")
-        if not (self.huber_c > 0 and self.timestep_scaling_factor > 0):
-            raise ValueError("huber_c and timestep_scaling_factor must be positive")
+    def __call__(self, schedule: NoiseSchedule, batch: LatentBatch, t: Tensor) -> Tensor: ...
 
 
-LandingRule = Callable[[Tensor, Tensor], Tensor]
-"""(t, u) -> s <= u: where both sides of the loss land, all [B] int64."""
+class Coupling(Protocol):
+    """How x_u follows from x_t, without gradients: (objective, step) -> x_u.
+
+    `kind` is "solver" (the teacher's ODE), "path" (the point at u of the path that x_t lies on) or "sde" (a random step).
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    def __call__(self, objective: Objective, step: Step) -> Tensor: ...
 
 
-def land_clean(t: Tensor, u: Tensor) -> Tensor:
-    """s = CLEAN for every pair: the consistency function of CM and LCM."""
-    return torch.full_like(t, CLEAN)
+class Target(Protocol):
+    """Where the student's landing point belongs, at step.times.s: (objective, step) -> [B, C, h, w] float32."""
+
+    def __call__(self, objective: Objective, step: Step) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A consistency distillation loss. Every part is a function; a method is a choice of parts."""
+    """A distillation loss. Every part is a function; a method is a choice of parts.
+
+    `timestep_scaling` None lands by the pure jump. `injection` kappa > 0 shows the student x_t + kappa sigma_t z, which makes
+    its answer random. Raises ValueError for a composition that cannot work, unless it `is_control`: negative controls are
+    built to be measured.
+    """
 
     schedule: NoiseSchedule
-    grid: SolverGrid
-    solver: Solver
+    times: TimeSampler
+    path: Path
+    coupling: Coupling
+    target: Target
     loss: Loss
-    guidance_range: tuple[float, float]
-    landing: LandingRule = land_clean
+    guidance: Guidance
+    weight: Weight = uniform
     huber_c: float = 0.001
-    timestep_scaling: float = TIMESTEP_SCALING
+    snr_gamma: float = 5.0
+    timestep_scaling: float | None = TIMESTEP_SCALING
+    injection: float = 0.0
+    is_control: bool = False
 
-    def __call__(self, nets: Roles, batch: LatentBatch) -> Tensor:
-        """The loss of every sample, [B] float32 (LCM, Algorithm 1).
+    def __post_init__(self) -> None:
+        if not self.is_control:
+            self.check()
+
+    def check(self) -> None:
+        """Raises ValueError with the reason why this composition cannot work, and the nearest one that does."""
+        if self.coupling.kind == "path" and self.path.is_straight and self.times.direct:
+            raise ValueError(
+                "regressing the flow map onto x_s of the same noise learns the teacher again: the optimum is E[x_s | x_t] = "
+                "alpha_s x0 + sigma_s eps, one DDIM step of the ideal denoiser, for every s. Use --coupling solver, whose "
+                "target is the end of several solver steps"
+            )
+        if self.coupling.kind == "sde" and self.loss is not energy:
+            raise ValueError(
+                "with a random step from t to u, l2 and its like learn the denoiser: the optimum is f(x_t) = E[f(x_u) | x_t], "
+                "which by the tower property is E[x0 | x_t] for every number of steps. Use --loss_type energy, a proper scoring "
+                "rule, or --coupling solver"
+            )
+        if (self.loss is energy) != (self.injection > 0):
+            raise ValueError(
+                "the energy score compares random answers and needs the injected noise of --objective stochastic_flow; use "
+                "another --loss_type with other objectives, and energy with that one"
+            )
+
+    @property
+    def extra_noises(self) -> int:
+        """Unit noises per sample besides the one of x_t: two for the student, one for the target, one for the coupling."""
+        return 4 if self.injection > 0 or self.coupling.kind == "sde" else 0
+
+    def __call__(self, nets: Roles, batch: LatentBatch, progress: float = 0.0) -> Tensor:
+        """The weighted loss of every sample, [B] float32. `progress` in [0, 1) is the share of the run that is done.
 
         The student comes last: its saved activations then never coexist with the passes that need no gradient.
         """
-        t, u = self.grid.pair(batch.uniform_time)
-        s = self.landing(t, u)
-        x_t = self.schedule.add_noise(batch.x0, batch.noise, t)
+        times = self.times(batch.uniform_time, batch.uniform_landing, progress)
+        x_t = self.path(self.schedule, batch, times.t)
+        scale = self.guidance(times.t, batch.uniform_guidance)
+        cond = batch.cond.with_guidance_scale(scale)  # read only by a network with a w-embedding
+        step = Step(nets, batch, times, x_t, cond, self.guided_teacher(nets, batch, scale), progress)
         with torch.no_grad():
-            x_u = self.solver(self.guided_teacher(nets, batch), self.schedule, x_t, t, u)
-            target = self._land(nets.target(x_u, u, batch.cond), x_u, u, s)
-        landed = self._land(nets.student(x_t, t, batch.cond), x_t, t, s)
-        return self.loss(landed, target, self.huber_c)
+            target = self.target(self, step)
+        landed = self.student_lands(step)
+        return self.weight(self.schedule, times, self.snr_gamma) * self.loss(landed, target, self.huber_c)
 
-    def guided_teacher(self, nets: Roles, batch: LatentBatch) -> Callable[[Tensor, Tensor], Prediction]:
+    def student_lands(self, step: Step) -> Tensor:
+        """f(x_t, t -> s) of the student, [B, C, h, w], or two draws of it, [2B, C, h, w], where the loss compares laws."""
+        (t, _, s), x_t, cond = step.times, step.x_t, step.cond
+        if self.loss is not energy:
+            return self.land(step.nets.student(self.inject(step, x_t, t, 0), t, cond), x_t, t, s)
+        seen = torch.cat([self.inject(step, x_t, t, draw) for draw in (0, 1)])
+        twice = torch.cat([t, t])
+        return self.land(step.nets.student(seen, twice, cond.cat(cond)), torch.cat([x_t, x_t]), twice, torch.cat([s, s]))
+
+    def target_lands(self, step: Step, x_u: Tensor) -> Tensor:
+        """f(x_u, u -> s) of the target network."""
+        _, u, s = step.times
+        output = step.nets.target(self.inject(step, x_u, u, 2), u, step.cond)
+        return self.land(output, x_u, u, s)
+
+    def inject(self, step: Step, x: Tensor, t: Tensor, draw: int) -> Tensor:
+        """x + kappa sigma_t z with the draw's own noise z; x itself without injection."""
+        if self.injection == 0:
+            return x
+        assert step.batch.extra_noise is not None
+        return x + self.injection * self.schedule.alpha_sigma(t)[1] * step.batch.extra_noise[:, draw]
+
+    def guided_teacher(self, nets: Roles, batch: LatentBatch, scale: Tensor) -> Callable[[Tensor, Tensor], Prediction]:
         """The teacher with guidance: conditional and unconditional halves in one call of twice the batch."""
-        low, high = self.guidance_range
-        guidance_scale = low + (high - low) * batch.uniform_guidance
         both = batch.cond.cat(batch.uncond)
 
         def predict(x_t: Tensor, t: Tensor) -> Prediction:
-            if low == high == 1.0:
+            if self.guidance.is_none:
                 return self.schedule.predict(nets.teacher(x_t, t, batch.cond), x_t, t)
             cond, uncond = nets.teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
-            return self.schedule.predict(guide(cond, uncond, guidance_scale), x_t, t)
+            return self.schedule.predict(guide(cond, uncond, scale), x_t, t)
 
         return predict
 
-    def _land(self, output: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def land(self, output: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return land(self.schedule, output, x_t, t, s, timestep_scaling=self.timestep_scaling)
-
-
-class Method(Protocol):
-    """What an entry of OBJECTIVES offers: the loss, and how stock diffusers plays what it trains."""
-
-    def build(self, config: ObjectiveConfig, schedule: NoiseSchedule) -> Objective: ...
-
-    def play(self, config: ObjectiveConfig) -> tuple[str, dict[str, object]]:
-        """Scheduler class name and configuration overrides."""
-        ...
-
-
-def make_recipe(method: Method, config: ObjectiveConfig, **teacher_facts: object) -> Recipe:
-    """The recipe of an adapter trained with `config`; `teacher_facts` are the remaining fields of Recipe."""
-    scheduler, scheduler_config = method.play(config)
-    scheduler_config = {**scheduler_config, "rescale_betas_zero_snr": teacher_facts["zero_terminal_snr"]}
-    return Recipe(
-        objective=config.objective,
-        scheduler=scheduler,
-        scheduler_config=scheduler_config,
-        trained_guidance_scale=list(config.guidance_range),
-        **teacher_facts,  # type: ignore[arg-type]
-    )

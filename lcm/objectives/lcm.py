@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
+from lcm.consistency import TIMESTEP_SCALING
 from lcm.grid import SolverGrid
-from lcm.losses import LOSSES
-from lcm.objectives.base import Objective, ObjectiveConfig
+from lcm.losses import Loss
+from lcm.objectives.base import Objective
+from lcm.objectives.config import ObjectiveConfig
+from lcm.objectives.method import COMMON, Method, Play, lcm_play, parts
 from lcm.schedule import NoiseSchedule
-from lcm.solvers import SOLVERS
+from lcm.times import GridTimes, LandClean
 
 
-class LatentConsistency:
+class LatentConsistency(Method):
     """Plays with `LCMScheduler` on the grid it was trained on."""
 
-    def build(self, config: ObjectiveConfig, schedule: NoiseSchedule) -> Objective:
+    lands_clean = True
+    defaults: ClassVar[dict[str, Any]] = {**COMMON, "num_ddim_timesteps": 50, "timestep_scaling_factor": TIMESTEP_SCALING}
+
+    def build(self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None) -> Objective:
         """The loss of LCM, Eq. 14, on the grid of `config`."""
+        grid = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps)
         return Objective(
-            schedule=schedule,
-            grid=SolverGrid(config.num_ddim_timesteps, schedule.num_train_timesteps),
-            solver=SOLVERS[config.solver],
-            loss=LOSSES[config.loss_type],
-            guidance_range=config.guidance_range,
-            huber_c=config.huber_c,
+            times=GridTimes(grid, LandClean()),
             timestep_scaling=config.timestep_scaling_factor,
+            **parts(config, schedule, loss),
         )
 
-    def play(self, config: ObjectiveConfig) -> tuple[str, dict[str, object]]:
-        return "LCMScheduler", {
-            "original_inference_steps": config.num_ddim_timesteps,
-            "timestep_scaling": config.timestep_scaling_factor,
-        }
+    def play(self, config: ObjectiveConfig) -> Play:
+        return lcm_play(config)

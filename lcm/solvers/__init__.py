@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from lcm.solvers.base import Predict, Solver
+from lcm.solvers.base import Predict, Solver, repeated, substeps
 from lcm.solvers.ddim import ddim
+from lcm.solvers.dpm_solver_pp_2m import dpm_solver_pp_2m
 from lcm.solvers.heun import heun
 
-SOLVERS: dict[str, Solver] = {"ddim": ddim, "heun": heun}
+SOLVERS: dict[str, Solver] = {"ddim": ddim, "heun": heun, "dpm_solver_pp_2m": dpm_solver_pp_2m}
 
-__all__ = ["SOLVERS", "Predict", "Solver", "ddim", "heun"]
+__all__ = ["SOLVERS", "Predict", "Solver", "ddim", "heun", "repeated", "substeps"]

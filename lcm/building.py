@@ -1,0 +1,92 @@
+"""What a run is made of, from its configuration and its teacher: the recipe, the trajectories, the latents of a batch."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from lcm.config import TrainConfig
+from lcm.data import Record, SampleBatch, Trajectories, TrajectorySpec, prepare_trajectories
+from lcm.families import Family
+from lcm.objectives import OBJECTIVES, LatentBatch, make_recipe
+from lcm.recipe import Recipe
+from lcm.student import first_recipe
+
+
+def build_recipe(config: TrainConfig, family: Family) -> Recipe:
+    """How the trained file must be played."""
+    recipe = make_recipe(
+        OBJECTIVES[config.objective],
+        config,
+        family=family.name,
+        cross_attention_dim=family.unet.config.cross_attention_dim,
+        prediction_type=family.schedule.prediction_type,
+        zero_terminal_snr=family.zero_terminal_snr,
+        teacher=str(config.pretrained_teacher_model),
+        resolution=config.resolution,
+    )
+    if config.w_embedding:  # the value that the pipeline embeds; it guides nothing by itself
+        recipe = dataclasses.replace(recipe, guidance_scale=sum(config.guidance_range) / 2)
+    first = first_recipe(config)
+    if first is not None and config.guidance_scale is None:  # without a teacher, the adapter keeps the guidance it has
+        recipe = dataclasses.replace(recipe, trained_guidance_scale=first.trained_guidance_scale)
+    return recipe
+
+
+def build_trajectories(config: TrainConfig, family: Family, records: list[Record], accelerator: Accelerator) -> Trajectories:
+    """The teacher's trajectories for the prompts, made now where they are not on disk. The U-Net has no adapters yet."""
+    follows = OBJECTIVES[config.objective].from_trajectories  # else only the ends count, and one solver step a point is enough
+    spec = TrajectorySpec(
+        num_steps=config.num_ddim_timesteps or 50,
+        solver=config.solver or "ddim",
+        solver_steps=int(config.solver_steps or 1) if follows else 1,
+        guidance_range=config.guidance_range,
+        seed=config.seed,
+        resolution=config.resolution,
+    )
+    directory, process = Path(config.trajectory_dir or Path(config.output_dir) / "trajectories"), accelerator.process_index
+    share = (process, accelerator.num_processes)
+    if config.dry_run:
+        directory, share = Path(tempfile.mkdtemp()), (0, 1)
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return prepare_trajectories(
+        family,
+        records,
+        spec,
+        directory,
+        process=share,
+        batch_size=config.train_batch_size,
+        device=accelerator.device,
+        wait=accelerator.wait_for_everyone,
+    )
+
+
+def encode(family: Family, batch: SampleBatch, device: torch.device) -> LatentBatch:
+    """Pixels, or the ends of trajectories, and captions to latents and conditioning, on `device`."""
+    cond = family.encode_prompts(batch.prompts, batch.sizes)
+    uncond = family.unconditional(cond)
+    trajectory = None if batch.trajectory is None else batch.trajectory.to(device)
+    if trajectory is not None:
+        x0 = trajectory[:, 0]
+    else:
+        assert batch.pixels is not None
+        x0 = family.encode_images(batch.pixels.to(device), batch.posterior_noise.to(device))
+    empty = torch.tensor([prompt == "" for prompt in batch.prompts], device=device)
+    return LatentBatch(
+        x0=x0,
+        noise=batch.noise.to(device),
+        uniform_time=batch.uniform_time.to(device),
+        uniform_guidance=batch.uniform_guidance.to(device),
+        uniform_landing=batch.uniform_landing.to(device),
+        # an empty prompt is what the pipeline puts in the place of none, zeros for some SDXL models
+        cond=cond.where(empty, uncond),
+        uncond=uncond,
+        trajectory=trajectory,
+        extra_noise=None if batch.extra_noise is None else batch.extra_noise.to(device),
+    )

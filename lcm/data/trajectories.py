@@ -1,0 +1,214 @@
+"""The teacher's own trajectories, from noise to image: made once for a list of prompts, kept on disk, read by every epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lcm.data.batches import sample_rng, whole
+from lcm.data.shards import Trajectories, as_bytes, is_sound, num_shards, shard_path, shard_rows, shard_shape, write_shard
+from lcm.data.sources import Record
+from lcm.families import Family
+from lcm.grid import SolverGrid
+from lcm.guidance import guide
+from lcm.networks import Conditioning
+from lcm.registry import lookup
+from lcm.schedule import CLEAN, Prediction
+from lcm.solvers import SOLVERS, Predict, repeated
+from lcm.solvers.base import Remembering
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrajectorySpec:
+    """What a trajectory depends on besides teacher and prompt: the points of SolverGrid(num_steps), the solver and its
+    steps between two points, the range of guidance scales, the seed of noise and guidance, the resolution in pixels."""
+
+    num_steps: int
+    solver: str
+    solver_steps: int
+    guidance_range: tuple[float, float]
+    seed: int
+    resolution: int
+
+
+def trajectory_times(grid: SolverGrid) -> Tensor:
+    """The times [N + 1] int64 of a trajectory, ascending: CLEAN, then the grid. Time t has index (t + 1) // stride."""
+    return torch.cat([torch.tensor([CLEAN]), grid.timesteps])
+
+
+# --- identity -----------------------------------------------------------------------------------------------------------
+
+
+def facts_of(config: Any) -> str:
+    """A component's configuration, without where it was loaded from and by which version."""
+    values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    facts = {name: value for name, value in values.items() if not name.startswith("_") and name != "transformers_version"}
+    return json.dumps(facts, sort_keys=True, default=str)
+
+
+def trajectory_key(family: Family, records: Sequence[Record], spec: TrajectorySpec) -> str:
+    """16 hexadecimal digits of a SHA-256 of all that the trajectories follow from, the teacher's weights included."""
+    digest = hashlib.sha256()
+    schedule = family.schedule
+    facts = [asdict(spec), [[r.key, r.captions[0]] for r in records], schedule.prediction_type]
+    digest.update(json.dumps([*facts, family.name, family.pipeline_options()], sort_keys=True).encode())
+    digest.update(as_bytes(schedule.alphas))
+    for component in (family.unet, *family.text_encoders()):
+        digest.update(facts_of(component.config).encode())
+        for name, tensor in component.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(as_bytes(tensor))
+    return digest.hexdigest()[:16]
+
+
+# --- making -------------------------------------------------------------------------------------------------------------
+
+
+def guided_teacher(family: Family, cond: Conditioning, guidance_scale: Tensor) -> Predict:
+    """The teacher with guidance [B], its U-Net in its own precision and everything around it in float32."""
+    unet, schedule, dtype = family.unet, family.schedule.to(guidance_scale.device), family.unet.dtype
+    is_guided = bool((guidance_scale != 1.0).any())
+    both = cond.cat(family.unconditional(cond)) if is_guided else cond
+    kwargs = both.map(lambda part: part.to(guidance_scale.device, dtype)).unet_kwargs()
+
+    def predict(x_t: Tensor, t: Tensor) -> Prediction:
+        halves = 2 if is_guided else 1
+        output = unet(x_t.to(dtype).repeat(halves, 1, 1, 1), t.repeat(halves), **kwargs, return_dict=False)[0].float()
+        if is_guided:
+            conditional, unconditional = output.chunk(2)
+            output = guide(conditional, unconditional, guidance_scale)
+        return schedule.predict(output, x_t, t)
+
+    return predict
+
+
+@torch.no_grad()
+def follow(family: Family, records: Sequence[Record], spec: TrajectorySpec, device: torch.device | str) -> Tensor:
+    """The trajectories [B, N + 1, C, h, w] float32 of these records, clean latents first and noise last.
+
+    They start as pipelines do: unit noise stands for x_t at the last time of the grid, though alpha there is not quite 0.
+    """
+    shape, (low, high) = family.latent_shape(spec.resolution), spec.guidance_range
+    guidance, noises = [], []
+    for record in records:
+        rng = sample_rng(spec.seed, 0, f"{record.key}/trajectory")
+        guidance.append(low + (high - low) * rng.random())
+        noises.append(torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)))
+    schedule = family.schedule.to(device)
+    cond = family.encode_prompts([r.captions[0] for r in records], [whole(spec.resolution)] * len(records))
+    predict = guided_teacher(family, cond, torch.tensor(guidance, dtype=torch.float32, device=device))
+    solver = lookup(SOLVERS, spec.solver, "solver")
+    if isinstance(solver, Remembering):
+        solver = solver.fresh()  # one memory for the whole way down
+    solver = repeated(solver, spec.solver_steps)
+    times = [
+        torch.full((len(records),), int(t), device=device)
+        for t in trajectory_times(SolverGrid(spec.num_steps, schedule.num_train_timesteps)).flip(0)
+    ]
+    points = [torch.stack(noises).to(device)]
+    for t, s in pairwise(times):
+        points.append(solver(predict, schedule, points[-1], t, s))
+    return torch.stack(points[::-1], dim=1)
+
+
+def check_finite(trajectories: Tensor, records: Sequence[Record]) -> None:
+    """Raises ValueError naming the first prompt whose trajectory [B, ...] is not finite."""
+    for finite, record in zip(trajectories.flatten(1).isfinite().all(dim=1).tolist(), records, strict=True):
+        if not finite:
+            raise ValueError(
+                f"prompts_file: the teacher's latents for {record.captions[0]!r} (sample {record.key}) are not finite; use "
+                "--mixed_precision bf16 or no, lower the guidance scale, or remove this prompt"
+            )
+
+
+def make_missing_shards(
+    family: Family,
+    records: Sequence[Record],
+    spec: TrajectorySpec,
+    directory: Path | str,
+    *,
+    process: tuple[int, int] = (0, 1),
+    batch_size: int = 16,
+    device: torch.device | str,
+) -> Path:
+    """Makes this process's share of the trajectories that are missing or damaged; returns their folder in `directory`.
+
+    `family.unet` must not have adapters yet. An interrupted run goes on where it stopped, up to 64 trajectories back.
+    Raises ValueError when the folder cannot be written, or naming a prompt whose latents are not finite.
+    """
+    rank, num_processes = process
+    folder = Path(directory) / trajectory_key(family, records, spec)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"trajectory_dir: {directory} cannot be written ({error}); choose another folder") from error
+    shape = (spec.num_steps + 1, *family.latent_shape(spec.resolution))
+    rows = {number: shard_rows(len(records), number) for number in range(rank, num_shards(len(records)), num_processes)}
+    # every byte is checked here, once, so that readers need not: they jump between shards
+    checks = tqdm(rows, desc="checking trajectories", leave=False, disable=None if rank == 0 else True)
+    missing = [number for number in checks if not is_sound(shard_path(folder, number), (len(rows[number]), *shape))]
+    total, to_make = sum(map(len, rows.values())), sum(len(rows[number]) for number in missing)
+    logger.info(
+        "trajectories in %s: %d found, %d to make%s; %.1f MiB on disk in all",
+        folder,
+        total - to_make,
+        to_make,
+        f" by process {rank} of {num_processes}" if num_processes > 1 else "",
+        len(records) * math.prod(shape) * 2 / 2**20,
+    )
+    with tqdm(total=to_make, desc="making trajectories", unit="image", disable=rank != 0 or not missing) as bar:
+        for number in missing:
+            made = []
+            for first in range(rows[number].start, rows[number].stop, batch_size):
+                batch = records[first : min(first + batch_size, rows[number].stop)]
+                made.append(follow(family, batch, spec, device).half().cpu())  # as stored: what float16 cannot hold is found
+                check_finite(made[-1], batch)
+                bar.update(len(batch))
+            write_shard(shard_path(folder, number), torch.cat(made))
+    return folder
+
+
+def open_trajectories(folder: Path, count: int) -> Trajectories:
+    """The `count` trajectories in a folder of `make_missing_shards`, once every process has made its share.
+
+    Raises ValueError naming a shard that is missing or short.
+    """
+    for number in range(num_shards(count)):
+        shape = shard_shape(shard_path(folder, number))
+        if shape is None or shape[0] != len(shard_rows(count, number)):
+            raise ValueError(
+                f"trajectory_dir: {shard_path(folder, number)} is missing or damaged; give all machines the same "
+                "--trajectory_dir and start again: what is missing is made"
+            )
+    return Trajectories(folder, count)
+
+
+def prepare_trajectories(
+    family: Family,
+    records: Sequence[Record],
+    spec: TrajectorySpec,
+    directory: Path | str,
+    *,
+    process: tuple[int, int] = (0, 1),
+    batch_size: int = 16,
+    device: torch.device | str,
+    wait: Callable[[], None] = lambda: None,
+) -> Trajectories:
+    """`make_missing_shards`, `wait` for the other processes to do the same, `open_trajectories`."""
+    folder = make_missing_shards(family, records, spec, directory, process=process, batch_size=batch_size, device=device)
+    wait()
+    return open_trajectories(folder, len(records))

@@ -1,0 +1,36 @@
+"""Direct regression onto the endpoint of the teacher's own trajectory (knowledge distillation, Luhman & Luhman 2021)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lcm.grid import SolverGrid
+from lcm.losses import Loss
+from lcm.objectives.base import Objective
+from lcm.objectives.config import ObjectiveConfig
+from lcm.objectives.method import LOSS, TEACHER, Method, Play, lcm_play, parts
+from lcm.objectives.parts import FollowPath, OnTrajectory, regress
+from lcm.schedule import NoiseSchedule
+from lcm.times import DirectTimes, LandClean
+
+
+class Endpoint(Method):
+    """From any point of a cached trajectory straight to its end: no target network, no bootstrap, prompts instead of images.
+
+    The teacher is asked only while the cache is made, with `solver_steps` steps of `solver` between neighbouring grid points.
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {**LOSS, **TEACHER, "num_ddim_timesteps": 50, "loss_type": "l2"}
+    from_trajectories = True
+    lands_clean = True
+
+    def build(self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None) -> Objective:
+        grid = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps)
+        return Objective(
+            times=DirectTimes(grid, LandClean()),
+            timestep_scaling=None,
+            **{**parts(config, schedule, loss), "path": OnTrajectory(grid), "coupling": FollowPath(), "target": regress},
+        )
+
+    def play(self, config: ObjectiveConfig) -> Play:
+        return lcm_play(config)

@@ -1,0 +1,38 @@
+"""Trajectory segmented consistency (Hyper-SD, Ren et al. 2024): segments merged 8 -> 4 -> 2 -> 1 in one run."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lcm.grid import SolverGrid
+from lcm.losses import Loss
+from lcm.objectives.base import Objective
+from lcm.objectives.config import ObjectiveConfig
+from lcm.objectives.method import COMMON, Method, Play, parts
+from lcm.schedule import NoiseSchedule
+from lcm.times import GridTimes, WithinSegment
+
+
+class SegmentedTrajectoryConsistency(Method):
+    """Lands anywhere between the segment's edge and u. Plays with `TCDScheduler`, or DDIM trailing."""
+
+    defaults: ClassVar[dict[str, Any]] = {
+        **COMMON,
+        "num_ddim_timesteps": 40,
+        "segments": [8, 4, 2, 1],
+        "loss_type": "l2",
+        "eta": 0.0,
+    }
+
+    def build(self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None) -> Objective:
+        """Hyper-SD, Algorithm 1, without its adversarial term. Raises ValueError when an edge is no grid point."""
+        grid = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps)
+        return Objective(
+            times=GridTimes(grid, WithinSegment(grid, tuple(config.segments or ()))),
+            timestep_scaling=None,
+            **parts(config, schedule, loss),
+        )
+
+    def play(self, config: ObjectiveConfig) -> Play:
+        grid = {"original_inference_steps": config.num_ddim_timesteps}
+        return Play("TCDScheduler", grid, [1, 2, 4, 8], float(config.eta or 0.0))

@@ -1,0 +1,165 @@
+"""What is trained: an adapter or a whole U-Net, its optimizer, its averages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from lcm.adapters import add_lora, export_lora, fresh_with_lora, lora_modules, lora_parameters, verify_export
+from lcm.config import TrainConfig
+from lcm.families import Family
+from lcm.full import copy_for_training, export_unet
+from lcm.networks import Networks, WeightEma, make_networks
+from lcm.playback import locate, read_recipe
+from lcm.recipe import Recipe
+
+
+@dataclass
+class Student:
+    """The trained U-Net in its three roles, and all that changes when it learns."""
+
+    unet: Any
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    nets: Networks
+    prepared: Any
+    export_ema: WeightEma | None
+    config: TrainConfig
+    pipeline_class: Any
+
+    def update_averages(self) -> None:
+        """After every update that was made."""
+        for ema in (self.nets.ema, self.export_ema):
+            if ema is not None:
+                ema.update()
+
+    def as_exported(self) -> AbstractContextManager[None]:
+        """What is given away stands in the network inside the block: its average, where one is kept."""
+        return self.export_ema.swapped_in() if self.export_ema else nullcontext()
+
+    @contextmanager
+    def drawing(self) -> Iterator[Any]:
+        """The U-Net that pictures are drawn with, in evaluation mode."""
+        self.unet.eval()
+        with self.as_exported():
+            yield self.unet
+        self.unet.train()
+
+    def export(self, path: Path, recipe: Recipe, training: dict[str, str], dtype: torch.dtype) -> Any:
+        """Writes the adapter to `path`, or the U-Net beside it, and reloads it; returns the reloaded U-Net.
+
+        Raises ExportError when it is not what was trained.
+        """
+        with self.drawing() as unet:
+            if self.config.full_finetune:
+                return export_unet(unet, path.parent, recipe, dtype)
+            export_lora(unet, path, recipe, training=training)
+            return verify_export(unet, path, self.pipeline_class)
+
+    # --- the record to resume from ----------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained tensors and their averages, live."""
+        named: dict[str, Tensor] = {f"trained.{i}": p for i, p in enumerate(self.parameters)}
+        for name, ema in (("ema", self.nets.ema), ("export_ema", self.export_ema)):
+            named |= {f"{name}.{i}": average for i, average in enumerate(ema.averages if ema else [])}
+        return named
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor], device: torch.device) -> None:
+        for i, parameter in enumerate(self.parameters):
+            parameter.copy_(tensors[f"trained.{i}"])
+        for name, ema in (("ema", self.nets.ema), ("export_ema", self.export_ema)):
+            if ema is not None:
+                ema.averages = [tensors[f"{name}.{i}"].to(device) for i in range(len(self.parameters))]
+
+
+def build_student(config: TrainConfig, family: Family, accelerator: Accelerator) -> Student:
+    """Adds the adapter to the family's U-Net, or copies that U-Net, and prepares it with its optimizer.
+
+    Raises ValueError for an --init_adapter that does not fit.
+    """
+    set_seed(config.seed)  # of the adapter's first values; nothing after this draws from the global generator
+    unet = family.unet
+    if config.full_finetune:
+        unet = copy_for_training(unet, config.w_embedding)
+        parameters = list(unet.parameters())
+    else:
+        first = load_first(config, family) if config.init_adapter else None
+        parameters = add_lora(unet, config.lora_rank, config.lora_alpha, config.lora_target_modules, config.lora_dropout)
+        if first is not None:
+            copy_adapter(first, unet, str(config.init_adapter))
+    unet.train()  # gradient checkpointing and dropout act only in training mode
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay,
+        eps=config.adam_epsilon,
+    )
+    prepared, optimizer = accelerator.prepare(unet, optimizer)
+    nets = make_networks(
+        unet,
+        ema_decay=config.ema_decay if config.target == "ema" else None,
+        prepared=prepared,
+        teacher_unet=family.unet if config.full_finetune else None,
+        autocast=accelerator.autocast,
+    )
+    export_ema = None if config.export_ema_decay is None else WeightEma(parameters, config.export_ema_decay)
+    return Student(unet, parameters, optimizer, nets, prepared, export_ema, config, type(family.pipe))
+
+
+def load_first(config: TrainConfig, family: Family) -> Any:
+    """A U-Net with the adapter to start from. Raises ValueError when it was made for another kind of model."""
+    recipe = first_recipe(config)
+    if recipe is not None and (recipe.family, recipe.prediction_type) != (family.name, family.schedule.prediction_type):
+        raise ValueError(
+            f"init_adapter: {config.init_adapter} was made for a {recipe.family} model that predicts {recipe.prediction_type}, "
+            f"the teacher is {family.name} and predicts {family.schedule.prediction_type}; pass an adapter of the teacher's kind"
+        )
+    try:
+        return fresh_with_lora(family.unet, locate(str(config.init_adapter)), type(family.pipe))
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(f"init_adapter: {config.init_adapter} does not fit the teacher's U-Net ({error})") from error
+
+
+def first_recipe(config: TrainConfig) -> Recipe | None:
+    """The recipe of --init_adapter, None without one. Raises FileNotFoundError where there is no such file."""
+    if config.init_adapter is None:
+        return None
+    locate(config.init_adapter)
+    try:
+        return read_recipe(config.init_adapter)
+    except ValueError:  # an adapter of another trainer
+        return None
+
+
+@torch.no_grad()
+def copy_adapter(source: Any, unet: Any, name: str) -> None:
+    """Raises ValueError when layers, ranks or scales differ, naming the flag to pass."""
+    theirs, ours = lora_modules(source), lora_modules(unet)
+    if set(theirs) != set(ours):
+        raise ValueError(
+            f"init_adapter: {name} adapts {len(theirs)} layers, this run {len(ours)}; the first difference is "
+            f"{min(set(theirs) ^ set(ours))}; pass its --lora_target_modules"
+        )
+    for layer_name, layer in ours.items():
+        other = theirs[layer_name]
+        if (layer.r["default"], layer.scaling["default"]) != (other.r["default"], other.scaling["default"]):
+            alpha = other.scaling["default"] * other.r["default"]
+            raise ValueError(
+                f"init_adapter: {name} has rank {other.r['default']} and alpha {alpha:g}; pass --lora_rank {other.r['default']} "
+                f"--lora_alpha {alpha:g}"
+            )
+    for mine, other_parameter in zip(lora_parameters(unet), lora_parameters(source), strict=True):
+        mine.copy_(other_parameter)
