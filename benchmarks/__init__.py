@@ -1,0 +1,1 @@
+"""Side-by-side measurements. The test suite checks the measures, never the measured numbers."""

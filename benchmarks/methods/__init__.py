@@ -1,0 +1,1 @@
+"""Every distillation method on the tiny world, under one budget."""

@@ -1,0 +1,121 @@
+"""What is measured on a set of pictures: pure functions of latents, pictures and features.
+
+A set has the order of `examples.shapes.evaluate.prompts_and_seeds`: the 192 captions in turn, every picture with a seed of
+its own. So row i has caption i % 192, and a block of 192 rows holds every caption once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from examples.shapes.judge import Judge
+from examples.shapes.render import ATTRIBUTES, BACKGROUNDS, CAPTIONS, COLORS, SIZE
+
+BOOTSTRAP_DRAWS = 1000
+
+
+def within_prompt_variance(values: Tensor) -> float:
+    """[N, ...] -> unbiased variance over the pictures of one caption, averaged over captions, summed over dimensions.
+
+    Raises ValueError unless N is a multiple of 192 and at least 384.
+    """
+    if len(values) % len(CAPTIONS) or len(values) < 2 * len(CAPTIONS):
+        raise ValueError(f"need a multiple of {len(CAPTIONS)} pictures, at least {2 * len(CAPTIONS)}; got {len(values)}")
+    by_prompt = values.double().reshape(-1, len(CAPTIONS), values[0].numel())
+    return float(by_prompt.var(dim=0, unbiased=True).sum(dim=1).mean())
+
+
+def diversity_ratio(student: Tensor, teacher: Tensor) -> float:
+    """Within-prompt variance of the student over that of the teacher, both [N, ...]: 1 is as varied, 0 always the same picture."""
+    return within_prompt_variance(student) / within_prompt_variance(teacher)
+
+
+def places(images: Sequence[Image.Image]) -> Tensor:
+    """What captions leave free, read off the pictures: [N, 3] pixels, centre (x, y) and square root of the area of the shape.
+
+    A pixel belongs to the shape when its colour is nearer to the caption's colour than to its background. A picture with no
+    such pixel counts as a shape of area 0 in the middle.
+    """
+    rows = np.zeros((len(images), 3))
+    y, x = np.mgrid[:SIZE, :SIZE]
+    for i, image in enumerate(images):
+        _, color, background = ATTRIBUTES[i % len(ATTRIBUTES)]
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float64)
+        to_color, to_background = (np.square(pixels - rgb).sum(axis=2) for rgb in (COLORS[color], BACKGROUNDS[background]))
+        inside = to_color < to_background
+        rows[i] = (x[inside].mean(), y[inside].mean(), math.sqrt(inside.sum())) if inside.any() else (SIZE / 2, SIZE / 2, 0.0)
+    return torch.from_numpy(rows)
+
+
+@torch.no_grad()
+def judge_features(judge: Judge, images: Sequence[Image.Image], batch_size: int = 256) -> np.ndarray:
+    """The judge's last hidden layer, [N, 64] float32."""
+    pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images]))
+    pixels = pixels.permute(0, 3, 1, 2)
+    features: np.ndarray = torch.cat([judge.trunk(part.float() / 127.5 - 1.0) for part in pixels.split(batch_size)]).numpy()
+    return features
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2) of two sets of features [N, D].
+
+    The trace of the square root needs only the eigenvalues of that symmetric product. The estimate is biased upwards by
+    finite N, so it means something only beside `judge_fd`'s floor.
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    product = root @ cov_b @ root
+    cross = np.sqrt(np.linalg.eigvalsh((product + product.T) / 2).clip(min=0)).sum()
+    return float(np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+
+
+def judge_fd(student: np.ndarray, teacher: np.ndarray) -> tuple[float, float]:
+    """(distance, floor) between features [N, D] of the same captions and seeds.
+
+    Both compare the first half of the rows with the teacher's second half, so no seed occurs on both sides: the distance with
+    the student's first half, the floor with the teacher's own. A student that draws from the teacher's distribution has the
+    floor.
+    """
+    half = len(teacher) // 2
+    return frechet_distance(student[:half], teacher[half:]), frechet_distance(teacher[:half], teacher[half:])
+
+
+def bootstrap_interval(values: npt.ArrayLike, prompts: Sequence[str]) -> float:
+    """Half width of the 95 % interval of the mean of `values` [N], by drawing whole prompts with replacement.
+
+    Pictures of one prompt succeed and fail together, so they are not N independent trials. 0 where all values are equal.
+    """
+    _, group = np.unique(np.asarray(prompts), return_inverse=True)
+    sums, counts = np.bincount(group, weights=np.asarray(values, dtype=np.float64)), np.bincount(group)
+    drawn = np.random.default_rng(0).integers(len(sums), size=(BOOTSTRAP_DRAWS, len(sums)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(high - low) / 2
+
+
+def equivalent_steps(nmse: float, curve: dict[int, float]) -> float:
+    """The number of steps N with which the teacher itself, by plain DDIM, has this NMSE.
+
+    `curve` maps measured N to its NMSE. Between two of them log N is linear in log NMSE. A value at the ends is a bound: the
+    smallest N stands for "that many or fewer", the largest for "that many or more". Where the curve rises again, its running
+    minimum is used, and of several N with one NMSE the smallest counts.
+    """
+    steps = sorted(curve)
+    errors = np.minimum.accumulate([max(curve[n], 1e-12) for n in steps])
+    if nmse >= errors[0]:
+        return float(steps[0])
+    if nmse < errors[-1]:
+        return float(steps[-1])
+    right = int(np.argmax(errors <= nmse))
+    left = right - 1
+    share = math.log(errors[left] / nmse) / math.log(errors[left] / errors[right])
+    return float(steps[left] * (steps[right] / steps[left]) ** share)

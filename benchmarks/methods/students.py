@@ -1,0 +1,150 @@
+"""Where the adapter of a job comes from: trained by the documented command, or noise, or none."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import lcm
+from benchmarks.methods.plan import Job, job_name
+from examples.shapes.evaluate import load_pipe
+from lcm.adapters import WEIGHTS_NAME, read_header
+
+LAUNCH = (
+    "accelerate.commands.accelerate_cli launch --num_processes 1 --num_machines 1 --cpu --mixed_precision no --dynamo_backend no"
+)
+LAUNCHER_TRACEBACK = 'Traceback (most recent call last):\n  File "<frozen runpy>"'
+"""What accelerate adds below the error of the script."""
+NOISELESS = ("DDIMScheduler", "TCDScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", "DPMSolverMultistepScheduler")
+"""Schedulers that draw no noise of their own at eta 0."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """How a student is drawn with, as its recipe says."""
+
+    objective: str | None
+    scheduler: str
+    eta: float
+    guidance_scale: float
+    num_inference_steps: tuple[int, ...]
+
+    def is_paired(self, num_steps: int) -> bool:
+        """Whether a picture follows from its seed as the teacher's does, so that the two can be compared one by one.
+
+        One step draws no noise with any scheduler.
+        """
+        return num_steps == 1 or (self.scheduler in NOISELESS and self.eta == 0.0)
+
+
+def words(flags: dict[str, Any]) -> list[str]:
+    """Flags as words of a command line; None leaves a flag out, a list becomes several words."""
+    return [
+        word
+        for name, value in flags.items()
+        if value is not None
+        for word in (f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value]))
+    ]
+
+
+def train(job: Job, data: dict[str, Path], output_dir: Path, log: Path, owner: int) -> None:
+    """Trains, or goes on training, in a process of its own that shares the lock `owner`; its output goes to `log`.
+
+    `data` maps "images" and "prompts" to the folder and the file. Raises RuntimeError with the end of the log on failure.
+    """
+    source = {"train_data_dir": data["images"]} if job.run.data == "images" else {"prompts_file": data["prompts"]}
+    flags = {**job.run.flags, **source, "output_dir": output_dir, "seed": job.seed, "resume_from_checkpoint": "latest"}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        start = file.tell()
+        done = subprocess.run(
+            [sys.executable, "-m", *LAUNCH.split(), "train_lcm_lora.py", *words(flags)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            pass_fds=(owner,),
+            check=False,
+        )
+    if done.returncode:
+        text = log.read_bytes()[start:].decode(errors="replace").split(LAUNCHER_TRACEBACK)[0]
+        tail = "\n".join(text.splitlines()[-15:])
+        raise RuntimeError(f"training ended with status {done.returncode}; the end of {log}:\n{tail}")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has published its adapter; the card comes last."""
+    return (folder / "README.md").exists()
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder can be attached: of a finished run, or of a random adapter."""
+    return (folder / WEIGHTS_NAME).exists()
+
+
+def randomise(source: Path, target: Path, seed: int) -> None:
+    """Writes `source` with every matrix replaced by Gaussian noise of the same Frobenius norm; alphas and header stay."""
+    generator = torch.Generator().manual_seed(seed)
+    state = load_file(source)
+    for name in sorted(name for name in state if name.endswith(".weight")):
+        value = state[name]
+        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        state[name] = (noise * (value.double().norm() / noise.norm())).to(value.dtype)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, target, metadata=read_header(source))
+
+
+def prepare_adapter(job: Job, data: dict[str, Path], runs: Path, log: Path, owner: int) -> Path | None:
+    """The folder of the job's adapter, made if need be; None for the bare model.
+
+    Raises FileNotFoundError when the run that a random adapter imitates is not finished.
+    """
+    folder = runs / job.name
+    if job.run.student == "base":
+        return None
+    if job.run.student == "random":
+        model = runs / job_name(str(job.run.like), job.seed)
+        if not is_finished(model):
+            raise FileNotFoundError(f"it imitates {model.name}, which is not finished; run that first")
+        randomise(model / WEIGHTS_NAME, folder / WEIGHTS_NAME, job.seed)
+    elif not is_finished(folder):
+        print(f"{job.name}: training, which writes to {log}", flush=True)
+        train(job, data, folder, log, owner)
+    return folder
+
+
+def load_student(job: Job, adapter: Path | None) -> tuple[Any, Play]:
+    """A stock pipeline with the job's adapter and the scheduler of its recipe; without an adapter, the scheduler of the plan."""
+    pipe = load_pipe(Path(job.run.flags["pretrained_teacher_model"]))
+    if adapter is None:
+        pipe.scheduler = getattr(diffusers, job.run.scheduler).from_config(pipe.scheduler.config)
+        return pipe, Play(None, job.run.scheduler, 0.0, 1.0, (1, 2, 4, 8))
+    recipe = lcm.attach(pipe, adapter)
+    return pipe, Play(
+        objective=recipe.objective,
+        scheduler=recipe.scheduler,
+        eta=recipe.eta,
+        guidance_scale=recipe.guidance_scale,
+        num_inference_steps=tuple(recipe.num_inference_steps),
+    )
+
+
+def seconds_per_image(folder: Path) -> float | None:
+    """Seconds of training per sample, from the run's own log; None where nothing was trained.
+
+    The median over the log's lines: other work on the machine disturbs some of them.
+    """
+    if not (folder / "metrics.jsonl").exists():
+        return None
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    samples = config["train_batch_size"] * config["gradient_accumulation_steps"]
+    return round(statistics.median(line["seconds_per_step"] for line in lines) / samples, 5)

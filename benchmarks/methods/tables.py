@@ -1,0 +1,106 @@
+"""The markdown tables of the benchmark, from its results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+from benchmarks.methods.metrics import equivalent_steps
+from benchmarks.methods.teacher import GUIDANCE_SCALE
+
+Result = dict[str, Any]
+Row = dict[str, Any]
+NONE = "-"
+
+
+def line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join([line(head), line(["---"] * len(head)).replace(" ", ""), *map(line, rows)])
+
+
+def accuracy(rows: Sequence[Row]) -> str:
+    """One seed: the share and its interval; several: their mean and their range."""
+    values = [row["all_right"] for row in rows]
+    if len(rows) == 1:
+        return f"{values[0]:.1%} ± {rows[0]['plus_minus']:.1%}"
+    return f"{mean(values):.1%} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+
+
+def error(rows: Sequence[Row], curve: dict[int, float]) -> str:
+    """NMSE and, where the curve is known, the teacher's steps that come as near; a dash where pictures are not paired."""
+    if not all("endpoint_nmse" in row for row in rows):
+        return NONE
+    nmse = mean(row["endpoint_nmse"] for row in rows)
+    if not curve:
+        return f"{nmse:.3f}"
+    steps = equivalent_steps(nmse, curve)
+    bound = "≤ " if steps == min(curve) else "≥ " if steps == max(curve) else ""
+    return f"{nmse:.3f} ({bound}{steps:.1f})"
+
+
+def average(rows: Sequence[Row], name: str) -> str:
+    return f"{mean(row[name] for row in rows):.2f}"
+
+
+def distance(rows: Sequence[Row]) -> str:
+    return f"{mean(row['judge_fd'] for row in rows):.0f} ({mean(row['judge_fd_floor'] for row in rows):.0f})"
+
+
+def time(results: Sequence[Result], unit: float | None) -> str:
+    """Training time per sample in units of the run `lcm`."""
+    seconds = [result["training_seconds_per_image"] for result in results]
+    return NONE if unit is None or None in seconds else f"{mean(seconds) / unit:.2f}"
+
+
+def methods_table(results: Sequence[Result], curve: dict[int, float], order: Sequence[str]) -> str:
+    """One line per run: methods first, then controls, each in `order`; runs that have no result are left out."""
+    by_name: dict[str, list[Result]] = {}
+    for result in results:
+        by_name.setdefault(result["name"], []).append(result)
+    place = {name: i for i, name in enumerate(order)}
+    names = sorted(by_name, key=lambda name: (by_name[name][0]["control"], place.get(name, len(place)), name))
+    lcm = [result["training_seconds_per_image"] for result in by_name.get("lcm", [])]
+    unit = mean(lcm) if lcm and None not in lcm else None
+    rows = []
+    for name in names:
+        group = by_name[name]
+        at = {n: [result["steps"][n] for result in group] for n in ("1", "2", "4", "8")}
+        rows.append(
+            [
+                f"{name} (control)" if group[0]["control"] else name,
+                str(len(group)),
+                *(accuracy(at[n]) for n in at),
+                *(error(at[n], curve if group[0]["reference_guidance_scale"] == GUIDANCE_SCALE else {}) for n in ("1", "4")),
+                *(average(at[n], "diversity_ratio") for n in ("1", "4")),
+                distance(at["4"]),
+                time(group, unit),
+            ]
+        )
+    head = ["run", "seeds", *(f"{n} step{'s' if n > '1' else ''}" for n in "1248")]
+    head += ["NMSE at 1 step (teacher's steps)", "NMSE at 4", "diversity at 1", "diversity at 4", "judge-FD at 4 (floor)", "time"]
+    return table(head, rows)
+
+
+def teacher_table(rows: Sequence[Row]) -> str:
+    """The teacher's DDIM curve, then the other samplers."""
+    head = ["teacher with", "steps", "network evaluations", "pictures", "all right", "NMSE", "diversity", "judge-FD (floor)"]
+    return table(
+        head,
+        [
+            [
+                row["sampler"],
+                str(row["steps"]),
+                str(row["evaluations"]),
+                str(row["images"]),
+                accuracy([row]),
+                error([row], {}),
+                average([row], "diversity_ratio"),
+                distance([row]),
+            ]
+            for row in sorted(rows, key=lambda row: row["part"] != "curve")
+        ],
+    )
