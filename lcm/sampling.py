@@ -74,7 +74,7 @@ def sample_trajectory(
 
 
 def sample_stochastic_flow(
-    answer: Callable[[Tensor, Tensor, Tensor], Tensor],
+    f: ConsistencyFunction,
     schedule: NoiseSchedule,
     x: Tensor,
     timesteps: Sequence[int] | Tensor,
@@ -82,12 +82,12 @@ def sample_stochastic_flow(
     *,
     injection: float,
 ) -> Tensor:
-    """Multistep sampling with a random landing point: the network sees x_t + injection sigma_t z, a fresh z every step.
+    """Multistep sampling with a random landing point: f is asked at x_t + injection sigma_t z, with a fresh z every step.
 
-    `answer(seen, x_t, t)` lands from x_t by what the network says at `seen`. `injection` is the recipe's. Experimental.
+    `injection` is the recipe's. Experimental.
     """
 
-    def f(x_t: Tensor, t: Tensor) -> Tensor:
-        return answer(x_t + injection * schedule.alpha_sigma(t)[1] * draw_noise(), x_t, t)
+    def randomly(x_t: Tensor, t: Tensor) -> Tensor:
+        return f(x_t + injection * schedule.alpha_sigma(t)[1] * draw_noise(), t)
 
-    return sample_consistency(f, schedule, x, timesteps, draw_noise)
+    return sample_consistency(randomly, schedule, x, timesteps, draw_noise)

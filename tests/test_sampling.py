@@ -238,11 +238,9 @@ def test_without_injection_a_stochastic_flow_is_consistency_sampling(num_steps: 
     noises = [randn(*SHAPE, seed=seed) for seed in range(2 * num_steps)]
     injected_first = iter(noises)
 
-    def answer(seen: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        assert torch.equal(seen, x_t)
-        return land(schedule, network(seen, t), x_t, t, torch.full_like(t, CLEAN))
-
-    mine = sample_stochastic_flow(answer, schedule, randn(*SHAPE), times, lambda: next(injected_first), injection=0.0)
+    mine = sample_stochastic_flow(
+        consistency_function(schedule), schedule, randn(*SHAPE), times, lambda: next(injected_first), injection=0.0
+    )
     between = iter(noises[1::2])
     expected = sample_consistency(consistency_function(schedule), schedule, randn(*SHAPE), times, lambda: next(between))
     assert torch.equal(mine, expected)
@@ -253,11 +251,13 @@ def test_a_stochastic_flow_shows_the_network_fresh_noise_in_every_step() -> None
     noises = [randn(*SHAPE, seed=seed) for seed in range(5)]  # one for each of three answers, one between two of them
     draws, shown = iter(noises), []
 
-    def answer(seen: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        shown.append((seen - x_t) / schedule.sigmas[t].view(-1, 1, 1, 1))
-        return torch.zeros_like(x_t)
+    def f(seen: Tensor, t: Tensor) -> Tensor:
+        shown.append(seen)
+        return torch.zeros_like(seen)
 
-    sample_stochastic_flow(answer, schedule, randn(*SHAPE, seed=9), times, lambda: next(draws), injection=0.5)
+    start = randn(*SHAPE, seed=9)
+    sample_stochastic_flow(f, schedule, start, times, lambda: next(draws), injection=0.5)
     assert next(draws, None) is None
-    for got, expected in zip(shown, noises[::2], strict=True):
-        torch.testing.assert_close(got, 0.5 * expected, rtol=1e-4, atol=1e-5)
+    visited = [start, *(schedule.sigmas[t] * noise for t, noise in zip(times[1:], noises[1::2], strict=True))]
+    for got, x_t, t, fresh in zip(shown, visited, times, noises[::2], strict=True):
+        torch.testing.assert_close(got, x_t + 0.5 * schedule.sigmas[t] * fresh, rtol=1e-4, atol=1e-5)

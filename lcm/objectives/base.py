@@ -165,16 +165,16 @@ class Objective:
         """f(x_t, t -> s) of the student, [B, C, h, w], or two draws of it, [2B, C, h, w], where the loss compares laws."""
         (t, _, s), x_t, cond = step.times, step.x_t, step.cond
         if self.loss is not energy:
-            return self.land(step.nets.student(self.inject(step, x_t, t, 0), t, cond), x_t, t, s)
-        seen = torch.cat([self.inject(step, x_t, t, draw) for draw in (0, 1)])
-        twice = torch.cat([t, t])
-        return self.land(step.nets.student(seen, twice, cond.cat(cond)), torch.cat([x_t, x_t]), twice, torch.cat([s, s]))
+            seen = self.inject(step, x_t, t, 0)
+            return self.land(step.nets.student(seen, t, cond), seen, t, s)
+        seen, twice = torch.cat([self.inject(step, x_t, t, draw) for draw in (0, 1)]), torch.cat([t, t])
+        return self.land(step.nets.student(seen, twice, cond.cat(cond)), seen, twice, torch.cat([s, s]))
 
     def target_lands(self, step: Step, x_u: Tensor) -> Tensor:
         """f(x_u, u -> s) of the target network."""
         _, u, s = step.times
-        output = step.nets.target(self.inject(step, x_u, u, 2), u, step.cond)
-        return self.land(output, x_u, u, s)
+        seen = self.inject(step, x_u, u, 2)
+        return self.land(step.nets.target(seen, u, step.cond), seen, u, s)
 
     def inject(self, step: Step, x: Tensor, t: Tensor, draw: int) -> Tensor:
         """x + kappa sigma_t z with the draw's own noise z; x itself without injection."""

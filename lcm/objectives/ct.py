@@ -13,6 +13,9 @@ from lcm.objectives.parts import FollowPath
 from lcm.schedule import NoiseSchedule
 from lcm.times import EasyTimes, RefinedTimes, TimeSampler
 
+PLAY_STEPS = 50
+"""The grid of play, which stock `LCMScheduler` and ComfyUI assume."""
+
 
 class ConsistencyTraining(Method):
     """Starts from the diffusion model itself, as ECT does, or from an adapter (`--init_adapter`: latent consistency
@@ -43,6 +46,12 @@ class ConsistencyTraining(Method):
         first, last = int(config.first_ddim_timesteps or 0), int(config.num_ddim_timesteps or 0)
         if config.discretization == "ect":
             return EasyTimes(schedule)
+        total, play = schedule.num_train_timesteps, PLAY_STEPS
+        if total % last or (last > play and last % play):
+            fitting = [n for n in range(1, total + 1) if total % n == 0 and (n <= play or n % play == 0)]
+            raise ValueError(
+                f"num_ddim_timesteps={last}: samplers would visit times between those of the last grid; use one of {fitting}"
+            )
         if config.discretization == "fixed":
             return RefinedTimes(last, last, schedule.num_train_timesteps)
         if not 1 <= first <= last <= schedule.num_train_timesteps:
@@ -51,4 +60,4 @@ class ConsistencyTraining(Method):
 
     def play(self, config: ObjectiveConfig) -> Play:
         """On 50 steps, the grid that everybody assumes: every timestep is trained, or will be."""
-        return lcm_play(config, min(50, int(config.num_ddim_timesteps or 50)))
+        return lcm_play(config, min(PLAY_STEPS, int(config.num_ddim_timesteps or PLAY_STEPS)))

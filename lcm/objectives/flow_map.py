@@ -30,8 +30,12 @@ class FlowMap(Method):
     }
 
     def build(self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None) -> Objective:
-        phases = int(config.phases or 0)
-        grid = SolverGrid(phases, schedule.num_train_timesteps)
+        """Raises ValueError for phases that do not divide the timesteps."""
+        phases, total = int(config.phases or 1), schedule.num_train_timesteps
+        if total % phases:
+            fitting = [n for n in range(1, 51) if total % n == 0]
+            raise ValueError(f"phases={phases} does not divide {total} timesteps, as the sampler does; use one of {fitting}")
+        grid = SolverGrid(phases, total)
         return Objective(
             times=DirectTimes(grid, PhaseEdge(grid, phases)),
             timestep_scaling=None,

@@ -90,13 +90,9 @@ def coupling(config: ObjectiveConfig) -> Coupling:
 
 def lcm_play(config: ObjectiveConfig, num_steps: int | None = None) -> Play:
     """`LCMScheduler` on the grid of training: land, add noise, land again."""
-    return Play(
-        "LCMScheduler",
-        {
-            "original_inference_steps": num_steps or config.num_ddim_timesteps,
-            "timestep_scaling": config.timestep_scaling_factor or 10.0,
-        },
-    )
+    grid = int(num_steps or config.num_ddim_timesteps or 0)
+    overrides = {"original_inference_steps": grid, "timestep_scaling": config.timestep_scaling_factor or 10.0}
+    return Play("LCMScheduler", overrides, [n for n in (1, 2, 3, 4, 6, 8) if n <= grid])
 
 
 def trailing_play(phases: int) -> Play:
