@@ -22,7 +22,6 @@ from benchmarks.methods import report
 from benchmarks.methods.locks import BusyError, lock
 from benchmarks.methods.metrics import (
     bootstrap_interval,
-    diversity_ratio,
     equivalent_steps,
     frechet_distance,
     judge_fd,
@@ -35,6 +34,7 @@ from benchmarks.methods.scoring import check_num_images
 from benchmarks.methods.students import Play, randomise, seconds_per_image, words
 from benchmarks.methods.tables import methods_table, teacher_table
 from benchmarks.methods.teacher import CURVE_STEPS, RESULTS, ddim_curve, steps_for, write_json
+from examples.shapes.evaluate import diversity_ratio
 from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS, render, sample_dataset
 from lcm.adapters import read_header

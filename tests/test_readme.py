@@ -14,7 +14,7 @@ from examples.shapes.tables import filled
 from lcm.config import DROPPED_FLAGS, FREE_TO_CHANGE, TrainConfig, parse_config, read_yaml
 from tests.conftest import ROOT
 
-DOCUMENTS = ("README.md", "docs/training.md", "examples/shapes/README.md")
+DOCUMENTS = ("README.md", "docs/training.md", "docs/methods.md", "examples/shapes/README.md", "benchmarks/README.md")
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -71,6 +71,10 @@ def test_flags_and_links_in_the_documents_exist(document: str) -> None:
         "init_from",
         "state",
         "prediction_type",
+        "config",
+        "only",
+        "plan",
+        "results_dir",
     }
     for flag in re.findall(r"--([a-z][a-z0-9_]+)", text):
         assert flag in fields | own | of_others | of_examples, flag
@@ -82,7 +86,8 @@ def test_flags_and_links_in_the_documents_exist(document: str) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.name)
 def test_example_configurations_parse(path: Path) -> None:
     assert read_yaml(path)
-    assert isinstance(parse_config(["--config", str(path), "--train_data_dir", "x"]), TrainConfig)
+    data = [] if "prompts_file" in read_yaml(path) else ["--train_data_dir", "x"]
+    assert isinstance(parse_config(["--config", str(path), *data]), TrainConfig)
     assert yaml.safe_load(path.read_text()).keys() <= set(TrainConfig.__dataclass_fields__)
 
 

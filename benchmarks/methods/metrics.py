@@ -16,25 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from examples.shapes.judge import Judge
-from examples.shapes.render import ATTRIBUTES, BACKGROUNDS, CAPTIONS, COLORS, SIZE
+from examples.shapes.render import ATTRIBUTES, BACKGROUNDS, COLORS, SIZE
 
 BOOTSTRAP_DRAWS = 1000
-
-
-def within_prompt_variance(values: Tensor) -> float:
-    """[N, ...] -> unbiased variance over the pictures of one caption, averaged over captions, summed over dimensions.
-
-    Raises ValueError unless N is a multiple of 192 and at least 384.
-    """
-    if len(values) % len(CAPTIONS) or len(values) < 2 * len(CAPTIONS):
-        raise ValueError(f"need a multiple of {len(CAPTIONS)} pictures, at least {2 * len(CAPTIONS)}; got {len(values)}")
-    by_prompt = values.double().reshape(-1, len(CAPTIONS), values[0].numel())
-    return float(by_prompt.var(dim=0, unbiased=True).sum(dim=1).mean())
-
-
-def diversity_ratio(student: Tensor, teacher: Tensor) -> float:
-    """Within-prompt variance of the student over that of the teacher, both [N, ...]: 1 is as varied, 0 always the same picture."""
-    return within_prompt_variance(student) / within_prompt_variance(teacher)
 
 
 def places(images: Sequence[Image.Image]) -> Tensor:

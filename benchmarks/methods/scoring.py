@@ -10,8 +10,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from benchmarks.methods.metrics import bootstrap_interval, diversity_ratio, judge_fd, judge_features, places
-from examples.shapes.evaluate import decode, endpoint_nmse, load_pipe, other_seeds, prompts_and_seeds, teacher_endpoints
+from benchmarks.methods.metrics import bootstrap_interval, judge_fd, judge_features, places
+from examples.shapes.evaluate import (
+    decode,
+    diversity_ratio,
+    endpoint_nmse,
+    load_pipe,
+    other_seeds,
+    prompts_and_seeds,
+    teacher_endpoints,
+)
 from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS
 

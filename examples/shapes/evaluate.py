@@ -117,6 +117,22 @@ def other_seeds(reference: Tensor) -> Tensor:
     return reference.roll(len(CAPTIONS), 0)
 
 
+def within_prompt_variance(values: Tensor) -> float:
+    """[N, ...] -> unbiased variance over the pictures of one caption, averaged over captions, summed over dimensions.
+
+    Raises ValueError unless N is a multiple of 192 and at least 384.
+    """
+    if len(values) % len(CAPTIONS) or len(values) < 2 * len(CAPTIONS):
+        raise ValueError(f"need a multiple of {len(CAPTIONS)} pictures, at least {2 * len(CAPTIONS)}; got {len(values)}")
+    by_prompt = values.double().reshape(-1, len(CAPTIONS), values[0].numel())
+    return float(by_prompt.var(dim=0, unbiased=True).sum(dim=1).mean())
+
+
+def diversity_ratio(student: Tensor, teacher: Tensor) -> float:
+    """Within-prompt variance of the student over that of the teacher, both [N, ...]: 1 is as varied, 0 always the same picture."""
+    return within_prompt_variance(student) / within_prompt_variance(teacher)
+
+
 def score(pipe: Any, judge: Judge, num_images: int, num_steps: int, guidance_scale: float) -> tuple[dict[str, Any], Tensor]:
     """One row of a table and the latents behind it."""
     prompts, seeds = prompts_and_seeds(num_images)
@@ -143,17 +159,23 @@ def judged(pipe: Any, judge: Judge, latents: Tensor, num_steps: int, guidance_sc
 
 
 def score_adapter(teacher: Path, adapter: Path, num_images: int, num_steps: Sequence[int]) -> list[dict[str, Any]]:
-    """Accuracy at every number of steps; for 1 step also the distance to the teacher's picture of the same seed."""
+    """Accuracy and diversity at every number of steps, then the teacher's own row at its 40 steps and the same guidance.
+
+    For 1 step also the distance to the teacher's picture of the same seed.
+    """
     judge, pipe = Judge.load(), load_pipe(teacher)
-    reference = teacher_endpoints(teacher, num_images, lcm.read_recipe(adapter).trained_guidance_scale[0])
-    lcm.attach(pipe, adapter)
+    guidance_scale = lcm.read_recipe(adapter).trained_guidance_scale[0]
+    reference = teacher_endpoints(teacher, num_images, guidance_scale)
+    recipe = lcm.attach(pipe, adapter)
     rows = []
     for n in num_steps:
-        row, latents = score(pipe, judge, num_images, n, 1.0)
+        row, latents = score(pipe, judge, num_images, n, recipe.guidance_scale)
+        row["diversity_ratio"] = round(diversity_ratio(latents, reference), 4)
         if n == 1:  # with more steps the student draws noise of its own, and seeds no longer correspond
             row["endpoint_nmse"] = round(endpoint_nmse(latents, reference, other_seeds(reference)), 4)
         rows.append(row)
         print(json.dumps(row), flush=True)
+    rows.append({"teacher": True, **judged(pipe, judge, reference, TEACHER_STEPS, guidance_scale)})
     return rows
 
 

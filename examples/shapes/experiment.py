@@ -2,7 +2,8 @@
 
     python -m examples.shapes.experiment --config examples/shapes/lcm_lora.yaml --seeds 0 1 --output_dir out/lcm_lora
 
-Runs that are finished are not repeated, runs that were interrupted go on.
+Runs that are finished are not repeated, runs that were interrupted go on. "minutes" is training alone, from the run's own
+log; "minutes_in_all" is every launch that ended well, with trajectories, pictures and start-up.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import argparse
 import json
 from pathlib import Path
 
-from examples.shapes.demo import HERE, TEACHER, distil
+import yaml
+
+from examples.shapes.demo import HERE, distil
 from examples.shapes.evaluate import score_adapter
 from examples.shapes.render import write_dataset
-
-NUM_STEPS = (1, 2, 4, 8)
 
 
 def minutes_of_training(run: Path) -> float:
@@ -31,20 +32,26 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=HERE / "lcm_lora.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--output_dir", type=Path, default=Path("out/lcm_lora"))
+    parser.add_argument("--num_steps", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--num_images", type=int, default=1536)
     args = parser.parse_args()
-    data = args.output_dir / "data"
-    if not (data / "metadata.jsonl").exists():
+    settings = yaml.safe_load(args.config.read_text())
+    teacher = Path(settings["pretrained_teacher_model"])
+    data = None if "prompts_file" in settings else args.output_dir / "data"
+    if data is not None and not (data / "metadata.jsonl").exists():
         write_dataset(data, num_images=7680)
     for seed in args.seeds:
         run = args.output_dir / f"seed-{seed}"
         if not (run / "README.md").exists():
-            distil(args.config, data, run, "--seed", str(seed), "--resume_from_checkpoint", "latest")
+            minutes = distil(args.config, data, run, "--seed", str(seed), "--resume_from_checkpoint", "latest")
+            with (run / "launches.jsonl").open("a") as launches:
+                launches.write(json.dumps({"minutes": round(minutes, 1)}) + "\n")
         if not (run / "scores.json").exists():
             scores = {
                 "seed": seed,
                 "minutes": round(minutes_of_training(run), 1),
-                "rows": score_adapter(TEACHER, run, args.num_images, NUM_STEPS),
+                "minutes_in_all": [json.loads(line)["minutes"] for line in (run / "launches.jsonl").read_text().splitlines()],
+                "rows": score_adapter(teacher, run, args.num_images, args.num_steps),
             }
             (run / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     found = [json.loads(path.read_text()) for path in sorted(args.output_dir.glob("seed-*/scores.json"))]
