@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -127,9 +127,12 @@ def export_lora(
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file."""
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+    """The metadata of a safetensors file. Raises ValueError when it is damaged or none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or a damaged one ({error}); download or export it again") from error
 
 
 def tensor_names(path: Path) -> list[str]:

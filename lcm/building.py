@@ -35,7 +35,9 @@ def build_recipe(config: TrainConfig, family: Family) -> Recipe:
         recipe = dataclasses.replace(recipe, guidance_scale=sum(config.guidance_range) / 2)
     first = first_recipe(config)
     if first is not None and config.guidance_scale is None:  # without a teacher, the adapter keeps the guidance it has
-        recipe = dataclasses.replace(recipe, trained_guidance_scale=first.trained_guidance_scale)
+        recipe = dataclasses.replace(
+            recipe, trained_guidance_scale=first.trained_guidance_scale, guidance_scale=first.guidance_scale
+        )
     return recipe
 
 

@@ -192,9 +192,10 @@ class TrainConfig(ObjectiveConfig, DataConfig):
                 check_range(f.name, getattr(self, f.name))
         self.check_data()
         self._check_method(method)
+        self._check_network(method)
         if self.lr_scheduler == "constant" and self.lr_warmup_steps:
             raise ValueError("lr_warmup_steps has no effect with lr_scheduler constant; use constant_with_warmup")
-        most = self.num_ddim_timesteps or 1000
+        most = int(str(method.play(self).scheduler_config.get("original_inference_steps") or self.num_ddim_timesteps or 1000))
         if not all(1 <= n <= most for n in self.validation_num_steps):
             raise ValueError(f"validation_num_steps must lie in 1..{most}, the solver steps of training")
 
@@ -216,10 +217,18 @@ class TrainConfig(ObjectiveConfig, DataConfig):
             raise ValueError("preserve_cfg needs empty prompts, and a trajectory belongs to its own prompt; pass images instead")
         if self.preserve_cfg and self.proportion_empty_prompts == 0:
             raise ValueError("preserve_cfg needs empty prompts to learn from; pass --proportion_empty_prompts 0.1")
+
+    def _check_network(self, method: Method) -> None:
+        """Raises ValueError where what is trained and the other flags do not go together."""
         if self.w_embedding and not self.full_finetune:
             raise ValueError("w_embedding adds a layer to the U-Net, which an adapter cannot carry; pass --full_finetune too")
         if self.w_embedding and (method.from_trajectories or self.guidance_scale is None):
             raise ValueError(f"w_embedding: objective {self.objective} does not know the guidance of a sample; use lcm or pcm")
+        if self.guidance_per_phase and (self.w_embedding or self.prompts_file is not None):
+            raise ValueError(
+                "guidance_per_phase changes the guidance on the way down, which neither a w_embedding nor a cached trajectory "
+                "knows; leave one of them out"
+            )
         if self.w_embedding and self.preserve_cfg:
             raise ValueError("w_embedding tells the U-Net a guidance that preserve_cfg leaves to the pipeline; pass one of them")
         if self.full_finetune and self.tangent_mode == "jvp" and self.mixed_precision != "no":

@@ -154,7 +154,9 @@ class Networks:
 
     def _call(self, module: Any, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         dtype = module.dtype if module is self.teacher_unet else self.dtype
-        kwargs = conditioning.map(lambda part: part.to(dtype)).unet_kwargs()
+        # the time ids stay float32: sizes above 256 pixels are no bfloat16 numbers, and the U-Net embeds them in float32
+        cast = dataclasses.replace(conditioning.map(lambda part: part.to(dtype)), time_ids=conditioning.time_ids)
+        kwargs = cast.unet_kwargs()
         width = self.unet.config.time_cond_proj_dim
         if width is not None and conditioning.guidance_scale is not None:
             kwargs["timestep_cond"] = guidance_embedding(conditioning.guidance_scale, width).to(dtype)

@@ -13,6 +13,8 @@ from lcm.adapters import WEIGHTS_NAME, lora_modules, read_header, tensor_names
 from lcm.full import is_full, load_unet, read_full_recipe
 from lcm.recipe import RECIPE_KEY, Recipe
 
+SCHEDULERS = ("LCMScheduler", "TCDScheduler", "DDIMScheduler")
+
 
 def locate(path: str | os.PathLike[str]) -> Path:
     """The adapter file behind a file, an output folder or a hub id. Raises FileNotFoundError that says what was tried."""
@@ -50,7 +52,12 @@ def family_name(unet: Any) -> str:
 
 
 def make_scheduler(base_config: Any, recipe: Recipe) -> Any:
-    """The recipe's scheduler, built from the base model's own scheduler configuration."""
+    """The recipe's scheduler, built from the base model's own scheduler configuration.
+
+    Raises ValueError for a class that no method plays with: a recipe may come from anywhere.
+    """
+    if recipe.scheduler not in SCHEDULERS:
+        raise ValueError(f"the recipe asks for {recipe.scheduler!r}; this toolkit plays with {', '.join(SCHEDULERS)}")
     return getattr(diffusers, recipe.scheduler).from_config(base_config, **recipe.scheduler_config)
 
 
@@ -123,7 +130,8 @@ def attach(
     if any(adapter_name in names for names in pipe.get_list_adapters().values()):
         raise ValueError(f"an adapter named {adapter_name!r} is already loaded; delete it first or pass another adapter_name")
     pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter_name)
-    expected = sum(key.endswith((".lora_down.weight", ".lora_A.weight")) for key in tensor_names(file))
+    unet_keys = [key for key in tensor_names(file) if not key.startswith(("lora_te", "text_encoder"))]
+    expected = sum(key.endswith((".lora_down.weight", ".lora_A.weight")) for key in unet_keys)
     loaded = sum(adapter_name in layer.r for layer in lora_modules(pipe.unet).values())
     if loaded != expected:
         pipe.delete_adapters(adapter_name)

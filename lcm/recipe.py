@@ -47,6 +47,8 @@ class Recipe:
     def from_json(cls, text: str) -> Recipe:
         """Raises ValueError when a field is missing. Unknown fields, from a newer version, are ignored."""
         values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("the adapter's recipe is no JSON object; export the adapter again")
         known = {f.name for f in fields(cls)}
         try:
             return cls(**{name: value for name, value in values.items() if name in known})

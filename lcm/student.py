@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lcm.adapters import add_lora, export_lora, fresh_with_lora, lora_modules, lora_parameters, verify_export
@@ -61,8 +62,11 @@ class Student:
         with self.drawing() as unet:
             if self.config.full_finetune:
                 return export_unet(unet, path.parent, recipe, dtype)
-            export_lora(unet, path, recipe, training=training)
-            return verify_export(unet, path, self.pipeline_class)
+            unverified = path.with_name(f"unverified-{path.name}")  # only what reloads gets the name that others look for
+            export_lora(unet, unverified, recipe, training=training)
+            reloaded = verify_export(unet, unverified, self.pipeline_class)
+            unverified.replace(path)
+            return reloaded
 
     # --- the record to resume from ----------------------------------------------------------------------------------
 
@@ -129,7 +133,7 @@ def load_first(config: TrainConfig, family: Family) -> Any:
         )
     try:
         return fresh_with_lora(family.unet, locate(str(config.init_adapter)), type(family.pipe))
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, SafetensorError) as error:
         raise ValueError(f"init_adapter: {config.init_adapter} does not fit the teacher's U-Net ({error})") from error
 
 

@@ -86,7 +86,7 @@ class WithinSegment:
     segments: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        for phases in self.segments:
+        for phases in self.segments if self.segments != (1,) else ():  # a single segment has no edge but the clean end
             check_phases(self.grid, phases, "segments")
 
     def __call__(self, t: Tensor, u: Tensor, uniform: Tensor, progress: float) -> Tensor:
@@ -107,6 +107,10 @@ class TargetSet:
     grid: SolverGrid
     step_counts: tuple[int, ...]
     jitter: float
+
+    def __post_init__(self) -> None:
+        if max(self.step_counts) > self.grid.num_steps:
+            raise ValueError(f"landing_steps must lie in 1..{self.grid.num_steps}, the solver steps; got {max(self.step_counts)}")
 
     @property
     def targets(self) -> Tensor:
