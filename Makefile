@@ -19,4 +19,4 @@ check: .venv/installed
 	$(BIN)/mypy
 
 test: .venv/installed check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
