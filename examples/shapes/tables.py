@@ -41,6 +41,29 @@ def recipe_table() -> str:
     return "\n".join(lines)
 
 
+def best_table() -> str:
+    """Every step count of the best adapter, and the teacher it must be held against."""
+    lines = ["| seed | | steps | all three right | shape | color | diversity | NMSE |", "|---|---|---|---|---|---|---|---|"]
+    for run in read("best.json"):
+        for row in run["rows"]:
+            who = "teacher" if row.get("teacher") else "student"
+            diversity = f"{row['diversity_ratio']:.2f}" if "diversity_ratio" in row else ""
+            nmse = f"{row['endpoint_nmse']:.3f}" if "endpoint_nmse" in row else ""
+            lines.append(
+                f"| {run['seed']} | {who} | {row['steps']} | {percent(row)} | {row['shape']:.1%} | {row['color']:.1%} "
+                f"| {diversity} | {nmse} |"
+            )
+        minutes = " + ".join(f"{m:.1f}" for m in run["minutes_in_all"])
+        lines.append(f"| {run['seed']} | minutes | | {minutes} | | | | |")
+    return "\n".join(lines)
+
+
+def style_table() -> str:
+    lines = ["| adapter | steps | in the style | right shape |", "|---|---|---|---|"]
+    lines += [f"| {row['adapter']} | {row['steps']} | {row['in_style']:.1%} | {row['shape']:.1%} |" for row in read("style.json")]
+    return "\n".join(lines)
+
+
 def fill(text: str, name: str, content: str) -> str:
     """Puts `content` between the markers of `name`. Raises ValueError when there is not one pair of them."""
     start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
@@ -52,7 +75,14 @@ def fill(text: str, name: str, content: str) -> str:
 
 def filled(text: str) -> str:
     """The README with every table as the raw results say."""
-    for name, content in (("world", world_table()), ("recipe", recipe_table()), ("demo", table(read("demo.json")))):
+    contents = {
+        "world": world_table(),
+        "recipe": recipe_table(),
+        "demo": table(read("demo.json")),
+        "best": best_table(),
+        "style": style_table(),
+    }
+    for name, content in contents.items():
         text = fill(text, name, content)
     return text
 
