@@ -29,7 +29,7 @@ def copy_for_training(unet: Any, w_embedding: bool) -> Any:
         config["time_cond_proj_dim"] = W_EMBEDDING_DIM
     with torch.device(unet.device):
         student = type(unet).from_config(config)
-    missing, unexpected = student.load_state_dict({k: v.float() for k, v in unet.state_dict().items()}, strict=False)
+    missing, unexpected = student.load_state_dict(unet.state_dict(), strict=False)  # converts as it copies
     assert not unexpected and set(missing) <= {"time_embedding.cond_proj.weight"}
     if w_embedding:
         torch.nn.init.zeros_(student.time_embedding.cond_proj.weight)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from lcm.config import TrainConfig
 
@@ -28,6 +30,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         log_with=config.report_to,
         project_dir=str(Path(config.output_dir) / config.logging_dir) if config.report_to else None,
         step_scheduler_with_optimizer=False,
+        # processes wait for each other while trajectories are made or a large checkpoint is written; the default is 10 minutes
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
     )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and accelerator.num_processes == 1:
         raise ValueError(
