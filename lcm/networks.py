@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lcm.adapters import swapped
-from lcm.guidance import guidance_scale_to_w
+from lcm.guidance import guidance_scale_to_w, guide
+from lcm.schedule import NoiseSchedule, Prediction
+from lcm.solvers import Predict
 
 
 @dataclass(frozen=True)
@@ -168,3 +170,25 @@ def make_networks(unet: Any, *, ema_decay: float | None, **options: Any) -> Netw
     """Networks on a U-Net in training; `ema_decay` None means the target is the online student."""
     ema = None if ema_decay is None else WeightEma([p for p in unet.parameters() if p.requires_grad], ema_decay)
     return Networks(unet, ema=ema, **options)
+
+
+def guided_teacher(
+    ask: Callable[[Tensor, Tensor, Conditioning], Tensor],
+    schedule: NoiseSchedule,
+    cond: Conditioning,
+    uncond: Conditioning,
+    guidance_scale: Tensor | None,
+) -> Predict:
+    """The teacher with guidance [B]: both halves in one call of twice the batch. None asks for the conditional half alone.
+
+    `ask` is the teacher's role: raw output for (x_t, t, conditioning).
+    """
+    both = None if guidance_scale is None else cond.cat(uncond)
+
+    def predict(x_t: Tensor, t: Tensor) -> Prediction:
+        if guidance_scale is None or both is None:
+            return schedule.predict(ask(x_t, t, cond), x_t, t)
+        conditional, unconditional = ask(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
+        return schedule.predict(guide(conditional, unconditional, guidance_scale), x_t, t)
+
+    return predict

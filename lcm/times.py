@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
@@ -112,7 +113,7 @@ class TargetSet:
         if max(self.step_counts) > self.grid.num_steps:
             raise ValueError(f"landing_steps must lie in 1..{self.grid.num_steps}, the solver steps; got {max(self.step_counts)}")
 
-    @property
+    @cached_property
     def targets(self) -> Tensor:
         """[M] int64 ascending, CLEAN first."""
         visited = {int(t) for n in self.step_counts for t in self.grid.few_step(n)[1:]}

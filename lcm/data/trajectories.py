@@ -22,11 +22,10 @@ from lcm.data.shards import Trajectories, as_bytes, is_sound, num_shards, shard_
 from lcm.data.sources import Record
 from lcm.families import Family
 from lcm.grid import SolverGrid
-from lcm.guidance import guide
-from lcm.networks import Conditioning
+from lcm.networks import Networks, guided_teacher
 from lcm.registry import lookup
-from lcm.schedule import CLEAN, Prediction
-from lcm.solvers import SOLVERS, Predict, repeated
+from lcm.schedule import CLEAN
+from lcm.solvers import SOLVERS, repeated
 from lcm.solvers.base import Remembering
 
 logger = logging.getLogger(__name__)
@@ -78,24 +77,6 @@ def trajectory_key(family: Family, records: Sequence[Record], spec: TrajectorySp
 # --- making -------------------------------------------------------------------------------------------------------------
 
 
-def guided_teacher(family: Family, cond: Conditioning, guidance_scale: Tensor) -> Predict:
-    """The teacher with guidance [B], its U-Net in its own precision and everything around it in float32."""
-    unet, schedule, dtype = family.unet, family.schedule.to(guidance_scale.device), family.unet.dtype
-    is_guided = bool((guidance_scale != 1.0).any())
-    both = cond.cat(family.unconditional(cond)) if is_guided else cond
-    kwargs = both.map(lambda part: part.to(guidance_scale.device, dtype)).unet_kwargs()
-
-    def predict(x_t: Tensor, t: Tensor) -> Prediction:
-        halves = 2 if is_guided else 1
-        output = unet(x_t.to(dtype).repeat(halves, 1, 1, 1), t.repeat(halves), **kwargs, return_dict=False)[0].float()
-        if is_guided:
-            conditional, unconditional = output.chunk(2)
-            output = guide(conditional, unconditional, guidance_scale)
-        return schedule.predict(output, x_t, t)
-
-    return predict
-
-
 @torch.no_grad()
 def follow(family: Family, records: Sequence[Record], spec: TrajectorySpec, device: torch.device | str) -> Tensor:
     """The trajectories [B, N + 1, C, h, w] float32 of these records, clean latents first and noise last.
@@ -110,7 +91,9 @@ def follow(family: Family, records: Sequence[Record], spec: TrajectorySpec, devi
         noises.append(torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)))
     schedule = family.schedule.to(device)
     cond = family.encode_prompts([r.captions[0] for r in records], [whole(spec.resolution)] * len(records))
-    predict = guided_teacher(family, cond, torch.tensor(guidance, dtype=torch.float32, device=device))
+    scale = torch.tensor(guidance, dtype=torch.float32, device=device) if any(g != 1.0 for g in guidance) else None
+    teacher = Networks(family.unet, teacher_unet=family.unet).teacher
+    predict = guided_teacher(teacher, schedule, cond, family.unconditional(cond), scale)
     solver = lookup(SOLVERS, spec.solver, "solver")
     if isinstance(solver, Remembering):
         solver = solver.fresh()  # one memory for the whole way down

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,10 +9,11 @@ import torch
 from torch import Tensor
 
 from lcm.consistency import TIMESTEP_SCALING, land
-from lcm.guidance import Guidance, guide
+from lcm.guidance import Guidance
 from lcm.losses import Loss, energy
-from lcm.networks import Conditioning
-from lcm.schedule import NoiseSchedule, Prediction
+from lcm.networks import Conditioning, guided_teacher
+from lcm.schedule import NoiseSchedule
+from lcm.solvers import Predict
 from lcm.times import Times, TimeSampler
 from lcm.weights import Weight, uniform
 
@@ -60,7 +60,7 @@ class Step:
     times: Times
     x_t: Tensor
     cond: Conditioning
-    predict: Callable[[Tensor, Tensor], Prediction]
+    predict: Predict
     progress: float
 
 
@@ -155,7 +155,9 @@ class Objective:
         x_t = self.path(self.schedule, batch, times.t)
         scale = self.guidance(times.t, batch.uniform_guidance)
         cond = batch.cond.with_guidance_scale(scale)  # read only by a network with a w-embedding
-        step = Step(nets, batch, times, x_t, cond, self.guided_teacher(nets, batch, scale), progress)
+        asked = None if self.guidance.is_none else scale
+        predict = guided_teacher(nets.teacher, self.schedule, batch.cond, batch.uncond, asked)
+        step = Step(nets, batch, times, x_t, cond, predict, progress)
         with torch.no_grad():
             target = self.target(self, step)
         landed = self.student_lands(step)
@@ -182,18 +184,6 @@ class Objective:
             return x
         assert step.batch.extra_noise is not None
         return x + self.injection * self.schedule.alpha_sigma(t)[1] * step.batch.extra_noise[:, draw]
-
-    def guided_teacher(self, nets: Roles, batch: LatentBatch, scale: Tensor) -> Callable[[Tensor, Tensor], Prediction]:
-        """The teacher with guidance: conditional and unconditional halves in one call of twice the batch."""
-        both = batch.cond.cat(batch.uncond)
-
-        def predict(x_t: Tensor, t: Tensor) -> Prediction:
-            if self.guidance.is_none:
-                return self.schedule.predict(nets.teacher(x_t, t, batch.cond), x_t, t)
-            cond, uncond = nets.teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
-            return self.schedule.predict(guide(cond, uncond, scale), x_t, t)
-
-        return predict
 
     def land(self, output: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return land(self.schedule, output, x_t, t, s, timestep_scaling=self.timestep_scaling)
