@@ -13,6 +13,7 @@ from lcm.consistency import boundary_scalings, land
 from lcm.guidance import guide
 from lcm.losses import LOSSES
 from lcm.schedule import CLEAN, PREDICTION_TYPES, NoiseSchedule
+from tests.worlds import stock_ddim
 
 SD_BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -167,14 +168,7 @@ def test_golden_distillation_step(row: GoldenStep) -> None:
 @pytest.mark.parametrize("steps", [50, 10, 4, 2, 1])
 def test_the_pure_jump_is_a_stock_ddim_step(prediction_type: str, zero_snr: bool, steps: int) -> None:
     """From every timestep of a trailing schedule to the next, and from the last to clean data."""
-    stock = DDIMScheduler(
-        **SD_BETAS,
-        prediction_type=prediction_type,
-        rescale_betas_zero_snr=zero_snr,
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-    )
+    stock = stock_ddim(prediction_type, zero_snr)
     stock.set_timesteps(steps)
     schedule, x_t, output = NoiseSchedule.from_scheduler(stock), randn(2, 4, 3, 3), randn(2, 4, 3, 3, seed=1)
     for t in stock.timesteps.tolist():

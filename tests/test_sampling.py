@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler, TCDScheduler
+from diffusers import EulerDiscreteScheduler, LCMScheduler, TCDScheduler
 from torch import Tensor
 
 from lcm.consistency import land
 from lcm.grid import SolverGrid
 from lcm.sampling import ConsistencyFunction, Jump, sample_consistency, sample_stochastic_flow, sample_trajectory
 from lcm.schedule import CLEAN, NoiseSchedule
+from tests.worlds import stock_ddim
 
 SD_BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 MODELS = [("epsilon", False), ("v_prediction", False), ("sample", False), ("v_prediction", True), ("sample", True)]
@@ -158,14 +159,7 @@ def no_noise() -> Tensor:
 @every_model
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 5, 8, 10])
 def test_gamma_zero_equals_stock_ddim_trailing(prediction_type: str, zero_snr: bool, num_steps: int) -> None:
-    stock = DDIMScheduler(
-        **SD_BETAS,
-        prediction_type=prediction_type,
-        rescale_betas_zero_snr=zero_snr,
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-    )
+    stock = stock_ddim(prediction_type, zero_snr)
     stock.set_timesteps(num_steps)
     theirs = randn(*SHAPE)
     for t in stock.timesteps:

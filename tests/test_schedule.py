@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 from lcm.schedule import CLEAN, PREDICTION_TYPES, NoiseSchedule, Prediction
+from tests.worlds import stock_ddim
 
 SD_BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -173,14 +174,7 @@ def test_predict_and_jump_equal_float64_numpy(prediction_type: str, zero_snr: bo
 @pytest.mark.parametrize(("prediction_type", "zero_snr"), MODELS)
 @pytest.mark.parametrize("t", [999, 979, 519, 39, 19])
 def test_one_jump_equals_a_stock_ddim_step(prediction_type: str, zero_snr: bool, t: int) -> None:
-    stock = DDIMScheduler(
-        **SD_BETAS,
-        prediction_type=prediction_type,
-        rescale_betas_zero_snr=zero_snr,
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-    )
+    stock = stock_ddim(prediction_type, zero_snr)
     stock.set_timesteps(50)
     x_t, output = randn(2, 4, 6, 6, seed=1), randn(2, 4, 6, 6, seed=2)
     expected = stock.step(output, t, x_t, eta=0.0)

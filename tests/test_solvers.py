@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lcm.schedule import CLEAN, NoiseSchedule, Prediction
 from lcm.solvers import SOLVERS, Predict, repeated, substeps
+from tests.worlds import stock_ddim
 
 SD_BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -183,14 +184,7 @@ def test_the_first_step_at_zero_terminal_snr_is_the_euler_step(name: str, predic
 @pytest.mark.parametrize("num_steps", range(1, 9))
 def test_ddim_equals_stock_over_all_steps(prediction_type: str, zero_snr: bool, num_steps: int) -> None:
     """Stock steps from t to t - 1000 // n, which for n = 3, 6, 7 is a neighbour of the next timestep."""
-    stock = DDIMScheduler(
-        **SD_BETAS,
-        prediction_type=prediction_type,
-        rescale_betas_zero_snr=zero_snr,
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-    )
+    stock = stock_ddim(prediction_type, zero_snr)
     stock.set_timesteps(num_steps)
     schedule, mix = NoiseSchedule.from_scheduler(stock), randn(4, 4, seed=7)
 
