@@ -20,11 +20,10 @@ from typing import Any
 import torch
 
 from benchmarks.methods.locks import BusyError, lock
-from benchmarks.methods.metrics import equivalent_steps
 from benchmarks.methods.plan import PLAN, Job, jobs_of, load_plan
 from benchmarks.methods.scoring import check_num_images, load_reference, measure
 from benchmarks.methods.students import load_student, prepare_adapter, seconds_per_image
-from benchmarks.methods.teacher import GUIDANCE_SCALE, RESULTS, ddim_curve, measure_teacher, write_json
+from benchmarks.methods.teacher import GUIDANCE_SCALE, RESULTS, measure_teacher, write_json
 from examples.shapes.demo import TEACHER
 from examples.shapes.evaluate import generate, prompts_and_seeds
 from examples.shapes.judge import Judge
@@ -48,7 +47,7 @@ def prepare_data(output_dir: Path, num_images: int) -> dict[str, Path]:
     return {"images": images, "prompts": prompts}
 
 
-def score(job: Job, adapter: Path | None, num_images: int, curve: dict[int, float]) -> dict[str, Any]:
+def score(job: Job, adapter: Path | None, num_images: int) -> dict[str, Any]:
     """What is kept of a job: how it was made, how it is played, and a row of measures for every number of steps."""
     judge, (pipe, play) = Judge.load(), load_student(job, adapter)
     teacher = Path(job.run.flags["pretrained_teacher_model"])
@@ -56,10 +55,8 @@ def score(job: Job, adapter: Path | None, num_images: int, curve: dict[int, floa
     rows: dict[str, dict[str, Any]] = {}
     for n in NUM_STEPS:
         latents = generate(pipe, *prompts_and_seeds(num_images), n, play.guidance_scale, eta=play.eta)
-        rows[str(n)] = row = measure(pipe, judge, latents, reference, is_paired=play.is_paired(n))
-        if curve and job.run.reference_guidance_scale == GUIDANCE_SCALE and "endpoint_nmse" in row:
-            row["equivalent_steps"] = round(equivalent_steps(row["endpoint_nmse"], curve), 2)
-        print(f"{job.name}: steps {n}: {row['all_right']:.1%}", flush=True)
+        rows[str(n)] = measure(pipe, judge, latents, reference, is_paired=play.is_paired(n))
+        print(f"{job.name}: steps {n}: {rows[str(n)]['all_right']:.1%}", flush=True)
     return {
         "name": job.run.name,
         "seed": job.seed,
@@ -88,7 +85,7 @@ def do_job(job: Job, args: argparse.Namespace, data: dict[str, Path]) -> None:
             return
         log = args.output_dir / "logs" / f"{job.name}.log"
         adapter = prepare_adapter(job, data, args.output_dir / "runs", log, owner)
-        write_json(result, score(job, adapter, args.num_images, ddim_curve(args.results_dir)))
+        write_json(result, score(job, adapter, args.num_images))
 
 
 def attempt(name: str, errors: Path, work: Callable[[], None]) -> bool:
