@@ -48,7 +48,7 @@ def make_batch(size: int = 6, *, side: int = 4, width: int = 16, pooled: int | N
         uniform_landing=torch.linspace(0.97, 0.1, size),
         cond=conditioning(),
         uncond=conditioning(),
-        trajectory=randn(size, 51, 4, side, side),
+        trajectory=randn(size, 41, 4, side, side),
         extra_noise=randn(size, 4, 4, side, side),
     )
 

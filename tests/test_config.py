@@ -384,7 +384,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "scm": {"num_ddim_timesteps": None, "weighting": "velocity", "tangent_mode": "fd", "tangent_warmup": 0.1},
     "flow_map": {"num_ddim_timesteps": None, "phases": 4, "solver_steps": 8, "coupling": "solver", "target": None},
     "stochastic_flow": {"loss_type": "energy", "coupling": "sde", "injection": 0.5, "timestep_scaling_factor": None},
-    "endpoint": {"num_ddim_timesteps": 50, "loss_type": "l2", "target": None, "ema_decay": None, "guidance_scale": 7.5},
+    "endpoint": {"num_ddim_timesteps": 40, "loss_type": "l2", "target": None, "ema_decay": None, "guidance_scale": 7.5},
 }
 
 

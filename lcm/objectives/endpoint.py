@@ -8,7 +8,7 @@ from lcm.grid import SolverGrid
 from lcm.losses import Loss
 from lcm.objectives.base import Objective
 from lcm.objectives.config import ObjectiveConfig
-from lcm.objectives.method import LOSS, TEACHER, Method, Play, lcm_play, parts
+from lcm.objectives.method import LOSS, TEACHER, Method, Play, parts, trailing_play
 from lcm.objectives.parts import FollowPath, OnTrajectory, regress
 from lcm.schedule import NoiseSchedule
 from lcm.times import DirectTimes, LandClean
@@ -18,14 +18,22 @@ class Endpoint(Method):
     """From any point of a cached trajectory straight to its end: no target network, no bootstrap, prompts instead of images.
 
     The teacher is asked only while the cache is made, with `solver_steps` steps of `solver` between neighbouring grid points.
+    Plays deterministically, by DDIM through the clean landing point: the noise that `LCMScheduler` adds on its way leads away
+    from the trajectories seen in training.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {**LOSS, **TEACHER, "num_ddim_timesteps": 50, "loss_type": "l2"}
+    defaults: ClassVar[dict[str, Any]] = {**LOSS, **TEACHER, "num_ddim_timesteps": 40, "loss_type": "l2"}
     from_trajectories = True
     lands_clean = True
 
     def build(self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None) -> Objective:
-        grid = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps)
+        """Raises ValueError for a grid that DDIM trailing cannot start on."""
+        grid, total = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps), schedule.num_train_timesteps
+        if total % grid.num_steps:
+            fitting = [n for n in range(1, 101) if total % n == 0]
+            raise ValueError(
+                f"num_ddim_timesteps={grid.num_steps} does not divide {total} timesteps, as the sampler does; use one of {fitting}"
+            )
         return Objective(
             times=DirectTimes(grid, LandClean()),
             timestep_scaling=None,
@@ -33,4 +41,4 @@ class Endpoint(Method):
         )
 
     def play(self, config: ObjectiveConfig) -> Play:
-        return lcm_play(config)
+        return trailing_play([n for n in (1, 2, 4, 8) if int(config.num_ddim_timesteps or 0) % n == 0])

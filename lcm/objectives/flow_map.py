@@ -43,4 +43,4 @@ class FlowMap(Method):
         )
 
     def play(self, config: ObjectiveConfig) -> Play:
-        return trailing_play(int(config.phases or 0))
+        return trailing_play([int(config.phases or 0)])

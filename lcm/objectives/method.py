@@ -95,13 +95,10 @@ def lcm_play(config: ObjectiveConfig, num_steps: int | None = None) -> Play:
     return Play("LCMScheduler", overrides, [n for n in (1, 2, 3, 4, 6, 8) if n <= grid])
 
 
-def trailing_play(phases: int) -> Play:
-    """`DDIMScheduler` at T - 1 and the phase edges, down to clean data: deterministic."""
-    return Play(
-        "DDIMScheduler",
-        {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True, "thresholding": False},
-        [phases],
-    )
+def trailing_play(num_inference_steps: list[int]) -> Play:
+    """`DDIMScheduler` at T - 1 and every T / n below it, down to clean data: deterministic."""
+    overrides = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True, "thresholding": False}
+    return Play("DDIMScheduler", overrides, num_inference_steps)
 
 
 def make_recipe(method: Method, config: ObjectiveConfig, **teacher_facts: object) -> Recipe:

@@ -29,4 +29,4 @@ class PhasedConsistency(Method):
         )
 
     def play(self, config: ObjectiveConfig) -> Play:
-        return trailing_play(int(config.phases or 0))
+        return trailing_play([int(config.phases or 0)])
