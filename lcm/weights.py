@@ -39,8 +39,11 @@ def velocity(schedule: NoiseSchedule, times: Times, snr_gamma: float) -> Tensor:
 
 
 def inverse_dt(schedule: NoiseSchedule, times: Times, snr_gamma: float) -> Tensor:
-    """T / (t - u): steps of every length teach equally much (iCT, Eq. 8)."""
-    return schedule.num_train_timesteps / (times.t - times.u).float()
+    """1 / (tau_t - tau_u) with tau = sigma / alpha, the noise level of EDM: the finer the step, the more it counts (iCT, Table 1).
+
+    On a grid uniform in t the steps in tau are by far the longest at the noisy end. 0 where tau_t is infinite.
+    """
+    return 1.0 / (schedule.tau[times.t] - schedule.tau[times.u])
 
 
 WEIGHTS: dict[str, Weight] = {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 
 from lcm.consistency import land
@@ -23,14 +23,17 @@ T = torch.tensor([0, 4, 19, 259, 499, 979, 999])
 U = torch.tensor([-1, -1, -1, 239, 124, 974, 979])
 TIMES = Times(T, U, torch.full_like(T, CLEAN))
 ALPHA_BAR = np.asarray(DDIMScheduler(**SD_BETAS).alphas_cumprod, dtype=float)[T.numpy()]
+# the noise levels of stock diffusers, from the highest down to 0
+LEVELS = np.asarray(EulerDiscreteScheduler(**SD_BETAS).sigmas, dtype=float)[::-1]
+STEPS = LEVELS[T.numpy() + 1] - LEVELS[U.numpy() + 1]
 
-# alpha_bar, t - u and gamma -> weight; a new weight must bring its formula
+# alpha_bar, the step in noise level and gamma -> weight; a new weight must bring its formula
 FORMULAS: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "uniform": lambda a, d, g: np.ones_like(a),
     "snr": lambda a, d, g: a / (1 - a),
     "min_snr": lambda a, d, g: np.minimum(a / (1 - a), g),
     "velocity": lambda a, d, g: 1 / (1 - a),
-    "inverse_dt": lambda a, d, g: 1000 / d,
+    "inverse_dt": lambda a, d, g: 1 / d,
 }
 
 
@@ -39,7 +42,7 @@ FORMULAS: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
 def test_values_equal_the_formula(name: str, gamma: float) -> None:
     got = WEIGHTS[name](make_schedule(), TIMES, gamma)
     assert (got.shape, got.dtype) == (T.shape, torch.float32)
-    np.testing.assert_allclose(got.numpy(), FORMULAS[name](ALPHA_BAR, (T - U).numpy(), gamma), rtol=2e-4)
+    np.testing.assert_allclose(got.numpy(), FORMULAS[name](ALPHA_BAR, STEPS, gamma), rtol=2e-4)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -58,6 +61,19 @@ def test_min_snr_caps_the_clean_end_and_leaves_the_noisy_one() -> None:
     assert torch.equal(capped[snr > 5], torch.full_like(capped[snr > 5], 5.0))
     assert torch.equal(capped[snr <= 5], snr[snr <= 5])
     assert 0 < int((snr > 5).sum()) < len(T)
+
+
+def test_inverse_dt_weighs_a_step_by_its_length_in_noise_level() -> None:
+    def weight(t: list[int], u: list[int]) -> torch.Tensor:
+        end = torch.tensor(u)
+        return WEIGHTS["inverse_dt"](make_schedule(), Times(torch.tensor(t), end, end), 5.0)
+
+    # of steps equally long in t the noisiest is the longest by far
+    middle, high = weight([499, 999], [479, 979]).tolist()
+    assert middle > 3 * high
+    # a step's length is the sum of its parts
+    whole, lower, upper = weight([499, 239, 499], [124, 124, 239])
+    torch.testing.assert_close(1 / whole, 1 / lower + 1 / upper)
 
 
 @every_type
