@@ -39,14 +39,15 @@ class NoiseSchedule:
         """From alpha_bar [T]. Raises ValueError for an unknown prediction type, or epsilon with zero terminal SNR."""
         if prediction_type not in PREDICTION_TYPES:
             raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}; got {prediction_type!r}")
-        if prediction_type == "epsilon" and float(alphas_cumprod.min()) < 1e-6:
+        alpha_bar = torch.cat([alphas_cumprod.detach().float().cpu(), torch.ones(1)])
+        schedule = cls(alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt(), prediction_type)
+        if prediction_type == "epsilon" and schedule.has_zero_terminal_snr:
             raise ValueError(
                 "an epsilon model cannot have zero terminal SNR: at the last timestep x_t is pure noise and epsilon says "
                 "nothing about the image. Use the teacher's own scheduler without rescale_betas_zero_snr, or a "
                 "v_prediction teacher"
             )
-        alpha_bar = torch.cat([alphas_cumprod.detach().float().cpu(), torch.ones(1)])
-        return cls(alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt(), prediction_type)
+        return schedule
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> NoiseSchedule:
@@ -56,6 +57,11 @@ class NoiseSchedule:
     @property
     def num_train_timesteps(self) -> int:
         return len(self.alphas) - 1
+
+    @property
+    def has_zero_terminal_snr(self) -> bool:
+        """Whether x_t of the last timestep is pure noise."""
+        return float(self.alphas.square().min()) < 1e-6
 
     @property
     def tau(self) -> Tensor:

@@ -53,3 +53,5 @@ WEIGHTS: dict[str, Weight] = {
     "velocity": velocity,
     "inverse_dt": inverse_dt,
 }
+VANISHING: tuple[Weight, ...] = (snr, min_snr, inverse_dt)
+"""Those that are 0 at zero terminal SNR."""

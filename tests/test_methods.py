@@ -36,6 +36,8 @@ every_type = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 every_unet = pytest.mark.parametrize(("build", "width", "pooled"), [(build_unet, 16, None), (build_sdxl_unet, 32, 16)])
 BOOTSTRAPPED = [name for name in OBJECTIVES if name not in ("endpoint", "flow_map", "scm")]
 """Methods whose target is the landing point of the target network from x_u."""
+TRAINS_PURE_NOISE = ("uniform", "velocity")
+"""Weights that are not 0 where alpha is."""
 
 
 def every_method_with(*options: dict[str, Any]) -> pytest.MarkDecorator:
@@ -120,7 +122,7 @@ def test_networks_that_are_one_function_have_one_loss(name: str, flags: dict[str
         torch.testing.assert_close(losses[prediction_type], losses["epsilon"], rtol=1e-3, atol=1e-5)
 
 
-@every_method_with(*({"weighting": w} for w in WEIGHTS), *({"solver": s, "solver_steps": 3} for s in SOLVERS))
+@every_method_with(*({"weighting": w} for w in TRAINS_PURE_NOISE), *({"solver": s, "solver_steps": 3} for s in SOLVERS))
 def test_zero_terminal_snr_gives_finite_losses_and_gradients(name: str, flags: dict[str, Any]) -> None:
     schedule = make_schedule("v_prediction", zero_snr=True)
     assert float(schedule.alphas[999]) == 0.0
@@ -487,6 +489,27 @@ def test_negative_controls_are_built_and_run(name: str, flags: dict[str, Any], r
     batch = make_batch()
     asked_for = None if objective.extra_noises == 0 else batch.extra_noise
     assert objective(GaussianRoles(schedule), dataclasses.replace(batch, extra_noise=asked_for), 0.5).isfinite().all()
+
+
+@pytest.mark.parametrize("weighting", TRAINS_PURE_NOISE)
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "scm"])  # the tangent itself is 0 at alpha 0
+def test_pure_noise_has_a_loss_with_the_weights_that_are_left(name: str, weighting: str) -> None:
+    schedule, batch = make_schedule("v_prediction", zero_snr=True), make_batch()
+    batch = dataclasses.replace(batch, uniform_time=torch.full((6,), 0.9999))
+    assert (make_objective(name, schedule, weighting=weighting)(GaussianRoles(schedule), batch, 0.5) > 1e-6).all()
+
+
+@every_method
+@pytest.mark.parametrize("weighting", [name for name in WEIGHTS if name not in TRAINS_PURE_NOISE])
+def test_a_weight_that_leaves_pure_noise_untrained_is_refused(name: str, weighting: str) -> None:
+    """With zero terminal SNR alone. The reason is true: as a control, the timestep that play starts from has no loss."""
+    schedule, batch = make_schedule("v_prediction", zero_snr=True), make_batch()
+    batch = dataclasses.replace(batch, uniform_time=torch.full((6,), 0.9999))
+    with pytest.raises(ValueError, match=f"weighting {weighting} is 0 at the last timestep.*--weighting uniform or velocity"):
+        make_objective(name, schedule, weighting=weighting)
+    control = make_objective(name, schedule, weighting=weighting, as_control=True)
+    assert torch.equal(control(GaussianRoles(schedule), batch, 0.5), torch.zeros(6))
+    make_objective(name, make_schedule("v_prediction"), weighting=weighting)
 
 
 FLAG_VALUES: dict[str, Any] = {

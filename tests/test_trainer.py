@@ -207,6 +207,13 @@ def test_v_prediction_teacher_with_zero_terminal_snr_trains(sd_v_folder: Path, i
     assert recipe.scheduler_config["rescale_betas_zero_snr"] is True
 
 
+def test_a_weight_that_forgets_pure_noise_is_refused_once_the_teacher_is_known(
+    sd_v_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expect_refusal(capsys, flags(sd_v_folder, images, tmp_path / "out", weighting="min_snr"), "min_snr is 0", "uniform or velocity")
+    assert not (tmp_path / "out").exists()
+
+
 def test_dry_run_reports_and_writes_nothing(
     sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,7 +15,7 @@ from lcm.networks import Conditioning, guided_teacher
 from lcm.schedule import NoiseSchedule
 from lcm.solvers import Predict
 from lcm.times import Times, TimeSampler
-from lcm.weights import Weight, uniform
+from lcm.weights import VANISHING, Weight, uniform
 
 
 class Roles(Protocol):
@@ -139,6 +139,11 @@ class Objective:
             raise ValueError(
                 "the energy score compares random answers and needs the injected noise of --objective stochastic_flow; use "
                 "another --loss_type with other objectives, and energy with that one"
+            )
+        if self.weight in VANISHING and self.schedule.has_zero_terminal_snr:
+            raise ValueError(
+                f"weighting {self.weight.__name__} is 0 at the last timestep of a teacher with zero terminal SNR, so the timestep "
+                "that every picture starts from would never be trained. Use --weighting uniform or velocity"
             )
 
     @property
