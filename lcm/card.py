@@ -141,7 +141,7 @@ Columns: {", ".join(map(str, config.validation_num_steps))} steps. Rows:
 | guidance_scale of the teacher | {guidance} |
 | method | {recipe.objective} |
 | solver | {solver} |
-| loss | {config.loss_type}{f", c = {config.huber_c:g}" if "huber" in str(config.loss_type) else ""} |
+| loss | {config.loss_type}{f", c = {config.huber_c:g}" if config.huber_c else ""} |
 | target | {config.target or "the teacher's own point"}{f", decay {config.ema_decay:g}" if config.target == "ema" else ""} |
 | trained | {trained} |
 | updates | {config.max_train_steps} |

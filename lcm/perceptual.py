@@ -23,7 +23,7 @@ def make_lpips(decode: Callable[[Tensor], Tensor], device: torch.device | str) -
 
     network: Any = lpips.LPIPS(net="vgg", verbose=False).to(device).requires_grad_(False).eval()
 
-    def loss(prediction: Tensor, target: Tensor, huber_c: float) -> Tensor:
+    def loss(prediction: Tensor, target: Tensor, huber_c: float | None) -> Tensor:
         with torch.no_grad():
             wanted = decode(target)
         distance: Tensor = network(decode(prediction), wanted)

@@ -376,7 +376,7 @@ def test_the_other_scripts_flags_name_fields_that_exist() -> None:
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "lcm": {"num_ddim_timesteps": 50, "solver": "ddim", "loss_type": "huber", "huber_c": 0.001, "timestep_scaling_factor": 10.0},
-    "cd": {"num_ddim_timesteps": 50, "solver": "heun", "loss_type": "l2", "target": "ema", "ema_decay": 0.95},
+    "cd": {"num_ddim_timesteps": 50, "solver": "heun", "loss_type": "l2", "huber_c": None, "target": "ema", "ema_decay": 0.95},
     "ct": {"num_ddim_timesteps": 1000, "first_ddim_timesteps": 10, "solver": None, "guidance_scale": None, "preserve_cfg": None},
     "pcm": {"num_ddim_timesteps": 40, "phases": 4, "timestep_scaling_factor": None, "guidance_per_phase": None},
     "tcd": {"landing_steps": [4, 5, 6, 7, 8], "landing_jitter": 0.3, "eta": 0.3, "loss_type": "huber"},
@@ -397,6 +397,16 @@ def test_a_flag_left_out_is_the_methods_own(objective: str) -> None:
     if objective != "ct":
         assert (config.guidance_scale, config.preserve_cfg, config.guidance_range) == (7.5, False, (7.5, 7.5))
     assert config.guidance_per_phase is config.guidance_scale_min is config.guidance_scale_max is None
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "c"), [("huber", 0.001), ("cauchy", 0.1), ("huber_norm", None), ("l2", None), ("l1", None), ("lpips", None)]
+)
+def test_every_loss_has_a_c_of_its_own(loss_type: str, c: float | None) -> None:
+    """That of huber_norm depends on the latents."""
+    assert TrainConfig(**BASE, loss_type=loss_type).huber_c == c
+    if loss_type in ("huber", "huber_norm", "cauchy"):
+        assert TrainConfig(**BASE, loss_type=loss_type, huber_c=0.3).huber_c == 0.3
 
 
 IGNORED = [

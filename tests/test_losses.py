@@ -22,6 +22,13 @@ REFERENCES: dict[str, Reference] = {
     "cauchy": lambda d, c: np.log1p(d**2 / (2 * c**2)).mean(axis=1),
 }
 
+# the loss's own c by the number of elements: LCM's script; iCT, section 3.3; the scale of differences of latents
+OWN_C: dict[str, Callable[[int], float]] = {
+    "huber": lambda dim: 0.001,
+    "huber_norm": lambda dim: 0.00054 * dim**0.5,
+    "cauchy": lambda dim: 0.1,
+}
+
 every_loss = pytest.mark.parametrize("name", [name for name in LOSSES if name != "energy"])  # which compares laws, below
 every_c = pytest.mark.parametrize("huber_c", [0.001, 0.069, 1.0])
 
@@ -38,6 +45,27 @@ def test_values_equal_float64_numpy(name: str, huber_c: float, size: float) -> N
     expected = REFERENCES[name]((a.double() - b.double()).flatten(1).numpy(), huber_c)
     # the roots of float32 cancel down to a rounding of c
     np.testing.assert_allclose(LOSSES[name](a, b, huber_c).numpy(), expected, rtol=2e-6, atol=2e-7 * huber_c)
+
+
+@every_loss
+@pytest.mark.parametrize("side", [4, 8, 16])
+def test_without_a_c_it_is_the_losss_own(name: str, side: int) -> None:
+    a, b = randn(3, 4, side, side, seed=1), randn(3, 4, side, side, seed=2)
+    c = OWN_C[name](4 * side**2) if name in OWN_C else 7.0  # any, for those without one
+    difference = (a.double() - b.double()).flatten(1).numpy()
+    np.testing.assert_allclose(LOSSES[name](a, b, None).numpy(), REFERENCES[name](difference, c), rtol=2e-6)
+
+
+def test_cauchy_by_itself_is_quadratic_between_neighbours_and_nearly_blind_to_outliers() -> None:
+    """With the c of huber it would be a logarithm of either."""
+
+    def growth(size: float, c: float | None) -> float:
+        d, zero = size * randn(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)
+        return float(LOSSES["cauchy"](2 * d, zero, c) / LOSSES["cauchy"](d, zero, c))
+
+    assert growth(0.02, None) > 3.5
+    assert growth(2.0, None) < 1.5
+    assert growth(0.02, 0.001) < 1.5
 
 
 @every_loss

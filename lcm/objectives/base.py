@@ -111,7 +111,7 @@ class Objective:
     loss: Loss
     guidance: Guidance
     weight: Weight = uniform
-    huber_c: float = 0.001
+    huber_c: float | None = None
     snr_gamma: float = 5.0
     timestep_scaling: float | None = TIMESTEP_SCALING
     injection: float = 0.0

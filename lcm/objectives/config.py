@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-from lcm.losses import LOSSES
+from lcm.losses import LOSSES, OWN_C
 from lcm.registry import lookup
 from lcm.solvers import SOLVERS
 from lcm.weights import WEIGHTS
@@ -38,7 +38,7 @@ class ObjectiveConfig:
     solver_steps: int | None = flag("solver steps per training pair")
     coupling: str | None = flag("how the second point of a pair follows from the first: " + ", ".join(CHOICES["coupling"]))
     loss_type: str | None = flag("distance between landing points: " + ", ".join(CHOICES["loss_type"]))
-    huber_c: float | None = flag("c of the pseudo-Huber and Cauchy losses")
+    huber_c: float | None = flag("c of huber (default 0.001), huber_norm (0.00054 sqrt(dim)) and cauchy (0.1)")
     weighting: str | None = flag("weight of a sample by its times: " + ", ".join(WEIGHTS))
     snr_gamma: float | None = flag("gamma of the min_snr weighting")
     target: str | None = flag("the target network: online (the student itself) or ema (its average)")
@@ -92,6 +92,8 @@ class ObjectiveConfig:
                     setattr(self, name, copy.copy(defaults[name]))
             elif getattr(self, name) is not None:
                 raise ValueError(f"{name} has no effect with objective {self.objective}; leave it out or choose another objective")
+        if self.huber_c is None:
+            self.huber_c = OWN_C.get(str(self.loss_type))
 
     def check_objective(self) -> None:
         """Raises ValueError for flags that contradict each other or make no sense."""

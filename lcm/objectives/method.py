@@ -17,7 +17,7 @@ from lcm.solvers import SOLVERS
 from lcm.solvers.base import repeated
 from lcm.weights import WEIGHTS
 
-LOSS = {"loss_type": "huber", "huber_c": 0.001, "weighting": "uniform", "snr_gamma": 5.0}
+LOSS = {"loss_type": "huber", "huber_c": None, "weighting": "uniform", "snr_gamma": 5.0}
 TARGET = {"target": "online", "ema_decay": 0.95}
 TEACHER = {
     "solver": "ddim",
