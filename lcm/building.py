@@ -34,7 +34,9 @@ def build_recipe(config: TrainConfig, family: Family) -> Recipe:
     if config.w_embedding:  # the value that the pipeline embeds; it guides nothing by itself
         recipe = dataclasses.replace(recipe, guidance_scale=sum(config.guidance_range) / 2)
     first = first_recipe(config)
-    if first is not None and config.guidance_scale is None:  # without a teacher, the adapter keeps the guidance it has
+    if (
+        first is not None and not OBJECTIVES[config.objective].has_teacher
+    ):  # without a teacher, the adapter keeps the guidance it has
         recipe = dataclasses.replace(
             recipe, trained_guidance_scale=first.trained_guidance_scale, guidance_scale=first.guidance_scale
         )

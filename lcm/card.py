@@ -80,7 +80,9 @@ def card_text(recipe: Recipe, config: TrainConfig, prompts: list[str]) -> str:
     grid = config.num_ddim_timesteps or 50
     kind = "U-Net" if config.full_finetune else "LoRA"
     imports = f"{recipe.scheduler}, {PIPELINES[recipe.family]}" + (", UNet2DConditionModel" if config.full_finetune else "")
-    solver = "none: no teacher" if config.solver is None else f"{config.solver}, {config.solver_steps} steps a pair"
+    solver = f"{config.solver}, {config.solver_steps} steps a pair"
+    if config.solver_steps is None:
+        solver = f"none: coupling {config.coupling}" if config.coupling else "none: no teacher"
     solver += f", grid of {grid}" if config.num_ddim_timesteps else ""
     trained = (
         "the whole U-Net"

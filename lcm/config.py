@@ -209,7 +209,7 @@ class TrainConfig(ObjectiveConfig, DataConfig):
             raise ValueError(
                 f"objective {self.objective} learns from the teacher's own trajectories; pass --prompts_file instead of images"
             )
-        if self.prompts_file is not None and self.guidance_scale is None:
+        if self.prompts_file is not None and not method.has_teacher:
             raise ValueError(
                 f"objective {self.objective} has no teacher to draw trajectories with; pass images, or choose another objective"
             )
@@ -222,7 +222,7 @@ class TrainConfig(ObjectiveConfig, DataConfig):
         """Raises ValueError where what is trained and the other flags do not go together."""
         if self.w_embedding and not self.full_finetune:
             raise ValueError("w_embedding adds a layer to the U-Net, which an adapter cannot carry; pass --full_finetune too")
-        if self.w_embedding and (method.from_trajectories or self.guidance_scale is None):
+        if self.w_embedding and (method.from_trajectories or not method.has_teacher):
             raise ValueError(f"w_embedding: objective {self.objective} does not know the guidance of a sample; use lcm or pcm")
         if self.guidance_per_phase and (self.w_embedding or self.prompts_file is not None):
             raise ValueError(
@@ -245,6 +245,13 @@ class TrainConfig(ObjectiveConfig, DataConfig):
                 if getattr(self, name) != default:
                     raise ValueError(f"{name} has no effect with full_finetune; leave it out")
 
+    def without_effect(self) -> dict[str, str]:
+        """As for the objective alone, but for the trajectories of prompts, which are drawn with the solver."""
+        flags = super().without_effect()
+        if self.prompts_file is not None:
+            flags.pop("solver", None)
+        return flags
+
     @property
     def uses_progress(self) -> bool:
         """Whether the objective changes over the run."""
@@ -260,7 +267,7 @@ class TrainConfig(ObjectiveConfig, DataConfig):
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Fields that shape the training and differ from an earlier configuration: "name: theirs -> ours"."""
-        free = set(FREE_TO_CHANGE)
+        free = FREE_TO_CHANGE | self.without_effect().keys()
         # only where nothing follows the run's progress does its length not shape the steps already made
         if self.lr_scheduler.startswith("constant") and not self.uses_progress:
             free |= {"max_train_steps", "num_train_epochs"}

@@ -114,7 +114,7 @@ def build_student(config: TrainConfig, family: Family, accelerator: Accelerator)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
     nets = make_networks(
         unet,
-        ema_decay=config.ema_decay if config.target == "ema" else None,
+        ema_decay=config.ema_decay,
         prepared=prepared,
         teacher_unet=family.unet if config.full_finetune else None,
         autocast=accelerator.autocast,

@@ -38,6 +38,7 @@ from examples.shapes.evaluate import diversity_ratio
 from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS, render, sample_dataset
 from lcm.adapters import read_header
+from lcm.config import parse_config
 from tests.conftest import ROOT
 
 # --- measures
@@ -210,6 +211,14 @@ def test_every_run_of_the_plan_has_a_name_of_its_own() -> None:
     samples = {run.flags["max_train_steps"] * run.flags["train_batch_size"] for run in runs}
     assert len(samples) == 1
     assert isinstance(runs[0].flags["learning_rate"], float)
+
+
+@pytest.mark.parametrize("path", sorted(PLAN.parent.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_command_of_the_plans_parses(path: Path) -> None:
+    for run in load_plan(path):
+        if run.student == "trained":
+            source = ["--train_data_dir", "x"] if run.data == "images" else ["--prompts_file", "x"]
+            assert parse_config([*words(run.flags), *source]).max_train_steps == run.flags["max_train_steps"]
 
 
 def test_jobs_are_selected_by_name_and_seed() -> None:

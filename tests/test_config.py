@@ -129,11 +129,24 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "injection": {"objective": "stochastic_flow"},
     "w_embedding": {"full_finetune": True},
     "lr_warmup_steps": {"lr_scheduler": "cosine"},
+    "ema_decay": {"target": "ema"},
+    "snr_gamma": {"weighting": "min_snr"},
 }
 """What a value needs beside it to make sense."""
+CONSEQUENCES: dict[str, dict[str, Any]] = {
+    "guidance_scale_min": {"guidance_scale": None},
+    "guidance_per_phase": {"guidance_scale": None},
+    "coupling": {"solver": None, "solver_steps": None},
+    "loss_type": {"huber_c": None},
+    "weighting": {"snr_gamma": 5.0},
+    "target": {"ema_decay": 0.95},
+    "discretization": {"first_ddim_timesteps": None},
+}
+"""What a value of VALUES makes of the method's defaults: those without effect beside it are None, others come to have one."""
 NOT_TOGETHER = {
     *("dataset_name", "prompts_file", "trajectories_per_prompt", "trajectory_dir"),
-    *("objective", "full_finetune", "w_embedding", "guidance_per_phase", "preserve_cfg"),
+    *("objective", "full_finetune", "w_embedding", "guidance_per_phase", "preserve_cfg", "guidance_scale"),
+    *("coupling", "loss_type", "first_ddim_timesteps"),
 }
 """What excludes other values."""
 
@@ -164,7 +177,8 @@ def everything(name: str) -> dict[str, Any]:
 def resolved(values: dict[str, Any]) -> dict[str, Any]:
     """All fields: these values over the defaults of the method among them."""
     method = {name: value for name, value in values.items() if name == "objective"}
-    return {**asdict(TrainConfig(**BASE, **method)), **values}
+    consequences = {name: value for cause in values for name, value in CONSEQUENCES.get(cause, {}).items()}
+    return {**asdict(TrainConfig(**BASE, **method)), **consequences, **values}
 
 
 def read_by(objective: str) -> dict[str, Any]:
@@ -172,8 +186,10 @@ def read_by(objective: str) -> dict[str, Any]:
     names = [name for name in VALUES if name not in NOT_TOGETHER]
     own = OBJECTIVES[objective].defaults
     flags = set(ObjectiveConfig.__dataclass_fields__) - {"as_control"}
-    fitting = {"loss_type": "energy"} if objective == "stochastic_flow" else {}
-    return {**{name: VALUES[name] for name in names if name not in flags or name in own}, "objective": objective, **fitting}
+    values = {**{name: VALUES[name] for name in names if name not in flags or name in own}, "objective": objective}
+    if objective == "stochastic_flow":
+        return {**{name: value for name, value in values.items() if name != "huber_c"}, "coupling": "solver"}
+    return {**values, "loss_type": "cauchy"}
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -383,7 +399,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "tscd": {"num_ddim_timesteps": 40, "segments": [8, 4, 2, 1], "loss_type": "l2", "eta": 0.0},
     "scm": {"num_ddim_timesteps": None, "weighting": "velocity", "tangent_mode": "fd", "tangent_warmup": 0.1},
     "flow_map": {"num_ddim_timesteps": None, "phases": 4, "solver_steps": 8, "coupling": "solver", "target": None},
-    "stochastic_flow": {"loss_type": "energy", "coupling": "sde", "injection": 0.5, "timestep_scaling_factor": None},
+    "stochastic_flow": {"loss_type": "energy", "coupling": "sde", "solver": None, "injection": 0.5},
     "endpoint": {"num_ddim_timesteps": 40, "loss_type": "l2", "target": None, "ema_decay": None, "guidance_scale": 7.5},
 }
 
@@ -435,6 +451,69 @@ def test_a_flag_that_the_method_ignores_is_refused(tmp_path: Path, objective: st
         parse_config(words(values))
     with pytest.raises(ValueError, match=message):
         parse_config(write_yaml(tmp_path, yaml.safe_dump(values)))
+
+
+WITHOUT_EFFECT: list[tuple[str, Any, dict[str, Any], str, dict[str, Any]]] = [
+    ("guidance_scale", 3.0, {"guidance_scale_min": 2.0, "guidance_scale_max": 9.0}, "leave those out", {}),
+    ("guidance_scale", 3.0, {"objective": "pcm", "guidance_per_phase": [5.0] * 4}, "leave those out", {"objective": "pcm"}),
+    *(
+        (name, value, {"objective": objective, **coupling}, "--coupling solver", {"objective": objective, "coupling": "solver"})
+        for name, value in (("solver", "heun"), ("solver_steps", 3))
+        for objective, coupling in (
+            ("stochastic_flow", {}),
+            ("stochastic_flow", {"coupling": "same_noise"}),
+            ("flow_map", {"coupling": "same_noise", "as_control": True}),
+        )
+    ),
+    ("ema_decay", 0.9, {}, "--target ema", {"target": "ema"}),
+    ("ema_decay", 0.9, {"objective": "cd", "target": "online"}, "--target ema", {"objective": "cd"}),
+    *(
+        ("snr_gamma", 3.0, {"weighting": name}, "--weighting min_snr", {"weighting": "min_snr"})
+        for name in ("uniform", "snr", "velocity", "inverse_dt")
+    ),
+    *(
+        ("huber_c", 0.1, {"loss_type": name}, "huber, huber_norm, cauchy", {"loss_type": "cauchy"})
+        for name in ("l2", "l1", "lpips")
+    ),
+    ("huber_c", 0.1, {"objective": "stochastic_flow"}, "huber, huber_norm, cauchy", {"loss_type": "huber_norm"}),
+    *(
+        ("first_ddim_timesteps", 5, {"objective": "ct", "discretization": name}, "--discretization refined", {"objective": "ct"})
+        for name in ("fixed", "ect")
+    ),
+    (
+        "num_ddim_timesteps",
+        40,
+        {"objective": "ct", "discretization": "ect"},
+        "--discretization refined",
+        {"objective": "ct", "validation_num_steps": [4]},
+    ),
+    ("landing_jitter", 0.1, {"objective": "tcd", "landing_steps": []}, "pass some", {"objective": "tcd", "landing_steps": [4]}),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "beside", "says", "instead"), WITHOUT_EFFECT, ids=str)
+def test_a_flag_without_effect_beside_others_is_refused_with_the_way_out(
+    tmp_path: Path, name: str, value: Any, beside: dict[str, Any], says: str, instead: dict[str, Any]
+) -> None:
+    for source in (words({**BASE, **beside, name: value}), write_yaml(tmp_path, yaml.safe_dump({**BASE, **beside, name: value}))):
+        if [] not in beside.values() or source[0] == "--config":  # flags know no empty list
+            with pytest.raises(ValueError, match=rf"^{name} has no effect (with|beside) .*; leave it out or .*{says}"):
+                parse_config(source)
+    assert getattr(TrainConfig(**{**BASE, **beside}), name) is None
+    assert getattr(TrainConfig(**{**BASE, **instead, name: value}), name) == value
+
+
+def test_a_misspelled_choice_is_named_before_the_flags_that_depend_on_it() -> None:
+    with pytest.raises(ValueError, match="unknown loss_type 'hubr'"):
+        parse("--loss_type", "hubr", "--huber_c", "0.1")
+
+
+def test_trajectories_are_drawn_with_the_solver_whatever_the_coupling() -> None:
+    values = {**BASE, **PROMPTS, "objective": "stochastic_flow"}
+    assert TrainConfig(**values).solver == "ddim"
+    assert TrainConfig(**values, solver="heun").solver == "heun"
+    with pytest.raises(ValueError, match="solver_steps has no effect with coupling sde"):
+        TrainConfig(**values, solver_steps=3)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -498,8 +577,8 @@ NONSENSE: list[tuple[str, dict[str, Any]]] = [
     ("lr_warmup_steps", {"lr_warmup_steps": -1}),
     ("dataloader_num_workers", {"dataloader_num_workers": -1}),
     ("seed", {"seed": -1}),
-    ("ema_decay", {"ema_decay": 1.0}),
-    ("ema_decay", {"ema_decay": -0.1}),
+    ("ema_decay must lie in", {"target": "ema", "ema_decay": 1.0}),
+    ("ema_decay must lie in", {"target": "ema", "ema_decay": -0.1}),
     ("validation_num_steps", {"validation_num_steps": [0]}),
     ("validation_num_steps", {"validation_num_steps": [4, 51]}),
     ("validation_num_steps", {"validation_num_steps": [4, 8], "num_ddim_timesteps": 7}),
@@ -576,7 +655,7 @@ def test_nonsense_is_a_value_error_that_names_the_flag(name: str, change: dict[s
     [
         {"guidance_scale": 1.0},
         {"guidance_scale_min": 1.0, "guidance_scale_max": 1.0},
-        {"ema_decay": 0.0},
+        {"target": "ema", "ema_decay": 0.0},
         {"export_ema_decay": 0.0},
         {"lora_dropout": 0.0},
         {"objective": "tcd", "eta": 0.0, "landing_jitter": 0.0},
@@ -704,7 +783,7 @@ def test_a_configuration_does_not_differ_from_its_own_json(values: dict[str, Any
 def test_differences_reports_what_is_not_free_to_change(name: str) -> None:
     config = TrainConfig(**BASE, lr_scheduler="cosine")
     found = config.differences({**asdict(config), name: "something else"})
-    if name in FREE_TO_CHANGE:
+    if name in FREE_TO_CHANGE | {"ema_decay", "snr_gamma", "first_ddim_timesteps", "landing_jitter"}:  # no effect here
         assert found == []
     else:
         assert found == [f"{name}: something else -> {getattr(config, name)}"]
@@ -715,6 +794,14 @@ def test_differences_reports_a_field_that_the_earlier_run_did_not_know() -> None
     earlier = asdict(config)
     del earlier["lora_rank"], earlier["logging_steps"]
     assert config.differences(earlier) == ["lora_rank: None -> 64"]
+
+
+def test_a_flag_without_effect_makes_no_other_run() -> None:
+    """Whatever a checkpoint says of it, while what makes it so is compared."""
+    online, average = TrainConfig(**BASE), TrainConfig(**BASE, target="ema")
+    assert online.differences({**asdict(online), "ema_decay": 0.95}) == []
+    assert average.differences({**asdict(average), "ema_decay": 0.9}) == ["ema_decay: 0.9 -> 0.95"]
+    assert online.differences(asdict(average)) == ["target: ema -> online"]
 
 
 def test_several_differences_come_one_by_one() -> None:

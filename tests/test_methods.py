@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -41,8 +42,11 @@ TRAINS_PURE_NOISE = ("uniform", "velocity")
 
 
 def every_method_with(*options: dict[str, Any]) -> pytest.MarkDecorator:
-    """Each of the flags, where the method has them."""
-    pairs = [(name, flags) for name in OBJECTIVES for flags in options if set(flags) <= set(OBJECTIVES[name].defaults)]
+    """Each of the flags, where the method has them; a solver with the coupling that asks it."""
+    pairs = []
+    for name, flags in itertools.product(OBJECTIVES, options):
+        if set(flags) <= set(own := OBJECTIVES[name].defaults):
+            pairs.append((name, {**flags, "coupling": "solver"} if "solver" in flags and "coupling" in own else flags))
     return pytest.mark.parametrize(("name", "flags"), pairs, ids=str)
 
 
@@ -263,7 +267,9 @@ class LandingAtU:
 def test_a_bootstrap_that_lands_at_u_targets_x_u_itself(name: str) -> None:
     """Whatever the target network says there. x_u is written out for each coupling."""
     schedule, batch = make_schedule(), make_batch()
-    flags = {"guidance_scale": 1.0, "solver": "ddim"} if name != "ct" else {}
+    flags: dict[str, Any] = {"guidance_scale": 1.0} if name != "ct" else {}
+    if name == "cd":
+        flags["solver"] = "ddim"
     objective = make_objective(name, schedule, **flags)
     objective = dataclasses.replace(objective, times=LandingAtU(objective.times))
     nets = GaussianRoles(schedule, strength=5.0)
@@ -510,6 +516,40 @@ def test_a_weight_that_leaves_pure_noise_untrained_is_refused(name: str, weighti
     control = make_objective(name, schedule, weighting=weighting, as_control=True)
     assert torch.equal(control(GaussianRoles(schedule), batch, 0.5), torch.zeros(6))
     make_objective(name, make_schedule("v_prediction"), weighting=weighting)
+
+
+UNREAD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("lcm", {"guidance_scale_min": 2.0, "guidance_scale_max": 9.0}, {"guidance_scale": 3.0}),
+    ("pcm", {"guidance_per_phase": [5.0, 4.0, 3.0, 2.0]}, {"guidance_scale": 3.0}),
+    ("stochastic_flow", {}, {"solver": "heun", "solver_steps": 3}),
+    ("stochastic_flow", {"coupling": "same_noise"}, {"solver": "heun", "solver_steps": 3}),
+    ("flow_map", {"coupling": "same_noise", "as_control": True}, {"solver": "heun", "solver_steps": 3}),
+    *(("lcm", {"weighting": name}, {"snr_gamma": 0.1}) for name in WEIGHTS if name != "min_snr"),
+    *(("lcm", {"loss_type": name}, {"huber_c": 0.1}) for name in ("l1", "l2")),
+    ("stochastic_flow", {}, {"huber_c": 0.1}),
+    ("ct", {"discretization": "fixed"}, {"first_ddim_timesteps": 500}),
+    ("ct", {"discretization": "ect"}, {"first_ddim_timesteps": 5, "num_ddim_timesteps": 20}),
+    ("tcd", {"landing_steps": []}, {"landing_jitter": 0.9}),
+]
+
+
+@pytest.mark.parametrize(("name", "flags", "unread"), UNREAD, ids=str)
+def test_what_is_refused_for_having_no_effect_has_none(name: str, flags: dict[str, Any], unread: dict[str, Any]) -> None:
+    """And has one as soon as the flags beside it are gone."""
+    schedule, batch = make_schedule(), make_batch()
+
+    def loss(flags: dict[str, Any], forced: dict[str, Any]) -> Tensor:
+        config = ObjectiveConfig(objective=name, **flags)
+        method = resolve(config)
+        return method.build(dataclasses.replace(config, **forced), schedule)(GaussianRoles(schedule), batch, 0.1)
+
+    for flag, value in unread.items():
+        with pytest.raises(ValueError, match=f"{flag} has no effect"):
+            resolve(ObjectiveConfig(objective=name, **flags, **{flag: value}))
+    assert torch.equal(loss(flags, unread), loss(flags, {}))
+    reading = {"coupling": "solver"} if "solver" in unread else {"weighting": "min_snr"} if "snr_gamma" in unread else {}
+    if name != "stochastic_flow" or reading:  # no other loss goes with it
+        assert not torch.equal(loss(reading, unread), loss(reading, {}))
 
 
 FLAG_VALUES: dict[str, Any] = {

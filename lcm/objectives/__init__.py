@@ -32,13 +32,12 @@ OBJECTIVES: dict[str, Method] = {
 
 
 def resolve(config: ObjectiveConfig) -> Method:
-    """The method that `config` names; its defaults are filled into `config`.
+    """The method that `config` names; its defaults are filled into `config`, where a flag without effect becomes None.
 
     Raises ValueError for an unknown method, a flag without effect, and flags that make no sense.
     """
     method = lookup(OBJECTIVES, config.objective, "objective")
     config.resolve(method.defaults)
-    config.check_objective()
     return method
 
 

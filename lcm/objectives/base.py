@@ -112,7 +112,7 @@ class Objective:
     guidance: Guidance
     weight: Weight = uniform
     huber_c: float | None = None
-    snr_gamma: float = 5.0
+    snr_gamma: float | None = None
     timestep_scaling: float | None = TIMESTEP_SCALING
     injection: float = 0.0
     is_control: bool = False

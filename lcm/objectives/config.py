@@ -74,26 +74,56 @@ class ObjectiveConfig:
     @property
     def guidance_range(self) -> tuple[float, float]:
         """The lowest and highest guidance_scale that the teacher gets."""
-        if self.preserve_cfg or self.guidance_scale is None:
-            return 1.0, 1.0
         if self.guidance_per_phase:
             return min(self.guidance_per_phase), max(self.guidance_per_phase)
-        if self.guidance_scale_min is None or self.guidance_scale_max is None:
-            return self.guidance_scale, self.guidance_scale
-        return self.guidance_scale_min, self.guidance_scale_max
+        if self.guidance_scale_min is not None and self.guidance_scale_max is not None:
+            return self.guidance_scale_min, self.guidance_scale_max
+        if self.preserve_cfg or self.guidance_scale is None:
+            return 1.0, 1.0
+        return self.guidance_scale, self.guidance_scale
 
     def resolve(self, defaults: dict[str, Any]) -> None:
-        """Fills in a method's defaults, whose keys are the flags it reads. Raises ValueError for a flag that it ignores."""
-        for name in ObjectiveConfig.__dataclass_fields__:
-            if name in ("objective", "as_control"):
-                continue
-            if name in defaults:
-                if getattr(self, name) is None:
-                    setattr(self, name, copy.copy(defaults[name]))
-            elif getattr(self, name) is not None:
-                raise ValueError(f"{name} has no effect with objective {self.objective}; leave it out or choose another objective")
+        """Fills in a method's defaults, whose keys are the flags it reads. A flag without effect is None afterwards.
+
+        Raises ValueError for a flag that is given without effect, and for flags that contradict each other or make no sense.
+        """
+        given = {name for name in ObjectiveConfig.__dataclass_fields__ if getattr(self, name) is not None}
+        ignored = given - defaults.keys() - {"objective", "as_control"}
+        if ignored:
+            raise ValueError(
+                f"{min(ignored)} has no effect with objective {self.objective}; leave it out or choose another objective"
+            )
+        for name in defaults.keys() - given:
+            setattr(self, name, copy.copy(defaults[name]))
+        self.check_objective()
+        for name, reason in self.without_effect().items():
+            if name in given:
+                raise ValueError(f"{name} has no effect {reason}")
+            setattr(self, name, None)
         if self.huber_c is None:
             self.huber_c = OWN_C.get(str(self.loss_type))
+
+    def without_effect(self) -> dict[str, str]:
+        """The flags that nothing reads because of the others, each with the reason and the way out."""
+        ranged = self.guidance_per_phase is not None or self.guidance_scale_min is not None
+        no_solver = self.coupling in ("same_noise", "sde")
+        cases = [
+            ("guidance_scale", ranged, "beside a guidance range or guidance_per_phase", "leave those out"),
+            ("solver", no_solver, f"with coupling {self.coupling}", "pass --coupling solver"),
+            ("solver_steps", no_solver, f"with coupling {self.coupling}", "pass --coupling solver"),
+            ("ema_decay", self.target == "online", "with target online", "pass --target ema"),
+            ("snr_gamma", self.weighting != "min_snr", f"with weighting {self.weighting}", "pass --weighting min_snr"),
+            ("huber_c", self.loss_type not in OWN_C, f"with loss_type {self.loss_type}", f"use one of {', '.join(OWN_C)}"),
+            (
+                "first_ddim_timesteps",
+                self.discretization != "refined",
+                f"with discretization {self.discretization}",
+                "pass --discretization refined",
+            ),
+            ("num_ddim_timesteps", self.discretization == "ect", "with discretization ect", "pass --discretization refined"),
+            ("landing_jitter", not self.landing_steps, "with empty landing_steps, which land anywhere", "pass some"),
+        ]
+        return {name: f"{beside}; leave it out or {instead}" for name, is_so, beside, instead in cases if is_so}
 
     def check_objective(self) -> None:
         """Raises ValueError for flags that contradict each other or make no sense."""

@@ -53,6 +53,10 @@ class Method(ABC):
     lands_clean: ClassVar[bool] = False
     experimental: ClassVar[bool] = False
 
+    @property
+    def has_teacher(self) -> bool:
+        return "guidance_scale" in self.defaults
+
     @abstractmethod
     def build(self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None) -> Objective:
         """The loss. `loss` replaces the one that `loss_type` names. Raises ValueError for parts that do not fit."""
