@@ -49,6 +49,7 @@ FREE_TO_CHANGE = frozenset(
         "dataloader_num_workers",
         "train_batch_size",
         "gradient_accumulation_steps",
+        "gradient_checkpointing",  # recomputes what it would have kept, bit for bit
         "cache_dir",
         "train_data_dir",
         "dataset_name",

@@ -169,6 +169,17 @@ def test_a_run_can_be_lengthened(sd_folder: Path, images: Path, tmp_path: Path) 
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_checkpointing_activations_may_begin_on_resuming_and_changes_no_bit(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    options = {"max_train_steps": 4, "target": "ema", "lora_dropout": 0.5}
+    assert run(sd_folder, images, tmp_path / "whole", **options) == 0
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "halved" / "checkpoint-2")
+    changes = {**options, "resume_from_checkpoint": "latest", "gradient_checkpointing": True}
+    assert run(sd_folder, images, tmp_path / "halved", **changes) == 0
+    whole, halved = (load_checkpoint(tmp_path / name / "checkpoint-4").tensors for name in ("whole", "halved"))
+    assert whole.keys() == halved.keys()
+    assert all(torch.equal(whole[key], halved[key]) for key in whole)
+
+
 def test_accumulation_equals_one_large_batch(sd_folder: Path, images: Path, tmp_path: Path) -> None:
     assert run(sd_folder, images, tmp_path / "large", train_batch_size=4, max_train_steps=2) == 0
     assert run(sd_folder, images, tmp_path / "small", train_batch_size=2, gradient_accumulation_steps=2, max_train_steps=2) == 0
