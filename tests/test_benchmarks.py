@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import signal
@@ -19,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from benchmarks.methods import report
+from benchmarks.methods.cost import AGAIN, UNIT, measure_costs
 from benchmarks.methods.locks import BusyError, lock
 from benchmarks.methods.metrics import (
     bootstrap_interval,
@@ -31,10 +31,10 @@ from benchmarks.methods.metrics import (
 from benchmarks.methods.plan import PLAN, Run, job_name, jobs_of, load_plan
 from benchmarks.methods.run import attempt
 from benchmarks.methods.scoring import check_num_images
-from benchmarks.methods.students import Play, randomise, seconds_per_image, words
+from benchmarks.methods.students import randomise, words
 from benchmarks.methods.tables import methods_table, teacher_table
 from benchmarks.methods.teacher import CURVE_STEPS, RESULTS, ddim_curve, steps_for, write_json
-from examples.shapes.evaluate import diversity_ratio
+from examples.shapes.evaluate import diversity_ratio, is_paired
 from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS, render, sample_dataset
 from lcm.adapters import read_header
@@ -177,14 +177,11 @@ def test_a_random_adapter_has_the_norms_and_the_header_of_its_model(tmp_path: Pa
 
 
 def test_only_play_without_noise_of_its_own_is_compared_picture_by_picture() -> None:
-    def play(scheduler: str, eta: float = 0.0) -> Play:
-        return Play("x", scheduler, eta, 1.0, (4,))
-
-    assert all(play(name, 0.3).is_paired(1) for name in ("LCMScheduler", "TCDScheduler"))
-    assert play("DDIMScheduler").is_paired(4)
-    assert play("TCDScheduler").is_paired(4)
-    assert not play("TCDScheduler", 0.3).is_paired(4)
-    assert not play("LCMScheduler").is_paired(4)
+    assert all(is_paired(name, 0.3, 1) for name in ("LCMScheduler", "TCDScheduler"))
+    assert is_paired("DDIMScheduler", 0.0, 4)
+    assert is_paired("TCDScheduler", 0.0, 4)
+    assert not is_paired("TCDScheduler", 0.3, 4)
+    assert not is_paired("LCMScheduler", 0.0, 4)
 
 
 def test_flags_become_words_of_a_command_line() -> None:
@@ -192,11 +189,17 @@ def test_flags_become_words_of_a_command_line() -> None:
     assert words(flags) == ["--phases", "4", "--landing_steps", "4", "8", "--as_control", "True"]
 
 
-def test_time_per_sample_is_a_median_over_the_log(tmp_path: Path) -> None:
-    assert seconds_per_image(tmp_path) is None
-    (tmp_path / "config.yaml").write_text("train_batch_size: 4\ngradient_accumulation_steps: 2\n")
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"seconds_per_step": s}) + "\n" for s in (0.8, 80.0, 0.7)))
-    assert seconds_per_image(tmp_path) == pytest.approx(0.1)
+def test_costs_are_of_every_run_and_round_and_of_the_unit_twice() -> None:
+    flags = {
+        "pretrained_teacher_model": "examples/shapes/teacher",
+        "resolution": 64,
+        "lora_rank": 2,
+        "train_batch_size": 2,
+        "guidance_scale": 1.0,
+    }
+    costs = measure_costs([Run(UNIT, flags), Run("ct", {**flags, "objective": "ct", "guidance_scale": None})], rounds=2)
+    assert list(costs["seconds_per_sample"]) == [UNIT, "ct", AGAIN]
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in costs["seconds_per_sample"].values())
 
 
 # --- plan and locks
@@ -264,6 +267,7 @@ def test_the_lock_of_a_dead_process_is_free_unless_its_child_lives(heir: bool, t
     program = f"""
 import subprocess, time
 from pathlib import Path
+from benchmarks.methods.cost import AGAIN, UNIT, measure_costs
 from benchmarks.methods.locks import lock
 with lock(Path({str(path)!r})) as fd:
     {child}
@@ -307,15 +311,16 @@ def row(**other: Any) -> dict[str, Any]:
     return {**measures, "images": 384, **other}
 
 
-def result(name: str, seed: int = 0, seconds: float | None = 0.1, **other: Any) -> dict[str, Any]:
+def result(name: str, seed: int = 0, **other: Any) -> dict[str, Any]:
     steps = {"1": row(endpoint_nmse=0.5), "2": row(), "4": row(all_right=0.9 + 0.02 * seed), "8": row()}
-    facts = {"control": False, "reference_guidance_scale": 5.0, "training_seconds_per_image": seconds, "steps": steps}
+    facts = {"control": False, "reference_guidance_scale": 5.0, "steps": steps}
     return {"name": name, "seed": seed, **facts, **other}
 
 
 def test_the_table_has_one_line_a_run_with_controls_last() -> None:
-    results = [result("base", seconds=None, control=True), result("cd", seconds=0.2), result("lcm"), result("lcm", 1)]
-    head, _, *lines = methods_table(results, {1: 1.0, 4: 0.25}, ["lcm", "cd", "base"]).splitlines()
+    results = [result("base", control=True), result("cd"), result("lcm"), result("lcm", 1)]
+    seconds = {"lcm": [1.0, 2.0, 3.0], "cd": [2.0, 8.0, 6.0], "lcm again": [1.0, 2.0, 3.3]}
+    head, _, *lines = methods_table(results, {1: 1.0, 4: 0.25}, seconds, ["lcm", "cd", "base"]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [line[0] for line in cells] == ["lcm", "cd", "base (control)"]
     assert all(len(line) == head.count("|") - 1 for line in cells)

@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks.methods import cost
 from benchmarks.methods.plan import PLAN, Job, load_plan
 from benchmarks.methods.run import OUTPUT_DIR
 from benchmarks.methods.students import is_adapter, load_student
@@ -35,10 +36,17 @@ def read_results(results: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(results.glob("*-seed*.json"))]
 
 
+def read_costs(results: Path) -> dict[str, list[float]]:
+    """Seconds per sample of every round, by run; empty where they were not measured."""
+    path = results / cost.NAME
+    seconds: dict[str, list[float]] = json.loads(path.read_text())["seconds_per_sample"] if path.exists() else {}
+    return seconds
+
+
 def filled(text: str, results: Path, order: list[str]) -> str:
     """The document with both tables as the results say; `order` is that of the plan. A table without results stays as it is."""
     runs, rows = read_results(results), read_rows(results)
-    text = fill(text, "methods", methods_table(runs, ddim_curve(results), order)) if runs else text
+    text = fill(text, "methods", methods_table(runs, ddim_curve(results), read_costs(results), order)) if runs else text
     return fill(text, "teacher", teacher_table(rows)) if rows else text
 
 

@@ -17,15 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.methods.locks import BusyError, lock
 from benchmarks.methods.plan import PLAN, Job, jobs_of, load_plan
 from benchmarks.methods.scoring import check_num_images, load_reference, measure
-from benchmarks.methods.students import load_student, prepare_adapter, seconds_per_image
+from benchmarks.methods.students import load_student, prepare_adapter
 from benchmarks.methods.teacher import GUIDANCE_SCALE, RESULTS, measure_teacher, write_json
 from examples.shapes.demo import TEACHER
-from examples.shapes.evaluate import generate, prompts_and_seeds
+from examples.shapes.evaluate import generate, is_paired, prompts_and_seeds
 from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS, write_dataset
 
@@ -55,7 +53,7 @@ def score(job: Job, adapter: Path | None, num_images: int) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     for n in NUM_STEPS:
         latents = generate(pipe, *prompts_and_seeds(num_images), n, play.guidance_scale, eta=play.eta)
-        rows[str(n)] = measure(pipe, judge, latents, reference, is_paired=play.is_paired(n))
+        rows[str(n)] = measure(pipe, judge, latents, reference, is_paired=is_paired(play.scheduler, play.eta, n))
         print(f"{job.name}: steps {n}: {rows[str(n)]['all_right']:.1%}", flush=True)
     return {
         "name": job.run.name,
@@ -68,8 +66,6 @@ def score(job: Job, adapter: Path | None, num_images: int) -> dict[str, Any]:
         "scheduler": play.scheduler,
         "eta": play.eta,
         "guidance_scale": play.guidance_scale,
-        "training_seconds_per_image": seconds_per_image(adapter) if adapter else None,
-        "threads": torch.get_num_threads(),
         "steps": rows,
     }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ from typing import Any
 
 import diffusers
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 import lcm
@@ -25,8 +22,6 @@ LAUNCH = (
 )
 LAUNCHER_TRACEBACK = 'Traceback (most recent call last):\n  File "<frozen runpy>"'
 """What accelerate adds below the error of the script."""
-NOISELESS = ("DDIMScheduler", "TCDScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", "DPMSolverMultistepScheduler")
-"""Schedulers that draw no noise of their own at eta 0."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +33,6 @@ class Play:
     eta: float
     guidance_scale: float
     num_inference_steps: tuple[int, ...]
-
-    def is_paired(self, num_steps: int) -> bool:
-        """Whether a picture follows from its seed as the teacher's does, so that the two can be compared one by one.
-
-        One step draws no noise with any scheduler.
-        """
-        return num_steps == 1 or (self.scheduler in NOISELESS and self.eta == 0.0)
 
 
 def words(flags: dict[str, Any]) -> list[str]:
@@ -135,16 +123,3 @@ def load_student(job: Job, adapter: Path | None) -> tuple[Any, Play]:
         guidance_scale=recipe.guidance_scale,
         num_inference_steps=tuple(recipe.num_inference_steps),
     )
-
-
-def seconds_per_image(folder: Path) -> float | None:
-    """Seconds of training per sample, from the run's own log; None where nothing was trained.
-
-    The median over the log's lines: other work on the machine disturbs some of them.
-    """
-    if not (folder / "metrics.jsonl").exists():
-        return None
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    samples = config["train_batch_size"] * config["gradient_accumulation_steps"]
-    return round(statistics.median(line["seconds_per_step"] for line in lines) / samples, 5)

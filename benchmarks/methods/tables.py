@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
+from benchmarks.methods.cost import AGAIN, UNIT
 from benchmarks.methods.metrics import equivalent_steps
 from benchmarks.methods.teacher import GUIDANCE_SCALE
 
@@ -50,21 +51,18 @@ def distance(rows: Sequence[Row]) -> str:
     return f"{mean(row['judge_fd'] for row in rows):.0f} ({mean(row['judge_fd_floor'] for row in rows):.0f})"
 
 
-def time(results: Sequence[Result], unit: float | None) -> str:
-    """Training time per sample in units of the run `lcm`."""
-    seconds = [result["training_seconds_per_image"] for result in results]
-    return NONE if unit is None or None in seconds else f"{mean(seconds) / unit:.2f}"
+def cost(name: str, seconds: dict[str, list[float]]) -> str:
+    """Median over the rounds of a step's time in units of `lcm`'s in the same round."""
+    return f"{median(a / b for a, b in zip(seconds[name], seconds[UNIT], strict=True)):.2f}" if name in seconds else NONE
 
 
-def methods_table(results: Sequence[Result], curve: dict[int, float], order: Sequence[str]) -> str:
+def methods_table(results: Sequence[Result], curve: dict[int, float], seconds: dict[str, list[float]], order: Sequence[str]) -> str:
     """One line per run: methods first, then controls, each in `order`; runs that have no result are left out."""
     by_name: dict[str, list[Result]] = {}
     for result in results:
         by_name.setdefault(result["name"], []).append(result)
     place = {name: i for i, name in enumerate(order)}
     names = sorted(by_name, key=lambda name: (by_name[name][0]["control"], place.get(name, len(place)), name))
-    lcm = [result["training_seconds_per_image"] for result in by_name.get("lcm", [])]
-    unit = mean(lcm) if lcm and None not in lcm else None
     rows = []
     for name in names:
         group = by_name[name]
@@ -77,11 +75,18 @@ def methods_table(results: Sequence[Result], curve: dict[int, float], order: Seq
                 *(error(at[n], curve if group[0]["reference_guidance_scale"] == GUIDANCE_SCALE else {}) for n in ("1", "4")),
                 *(average(at[n], "diversity_ratio") for n in ("1", "4")),
                 distance(at["4"]),
-                time(group, unit),
+                cost(name, seconds),
             ]
         )
     head = ["run", "seeds", *(f"{n} step{'s' if n > '1' else ''}" for n in "1248")]
-    head += ["NMSE at 1 step (teacher's steps)", "NMSE at 4", "diversity at 1", "diversity at 4", "judge-FD at 4 (floor)", "time"]
+    head += [
+        "NMSE at 1 step (teacher's steps)",
+        "NMSE at 4",
+        "diversity at 1",
+        "diversity at 4",
+        "judge-FD at 4 (floor)",
+        f"cost (lcm again: {cost(AGAIN, seconds)})",
+    ]
     return table(head, rows)
 
 

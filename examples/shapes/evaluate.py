@@ -29,6 +29,8 @@ from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS
 
 TEACHER_STEPS = 40
+NOISELESS = ("DDIMScheduler", "TCDScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", "DPMSolverMultistepScheduler")
+"""Schedulers that draw no noise of their own at eta 0."""
 
 
 def load_pipe(teacher: Path) -> Any:
@@ -105,6 +107,14 @@ def interval(accuracy: float, count: int) -> float:
     return 1.96 * math.sqrt(max(accuracy * (1 - accuracy), 1 / count) / count)
 
 
+def is_paired(scheduler: str, eta: float, num_steps: int) -> bool:
+    """Whether a picture follows from its seed as the teacher's does, so that the two can be compared one by one.
+
+    One step draws no noise with any scheduler.
+    """
+    return num_steps == 1 or (scheduler in NOISELESS and eta == 0.0)
+
+
 def endpoint_nmse(student: Tensor, teacher: Tensor, other_seed: Tensor) -> float:
     """|z_S - z_T|^2 / |z_T(seed a) - z_T(seed b)|^2 over the set: 0 is a copy, 1 an unrelated picture of the same prompt."""
     return float((student - teacher).square().mean() / (teacher - other_seed).square().mean())
@@ -133,10 +143,12 @@ def diversity_ratio(student: Tensor, teacher: Tensor) -> float:
     return within_prompt_variance(student) / within_prompt_variance(teacher)
 
 
-def score(pipe: Any, judge: Judge, num_images: int, num_steps: int, guidance_scale: float) -> tuple[dict[str, Any], Tensor]:
+def score(
+    pipe: Any, judge: Judge, num_images: int, num_steps: int, guidance_scale: float, eta: float = 0.0
+) -> tuple[dict[str, Any], Tensor]:
     """One row of a table and the latents behind it."""
     prompts, seeds = prompts_and_seeds(num_images)
-    latents = generate(pipe, prompts, seeds, num_steps, guidance_scale)
+    latents = generate(pipe, prompts, seeds, num_steps, guidance_scale, eta=eta)
     return judged(pipe, judge, latents, num_steps, guidance_scale), latents
 
 
@@ -161,7 +173,7 @@ def judged(pipe: Any, judge: Judge, latents: Tensor, num_steps: int, guidance_sc
 def score_adapter(teacher: Path, adapter: Path, num_images: int, num_steps: Sequence[int]) -> list[dict[str, Any]]:
     """Accuracy and diversity at every number of steps, then the teacher's own row at its 40 steps and the same guidance.
 
-    For 1 step also the distance to the teacher's picture of the same seed.
+    Where no noise is added on the way, also the distance to the teacher's picture of the same seed.
     """
     judge, pipe = Judge.load(), load_pipe(teacher)
     guidance_scale = lcm.read_recipe(adapter).trained_guidance_scale[0]
@@ -169,9 +181,9 @@ def score_adapter(teacher: Path, adapter: Path, num_images: int, num_steps: Sequ
     recipe = lcm.attach(pipe, adapter)
     rows = []
     for n in num_steps:
-        row, latents = score(pipe, judge, num_images, n, recipe.guidance_scale)
+        row, latents = score(pipe, judge, num_images, n, recipe.guidance_scale, recipe.eta)
         row["diversity_ratio"] = round(diversity_ratio(latents, reference), 4)
-        if n == 1:  # with more steps the student draws noise of its own, and seeds no longer correspond
+        if is_paired(recipe.scheduler, recipe.eta, n):
             row["endpoint_nmse"] = round(endpoint_nmse(latents, reference, other_seeds(reference)), 4)
         rows.append(row)
         print(json.dumps(row), flush=True)

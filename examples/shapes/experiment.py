@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=HERE / "lcm_lora.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--output_dir", type=Path, default=Path("out/lcm_lora"))
+    parser.add_argument("--num_processes", type=int, default=1, help="that share the CPU's cores; each takes a whole batch")
     parser.add_argument("--num_steps", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--num_images", type=int, default=1536)
     args = parser.parse_args()
@@ -43,7 +44,8 @@ def main() -> None:
     for seed in args.seeds:
         run = args.output_dir / f"seed-{seed}"
         if not (run / "README.md").exists():
-            minutes = distil(args.config, data, run, "--seed", str(seed), "--resume_from_checkpoint", "latest")
+            flags = ["--seed", str(seed), "--resume_from_checkpoint", "latest"]
+            minutes = distil(args.config, data, run, *flags, num_processes=args.num_processes)
             with (run / "launches.jsonl").open("a") as launches:
                 launches.write(json.dumps({"minutes": round(minutes, 1)}) + "\n")
         if not (run / "scores.json").exists():
