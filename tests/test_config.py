@@ -401,12 +401,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "flow_map": {"num_ddim_timesteps": None, "phases": 4, "solver_steps": 8, "coupling": "solver", "target": None},
     "stochastic_flow": {"loss_type": "energy", "coupling": "sde", "solver": None, "injection": 0.5},
     "endpoint": {"num_ddim_timesteps": 40, "loss_type": "l2", "target": None, "ema_decay": None, "guidance_scale": 7.5},
+    "reflow": {"num_ddim_timesteps": 40, "loss_type": "l2", "target": None, "ema_decay": None, "guidance_scale": 7.5},
 }
+FROM_TRAJECTORIES = [name for name, method in OBJECTIVES.items() if method.from_trajectories]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_flag_left_out_is_the_methods_own(objective: str) -> None:
-    source = PROMPTS if objective == "endpoint" else {}
+    source = PROMPTS if objective in FROM_TRAJECTORIES else {}
     config = parse_config(words({**BASE, **source, "objective": objective}))
     expected = DEFAULTS[objective]
     assert {name: getattr(config, name) for name in expected} == expected
@@ -518,7 +520,7 @@ def test_trajectories_are_drawn_with_the_solver_whatever_the_coupling() -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_resolving_twice_changes_nothing(objective: str) -> None:
-    config = TrainConfig(**{**BASE, **(PROMPTS if objective == "endpoint" else {}), "objective": objective})
+    config = TrainConfig(**{**BASE, **(PROMPTS if objective in FROM_TRAJECTORIES else {}), "objective": objective})
     assert TrainConfig(**asdict(config)) == config
 
 
@@ -745,8 +747,8 @@ AWKWARD: dict[str, Any] = {
     "values",
     [
         BASE,
-        *({**BASE, "objective": name} for name in OBJECTIVES if name != "endpoint"),
-        *({**BASE, **read_by(name)} for name in OBJECTIVES if name != "endpoint"),
+        *({**BASE, "objective": name} for name in OBJECTIVES if name not in FROM_TRAJECTORIES),
+        *({**BASE, **read_by(name)} for name in OBJECTIVES if name not in FROM_TRAJECTORIES),
         {**BASE, **PROMPTS, "objective": "endpoint", "trajectories_per_prompt": 3, "trajectory_dir": "t"},
         {**BASE, **read_by("lcm"), "dataset_name": "someone/pictures", "train_data_dir": None},
         {**BASE, "full_finetune": True, "w_embedding": True, "proportion_empty_prompts": 0.5},

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DDPMScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
 )
@@ -19,9 +20,11 @@ from torch import Tensor
 
 from lcm.adapters import add_lora
 from lcm.consistency import land
+from lcm.grid import SolverGrid
 from lcm.losses import LOSSES
 from lcm.networks import Networks, make_networks
 from lcm.objectives import OBJECTIVES, LatentBatch, Objective, ObjectiveConfig, make_recipe, resolve
+from lcm.objectives.parts import OnChord
 from lcm.playback import make_scheduler
 from lcm.recipe import Recipe
 from lcm.sampling import sample_consistency, sample_trajectory
@@ -35,7 +38,8 @@ from tests.worlds import SD_BETAS, build_sdxl_unet, build_unet, randomize_lora
 every_method = pytest.mark.parametrize("name", OBJECTIVES)
 every_type = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 every_unet = pytest.mark.parametrize(("build", "width", "pooled"), [(build_unet, 16, None), (build_sdxl_unet, 32, 16)])
-BOOTSTRAPPED = [name for name in OBJECTIVES if name not in ("endpoint", "flow_map", "scm")]
+FROM_TRAJECTORIES = [name for name, method in OBJECTIVES.items() if method.from_trajectories]
+BOOTSTRAPPED = [name for name in OBJECTIVES if name not in (*FROM_TRAJECTORIES, "flow_map", "scm")]
 """Methods whose target is the landing point of the target network from x_u."""
 TRAINS_PURE_NOISE = ("uniform", "velocity")
 """Weights that are not 0 where alpha is."""
@@ -263,6 +267,19 @@ class LandingAtU:
         return Times(t, u, u)
 
 
+@dataclasses.dataclass(frozen=True)
+class TwoPoints:
+    """A path through `x_t` at the times t, and through `end` at any other."""
+
+    t: Tensor
+    x_t: Tensor
+    end: Tensor
+    is_straight: bool = False
+
+    def __call__(self, schedule: NoiseSchedule, batch: LatentBatch, time: Tensor) -> Tensor:
+        return self.x_t if torch.equal(time, self.t) else self.end
+
+
 @pytest.mark.parametrize("name", BOOTSTRAPPED)
 def test_a_bootstrap_that_lands_at_u_targets_x_u_itself(name: str) -> None:
     """Whatever the target network says there. x_u is written out for each coupling."""
@@ -290,7 +307,7 @@ def test_a_bootstrap_that_lands_at_u_targets_x_u_itself(name: str) -> None:
     torch.testing.assert_close(seen_by_the_loss(objective, nets, batch)[1], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lcm", "cd", "pcm", "tcd", "tscd", "flow_map", "endpoint"])
+@pytest.mark.parametrize("name", ["lcm", "cd", "pcm", "tcd", "tscd", "flow_map", *FROM_TRAJECTORIES])
 @every_type
 def test_a_student_that_is_the_teacher_has_no_loss_where_one_solver_step_is_exact(name: str, prediction_type: str) -> None:
     """One DDIM step from t is the student's own landing point."""
@@ -301,14 +318,37 @@ def test_a_student_that_is_the_teacher_has_no_loss_where_one_solver_step_is_exac
     objective = make_objective(name, schedule, **flags)
     if name in BOOTSTRAPPED:
         objective = dataclasses.replace(objective, times=LandingAtU(objective.times))
-    if name == "endpoint":
+    if name in FROM_TRAJECTORIES:
         t, assumed = objective.times(batch.uniform_time, batch.uniform_landing, 0.5).t, batch.trajectory
         assert assumed is not None
-        x_t = assumed[torch.arange(3), (t + 1) // 25]
-        assumed[:, 0] = schedule.predict(nets.teacher(x_t, t, batch.cond), x_t, t).x0
+        x_t = objective.path(schedule, batch, t)
+        end = schedule.predict(nets.teacher(x_t, t, batch.cond), x_t, t).x0
+        objective = dataclasses.replace(objective, path=TwoPoints(t, x_t, end))
     torch.testing.assert_close(objective(nets, batch), torch.zeros(3), rtol=0, atol=1e-6)
     randomize_lora(unet)
     assert (objective(nets, batch) > 1e-5).all()
+
+
+@every_type
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_deterministic_play_through_the_right_image_passes_along_the_chord(prediction_type: str, zero_snr: bool) -> None:
+    """The stock sampler, given a network that always answers with the image at the end of the trajectory."""
+    if prediction_type == "epsilon" and zero_snr:
+        return  # refused: it says nothing about the image
+    base = DDPMScheduler(**SD_BETAS, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr)
+    scheduler = DDIMScheduler.from_config(base.config, timestep_spacing="trailing", clip_sample=False)
+    schedule, batch = NoiseSchedule.from_scheduler(base), make_batch(2)
+    assert batch.trajectory is not None
+    x0, x = batch.trajectory[:, 0], batch.trajectory[:, -1]
+    scheduler.set_timesteps(8)
+    for t in scheduler.timesteps:
+        torch.testing.assert_close(OnChord(SolverGrid(40))(schedule, batch, t.expand(2)), x, rtol=1e-4, atol=1e-4)
+        alpha = scheduler.alphas_cumprod[t].sqrt()
+        sigma = (1.0 - alpha.square()).sqrt()
+        eps = (x - alpha * x0) / sigma
+        answer = {"epsilon": eps, "v_prediction": alpha * eps - sigma * x0, "sample": x0}[prediction_type]
+        x = scheduler.step(answer, t, x).prev_sample
+    torch.testing.assert_close(x, x0, rtol=1e-4, atol=1e-4)
 
 
 # --- play -----------------------------------------------------------------------------------------------------------
@@ -324,7 +364,7 @@ PLAYS: list[tuple[str, dict[str, Any]]] = [
     ("ct", {"first_ddim_timesteps": 5, "num_ddim_timesteps": 40}),
     *(("pcm", {"phases": m}) for m in (1, 2, 5, 8)),
     *(("flow_map", {"phases": m}) for m in (1, 2, 8)),
-    *(("endpoint", {"num_ddim_timesteps": n}) for n in (2, 4, 8, 50)),
+    *((name, {"num_ddim_timesteps": n}) for name in FROM_TRAJECTORIES for n in (2, 4, 8, 50)),
     ("tcd", {"landing_steps": []}),
     ("tcd", {"eta": 0.0, "landing_jitter": 0.0}),
     ("tcd", {"eta": 0.0, "landing_jitter": 0.0, "landing_steps": [1, 2, 3]}),

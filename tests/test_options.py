@@ -58,6 +58,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "tcd": {"objective": "tcd"},
     "prompts lcm": {"train_data_dir": None, "prompts_file": "prompts"},
     "prompts endpoint": {"train_data_dir": None, "prompts_file": "prompts", "objective": "endpoint"},
+    "prompts reflow": {"train_data_dir": None, "prompts_file": "prompts", "objective": "reflow"},
     "full": {**FULL, "export_ema_decay": 0.5, "target": "ema"},
     "w_embedding": W_EMBEDDING,
     "full sdxl": {**FULL, "max_train_steps": 2},

@@ -11,6 +11,7 @@ from lcm.objectives.flow_map import FlowMap
 from lcm.objectives.lcm import LatentConsistency
 from lcm.objectives.method import Method, Play, make_recipe
 from lcm.objectives.pcm import PhasedConsistency
+from lcm.objectives.reflow import Reflow
 from lcm.objectives.scm import ContinuousConsistency
 from lcm.objectives.stochastic_flow import StochasticFlow
 from lcm.objectives.tcd import TrajectoryConsistency
@@ -25,6 +26,7 @@ OBJECTIVES: dict[str, Method] = {
     "tcd": TrajectoryConsistency(),
     "tscd": SegmentedTrajectoryConsistency(),
     "endpoint": Endpoint(),
+    "reflow": Reflow(),
     "scm": ContinuousConsistency(),
     "flow_map": FlowMap(),
     "stochastic_flow": StochasticFlow(),

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from lcm.grid import SolverGrid
 from lcm.losses import Loss
-from lcm.objectives.base import Objective
+from lcm.objectives.base import Objective, Path
 from lcm.objectives.config import ObjectiveConfig
 from lcm.objectives.method import LOSS, TEACHER, Method, Play, parts, trailing_play
 from lcm.objectives.parts import FollowPath, OnTrajectory, regress
@@ -37,8 +37,11 @@ class Endpoint(Method):
         return Objective(
             times=DirectTimes(grid, LandClean()),
             timestep_scaling=None,
-            **{**parts(config, schedule, loss), "path": OnTrajectory(grid), "coupling": FollowPath(), "target": regress},
+            **{**parts(config, schedule, loss), "path": self.path(grid), "coupling": FollowPath(), "target": regress},
         )
+
+    def path(self, grid: SolverGrid) -> Path:
+        return OnTrajectory(grid)
 
     def play(self, config: ObjectiveConfig) -> Play:
         return trailing_play([n for n in (1, 2, 4, 8) if int(config.num_ddim_timesteps or 0) % n == 0])

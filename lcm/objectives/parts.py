@@ -39,6 +39,22 @@ class OnTrajectory:
         return batch.trajectory[rows, (t + 1) // self.grid.stride]
 
 
+@dataclass(frozen=True)
+class OnChord:
+    """x_t = alpha_t x0 + sigma_t eps of the two ends of the teacher's cached trajectory: x0, and the eps that makes x_T its
+    start (rectified flow, Liu et al. 2023; the last time T of the grid). Where deterministic play through x0 passes."""
+
+    grid: SolverGrid
+    is_straight: bool = False
+
+    def __call__(self, schedule: NoiseSchedule, batch: LatentBatch, t: Tensor) -> Tensor:
+        if batch.trajectory is None:
+            raise ValueError("this objective needs the ends of the teacher's cached trajectories; pass --prompts_file")
+        x0, start = batch.trajectory[:, 0], batch.trajectory[:, -1]
+        alpha, sigma = schedule.alpha_sigma(torch.full_like(t, int(self.grid.timesteps[-1])))
+        return schedule.add_noise(x0, (start - alpha * x0) / sigma, t)
+
+
 # --- couplings ------------------------------------------------------------------------------------------------------
 
 
