@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from lcm.networks import Conditioning
+from lcm.conditioning import Conditioning
 from lcm.objectives import OBJECTIVES, LatentBatch, Objective, ObjectiveConfig, resolve
 from lcm.schedule import NoiseSchedule
 from tests.worlds import SD_BETAS

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lcm.networks import Conditioning
+from lcm.conditioning import Conditioning
 from lcm.objectives import LatentBatch, Objective
 from lcm.schedule import CLEAN, NoiseSchedule
 from lcm.solvers import SOLVERS, repeated

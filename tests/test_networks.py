@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lcm.adapters import add_lora, lora_parameters
-from lcm.networks import Conditioning, WeightEma, adapters_disabled, make_networks
+from lcm.conditioning import Conditioning
+from lcm.networks import WeightEma, adapters_disabled, make_networks
 from tests.worlds import build_sdxl_unet, build_unet, randomize_lora
 
 T = torch.tensor([999, 19])

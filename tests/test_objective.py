@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lcm.adapters import add_lora
+from lcm.conditioning import Conditioning
 from lcm.families import load_family
-from lcm.networks import Conditioning, Networks, make_networks
+from lcm.networks import Networks, make_networks
 from lcm.objectives import LatentBatch, Objective, ObjectiveConfig, resolve
 from lcm.schedule import NoiseSchedule
 from lcm.times import GridTimes

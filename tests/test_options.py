@@ -35,9 +35,10 @@ import train_lcm_lora
 from lcm.adapters import WEIGHTS_NAME, add_lora, lora_parameters
 from lcm.card import write_card
 from lcm.checkpoint import load_checkpoint
+from lcm.conditioning import Conditioning
 from lcm.config import parse_config
 from lcm.families import load_family
-from lcm.networks import Conditioning, guidance_embedding, make_networks
+from lcm.networks import guidance_embedding, make_networks
 from lcm.perceptual import make_lpips
 from lcm.trainer import Trainer
 from tests.test_networks import inputs

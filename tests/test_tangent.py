@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lcm.adapters import add_lora
-from lcm.networks import Conditioning, Networks, make_networks
+from lcm.conditioning import Conditioning
+from lcm.networks import Networks, make_networks
 from lcm.objectives import LatentBatch, Objective
 from lcm.objectives.parts import Tangent
 from lcm.schedule import PREDICTION_TYPES, NoiseSchedule

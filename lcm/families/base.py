@@ -12,7 +12,7 @@ from diffusers import LCMScheduler
 from PIL import Image
 from torch import Tensor
 
-from lcm.networks import Conditioning
+from lcm.conditioning import Conditioning
 from lcm.schedule import NoiseSchedule
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from lcm.conditioning import Conditioning
 from lcm.families.base import Family, ImageSize
-from lcm.networks import Conditioning
 
 
 class StableDiffusion(Family):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lcm.conditioning import Conditioning
 from lcm.families.base import Family, ImageSize
-from lcm.networks import Conditioning
 
 
 class StableDiffusionXL(Family):

@@ -8,10 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lcm.conditioning import Conditioning
 from lcm.consistency import TIMESTEP_SCALING, land
 from lcm.guidance import Guidance
 from lcm.losses import Loss, energy
-from lcm.networks import Conditioning, guided_teacher
+from lcm.networks import guided_teacher
 from lcm.schedule import NoiseSchedule
 from lcm.solvers import Predict
 from lcm.times import Times, TimeSampler
