@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import random
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from lcm.checkpoint import (
     save_checkpoint,
 )
 from lcm.config import TrainConfig
-from lcm.data import Record, SampleBatch, StepSampler, TrainDataset, collate, load_records
+from lcm.data import SampleBatch, StepSampler, TrainDataset, collate, load_records
 from lcm.data.batches import sample_rng
 from lcm.data.sources import fingerprint
 from lcm.families import load_family
@@ -41,6 +40,7 @@ from lcm.perceptual import make_lpips
 from lcm.publishing import Publisher
 from lcm.resuming import check_same_run, open_output
 from lcm.student import build_student
+from lcm.validation import prompts_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +48,6 @@ MAX_SKIPPED = 50
 """Updates that the fp16 loss scaler may skip in a row: it halves its scale of 65536 each time, so it settles in 17."""
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def prompts_of(records: list[Record], count: int = 4) -> list[str]:
-    """Captions out of the data, always the same, for a validation grid without prompts of its own."""
-    captions = list(dict.fromkeys(record.captions[0] for record in records))
-    return random.Random(0).sample(captions, min(count, len(captions)))
 
 
 class Trainer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,14 @@ from accelerate.utils import gather_object
 from diffusers.utils import make_image_grid
 from PIL import Image
 
+from lcm.data import Record
 from lcm.families import Family
+
+
+def prompts_of(records: list[Record], count: int = 4) -> list[str]:
+    """Captions out of the data, always the same, for a validation grid without prompts of its own."""
+    captions = list(dict.fromkeys(record.captions[0] for record in records))
+    return random.Random(0).sample(captions, min(count, len(captions)))
 
 
 @dataclass(frozen=True)
