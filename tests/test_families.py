@@ -63,9 +63,17 @@ def test_sdxl_time_ids_are_size_corner_target_each_vertical_first(sdxl_folder: P
 def test_latents_are_a_scaled_posterior_sample(sd_folder: Path) -> None:
     family = load_family(str(sd_folder))
     pixels, noise = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 4, 8, 8)
-    posterior = family.pipe.vae.encode(pixels).latent_dist
+    posterior = build_sd().vae.encode(pixels).latent_dist
     expected = (posterior.mean + posterior.std * noise) * 0.5
-    torch.testing.assert_close(family.encode_images(pixels, noise), expected.detach())
+    torch.testing.assert_close(family.encode_images(pixels, noise), expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_vae_sees_one_picture_at_a_time(sd_folder: Path) -> None:
+    family, sizes = load_family(str(sd_folder)), []
+    for part in (family.pipe.vae.encoder, family.pipe.vae.decoder):
+        part.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    family.decode(family.encode_images(torch.zeros(3, 3, 16, 16), torch.zeros(3, 4, 8, 8)))
+    assert sizes == [1] * 6
 
 
 def test_facts_come_from_the_checkpoint(sd_folder: Path, sd_v_folder: Path, sdxl_folder: Path) -> None:

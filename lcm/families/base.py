@@ -36,6 +36,7 @@ class Family(ABC):
         self.pipe = pipe
         for component in (pipe.unet, pipe.vae, *self.text_encoders()):
             component.requires_grad_(False).eval()
+        pipe.vae.enable_slicing()  # one picture at a time: the activations of a whole batch outgrow those of the U-Net
         # LCMScheduler carries over betas, prediction type and the zero-SNR flag: the schedule of training is that of play
         self.schedule = NoiseSchedule.from_scheduler(LCMScheduler.from_config(pipe.scheduler.config))
 
