@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from lcm.losses import Loss
 
@@ -15,6 +16,7 @@ from lcm.losses import Loss
 def make_lpips(decode: Callable[[Tensor], Tensor], device: torch.device | str) -> Loss:
     """A loss on clean latents [B, C, h, w] -> [B]; `decode` gives pixels [B, 3, H, W] in about [-1, 1], with gradients.
 
+    Pictures are compared one by one and decoded again on the way back, so that the activations of one are all that is held.
     Raises ValueError when the package is not installed.
     """
     if find_spec("lpips") is None:
@@ -23,10 +25,14 @@ def make_lpips(decode: Callable[[Tensor], Tensor], device: torch.device | str) -
 
     network: Any = lpips.LPIPS(net="vgg", verbose=False).to(device).requires_grad_(False).eval()
 
+    def distance(prediction: Tensor, wanted: Tensor) -> Tensor:
+        compared: Tensor = network(decode(prediction), wanted)
+        return compared.flatten()
+
     def loss(prediction: Tensor, target: Tensor, huber_c: float | None) -> Tensor:
         with torch.no_grad():
-            wanted = decode(target)
-        distance: Tensor = network(decode(prediction), wanted)
-        return distance.flatten(1).mean(1)
+            wanted = [decode(one) for one in target.split(1)]
+        pairs = zip(prediction.split(1), wanted, strict=True)
+        return torch.cat([checkpoint(distance, one, picture, use_reentrant=False) for one, picture in pairs])
 
     return loss

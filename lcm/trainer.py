@@ -74,8 +74,10 @@ class Trainer:
         if resume is not None:
             check_same_run(resume, config, self.samples_per_step, self.data_fingerprint)
         self.family.pipe.to(self.accelerator.device)
-        method, device = OBJECTIVES[config.objective], self.accelerator.device
-        perceptual = make_lpips(self.family.pixels, device) if config.loss_type == "lpips" else None
+        method, device, perceptual = OBJECTIVES[config.objective], self.accelerator.device, None
+        if config.loss_type == "lpips":
+            self.family.pipe.vae.float()  # gradients pass through it: they would underflow in half precision
+            perceptual = make_lpips(self.family.pixels, device)
         self.objective = method.build(config, self.family.schedule.to(device), perceptual)
         self.trajectories = None
         if config.prompts_file is not None:

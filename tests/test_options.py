@@ -626,13 +626,51 @@ def test_lpips_is_the_distance_of_the_pictures_that_the_vae_decodes(sd_folder: P
     prediction, target = torch.randn(2, 4, 8, 8, requires_grad=True), torch.randn(2, 4, 8, 8, requires_grad=True)
     loss = make_lpips(family.pixels, "cpu")(prediction, target, 0.001)
     vae = build_sd().vae.eval()
-    with torch.no_grad():
-        a, b = (vae.decode(latents / 0.5).sample for latents in (prediction, target))
-    torch.testing.assert_close(loss.detach(), 3.0 * (a - b).square().mean((1, 2, 3)), rtol=1e-4, atol=1e-6)
+    a, b = (vae.decode(latents / 0.5).sample for latents in (prediction, target.detach()))
+    expected = 3.0 * (a - b).square().mean((1, 2, 3))
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
+    (gradient,) = torch.autograd.grad((expected * torch.tensor([1.0, 2.0])).sum(), prediction)
+    (loss * torch.tensor([1.0, 2.0])).sum().backward()
+    assert prediction.grad is not None
+    torch.testing.assert_close(prediction.grad, gradient, rtol=1e-3, atol=1e-6)
+    assert target.grad is None
+
+
+@pytest.mark.usefixtures("with_lpips")
+def test_lpips_holds_no_more_than_the_activations_of_one_picture() -> None:
+    """The stand-in decoder keeps 192 times what it is given."""
+    kept = []
+
+    def decode(latents: Tensor) -> Tensor:
+        assert len(latents) == 1
+        return torch.stack([(latents * i).exp() for i in range(192)]).mean(0)
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    prediction, target = torch.randn(4, 3, 16, 16, requires_grad=True), torch.randn(4, 3, 16, 16)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = make_lpips(decode, "cpu")(prediction, target, 0.001)
+    assert sum(kept) < 10 * prediction.numel()
     loss.sum().backward()
     assert prediction.grad is not None
-    assert prediction.grad.abs().sum() > 0
-    assert target.grad is None
+
+
+@pytest.mark.usefixtures("with_lpips")
+def test_lpips_decodes_in_float32_whatever_the_run(arguments: Arguments, tmp_path: Path) -> None:
+    pipe = build_sd()
+    pipe.vae.register_to_config(force_upcast=False)
+    pipe.save_pretrained(tmp_path / "teacher")
+    changes = {"pretrained_teacher_model": tmp_path / "teacher", "mixed_precision": "bf16"}
+    dtypes = {}
+    for loss_type in ("huber", "lpips"):
+        trainer = trainer_of(arguments("plain", tmp_path / "out", loss_type=loss_type, **changes))
+        dtypes[loss_type] = trainer.family.pipe.vae.dtype
+        loss, grad_norm = trainer.train_step(trainer.batches(range(1)))
+        assert 0 < float(loss) < float("inf")
+        assert 0 < float(grad_norm) < float("inf")
+    assert dtypes == {"huber": torch.bfloat16, "lpips": torch.float32}
 
 
 def test_lpips_of_noisy_landing_points_is_refused(arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
