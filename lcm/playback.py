@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import diffusers
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
+from torch import nn
 
 from lcm.adapters import WEIGHTS_NAME, lora_modules, read_header, tensor_names
 from lcm.full import is_full, load_unet, read_full_recipe
@@ -82,17 +86,68 @@ def check_compatible(pipe: Any, recipe: Recipe) -> None:
         )
 
 
-def activate_beside(unet: Any, adapter_name: str, weight: float, before: dict[str, tuple[list[str], dict[str, float]]]) -> None:
-    """Switches an adapter on without touching the others: loading it had made it the only active one.
+AdapterStates = dict[str, tuple[list[str], dict[str, float]]]
+"""The active adapters and the scales of every adapted layer."""
 
-    `before` holds the active adapters and the scales of every adapted layer as they were.
-    """
+
+def adapter_states(model: nn.Module) -> AdapterStates:
+    return {name: (list(layer.active_adapters), dict(layer.scaling)) for name, layer in lora_modules(model).items()}
+
+
+def activate_beside(unet: Any, adapter_name: str, weight: float, before: AdapterStates) -> None:
+    """Switches an adapter on without touching the others, which are as `before`: loading it had made it the only active one."""
     active = next((names for names, _ in before.values()), [])
     for name, layer in lora_modules(unet).items():
         layer.set_adapter([*active, adapter_name], inference_mode=True)
         layer.scaling.update(before[name][1] if name in before else {})
         if adapter_name in layer.scaling:
             layer.set_scale(adapter_name, weight)
+
+
+def take_out(model: Any, adapter_name: str, before: AdapterStates, trainable: set[nn.Parameter]) -> None:
+    """Removes an adapter, however much of it was loaded; layers, active adapters and gradients are again as `before`."""
+    for name, layer in lora_modules(model).items():
+        if name not in before:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+            continue
+        active, scales = before[name]
+        layer.set_adapter(active)
+        layer.delete_adapter(adapter_name)
+        layer.scaling.update(scales)
+    vars(model).get("peft_config", {}).pop(adapter_name, None)
+    if not before:
+        vars(model).pop("peft_config", None)
+        model._hf_peft_config_loaded = False
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter in trainable)
+
+
+@contextmanager
+def undone_on_error(pipe: Any, adapter_name: str) -> Iterator[None]:
+    """Loading an adapter inside the block either succeeds or leaves U-Net and text encoders as they were."""
+    models = [pipe.components[name] for name in ("unet", "text_encoder", "text_encoder_2") if pipe.components.get(name) is not None]
+    before = [(model, adapter_states(model), {p for p in model.parameters() if p.requires_grad}) for model in models]
+    try:
+        yield
+    except BaseException:
+        for model, states, trainable in before:
+            take_out(model, adapter_name, states, trainable)
+        raise
+
+
+def load(pipe: Any, file: Path, adapter_name: str) -> None:
+    """Raises ValueError when not all of the file finds its place."""
+    try:
+        unet_keys = [key for key in tensor_names(file) if not key.startswith(("lora_te", "text_encoder"))]
+        pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter_name)
+    except (RuntimeError, KeyError, OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file} does not fit this pipeline ({reason}); use a base model of the adapter's kind") from error
+    expected = sum(key.endswith((".lora_down.weight", ".lora_A.weight")) for key in unet_keys)
+    loaded = sum(adapter_name in layer.r for layer in lora_modules(pipe.unet).values())
+    if loaded != expected:
+        raise ValueError(f"only {loaded} of the {expected} adapted layers in {file} found their place; nothing was changed")
 
 
 def replace_unet(pipe: Any, path: str | os.PathLike[str], weight: float, recipe: Recipe) -> Recipe:
@@ -125,17 +180,11 @@ def attach(
     if is_full(path):
         return replace_unet(pipe, path, weight, recipe)
     file = locate(path)
-    scheduler = make_scheduler(pipe.scheduler.config, recipe)
-    before = {name: (list(layer.active_adapters), dict(layer.scaling)) for name, layer in lora_modules(pipe.unet).items()}
+    scheduler, before = make_scheduler(pipe.scheduler.config, recipe), adapter_states(pipe.unet)
     if any(adapter_name in names for names in pipe.get_list_adapters().values()):
         raise ValueError(f"an adapter named {adapter_name!r} is already loaded; delete it first or pass another adapter_name")
-    pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter_name)
-    unet_keys = [key for key in tensor_names(file) if not key.startswith(("lora_te", "text_encoder"))]
-    expected = sum(key.endswith((".lora_down.weight", ".lora_A.weight")) for key in unet_keys)
-    loaded = sum(adapter_name in layer.r for layer in lora_modules(pipe.unet).values())
-    if loaded != expected:
-        pipe.delete_adapters(adapter_name)
-        raise ValueError(f"only {loaded} of the {expected} adapted layers in {file} found their place; nothing was changed")
-    activate_beside(pipe.unet, adapter_name, weight, before)
+    with undone_on_error(pipe, adapter_name):
+        load(pipe, file, adapter_name)
+        activate_beside(pipe.unet, adapter_name, weight, before)
     pipe.scheduler = scheduler
     return recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from diffusers import LCMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
 
 import lcm
-from lcm.adapters import WEIGHTS_NAME, add_lora, export_lora
+from lcm.adapters import WEIGHTS_NAME, add_lora, export_lora, read_header
 from pipelines import FewStepStableDiffusionPipeline, FewStepStableDiffusionXLPipeline
 from tests.test_adapters import make_recipe
 from tests.worlds import build_sd, build_sdxl, build_unet, randomize_lora
@@ -159,6 +161,81 @@ def refuse(pipe: Any, adapter: Path, message: str, **options: Any) -> None:
         lcm.attach(pipe, adapter, **options)
     assert pipe.scheduler is scheduler
     assert pipe.get_list_adapters() == adapters
+
+
+def everything(pipe: Any) -> dict[str, Any]:
+    """What an adapter can change in a pipeline."""
+    found: dict[str, Any] = {
+        "scheduler": id(pipe.scheduler),
+        "listed": pipe.get_list_adapters(),
+        "active": pipe.get_active_adapters(),
+    }
+    for part in ("unet", "text_encoder"):
+        model = getattr(pipe, part)
+        found[part] = [(name, id(module), module.training) for name, module in model.named_modules()]
+        found[f"{part} tensors"] = [(name, id(p), p.requires_grad) for name, p in model.named_parameters()]
+        adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+        found[f"{part} adapters"] = {name: (list(m.active_adapters), m.scaling, m.r, m.lora_alpha) for name, m in adapted.items()}
+    return copy.deepcopy(found)
+
+
+def elsewhere(state: dict[str, torch.Tensor]) -> None:
+    """One layer more than the U-Net has."""
+    for key in [key for key in state if "mid_block_attentions_0_proj_in" in key]:
+        state[key.replace("attentions_0", "attentions_7")] = state[key].clone()
+
+
+def misshapen(state: dict[str, torch.Tensor]) -> None:
+    """The last layer is wider than that of the U-Net."""
+    key = max(key for key in state if key.endswith("lora_down.weight") and state[key].dim() == 2)
+    state[key] = torch.zeros(4, 99)
+
+
+def halved(state: dict[str, torch.Tensor]) -> None:
+    del state[max(key for key in state if key.endswith("lora_up.weight"))]
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["bare", "with styles"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (elsewhere, r"only \d+ of the \d+ adapted layers .* found their place"),
+        (misshapen, "does not fit this pipeline .*size mismatch"),
+        (halved, "does not fit this pipeline .*lora_up"),
+        (None, "no room for the text encoder"),
+    ],
+)
+def test_an_adapter_that_fails_while_it_loads_leaves_the_pipeline_as_it_was(
+    sd_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any, message: str, adapted: bool
+) -> None:
+    state, pipe = load_file(sd_adapter / WEIGHTS_NAME), build_sd()
+    if adapted:
+        for name, rank in (("style", 2), ("unused", 3)):
+            pipe.unet.add_adapter(LoraConfig(r=rank, lora_alpha=6, target_modules=["to_q", "conv1"]), adapter_name=name)
+            pipe.text_encoder.add_adapter(LoraConfig(r=rank, lora_alpha=8, target_modules=["q_proj"]), adapter_name=name)
+        randomize_lora(pipe.unet)
+        pipe.set_adapters(["style"], [0.7])
+    if damage is None:
+
+        def fail(*args: Any, **options: Any) -> None:
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(pipe, "load_lora_into_text_encoder", fail)
+    else:
+        damage(state)
+    save_file(state, tmp_path / WEIGHTS_NAME, metadata=read_header(sd_adapter / WEIGHTS_NAME))
+    options = {"num_inference_steps": 2, "guidance_scale": 1.0}
+    before, picture = everything(pipe), draw(pipe, **options)
+    for _ in range(2):  # what was left of the first time would be in the way of the second
+        with pytest.raises(ValueError, match=message) as caught:
+            lcm.attach(pipe, tmp_path)
+        assert "\n" not in str(caught.value)
+    assert everything(pipe) == before
+    assert np.array_equal(draw(pipe, **options), picture)
+    monkeypatch.undo()
+    lcm.attach(pipe, sd_adapter)
+    assert pipe.unet.active_adapters() == [*(["style"] if adapted else []), "lcm"]
+    assert not np.allclose(draw(pipe, **options), picture)
 
 
 def test_what_cannot_work_is_refused_and_nothing_changes(sd_adapter: Path, sdxl_adapter: Path) -> None:
