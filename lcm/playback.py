@@ -15,7 +15,7 @@ from torch import nn
 
 from lcm.adapters import WEIGHTS_NAME, lora_modules, read_header, tensor_names
 from lcm.full import is_full, load_unet, read_full_recipe
-from lcm.recipe import RECIPE_KEY, Recipe
+from lcm.recipe import RECIPE_KEY, UNCLIPPED, Recipe
 
 SCHEDULERS = ("LCMScheduler", "TCDScheduler", "DDIMScheduler")
 
@@ -62,7 +62,8 @@ def make_scheduler(base_config: Any, recipe: Recipe) -> Any:
     """
     if recipe.scheduler not in SCHEDULERS:
         raise ValueError(f"the recipe asks for {recipe.scheduler!r}; this toolkit plays with {', '.join(SCHEDULERS)}")
-    return getattr(diffusers, recipe.scheduler).from_config(base_config, **recipe.scheduler_config)
+    overrides = {**UNCLIPPED, **recipe.scheduler_config}  # early recipes do not say it
+    return getattr(diffusers, recipe.scheduler).from_config(base_config, **overrides)
 
 
 def check_compatible(pipe: Any, recipe: Recipe) -> None:

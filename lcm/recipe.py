@@ -9,6 +9,9 @@ from typing import Any
 RECIPE_KEY = "lcm.recipe"
 """Header key of the safetensors file; the value is JSON."""
 
+UNCLIPPED: dict[str, Any] = {"clip_sample": False, "thresholding": False}
+"""Overrides of every scheduler: some base models' configurations clip to the range of pictures, which latents leave."""
+
 
 @dataclass(frozen=True)
 class Recipe:

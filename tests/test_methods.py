@@ -26,7 +26,7 @@ from lcm.networks import Networks, make_networks
 from lcm.objectives import OBJECTIVES, LatentBatch, Objective, ObjectiveConfig, make_recipe, resolve
 from lcm.objectives.parts import OnChord
 from lcm.playback import make_scheduler
-from lcm.recipe import Recipe
+from lcm.recipe import UNCLIPPED, Recipe
 from lcm.sampling import sample_consistency, sample_trajectory
 from lcm.schedule import CLEAN, PREDICTION_TYPES, NoiseSchedule
 from lcm.solvers import SOLVERS
@@ -506,6 +506,24 @@ def test_training_lands_as_the_stock_scheduler_of_the_recipe_steps(name: str, fl
         landed = objective.land(output, x_t, time, torch.tensor([s, s]))
         # methods that land by the pure jump miss the impulse of LCMScheduler, 7e-6 at its first timestep
         torch.testing.assert_close(landed, expected, rtol=3e-5, atol=3e-5)
+
+
+@every_play
+@pytest.mark.parametrize("option", ["clip_sample", "thresholding"])
+def test_latents_are_not_clipped_where_the_base_model_clips_pictures(name: str, flags: dict[str, Any], option: str) -> None:
+    _, recipe, unclipped = played(name, flags, "epsilon")
+    base = {**BASES["epsilon"]("epsilon"), option: True}
+    early = dataclasses.replace(
+        recipe, scheduler_config={key: value for key, value in recipe.scheduler_config.items() if key not in UNCLIPPED}
+    )
+    by_hand = type(unclipped).from_config(base, **recipe.scheduler_config)
+    x, results = 5 * torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1)), []
+    for scheduler in (unclipped, make_scheduler(base, recipe), make_scheduler(base, early), by_hand):
+        scheduler.set_timesteps(recipe.num_inference_steps[0])
+        t = scheduler.timesteps[0]
+        results.append(scheduler.step(network(x, t.expand(2)), t, x, generator=torch.Generator().manual_seed(5)).prev_sample)
+    assert results[0].abs().max() > 1
+    assert all(torch.equal(result, results[0]) for result in results)
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

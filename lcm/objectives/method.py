@@ -11,7 +11,7 @@ from lcm.losses import LOSSES, Loss
 from lcm.objectives.base import Coupling, Objective
 from lcm.objectives.config import ObjectiveConfig
 from lcm.objectives.parts import FollowPath, FollowSde, FollowTeacher, Noised, bootstrap
-from lcm.recipe import Recipe
+from lcm.recipe import UNCLIPPED, Recipe
 from lcm.schedule import NoiseSchedule
 from lcm.solvers import SOLVERS
 from lcm.solvers.base import repeated
@@ -101,8 +101,7 @@ def lcm_play(config: ObjectiveConfig, num_steps: int | None = None) -> Play:
 
 def trailing_play(num_inference_steps: list[int]) -> Play:
     """`DDIMScheduler` at T - 1 and every T / n below it, down to clean data: deterministic."""
-    overrides = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True, "thresholding": False}
-    return Play("DDIMScheduler", overrides, num_inference_steps)
+    return Play("DDIMScheduler", {"timestep_spacing": "trailing", "set_alpha_to_one": True}, num_inference_steps)
 
 
 def make_recipe(method: Method, config: ObjectiveConfig, **teacher_facts: object) -> Recipe:
@@ -111,7 +110,11 @@ def make_recipe(method: Method, config: ObjectiveConfig, **teacher_facts: object
     return Recipe(
         objective=config.objective,
         scheduler=play.scheduler,
-        scheduler_config={**play.scheduler_config, "rescale_betas_zero_snr": teacher_facts["zero_terminal_snr"]},
+        scheduler_config={
+            **play.scheduler_config,
+            **UNCLIPPED,
+            "rescale_betas_zero_snr": teacher_facts["zero_terminal_snr"],
+        },
         trained_guidance_scale=list(config.guidance_range),
         num_inference_steps=play.num_inference_steps,
         guidance_scale=float(config.guidance_scale or 1.0) if config.preserve_cfg else 1.0,
