@@ -353,6 +353,9 @@ def test_deterministic_play_through_the_right_image_passes_along_the_chord(predi
 
 # --- play -----------------------------------------------------------------------------------------------------------
 
+SEGMENTS = {(8, 4, 2, 1): [1, 2, 4, 8], (4, 2): [2, 4, 8], (8, 4): [4, 8], (8,): [8], (1, 5): [5], (20, 10): [10]}
+"""Merged in turn -> numbers of steps whose times are edges of the last ones too."""
+
 PLAYS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in OBJECTIVES),
     *(("lcm", {"num_ddim_timesteps": n}) for n in (4, 20, 30, 40, 100)),
@@ -370,6 +373,8 @@ PLAYS: list[tuple[str, dict[str, Any]]] = [
     ("tcd", {"eta": 0.0, "landing_jitter": 0.0, "landing_steps": [1, 2, 3]}),
     ("tcd", {"num_ddim_timesteps": 40, "eta": 1.0}),
     ("tscd", {"eta": 0.5}),
+    ("tscd", {"num_ddim_timesteps": 4, "segments": [2, 1]}),
+    *(("tscd", {"segments": list(segments)}) for segments in SEGMENTS),
 ]
 every_play = pytest.mark.parametrize(("name", "flags"), PLAYS, ids=str)
 
@@ -439,6 +444,19 @@ def test_play_lands_where_training_landed(name: str, flags: dict[str, Any]) -> N
                 assert (s - wanted).abs().min() <= apart
             else:
                 assert s.min() <= 0
+
+
+@pytest.mark.parametrize(("segments", "steps"), SEGMENTS.items(), ids=str)
+def test_no_step_of_play_crosses_an_edge_of_the_last_segments(segments: tuple[int, ...], steps: list[int]) -> None:
+    _, recipe, scheduler = played("tscd", {"segments": list(segments)}, "epsilon")
+    assert recipe.num_inference_steps == steps
+    edges = [1000 * i // segments[-1] - 1 for i in range(segments[-1])]
+    for n in steps:
+        scheduler.set_timesteps(n)
+        visited = scheduler.timesteps.tolist()
+        assert set(edges) <= {CLEAN, *visited}
+        for t, following in zip(visited, [*visited[1:], CLEAN], strict=True):
+            assert following >= max(edge for edge in edges if edge < t)
 
 
 def network(x: Tensor, t: Tensor) -> Tensor:
@@ -643,6 +661,7 @@ def test_a_flag_that_the_method_ignores_is_refused_by_name(name: str) -> None:
         ("pcm", {"phases": 3}, r"phases=3 does not divide a grid of 40.*some of \[1, 2, 4, 5, 8, 10, 20, 40\]"),
         ("pcm", {"phases": 8, "num_ddim_timesteps": 50}, r"phases=8 does not divide a grid of 50.*num_ddim_timesteps 40"),
         ("tscd", {"segments": [8, 3]}, "segments=3 does not divide"),
+        ("tscd", {"segments": [8, 4], "eta": 0.3}, "eta=0.3 lands below the edge.*let segments end in 1, or pass --eta 0"),
         ("flow_map", {"phases": 3}, "phases=3 does not divide"),
         ("endpoint", {"num_ddim_timesteps": 30}, r"num_ddim_timesteps=30 does not divide 1000.*one of \[1, 2, 4, 5, 8, 10, 20,"),
         ("ct", {"first_ddim_timesteps": 100, "num_ddim_timesteps": 50}, "first_ddim_timesteps=100 must lie in"),

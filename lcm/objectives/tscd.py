@@ -14,7 +14,10 @@ from lcm.times import GridTimes, WithinSegment
 
 
 class SegmentedTrajectoryConsistency(Method):
-    """Lands anywhere between the segment's edge and u. Plays with `TCDScheduler`, or DDIM trailing."""
+    """Lands anywhere between the segment's edge and u. Plays with `TCDScheduler`, or DDIM trailing.
+
+    A step of play must not cross an edge of the last segments, so their number divides that of the steps.
+    """
 
     defaults: ClassVar[dict[str, Any]] = {
         **COMMON,
@@ -25,7 +28,14 @@ class SegmentedTrajectoryConsistency(Method):
     }
 
     def build(self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None) -> Objective:
-        """Hyper-SD, Algorithm 1, without its adversarial term. Raises ValueError when an edge is no grid point."""
+        """Hyper-SD, Algorithm 1, without its adversarial term.
+
+        Raises ValueError when an edge is no grid point, or would be crossed at play.
+        """
+        if config.eta and (config.segments or [1])[-1] > 1:
+            raise ValueError(
+                f"eta={config.eta} lands below the edge of a segment, untrained; let segments end in 1, or pass --eta 0"
+            )
         grid = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps)
         return Objective(
             times=GridTimes(grid, WithinSegment(grid, tuple(config.segments or ()))),
@@ -34,5 +44,6 @@ class SegmentedTrajectoryConsistency(Method):
         )
 
     def play(self, config: ObjectiveConfig) -> Play:
-        grid = {"original_inference_steps": config.num_ddim_timesteps}
-        return Play("TCDScheduler", grid, [1, 2, 4, 8], float(config.eta or 0.0))
+        grid, last = int(config.num_ddim_timesteps or 0), (config.segments or [1])[-1]
+        steps = [last] + [last * k for k in (2, 4, 8) if last * k <= min(8, grid)]
+        return Play("TCDScheduler", {"original_inference_steps": grid}, steps, float(config.eta or 0.0))
