@@ -369,6 +369,7 @@ PLAYS: list[tuple[str, dict[str, Any]]] = [
     *(("flow_map", {"phases": m}) for m in (1, 2, 8)),
     *((name, {"num_ddim_timesteps": n}) for name in FROM_TRAJECTORIES for n in (2, 4, 8, 50)),
     ("tcd", {"landing_steps": []}),
+    *(("tcd", {"landing_steps": [], "num_ddim_timesteps": n}) for n in (1, 4)),
     ("tcd", {"eta": 0.0, "landing_jitter": 0.0}),
     ("tcd", {"eta": 0.0, "landing_jitter": 0.0, "landing_steps": [1, 2, 3]}),
     ("tcd", {"num_ddim_timesteps": 40, "eta": 1.0}),

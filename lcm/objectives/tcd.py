@@ -39,5 +39,6 @@ class TrajectoryConsistency(Method):
         return TargetSet(grid, tuple(config.landing_steps), float(config.landing_jitter or 0.0))
 
     def play(self, config: ObjectiveConfig) -> Play:
-        steps = sorted(config.landing_steps or [2, 4, 8])
-        return Play("TCDScheduler", {"original_inference_steps": config.num_ddim_timesteps}, steps, float(config.eta or 0.0))
+        grid = int(config.num_ddim_timesteps or 0)
+        steps = sorted(config.landing_steps or {min(n, grid) for n in (2, 4, 8)})
+        return Play("TCDScheduler", {"original_inference_steps": grid}, steps, float(config.eta or 0.0))
