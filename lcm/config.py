@@ -177,7 +177,8 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     report_to: str | None = field(default=None, metadata={"help": "also log to tensorboard"})
     logging_dir: str = field(default="logs", metadata={"help": "folder of the tensorboard files inside output_dir"})
     dry_run: bool = field(
-        default=False, metadata={"help": "load everything, run one step, save and reload an adapter, print sizes, write nothing"}
+        default=False,
+        metadata={"help": "load everything, run one step, save and reload an adapter, draw a picture, print sizes, write nothing"},
     )
 
     def __post_init__(self) -> None:

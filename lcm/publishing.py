@@ -75,11 +75,17 @@ class Publisher:
             f", eta={self.recipe.eta}" if self.recipe.eta else "",
         )
 
-    def _draw(self, unet: Any, process: tuple[int, int]) -> Image.Image:
+    def try_drawing(self) -> None:
+        """Draws one picture with the live student and throws it away, for its memory and its errors."""
+        with self.student.drawing() as unet:
+            self._draw(unet, (0, 1), count=1)
+
+    def _draw(self, unet: Any, process: tuple[int, int], count: int | None = None) -> Image.Image:
+        """The grid; with `count`, only so many of its rows and columns."""
         pipe = self.family.few_step_pipe(unet, make_scheduler(self.family.pipe.scheduler.config, self.recipe))
         spec = GridSpec(
-            prompts=self.prompts,
-            num_steps=self.config.validation_num_steps,
+            prompts=self.prompts[:count],
+            num_steps=self.config.validation_num_steps[:count],
             seed=self.config.validation_seed,
             resolution=self.config.resolution,
             guidance_scale=self.recipe.guidance_scale,

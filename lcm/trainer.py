@@ -319,7 +319,7 @@ class Trainer:
         )
 
     def dry_run(self) -> None:
-        """One step, one adapter saved and reloaded in a temporary folder, sizes and memory printed; nothing is kept."""
+        """One step, one adapter saved and reloaded in a temporary folder, one picture, sizes and memory printed; nothing kept."""
         logger.info("%s", self.summary())
         start = time.perf_counter()
         loss, grad_norm = self.train_step(self.batches(range(1)))
@@ -331,5 +331,7 @@ class Trainer:
                 size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
             what = "U-Net" if self.config.full_finetune else "adapter"
             logger.info("%s: %.1f MiB, saved, reloaded and compared", what, size / 2**20)
+            self.publisher.try_drawing()
+            logger.info("one picture drawn in %d steps", self.config.validation_num_steps[0])
         logger.info("peak memory: %s", peak_memory())
         self.accelerator.wait_for_everyone()

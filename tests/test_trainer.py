@@ -243,6 +243,25 @@ def test_dry_run_reports_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_draws_one_picture_before_it_reports_its_memory(
+    sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(parse_config(flags(sd_folder, images, tmp_path / "out", validation_num_steps=[3, 2], dry_run=True)))
+    events: list[Any] = []
+    decode = trainer.family.decode
+    monkeypatch.setattr(trainer.family, "decode", lambda latents: (events.append(tuple(latents.shape)), decode(latents))[1])
+    monkeypatch.setattr("lcm.trainer.peak_memory", lambda: events.append("memory"))
+    at_play = []
+    trainer.student.unet.conv_in.register_forward_pre_hook(
+        lambda layer, args: None if layer.training else at_play.append(len(args[0]))
+    )
+    with caplog.at_level(logging.INFO):
+        trainer.dry_run()
+    assert events == [(1, 4, 8, 8), "memory"]
+    assert at_play.count(1) == 3  # the check of the adapter asks for two at once
+    assert "one picture drawn in 3 steps" in caplog.text
+
+
 def expect_refusal(capsys: pytest.CaptureFixture[str], arguments: list[str], *messages: str) -> None:
     """Exit status 2 and one line that says `messages`."""
     assert train_lcm_lora.main(arguments) == 2
