@@ -284,6 +284,32 @@ def test_unreadable_files_are_skipped_and_counted(
     assert f"2{suffix}" in warnings
 
 
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "PPM"])
+def test_a_file_of_another_format_is_skipped_whatever_its_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    make_folder(tmp_path, ".txt", {"a.png": "one", "b.png": "two"})
+    Image.new("RGB", (6, 5)).save(tmp_path / "b.png", format=kind)
+
+    def start(*_args: Any, **_kwargs: Any) -> None:
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", start)
+    caplog.set_level(logging.INFO)
+    assert captions_of(load(tmp_path)) == {"a.png": ("one",)}
+    assert "1 unreadable" in kept_and_dropped(caplog)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "skipping b.png, which cannot be read as an image (PNG, JPEG, WEBP, BMP, TIFF): cannot identify" in warning
+
+
+def test_a_photograph_with_a_second_picture_inside_is_a_jpeg(tmp_path: Path) -> None:
+    """Telephones write such files; PIL calls them MPO."""
+    first, second = (Image.new("RGB", (16, 16), color) for color in (RED, BLUE))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    write_captions(tmp_path, ".txt", {"a.jpg": "x"})
+    np.testing.assert_allclose(load(tmp_path)[0].image().getpixel((3, 2)), RED, atol=6)
+
+
 def test_when_every_file_is_unreadable_the_error_names_the_fix(tmp_path: Path) -> None:
     make_folder(tmp_path)
     for name in CAPTIONS:

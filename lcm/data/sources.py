@@ -23,6 +23,9 @@ from tqdm.auto import tqdm
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+"""What a file may hold, whatever its name: PIL would start Ghostscript for an EPS named .png."""
+
 INTERPOLATION = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -112,10 +115,10 @@ class Record:
     size: int = 0  # of the file in bytes, where that is known for free
 
     def image(self) -> Image.Image:
-        """The picture, upright, RGB. Raises ValueError for a prompt without one."""
+        """The picture, upright, RGB. Raises ValueError for a prompt without one, UnidentifiedImageError for another format."""
         if self.read is None:
             raise ValueError(f"sample {self.key} is a prompt without a picture; train on its trajectory instead")
-        with Image.open(self.read()) as image:
+        with Image.open(self.read(), formats=IMAGE_FORMATS) as image:
             upright = ImageOps.exif_transpose(image) or image
             if upright.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white
                 upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
@@ -165,7 +168,7 @@ def drop_unreadable(records: list[Record], dropped: Counter[str]) -> list[Record
         try:
             record.image()
         except Exception as error:
-            logger.warning("skipping %s, which cannot be read as an image: %s", record.key, error)
+            logger.warning("skipping %s, which cannot be read as an image (%s): %s", record.key, ", ".join(IMAGE_FORMATS), error)
             return False
         return True
 
