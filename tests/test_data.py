@@ -447,6 +447,54 @@ def test_caption_lists_and_unreadable_cells_of_a_data_set(tmp_path: Path, caplog
     assert "1 unreadable" in kept_and_dropped(caplog)
 
 
+def make_paths(tmp_path: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """Files that a table may name, inside and outside of `folder`."""
+    inside, outside = save_image(folder / "in" / "a.png"), save_image(tmp_path / "outside" / "b.png")
+    (folder / "link.png").symlink_to(outside)
+    (folder / "links").symlink_to(outside.parent, target_is_directory=True)
+    (folder / "linked.png").symlink_to(inside)
+    allowed = [str(inside), "in/a.png", "in/../in/a.png", "linked.png"]
+    return allowed, [str(outside), "../outside/b.png", "in/../../outside/b.png", "link.png", str(folder / "links" / "b.png")]
+
+
+def read_paths(tmp_path: Path, paths: list[str], caplog: pytest.LogCaptureFixture, folder: Path, **changes: Any) -> list[str]:
+    """Those that were read; every other one must be warned about by name."""
+    caplog.set_level(logging.INFO)
+    records = load_records(data_config(tmp_path, folder, **changes))
+    kept = [paths[int(record.captions[0])] for record in records]
+    dropped = [path for path in paths if path not in kept]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    for path in dropped:
+        assert sum(f"its file {path} is not below" in warning for warning in warnings) == 1
+    assert f"dropped: {len(dropped)} unreadable" in kept_and_dropped(caplog)
+    return kept
+
+
+def table_of(paths: list[str]) -> Any:
+    import datasets
+
+    return datasets.Dataset.from_dict({"picture": paths, "caption": [str(i) for i in range(len(paths))]})
+
+
+def test_a_table_may_name_files_of_its_own_folder_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    allowed, refused = make_paths(tmp_path, tmp_path / "saved")
+    table_of([*refused, *allowed]).save_to_disk(tmp_path / "saved")
+    (tmp_path / "behind a link").symlink_to(tmp_path / "saved", target_is_directory=True)
+    assert read_paths(tmp_path, [*refused, *allowed], caplog, tmp_path / "behind a link") == allowed
+
+
+@pytest.mark.parametrize("cache", ["cache_dir", "hub"])
+def test_a_table_of_the_hub_may_name_downloaded_files_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    allowed, refused = ([path for path in some if path.startswith("/")] for some in make_paths(tmp_path, tmp_path / "downloads"))
+    monkeypatch.setattr("datasets.load_dataset", lambda *_args, **_kwargs: table_of([*refused, *allowed]))
+    if cache == "hub":
+        monkeypatch.setattr("lcm.data.sources.HF_HUB_CACHE", str(tmp_path / "downloads"))
+    changes = {"cache_dir": str(tmp_path / "downloads")} if cache == "cache_dir" else {}
+    assert read_paths(tmp_path, [*refused, *allowed], caplog, Path("someone/pictures"), **changes) == allowed
+
+
 @pytest.mark.parametrize("flag", ["image_column", "caption_column"])
 def test_wrong_columns_of_a_data_set_list_the_columns(tmp_path: Path, flag: str) -> None:
     folder = make_dataset(tmp_path, "saved")

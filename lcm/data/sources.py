@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
@@ -306,14 +307,26 @@ def read_dataset(config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
         raise ValueError(
             f"dataset_name: column {config.image_column!r} of {name} holds no images ({error}); pass --image_column"
         ) from error
+    caches = (config.cache_dir or datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE)  # where those of the hub are
+    roots = tuple(Path(root).resolve() for root in ([name] if Path(name).is_dir() else caches))
     for i, value in enumerate(loaded[config.caption_column]):
         captions = as_captions(value)
         if captions:
-            yield Record(f"{name}[{i}]", captions, partial(read_cell, rows, config.image_column, i))
+            yield Record(f"{name}[{i}]", captions, partial(read_cell, rows, config.image_column, i, roots))
         else:
             dropped["without a caption"] += 1
 
 
-def read_cell(rows: Any, column: str, index: int) -> io.BytesIO | Path:
+def read_cell(rows: Any, column: str, index: int, roots: tuple[Path, ...]) -> io.BytesIO | Path:
+    """The picture's bytes, or its file below one of `roots`. Raises ValueError for any other: a table may name all of a disk."""
     cell = rows[index][column]
-    return io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else Path(cell["path"])
+    if cell["bytes"] is not None:
+        return io.BytesIO(cell["bytes"])
+    for root in roots:
+        path = (root / cell["path"]).resolve()
+        if path.is_relative_to(root):
+            return path
+    raise ValueError(
+        f"its file {cell['path']} is not below {' or '.join(map(str, roots))}; keep the images there, or pass their folder as "
+        "--train_data_dir"
+    )
