@@ -9,10 +9,22 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 from safetensors.torch import load_file, save_file
 
 from lcm.families import ImageSize, load_family
-from tests.worlds import build_sd, build_sdxl, build_unet
+from tests.worlds import SD_BETAS, build_sd, build_sdxl, build_unet
 
 PROMPTS = ["a red star", "blue"]
 SIZES = [ImageSize(16, 16, 0, 0, 16)] * 2
@@ -139,6 +151,85 @@ def test_an_inpainting_unet_is_refused(tmp_path: Path) -> None:
     build_sd(unet=build_unet(in_channels=9)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="inpainting models cannot be distilled"):
         load_family(str(tmp_path))
+
+
+def teacher_with(scheduler: Any, folder: Path) -> Path:
+    pipe = build_sd()
+    pipe.register_modules(scheduler=scheduler)
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        EDMEulerScheduler(),
+        EDMDPMSolverMultistepScheduler(),
+        EDMEulerScheduler.from_config(DDIMScheduler(**SD_BETAS).config),  # which carries the betas of another class
+        FlowMatchEulerDiscreteScheduler(),
+        EulerDiscreteScheduler(**SD_BETAS, timestep_type="continuous", prediction_type="v_prediction"),
+        DPMSolverMultistepScheduler(**SD_BETAS, use_flow_sigmas=True),
+        UniPCMultistepScheduler(**SD_BETAS, prediction_type="flow_prediction"),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_a_teacher_of_another_kind_of_noise_is_refused(tmp_path: Path, scheduler: Any) -> None:
+    name = type(scheduler).__name__
+    with pytest.raises(
+        ValueError, match=rf"pretrained_teacher_model: .*{name}.*flow matching.*use a teacher that predicts epsilon"
+    ):
+        load_family(str(teacher_with(scheduler, tmp_path)))
+
+
+def test_betas_that_the_playing_scheduler_does_not_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"pretrained_teacher_model: .*cannot play \(sigmoid.*use another teacher"):
+        load_family(str(teacher_with(DDPMScheduler(beta_schedule="sigmoid"), tmp_path)))
+
+
+STOCK = [
+    DDIMScheduler(),
+    DDPMScheduler(**SD_BETAS),
+    PNDMScheduler(**SD_BETAS, skip_prk_steps=True),
+    EulerAncestralDiscreteScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"),
+    DPMSolverMultistepScheduler(**SD_BETAS, use_karras_sigmas=True),
+    UniPCMultistepScheduler(trained_betas=[0.001, 0.002, 0.01]),
+]
+
+
+@pytest.mark.parametrize("scheduler", STOCK, ids=lambda scheduler: type(scheduler).__name__)
+def test_the_noise_of_training_is_that_of_the_teachers_own_scheduler(tmp_path: Path, scheduler: Any) -> None:
+    schedule = load_family(str(teacher_with(scheduler, tmp_path))).schedule
+    torch.testing.assert_close(schedule.alphas[:-1].square(), scheduler.alphas_cumprod)
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Entries of a configuration file, None removes."""
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+
+
+def test_noise_left_to_differing_defaults_is_refused(tmp_path: Path) -> None:
+    """DDIMScheduler would start its betas at 0.0001, LCMScheduler made of the same file at 0.00085."""
+    config = teacher_with(DDIMScheduler(**SD_BETAS), tmp_path) / "scheduler" / "scheduler_config.json"
+    rewrite(config, beta_start=None)
+    with pytest.raises(
+        ValueError, match=r"pretrained_teacher_model: .*leaves beta_start to the default of DDIMScheduler, 0\.0001,"
+    ):
+        load_family(str(tmp_path))
+    rewrite(config, beta_start=0.00085, prediction_type=None, num_train_timesteps=None)  # these defaults agree
+    expected = DDIMScheduler(**SD_BETAS).alphas_cumprod
+    torch.testing.assert_close(load_family(str(tmp_path)).schedule.alphas[:-1].square(), expected)
+
+
+@pytest.mark.parametrize("fact", ["latents_mean", "latents_std"])
+def test_a_vae_with_latents_normalised_per_channel_is_refused(sd_folder: Path, tmp_path: Path, fact: str) -> None:
+    shutil.copytree(sd_folder, tmp_path / "teacher")
+    rewrite(tmp_path / "teacher" / "vae" / "config.json", **{fact: [0.0, 1.0, 2.0, 3.0]})
+    with pytest.raises(ValueError, match=f"pretrained_teacher_model: the VAE of .*teacher has {fact}.*use a teacher"):
+        load_family(str(tmp_path / "teacher"))
+    with pytest.raises(ValueError, match=f"pretrained_vae_model_name_or_path: the VAE of .*vae has {fact}"):
+        load_family(str(sd_folder), vae_path=str(tmp_path / "teacher" / "vae"))
+    load_family(str(tmp_path / "teacher"), vae_path=str(sd_folder / "vae"))
 
 
 def test_a_tokenizer_without_its_vocabulary_is_refused(sd_folder: Path, tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, LCMScheduler
 from safetensors import SafetensorError
 
 from lcm.adapters import tensor_names
 from lcm.families.base import Family, ImageSize
 from lcm.families.sd import StableDiffusion
 from lcm.families.sdxl import StableDiffusionXL
+from lcm.schedule import PREDICTION_TYPES
 
 FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusion,
@@ -21,6 +22,7 @@ FAMILIES: dict[str, type[Family]] = {
 }
 """Pipeline class name in model_index.json -> family."""
 
+NOISE_FACTS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -76,6 +78,42 @@ def check_complete(pipe: Any, path: str, replaced: set[str]) -> None:
             )
 
 
+def check_noise(scheduler: Any, path: str) -> None:
+    """Raises ValueError for a teacher of another kind of noise than that of LCMScheduler, which training and play compute with."""
+    name, config = type(scheduler).__name__, scheduler.config
+    # a configuration keeps the entries of classes that it went through: betas in it do not prove that this one has them
+    has_betas = hasattr(scheduler, "alphas_cumprod") and all(fact in config for fact in NOISE_FACTS)
+    is_continuous = config.get("use_flow_sigmas", False) or config.get("timestep_type", "discrete") != "discrete"
+    if not has_betas or is_continuous or config["prediction_type"] not in PREDICTION_TYPES:
+        raise ValueError(
+            f"pretrained_teacher_model: {path} has the scheduler {name} of a model with continuous noise levels (EDM, flow "
+            f"matching); use a teacher that predicts {', '.join(PREDICTION_TYPES)} at discrete timesteps, as Stable Diffusion 1.5 "
+            "and SDXL base do, or restore its own scheduler if this is another one"
+        )
+    try:
+        played = LCMScheduler.from_config(config).config
+    except NotImplementedError as error:
+        raise ValueError(
+            f"pretrained_teacher_model: {path} has noise that LCMScheduler cannot play ({error}); use another teacher"
+        ) from error
+    for fact in NOISE_FACTS:
+        if played[fact] != config[fact]:  # left to the default of a class, and theirs differ
+            raise ValueError(
+                f"pretrained_teacher_model: the scheduler of {path} leaves {fact} to the default of {name}, {config[fact]}, and "
+                f"LCMScheduler's is {played[fact]}; write {fact} into its scheduler/scheduler_config.json"
+            )
+
+
+def check_latents(vae: Any, flag: str, path: str) -> None:
+    """Raises ValueError for a VAE whose latents are normalised per channel: here one scaling factor is all that is applied."""
+    for fact in ("latents_mean", "latents_std"):
+        if vae.config.get(fact) is not None:
+            raise ValueError(
+                f"{flag}: the VAE of {path} has {fact}, and latents normalised per channel cannot be distilled; use a teacher and "
+                "VAE with a scaling_factor alone, as Stable Diffusion 1.5 and SDXL base have"
+            )
+
+
 def load_family(
     path: str,
     *,
@@ -110,6 +148,8 @@ def load_family(
             f"pretrained_teacher_model: the U-Net of {path} takes {pipe.unet.config.in_channels} channels, its VAE gives "
             f"{pipe.vae.config.latent_channels}; inpainting models cannot be distilled, use their text-to-image base"
         )
+    check_noise(pipe.scheduler, path)
+    check_latents(pipe.vae, "pretrained_vae_model_name_or_path" if vae_path else "pretrained_teacher_model", vae_path or path)
     if pipe.vae.config.get("force_upcast", False):
         pipe.vae.to(torch.float32)
     return FAMILIES[type(pipe).__name__](pipe)
