@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from lcm.config import TrainConfig
-from lcm.data import Record, SampleBatch, Trajectories, TrajectorySpec, prepare_trajectories
+from lcm.data import Record, SampleBatch, Trajectories, TrajectorySpec, make_missing_shards, open_trajectories
 from lcm.families import Family
 from lcm.objectives import OBJECTIVES, LatentBatch, make_recipe
 from lcm.recipe import Recipe
@@ -54,21 +55,23 @@ def build_trajectories(config: TrainConfig, family: Family, records: list[Record
         seed=config.seed,
         resolution=config.resolution,
     )
-    directory, process = Path(config.trajectory_dir or Path(config.output_dir) / "trajectories"), accelerator.process_index
-    share = (process, accelerator.num_processes)
-    if config.dry_run:
-        directory, share = Path(tempfile.mkdtemp()), (0, 1)
+    directory = Path(config.trajectory_dir or Path(config.output_dir) / "trajectories")
+    process, gather = (accelerator.process_index, accelerator.num_processes), gather_object
+    if config.dry_run:  # every process for itself
+        directory, process, gather = Path(tempfile.mkdtemp()), (0, 1), list
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return prepare_trajectories(
+    folder = make_missing_shards(
         family,
         records,
         spec,
         directory,
-        process=share,
+        process=process,
         batch_size=config.train_batch_size,
         device=accelerator.device,
-        wait=accelerator.wait_for_everyone,
+        gather=gather,
     )
+    accelerator.wait_for_everyone()
+    return open_trajectories(folder, len(records))
 
 
 def encode(family: Family, batch: SampleBatch, device: torch.device) -> LatentBatch:

@@ -54,6 +54,28 @@ def test_two_processes_train_what_one_trains(sd_folder: Path, images: Path, tmp_
     assert pictures[0] == pictures[1]  # the rows were drawn by two processes
 
 
+def test_two_processes_make_the_trajectories_that_are_missing(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts").write_text("a red star\na blue ring\n")
+    options: dict[str, Any] = {
+        **{"train_data_dir": None, "prompts_file": tmp_path / "prompts", "trajectory_dir": tmp_path / "kept"},
+        **{"trajectories_per_prompt": 100, "objective": "endpoint", "num_ddim_timesteps": 4, "validation_num_steps": [1]},
+        **{"max_train_steps": 1, "train_batch_size": 8},
+    }
+    one = launch(1, sd_folder, images, tmp_path / "one", **options)
+    assert one.returncode == 0, one.stderr
+    assert "0 found, 200 to make; " in one.stderr
+    shards = sorted((tmp_path / "kept").rglob("*.safetensors"))
+    made = {path: load_file(path)["trajectories"] for path in shards}
+    assert len(made) == 4
+    for path in shards[::2]:
+        path.unlink()
+    two = launch(2, sd_folder, images, tmp_path / "two", **options)
+    assert two.returncode == 0, two.stderr
+    assert "72 found, 128 to make by 2 processes; " in two.stderr
+    assert sorted((tmp_path / "kept").rglob("*.safetensors")) == shards
+    assert all(torch.equal(load_file(path)["trajectories"], made[path]) for path in shards)
+
+
 def test_resuming_on_another_number_of_processes_is_the_same_run(sd_folder: Path, images: Path, tmp_path: Path) -> None:
     first = launch(2, sd_folder, images, tmp_path, max_train_steps=2, train_batch_size=1)
     assert first.returncode == 0, first.stderr

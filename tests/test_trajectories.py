@@ -7,6 +7,12 @@ import dataclasses
 import logging
 import pickle
 import shutil
+import threading
+import time
+import types
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,15 +26,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lcm.building import build_trajectories
+from lcm.config import parse_config
 from lcm.data.batches import SampleBatch, StepSampler, TrainDataset, collate, sample_rng
-from lcm.data.shards import shard_path
+from lcm.data.shards import Trajectories, is_sound, shard_path
 from lcm.data.sources import DataConfig, Record, fingerprint, load_records
 from lcm.data.trajectories import (
     TrajectorySpec,
     follow,
     make_missing_shards,
     open_trajectories,
-    prepare_trajectories,
     trajectory_key,
     trajectory_times,
 )
@@ -62,8 +69,13 @@ def spec(**changes: Any) -> TrajectorySpec:
     return dataclasses.replace(SPEC, **changes)
 
 
-def prepare(family: Family, records: list[Record], folder: Path, wanted: TrajectorySpec = SPEC, **options: Any) -> list[Tensor]:
-    return list(prepare_trajectories(family, records, wanted, folder, device="cpu", **options))
+def cached(family: Family, records: list[Record], folder: Path, wanted: TrajectorySpec = SPEC, **options: Any) -> Trajectories:
+    return open_trajectories(make_missing_shards(family, records, wanted, folder, device="cpu", **options), len(records))
+
+
+def prepare(*args: Any, **options: Any) -> list[Tensor]:
+    """All of `cached`, read now."""
+    return list(cached(*args, **options))
 
 
 def as_stored(trajectory: Tensor) -> dict[str, Any]:
@@ -507,29 +519,89 @@ def test_a_write_that_fails_leaves_nothing_behind(family: Family, folder: Path, 
     assert not [path for path in folder.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("processes", [2, 3, 5])
-def test_the_shares_of_several_processes_are_the_whole(family: Family, folder: Path, processes: int) -> None:
-    expected = prepare(family, records_of(200), folder / "one", QUICK)
-    where = []
-    for rank in range(processes):
-        where.append(make_missing_shards(family, records_of(200), QUICK, folder / "many", process=(rank, processes), device="cpu"))
-        names = {path.name for path in made(folder / "many")}
-        assert names == {shard_path(folder, number).name for number in range(4) if number % processes <= rank}
-        if rank == 0:
-            with pytest.raises(ValueError, match="missing or damaged"):
-                open_trajectories(where[0], 200)
-    assert len(set(where)) == 1
-    got = open_trajectories(where[0], 200)
-    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+class Launch:
+    """Threads that stand for processes."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.barrier = threading.Barrier(count, timeout=60)
+        self.lists: list[list[int]] = []
+
+    def gather(self, mine: list[int]) -> list[int]:
+        """Once in a launch."""
+        self.lists.append(mine)
+        self.barrier.wait()
+        return [number for some in self.lists for number in some]
+
+    def run(self, process: Callable[[int], Any]) -> list[Any]:
+        """What the process of every rank returns."""
+        with ThreadPoolExecutor(self.count) as pool:
+            return list(pool.map(process, range(self.count)))
 
 
-def test_the_processes_are_waited_for_before_opening(family: Family, folder: Path) -> None:
-    """Process 0 waits; meanwhile process 1 does its share."""
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("missing", [[], [0], [2], [0, 2, 4], [1, 3], [0, 3], [1, 2, 4, 5], [0, 1, 2, 3, 4, 5]], ids=str)
+def test_whatever_is_missing_is_shared_evenly(
+    family: Family, folder: Path, monkeypatch: pytest.MonkeyPatch, processes: int, missing: list[int]
+) -> None:
+    """Every shard is looked at by one process, before any is made; every missing one is then made by one process."""
+    records, launch, rank = records_of(325), Launch(processes), threading.local()
+    events: list[tuple[str, int, int]] = []
 
-    def wait() -> None:
-        make_missing_shards(family, records_of(70), QUICK, folder, process=(1, 2), device="cpu")
+    def look(path: Path, shape: tuple[int, ...]) -> bool:
+        events.append(("look", rank.value, int(path.stem[-5:])))
+        return is_sound(path, shape)
 
-    assert len(prepare(family, records_of(70), folder, QUICK, process=(0, 2), wait=wait)) == 70
+    def make(_family: Family, batch: list[Record], _spec: TrajectorySpec, _device: str) -> Tensor:
+        rows = torch.tensor([int(record.key[:6]) - 1 for record in batch])
+        events.append(("make", rank.value, int(rows[0]) // 64))
+        return rows.float().view(-1, 1, 1, 1, 1).expand(-1, 2, *SHAPE[1:])
+
+    monkeypatch.setattr("lcm.data.trajectories.is_sound", look)
+    monkeypatch.setattr("lcm.data.trajectories.follow", make)
+    rank.value = 0
+    where = make_missing_shards(family, records, QUICK, folder, device="cpu", batch_size=64)
+    for number in missing:
+        shard_path(where, number).unlink()
+    before = {path: path.stat().st_mtime_ns for path in made(folder)}
+    events.clear()
+
+    def process(index: int) -> Path:
+        rank.value = index
+        options = {"process": (index, processes), "device": "cpu", "batch_size": 64, "gather": launch.gather}
+        return make_missing_shards(family, records, QUICK, folder, **options)  # type: ignore[arg-type]
+
+    assert launch.run(process) == [where] * processes
+    looked, makers = events[:6], events[6:]
+    assert sorted((what, number) for what, _, number in looked) == [("look", number) for number in range(6)]
+    assert sorted((what, number) for what, _, number in makers) == [("make", number) for number in missing]
+    for some in (looked, makers):
+        counts = Counter(dict.fromkeys(range(processes), 0)) + Counter(index for _, index, _ in some)
+        shares = [counts[index] for index in range(processes)]
+        assert max(shares) - min(shares) <= 1
+    assert [int(trajectory.unique()) for trajectory in open_trajectories(where, 325)] == list(range(325))
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_nothing_is_opened_before_all_processes_are_done(
+    family: Family, folder: Path, sd_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last process is still making its share while the others wait."""
+    launch, waiting = Launch(3), threading.Barrier(3, timeout=60)
+    flags = {"pretrained_teacher_model": sd_folder, "prompts_file": "x", "trajectory_dir": folder, "resolution": 16}
+    config = parse_config([word for name, value in flags.items() for word in (f"--{name}", str(value))])
+
+    def make(_family: Family, batch: list[Record], spec: TrajectorySpec, _device: str) -> Tensor:
+        time.sleep(0.2 * (batch[0].key > "000128"))
+        return torch.zeros(len(batch), spec.num_steps + 1, *SHAPE[1:])
+
+    def process(index: int) -> int:
+        accelerator = types.SimpleNamespace(process_index=index, num_processes=3, device="cpu", wait_for_everyone=waiting.wait)
+        return len(build_trajectories(config, family, records_of(130), accelerator))  # type: ignore[arg-type]
+
+    monkeypatch.setattr("lcm.data.trajectories.follow", make)
+    monkeypatch.setattr("lcm.building.gather_object", launch.gather)
+    assert launch.run(process) == [130] * 3
 
 
 def test_a_folder_that_cannot_be_written_is_named(family: Family, tmp_path: Path) -> None:
@@ -542,7 +614,7 @@ def test_a_folder_that_cannot_be_written_is_named(family: Family, tmp_path: Path
 
 
 def test_reading_in_any_order_and_after_pickling(family: Family, folder: Path) -> None:
-    trajectories = prepare_trajectories(family, records_of(130), QUICK, folder, device="cpu")
+    trajectories = cached(family, records_of(130), folder, QUICK)
     stored = torch.cat([load_file(path)["trajectories"] for path in made(folder)]).float()
     size = len(pickle.dumps(trajectories))
     for index in np.random.default_rng(0).permutation(130):
@@ -562,7 +634,7 @@ def make_data(trajectories: Any, records: list[Record], **options: Any) -> Train
 
 def test_samples_come_with_their_trajectories_in_worker_processes_too(family: Family, folder: Path) -> None:
     records = records_of(70)
-    data = make_data(prepare_trajectories(family, records, QUICK, folder, device="cpu"), records)
+    data = make_data(cached(family, records, folder, QUICK), records)
     sample = data[2, 65]
     assert sample.pixels is None
     assert (sample.key, sample.prompt) == (records[65].key, records[65].captions[0])
@@ -585,7 +657,7 @@ def test_samples_come_with_their_trajectories_in_worker_processes_too(family: Fa
 
 
 def test_too_few_trajectories_are_refused(family: Family, folder: Path) -> None:
-    trajectories = prepare_trajectories(family, records_of(3), QUICK, folder, device="cpu")
+    trajectories = cached(family, records_of(3), folder, QUICK)
     with pytest.raises(ValueError, match="4 samples need as many trajectories; got 3"):
         make_data(trajectories, records_of(4))
 
@@ -625,7 +697,7 @@ def test_the_numbers_of_a_sample_are_drawn_in_this_order_for_ever(images: Path, 
 
 def test_the_numbers_do_not_depend_on_where_latents_come_from(family: Family, folder: Path) -> None:
     records = records_of(2)
-    data = make_data(prepare_trajectories(family, records, QUICK, folder, device="cpu"), records, extra_noises=2)
+    data = make_data(cached(family, records, folder, QUICK), records, extra_noises=2)
     sample, rng = data[1, 1], sample_rng(3, 1, records[1].key)
     assert (sample.uniform_time, sample.uniform_guidance) == tuple(rng.random(7)[5:])
     np.testing.assert_array_equal(sample.noise, rng.standard_normal((2, *SHAPE[1:]), dtype=np.float32)[1])

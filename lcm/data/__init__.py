@@ -9,7 +9,6 @@ from lcm.data.trajectories import (
     TrajectorySpec,
     make_missing_shards,
     open_trajectories,
-    prepare_trajectories,
     trajectory_times,
 )
 
@@ -25,6 +24,5 @@ __all__ = [
     "load_records",
     "make_missing_shards",
     "open_trajectories",
-    "prepare_trajectories",
     "trajectory_times",
 ]

@@ -118,6 +118,17 @@ def check_finite(trajectories: Tensor, records: Sequence[Record]) -> None:
             )
 
 
+def missing_shards(folder: Path, count: int, shape: tuple[int, ...], process: tuple[int, int]) -> list[int]:
+    """Which shards of `count` trajectories are missing or damaged, of the share that this process checks.
+
+    Every byte is checked here, once, so that readers need not: they jump between shards.
+    """
+    rank, num_processes = process
+    share = range(rank, num_shards(count), num_processes)
+    checks = tqdm(share, desc="checking trajectories", leave=False, disable=None if rank == 0 else True)
+    return [number for number in checks if not is_sound(shard_path(folder, number), (len(shard_rows(count, number)), *shape))]
+
+
 def make_missing_shards(
     family: Family,
     records: Sequence[Record],
@@ -127,34 +138,36 @@ def make_missing_shards(
     process: tuple[int, int] = (0, 1),
     batch_size: int = 16,
     device: torch.device | str,
+    gather: Callable[[list[int]], list[int]] = list,
 ) -> Path:
     """Makes this process's share of the trajectories that are missing or damaged; returns their folder in `directory`.
 
     `family.unet` must not have adapters yet. An interrupted run goes on where it stopped, up to 64 trajectories back.
+    `gather` joins the lists of all processes, as `accelerate.utils.gather_object` does.
     Raises ValueError when the folder cannot be written, or naming a prompt whose latents are not finite.
     """
-    rank, num_processes = process
+    (rank, num_processes), count = process, len(records)
     folder = Path(directory) / trajectory_key(family, records, spec)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"trajectory_dir: {directory} cannot be written ({error}); choose another folder") from error
     shape = (spec.num_steps + 1, *family.latent_shape(spec.resolution))
-    rows = {number: shard_rows(len(records), number) for number in range(rank, num_shards(len(records)), num_processes)}
-    # every byte is checked here, once, so that readers need not: they jump between shards
-    checks = tqdm(rows, desc="checking trajectories", leave=False, disable=None if rank == 0 else True)
-    missing = [number for number in checks if not is_sound(shard_path(folder, number), (len(rows[number]), *shape))]
-    total, to_make = sum(map(len, rows.values())), sum(len(rows[number]) for number in missing)
+    # each shard was looked at by one process: all deal out the same list, and what is missing is shared evenly
+    missing = sorted(gather(missing_shards(folder, count, shape, process)))
+    rows, share = {number: shard_rows(count, number) for number in missing}, missing[rank::num_processes]
+    to_make = sum(map(len, rows.values()))
     logger.info(
         "trajectories in %s: %d found, %d to make%s; %.1f MiB on disk in all",
         folder,
-        total - to_make,
+        count - to_make,
         to_make,
-        f" by process {rank} of {num_processes}" if num_processes > 1 else "",
-        len(records) * math.prod(shape) * 2 / 2**20,
+        f" by {num_processes} processes" if num_processes > 1 else "",
+        count * math.prod(shape) * 2 / 2**20,
     )
-    with tqdm(total=to_make, desc="making trajectories", unit="image", disable=rank != 0 or not missing) as bar:
-        for number in missing:
+    total = sum(len(rows[number]) for number in share)
+    with tqdm(total=total, desc="making trajectories", unit="image", disable=rank != 0 or not share) as bar:
+        for number in share:
             made = []
             for first in range(rows[number].start, rows[number].stop, batch_size):
                 batch = records[first : min(first + batch_size, rows[number].stop)]
@@ -178,20 +191,3 @@ def open_trajectories(folder: Path, count: int) -> Trajectories:
                 "--trajectory_dir and start again: what is missing is made"
             )
     return Trajectories(folder, count)
-
-
-def prepare_trajectories(
-    family: Family,
-    records: Sequence[Record],
-    spec: TrajectorySpec,
-    directory: Path | str,
-    *,
-    process: tuple[int, int] = (0, 1),
-    batch_size: int = 16,
-    device: torch.device | str,
-    wait: Callable[[], None] = lambda: None,
-) -> Trajectories:
-    """`make_missing_shards`, `wait` for the other processes to do the same, `open_trajectories`."""
-    folder = make_missing_shards(family, records, spec, directory, process=process, batch_size=batch_size, device=device)
-    wait()
-    return open_trajectories(folder, len(records))
