@@ -46,7 +46,7 @@ def build_recipe(config: TrainConfig, family: Family) -> Recipe:
 
 def build_trajectories(config: TrainConfig, family: Family, records: list[Record], accelerator: Accelerator) -> Trajectories:
     """The teacher's trajectories for the prompts, made now where they are not on disk. The U-Net has no adapters yet."""
-    follows = OBJECTIVES[config.objective].from_trajectories  # else only the ends count, and one solver step a point is enough
+    follows = OBJECTIVES[config.objective].from_trajectories  # else one solver step a point is enough
     spec = TrajectorySpec(
         num_steps=config.num_ddim_timesteps or 50,
         solver=config.solver or "ddim",
@@ -54,6 +54,7 @@ def build_trajectories(config: TrainConfig, family: Family, records: list[Record
         guidance_range=config.guidance_range,
         seed=config.seed,
         resolution=config.resolution,
+        ends_only=not follows,
     )
     directory = Path(config.trajectory_dir or Path(config.output_dir) / "trajectories")
     process, gather = (accelerator.process_index, accelerator.num_processes), gather_object

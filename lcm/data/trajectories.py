@@ -34,7 +34,10 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class TrajectorySpec:
     """What a trajectory depends on besides teacher and prompt: the points of SolverGrid(num_steps), the solver and its
-    steps between two points, the range of guidance scales, the seed of noise and guidance, the resolution in pixels."""
+    steps between two points, the range of guidance scales, the seed of noise and guidance, the resolution in pixels.
+
+    With `ends_only` no point is kept but the last, the clean latents.
+    """
 
     num_steps: int
     solver: str
@@ -42,6 +45,12 @@ class TrajectorySpec:
     guidance_range: tuple[float, float]
     seed: int
     resolution: int
+    ends_only: bool = False
+
+    @property
+    def num_points(self) -> int:
+        """Points that are kept of every trajectory: N + 1, or 1."""
+        return 1 if self.ends_only else self.num_steps + 1
 
 
 def trajectory_times(grid: SolverGrid) -> Tensor:
@@ -79,7 +88,7 @@ def trajectory_key(family: Family, records: Sequence[Record], spec: TrajectorySp
 
 @torch.no_grad()
 def follow(family: Family, records: Sequence[Record], spec: TrajectorySpec, device: torch.device | str) -> Tensor:
-    """The trajectories [B, N + 1, C, h, w] float32 of these records, clean latents first and noise last.
+    """The trajectories [B, N + 1, C, h, w] float32 of these records, clean latents first and noise last; ends alone [B, 1, ...].
 
     They start as pipelines do: unit noise stands for x_t at the last time of the grid, though alpha there is not quite 0.
     """
@@ -105,7 +114,7 @@ def follow(family: Family, records: Sequence[Record], spec: TrajectorySpec, devi
     points = [torch.stack(noises).to(device)]
     for t, s in pairwise(times):
         points.append(solver(predict, schedule, points[-1], t, s))
-    return torch.stack(points[::-1], dim=1)
+    return torch.stack(points[::-1][: spec.num_points], dim=1)
 
 
 def check_finite(trajectories: Tensor, records: Sequence[Record]) -> None:
@@ -152,7 +161,7 @@ def make_missing_shards(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"trajectory_dir: {directory} cannot be written ({error}); choose another folder") from error
-    shape = (spec.num_steps + 1, *family.latent_shape(spec.resolution))
+    shape = (spec.num_points, *family.latent_shape(spec.resolution))
     # each shard was looked at by one process: all deal out the same list, and what is missing is shared evenly
     missing = sorted(gather(missing_shards(folder, count, shape, process)))
     rows, share = {number: shard_rows(count, number) for number in missing}, missing[rank::num_processes]
