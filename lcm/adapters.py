@@ -28,6 +28,23 @@ LORA_TARGETS = (
 KOHYA_PARTS = {"lora_A": "lora_down", "lora_B": "lora_up"}
 
 
+def layers_named(unet: Any, targets: tuple[str, ...] | list[str]) -> set[str]:
+    """The layers of a U-Net without adapters whose names are or end in one of `targets`: those that `add_lora` adapts.
+
+    Raises ValueError for a target that matches no layer, or something else.
+    """
+    layers: set[str] = set()
+    for target in targets:
+        matched = {name: module for name, module in unet.named_modules() if f".{name}".endswith(f".{target}")}
+        others = [name for name, module in matched.items() if not isinstance(module, nn.Linear | nn.Conv2d)]
+        if len(others) == len(matched):
+            raise ValueError(f"lora_target_modules: no linear or conv layer of the U-Net is named {target!r}")
+        if others:
+            raise ValueError(f"lora_target_modules: {target!r} also names {others[0]}, which is no linear or conv layer; say more")
+        layers |= matched.keys()
+    return layers
+
+
 def add_lora(
     unet: Any,
     rank: int,
@@ -38,16 +55,13 @@ def add_lora(
     """Freezes `unet`, adds one adapter in float32 and returns its parameters. B starts at zero: no effect yet.
 
     One rank and one alpha (default: the rank) for every layer, since kohya-layout files with mixed attention ranks or
-    alphas load wrongly, and silently, in diffusers. Raises ValueError for a target that matches no layer.
+    alphas load wrongly, and silently, in diffusers. Raises ValueError for a target as `layers_named` does.
     """
     if rank < 1:
         raise ValueError(f"lora_rank must be a positive integer; got {rank}")
     if alpha is not None and alpha <= 0:
         raise ValueError(f"lora_alpha must be positive (the adapter's strength is alpha / rank); got {alpha}")
-    names = [name for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise ValueError(f"lora_target_modules: no linear or conv layer of the U-Net is named {target!r}")
+    layers_named(unet, targets)
     unet.requires_grad_(False)
     unet.add_adapter(
         LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets), lora_dropout=dropout)

@@ -17,11 +17,10 @@ from lcm.data import Record, SampleBatch, Trajectories, TrajectorySpec, make_mis
 from lcm.families import Family
 from lcm.objectives import OBJECTIVES, LatentBatch, make_recipe
 from lcm.recipe import Recipe
-from lcm.student import first_recipe
 
 
-def build_recipe(config: TrainConfig, family: Family) -> Recipe:
-    """How the trained file must be played."""
+def build_recipe(config: TrainConfig, family: Family, first: Recipe | None) -> Recipe:
+    """How the trained file must be played. `first` is the recipe of the adapter that the run starts from."""
     recipe = make_recipe(
         OBJECTIVES[config.objective],
         config,
@@ -34,10 +33,8 @@ def build_recipe(config: TrainConfig, family: Family) -> Recipe:
     )
     if config.w_embedding:  # the value that the pipeline embeds; it guides nothing by itself
         recipe = dataclasses.replace(recipe, guidance_scale=sum(config.guidance_range) / 2)
-    first = first_recipe(config)
-    if (
-        first is not None and not OBJECTIVES[config.objective].has_teacher
-    ):  # without a teacher, the adapter keeps the guidance it has
+    # without a teacher, the adapter keeps the guidance it has
+    if first is not None and not OBJECTIVES[config.objective].has_teacher:
         recipe = dataclasses.replace(
             recipe, trained_guidance_scale=first.trained_guidance_scale, guidance_scale=first.guidance_scale
         )

@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lcm.adapters import add_lora, export_lora, fresh_with_lora, lora_modules, lora_parameters, verify_export
+from lcm.adapters import add_lora, export_lora, fresh_with_lora, layers_named, lora_modules, lora_parameters, verify_export
 from lcm.config import TrainConfig
 from lcm.families import Family
 from lcm.full import copy_for_training, export_unet
@@ -86,21 +86,77 @@ class Student:
                 ema.averages = [tensors[f"{name}.{i}"].to(device) for i in range(len(self.parameters))]
 
 
-def build_student(config: TrainConfig, family: Family, accelerator: Accelerator) -> Student:
-    """Adds the adapter to the family's U-Net, or copies that U-Net, and prepares it with its optimizer.
+@dataclass(frozen=True)
+class FirstAdapter:
+    """--init_adapter: a U-Net that has it and shares the teacher's weights, and its recipe where this toolkit wrote it."""
 
-    Raises ValueError for an --init_adapter that does not fit.
+    unet: Any
+    recipe: Recipe | None
+
+
+def load_first(config: TrainConfig, family: Family) -> FirstAdapter | None:
+    """The adapter to start from, None without one. Leaves the family's U-Net as it is: all that can be wrong with the flags of
+    the adapter is found here, before trajectories are made with that U-Net.
+
+    Raises ValueError for --lora_target_modules that the U-Net lacks and for an --init_adapter that does not fit, and
+    FileNotFoundError where there is no such file.
     """
+    if config.full_finetune:
+        return None
+    layers = layers_named(family.unet, config.lora_target_modules)
+    if config.init_adapter is None:
+        return None
+    path = locate(config.init_adapter)
+    try:
+        recipe = read_recipe(path)
+    except ValueError:  # an adapter of another trainer
+        recipe = None
+    if recipe is not None and (recipe.family, recipe.prediction_type) != (family.name, family.schedule.prediction_type):
+        raise ValueError(
+            f"init_adapter: {config.init_adapter} was made for a {recipe.family} model that predicts {recipe.prediction_type}, "
+            f"the teacher is {family.name} and predicts {family.schedule.prediction_type}; pass an adapter of the teacher's kind"
+        )
+    try:
+        unet = fresh_with_lora(family.unet, path, type(family.pipe))
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ValueError(f"init_adapter: {config.init_adapter} does not fit the teacher's U-Net ({error})") from error
+    check_first(unet, layers, config)
+    return FirstAdapter(unet, recipe)
+
+
+def check_first(unet: Any, layers: set[str], config: TrainConfig) -> None:
+    """Raises ValueError when layers, ranks or scales differ from those of the run, naming the flag to pass."""
+    theirs = lora_modules(unet)
+    if set(theirs) != layers:
+        raise ValueError(
+            f"init_adapter: {config.init_adapter} adapts {len(theirs)} layers, this run {len(layers)}; the first difference is "
+            f"{min(set(theirs) ^ layers)}; pass its --lora_target_modules"
+        )
+    scaling = (config.lora_alpha or config.lora_rank) / config.lora_rank
+    for layer in theirs.values():
+        rank = layer.r["default"]
+        if rank != config.lora_rank or abs(layer.scaling["default"] - scaling) > 1e-6:
+            alpha = layer.scaling["default"] * rank
+            raise ValueError(
+                f"init_adapter: {config.init_adapter} has rank {rank} and alpha {alpha:g}; pass --lora_rank {rank} "
+                f"--lora_alpha {alpha:g}"
+            )
+
+
+def build_student(config: TrainConfig, family: Family, accelerator: Accelerator, first: FirstAdapter | None) -> Student:
+    """Adds the adapter to the family's U-Net, with the values of the `first` one, or copies that U-Net, and prepares it with
+    its optimizer."""
     set_seed(config.seed)  # of the adapter's first values; nothing after this draws from the global generator
     unet = family.unet
     if config.full_finetune:
         unet = copy_for_training(unet, config.w_embedding)
         parameters = list(unet.parameters())
     else:
-        first = load_first(config, family) if config.init_adapter else None
         parameters = add_lora(unet, config.lora_rank, config.lora_alpha, config.lora_target_modules, config.lora_dropout)
         if first is not None:
-            copy_adapter(first, unet, str(config.init_adapter))
+            with torch.no_grad():
+                for mine, theirs in zip(parameters, lora_parameters(first.unet), strict=True):
+                    mine.copy_(theirs)
     unet.train()  # gradient checkpointing and dropout act only in training mode
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -121,49 +177,3 @@ def build_student(config: TrainConfig, family: Family, accelerator: Accelerator)
     )
     export_ema = None if config.export_ema_decay is None else WeightEma(parameters, config.export_ema_decay)
     return Student(unet, parameters, optimizer, nets, prepared, export_ema, config, type(family.pipe))
-
-
-def load_first(config: TrainConfig, family: Family) -> Any:
-    """A U-Net with the adapter to start from. Raises ValueError when it was made for another kind of model."""
-    recipe = first_recipe(config)
-    if recipe is not None and (recipe.family, recipe.prediction_type) != (family.name, family.schedule.prediction_type):
-        raise ValueError(
-            f"init_adapter: {config.init_adapter} was made for a {recipe.family} model that predicts {recipe.prediction_type}, "
-            f"the teacher is {family.name} and predicts {family.schedule.prediction_type}; pass an adapter of the teacher's kind"
-        )
-    try:
-        return fresh_with_lora(family.unet, locate(str(config.init_adapter)), type(family.pipe))
-    except (RuntimeError, KeyError, SafetensorError) as error:
-        raise ValueError(f"init_adapter: {config.init_adapter} does not fit the teacher's U-Net ({error})") from error
-
-
-def first_recipe(config: TrainConfig) -> Recipe | None:
-    """The recipe of --init_adapter, None without one. Raises FileNotFoundError where there is no such file."""
-    if config.init_adapter is None:
-        return None
-    locate(config.init_adapter)
-    try:
-        return read_recipe(config.init_adapter)
-    except ValueError:  # an adapter of another trainer
-        return None
-
-
-@torch.no_grad()
-def copy_adapter(source: Any, unet: Any, name: str) -> None:
-    """Raises ValueError when layers, ranks or scales differ, naming the flag to pass."""
-    theirs, ours = lora_modules(source), lora_modules(unet)
-    if set(theirs) != set(ours):
-        raise ValueError(
-            f"init_adapter: {name} adapts {len(theirs)} layers, this run {len(ours)}; the first difference is "
-            f"{min(set(theirs) ^ set(ours))}; pass its --lora_target_modules"
-        )
-    for layer_name, layer in ours.items():
-        other = theirs[layer_name]
-        if (layer.r["default"], layer.scaling["default"]) != (other.r["default"], other.scaling["default"]):
-            alpha = other.scaling["default"] * other.r["default"]
-            raise ValueError(
-                f"init_adapter: {name} has rank {other.r['default']} and alpha {alpha:g}; pass --lora_rank {other.r['default']} "
-                f"--lora_alpha {alpha:g}"
-            )
-    for mine, other_parameter in zip(lora_parameters(unet), lora_parameters(source), strict=True):
-        mine.copy_(other_parameter)

@@ -39,7 +39,7 @@ from lcm.objectives import OBJECTIVES, LatentBatch
 from lcm.perceptual import make_lpips
 from lcm.publishing import Publisher
 from lcm.resuming import check_same_run, open_output
-from lcm.student import build_student
+from lcm.student import build_student, load_first
 from lcm.validation import prompts_of
 
 logger = logging.getLogger(__name__)
@@ -79,14 +79,16 @@ class Trainer:
             self.family.pipe.vae.float()  # gradients pass through it: they would underflow in half precision
             perceptual = make_lpips(self.family.pixels, device)
         self.objective = method.build(config, self.family.schedule.to(device), perceptual)
+        first = load_first(config, self.family)
         self.trajectories = None
         if config.prompts_file is not None:
             # a dry run needs the trajectories of its one step only, and leaves nothing behind
             self.records = self.records[: config.train_batch_size] if config.dry_run else self.records
             self.trajectories = build_trajectories(config, self.family, self.records, self.accelerator)
-        self.student = build_student(config, self.family, self.accelerator)
+        self.student = build_student(config, self.family, self.accelerator, first)
         prompts = config.validation_prompts or prompts_of(self.records)
-        self.publisher = Publisher(config, self.accelerator, self.family, build_recipe(config, self.family), prompts, self.student)
+        recipe = build_recipe(config, self.family, first.recipe if first else None)
+        self.publisher = Publisher(config, self.accelerator, self.family, recipe, prompts, self.student)
         self.lr_scheduler = get_scheduler(
             config.lr_scheduler,
             self.student.optimizer,

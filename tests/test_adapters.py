@@ -16,6 +16,7 @@ from lcm.adapters import (
     WEIGHTS_NAME,
     add_lora,
     export_lora,
+    layers_named,
     lora_modules,
     probe,
     read_header,
@@ -73,6 +74,20 @@ def test_reload_in_a_fresh_stock_pipeline_equals_the_student(
     effect = (student - base).abs().max()
     tolerance = 1e-5 if dtype == torch.float32 else 5e-2
     assert (student - reloaded).abs().max() < tolerance * effect
+
+
+@pytest.mark.parametrize(
+    "targets", [LORA_TARGETS, ATTENTION_ONLY, ("conv_in",), ("mid_block.attentions.0.proj_in", "attn2.to_q", "conv1")], ids=str
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_layers_are_known_before_there_is_an_adapter(family: str, targets: tuple[str, ...]) -> None:
+    unet = FAMILIES[family][0]().unet
+    before = set(unet.state_dict())
+    layers = layers_named(unet, targets)
+    assert set(unet.state_dict()) == before
+    add_lora(unet, 4, targets=targets)
+    assert layers == set(lora_modules(unet))
+    assert all(any(name == target or name.endswith(f".{target}") for target in targets) for name in layers)
 
 
 def test_file_holds_alpha_rank_and_half_precision(tmp_path: Path) -> None:

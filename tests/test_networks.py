@@ -136,7 +136,10 @@ def test_lora_stays_float32_on_a_low_precision_base() -> None:
     [
         ({"rank": 0}, "lora_rank must be a positive integer"),
         ({"rank": 4, "alpha": 0.0}, "lora_alpha must be positive"),
-        ({"rank": 4, "targets": ["to_q", "to_nothing"]}, "to_nothing"),
+        ({"rank": 4, "targets": ["to_q", "to_nothing"]}, "no linear or conv layer of the U-Net is named 'to_nothing'"),
+        ({"rank": 4, "targets": ["o_q"]}, "no linear or conv layer of the U-Net is named 'o_q'"),
+        ({"rank": 4, "targets": ["attn1"]}, "no linear or conv layer of the U-Net is named 'attn1'"),
+        ({"rank": 4, "targets": ["0"]}, r"'0' also names down_blocks\.0, which is no linear or conv layer"),
     ],
 )
 def test_impossible_adapters_are_refused(arguments: dict[str, Any], message: str) -> None:

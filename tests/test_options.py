@@ -303,6 +303,45 @@ def test_an_adapter_that_does_not_fit_is_refused(
     refused(capsys, arguments("fine-tuned", tmp_path / "out", **changes), *messages)
 
 
+@pytest.mark.parametrize("name", ["prompts lcm", "prompts endpoint"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_target_modules": ["to_q", "to_x"]}, "no linear or conv layer of the U-Net is named 'to_x'"),
+        ({"init_adapter": "nowhere"}, "nowhere"),
+        ({"init_adapter": "plain"}, "pass --lora_rank 4 --lora_alpha 2"),
+        ({"init_adapter": "plain", "lora_alpha": 2.0, "lora_target_modules": ["to_q"]}, "pass its --lora_target_modules"),
+        ({"init_adapter": "prompts"}, "prompts does not fit the teacher's U-Net"),
+    ],
+    ids=str,
+)
+def test_an_adapter_is_checked_before_hours_of_trajectories(
+    name: str,
+    changes: dict[str, Any],
+    message: str,
+    done: Done,
+    arguments: Arguments,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done("plain")
+    refused(capsys, arguments(name, tmp_path / "out", trajectory_dir=tmp_path / "kept", **changes), message)
+    assert not (tmp_path / "kept").exists()
+
+
+def test_trajectories_are_those_of_the_teacher_whatever_the_run_starts_from(
+    done: Done, arguments: Arguments, tmp_path: Path
+) -> None:
+    kept = {"trajectory_dir": tmp_path / "kept", "lora_alpha": 2.0}
+    (first, second) = (
+        trainer_of(arguments("prompts endpoint", tmp_path / "out", **kept, init_adapter=adapter)).trajectories
+        for adapter in (None, done("plain"))
+    )
+    assert first is not None
+    assert second is not None
+    assert first.folder == second.folder
+
+
 def test_an_adapter_of_another_trainer_may_be_a_start(done: Done, arguments: Arguments, tmp_path: Path) -> None:
     save_file(result(done("plain")), tmp_path / "theirs.safetensors", metadata={"format": "pt"})
     trainer = trainer_of(arguments("fine-tuned", tmp_path / "out", init_adapter=tmp_path / "theirs.safetensors"))
