@@ -43,15 +43,15 @@ def build_recipe(config: TrainConfig, family: Family, first: Recipe | None) -> R
 
 def build_trajectories(config: TrainConfig, family: Family, records: list[Record], accelerator: Accelerator) -> Trajectories:
     """The teacher's trajectories for the prompts, made now where they are not on disk. The U-Net has no adapters yet."""
-    follows = OBJECTIVES[config.objective].from_trajectories  # else one solver step a point is enough
+    method = OBJECTIVES[config.objective]
     spec = TrajectorySpec(
         num_steps=config.num_ddim_timesteps or 50,
         solver=config.solver or "ddim",
-        solver_steps=int(config.solver_steps or 1) if follows else 1,
+        solver_steps=int(config.solver_steps or 1) if method.from_trajectories else 1,  # else it is of the pairs of training
         guidance_range=config.guidance_range,
         seed=config.seed,
         resolution=config.resolution,
-        ends_only=not follows,
+        keep=method.keeps,
     )
     directory = Path(config.trajectory_dir or Path(config.output_dir) / "trajectories")
     process, gather = (accelerator.process_index, accelerator.num_processes), gather_object

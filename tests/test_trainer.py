@@ -178,6 +178,8 @@ def test_checkpointing_activations_may_begin_on_resuming_and_changes_no_bit(sd_f
     whole, halved = (load_checkpoint(tmp_path / name / "checkpoint-4").tensors for name in ("whole", "halved"))
     assert whole.keys() == halved.keys()
     assert all(torch.equal(whole[key], halved[key]) for key in whole)
+
+
 def assert_same_gradients(folder: Path, other: Path) -> None:
     """Of two checkpoints, by AdamW's first moments, which are linear in the gradients. Its moves are not: where the gradients
     of a batch cancel, it divides what rounding left by its own size, and the weight moves at full speed either way."""

@@ -278,13 +278,14 @@ def test_every_record_has_a_guidance_of_its_own_in_the_range(family: Family) -> 
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm_solver_pp_2m"])
-def test_ends_alone_are_the_first_points_of_whole_trajectories(family: Family, folder: Path, solver: str) -> None:
-    whole, ends = (spec(solver=solver, guidance_range=(1.0, 5.0), ends_only=only) for only in (False, True))
-    assert (whole.num_points, ends.num_points) == (6, 1)
-    for a, b in zip(prepare(family, records_of(3), folder, whole), prepare(family, records_of(3), folder, ends), strict=True):
-        assert torch.equal(a[:1], b)
+def test_what_is_kept_are_points_of_whole_trajectories(family: Family, folder: Path, solver: str) -> None:
+    specs = [spec(solver=solver, guidance_range=(1.0, 5.0), keep=keep) for keep in ("all", "ends", "clean")]
+    assert [each.num_points for each in specs] == [6, 2, 1]
+    for whole, ends, clean in zip(*(prepare(family, records_of(3), folder, each) for each in specs), strict=True):
+        assert torch.equal(whole[[0, -1]], ends)
+        assert torch.equal(whole[:1], clean)
     shapes = sorted(tuple(load_file(path)["trajectories"].shape) for path in made(folder))
-    assert shapes == [(3, 1, *SHAPE[1:]), (3, *SHAPE)]
+    assert shapes == [(3, 1, *SHAPE[1:]), (3, 2, *SHAPE[1:]), (3, *SHAPE)]
 
 
 def count_rows(family: Family, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -359,7 +360,8 @@ def test_latents_that_are_not_finite_name_the_prompt(family: Family, folder: Pat
         {"guidance_range": (3.0, 4.0)},
         {"seed": 8},
         {"resolution": 32},
-        {"ends_only": True},
+        {"keep": "ends"},
+        {"keep": "clean"},
     ],
     ids=str,
 )

@@ -50,10 +50,7 @@ def train(job: Job, data: dict[str, Path], output_dir: Path, log: Path, owner: i
 
     `data` maps "images" and "prompts" to the folder and the file. Raises RuntimeError with the end of the log on failure.
     """
-    if job.run.data == "images":
-        source = {"train_data_dir": data["images"]}
-    else:  # runs with the same teacher, solver and seed share their trajectories
-        source = {"prompts_file": data["prompts"], "trajectory_dir": output_dir.parent / "trajectories"}
+    source = {"train_data_dir": data["images"]} if job.run.data == "images" else {"prompts_file": data["prompts"]}
     flags = {**job.run.flags, **source, "output_dir": output_dir, "seed": job.seed, "resume_from_checkpoint": "latest"}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:

@@ -42,8 +42,8 @@ class Sample:
 class SampleBatch:
     """Pixels [B, 3, R, R] in [-1, 1], unit noises [B, C, h, w], uniforms [B], all float32, and what is no tensor.
 
-    Without pictures `pixels` is None and `trajectory` [B, N + 1, C, h, w], clean latents first and noise last, or these clean
-    latents alone [B, 1, C, h, w]; with pictures it is the other way round. `extra_noise` is [B, K, C, h, w], None where K = 0.
+    Without pictures `pixels` is None and `trajectory` [B, M, C, h, w], clean latents first, all points or those that the method
+    keeps; with pictures it is the other way round. `extra_noise` is [B, K, C, h, w], None where K = 0.
     """
 
     keys: list[str]

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 SHARD = 64
-"""Trajectories in one file: 102 MiB of Stable Diffusion at 512 pixels and 50 steps, 2 MiB of ends alone."""
+"""Trajectories in one file: 102 MiB of Stable Diffusion at 512 pixels and 50 steps, 2 MiB of clean latents alone."""
 
 OPEN_SHARDS = 8
 TENSOR, DIGEST = "trajectories", "sha256"
@@ -39,7 +39,7 @@ def as_bytes(tensor: Tensor) -> Any:
 
 
 def write_shard(path: Path, trajectories: Tensor) -> None:
-    """[n, N + 1, C, h, w], ends alone [n, 1, C, h, w], as float16; the file appears by one rename, its SHA-256 in its header."""
+    """[n, M, C, h, w] as float16; the file appears by one rename, its SHA-256 in its header."""
     stored = trajectories.half().cpu().contiguous()
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # runs that share a folder may write at the same time
     try:
@@ -68,7 +68,7 @@ def is_sound(path: Path, shape: tuple[int, ...]) -> bool:
 
 
 class Trajectories:
-    """The stored trajectories by index, each [N + 1, C, h, w] float32: clean latents first, noise last. Ends: [1, C, h, w].
+    """The stored trajectories by index, each [M, C, h, w] float32: clean latents first.
 
     Holds paths alone and opens files when asked, so that it costs a worker process nothing.
     """

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,13 +30,15 @@ from lcm.solvers.base import Remembering
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class TrajectorySpec:
     """What a trajectory depends on besides teacher and prompt: the points of SolverGrid(num_steps), the solver and its
     steps between two points, the range of guidance scales, the seed of noise and guidance, the resolution in pixels.
 
-    With `ends_only` no point is kept but the last, the clean latents.
+    Of its points are kept: "all", the two "ends", or the "clean" latents alone.
     """
 
     num_steps: int
@@ -45,12 +47,16 @@ class TrajectorySpec:
     guidance_range: tuple[float, float]
     seed: int
     resolution: int
-    ends_only: bool = False
+    keep: str = "all"
+
+    def kept(self, points: Sequence[T]) -> Sequence[T]:
+        """Of all N + 1 points, clean latents first."""
+        return {"all": points, "ends": [points[0], points[-1]], "clean": points[:1]}[self.keep]
 
     @property
     def num_points(self) -> int:
-        """Points that are kept of every trajectory: N + 1, or 1."""
-        return 1 if self.ends_only else self.num_steps + 1
+        """Points that are kept of every trajectory."""
+        return len(self.kept(range(self.num_steps + 1)))
 
 
 def trajectory_times(grid: SolverGrid) -> Tensor:
@@ -88,7 +94,7 @@ def trajectory_key(family: Family, records: Sequence[Record], spec: TrajectorySp
 
 @torch.no_grad()
 def follow(family: Family, records: Sequence[Record], spec: TrajectorySpec, device: torch.device | str) -> Tensor:
-    """The trajectories [B, N + 1, C, h, w] float32 of these records, clean latents first and noise last; ends alone [B, 1, ...].
+    """The points that are kept [B, M, C, h, w] float32 of these records' trajectories, clean latents first and noise last.
 
     They start as pipelines do: unit noise stands for x_t at the last time of the grid, though alpha there is not quite 0.
     """
@@ -114,7 +120,7 @@ def follow(family: Family, records: Sequence[Record], spec: TrajectorySpec, devi
     points = [torch.stack(noises).to(device)]
     for t, s in pairwise(times):
         points.append(solver(predict, schedule, points[-1], t, s))
-    return torch.stack(points[::-1][: spec.num_points], dim=1)
+    return torch.stack(list(spec.kept(points[::-1])), dim=1)
 
 
 def check_finite(trajectories: Tensor, records: Sequence[Record]) -> None:

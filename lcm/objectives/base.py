@@ -35,7 +35,7 @@ class LatentBatch:
 
     The random numbers come with the sample (they are a function of seed, epoch and sample), so the step has none.
     `trajectory` [B, N + 1, C, h, w] float32 is the teacher's path on the grid, clean end first, where one is cached;
-    methods that do not follow it get its clean end alone [B, 1, C, h, w].
+    methods that do not follow it get its ends or its clean end alone.
     `extra_noise` [B, n, C, h, w] float32 is unit noise for what is random besides x_t, where the objective asks for it.
     """
 

@@ -23,7 +23,7 @@ class Endpoint(Method):
     """
 
     defaults: ClassVar[dict[str, Any]] = {**LOSS, **TEACHER, "num_ddim_timesteps": 40, "loss_type": "l2"}
-    from_trajectories = True
+    keeps = "all"
     lands_clean = True
 
     def build(self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None) -> Objective:

@@ -44,14 +44,20 @@ class Play:
 class Method(ABC):
     """A method is its defaults, a choice of parts, and a recipe of play.
 
-    `defaults` holds every flag that the method reads. `from_trajectories` methods need the teacher's cached trajectories.
+    `defaults` holds every flag that the method reads. `keeps` is what it reads of the teacher's cached trajectories: "all"
+    points, both "ends", or, with prompts instead of images, the "clean" latents alone.
     Where a method `lands_clean`, both sides of its loss are clean latents, which can be decoded and looked at.
     """
 
     defaults: ClassVar[dict[str, Any]]
-    from_trajectories: ClassVar[bool] = False
+    keeps: ClassVar[str] = "clean"
     lands_clean: ClassVar[bool] = False
     experimental: ClassVar[bool] = False
+
+    @property
+    def from_trajectories(self) -> bool:
+        """Whether images will not do."""
+        return self.keeps != "clean"
 
     @property
     def has_teacher(self) -> bool:

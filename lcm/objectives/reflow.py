@@ -14,5 +14,7 @@ class Reflow(Endpoint):
     That is where deterministic play passes: once it has jumped from noise to x0, it goes back to t along the chord.
     """
 
+    keeps = "ends"
+
     def path(self, grid: SolverGrid) -> Path:
         return OnChord(grid)
