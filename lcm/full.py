@@ -22,13 +22,12 @@ W_EMBEDDING_DIM = 256
 def copy_for_training(unet: Any, w_embedding: bool) -> Any:
     """A float32 copy of the teacher with gradients. With `w_embedding` it has a layer for the guidance scale, zero at first:
     it then is the teacher whatever guidance it is told. Raises ValueError when the teacher has such a layer already."""
-    config = dict(unet.config)
-    if config.get("time_cond_proj_dim") is not None:
+    if unet.config.get("time_cond_proj_dim") is not None:
         raise ValueError("the teacher already has a guidance embedding: it is a distilled model; pass the model it was made from")
-    if w_embedding:
-        config["time_cond_proj_dim"] = W_EMBEDDING_DIM
+    # as an argument: an entry that the teacher's own file left out would be ignored inside the configuration
+    added = {"time_cond_proj_dim": W_EMBEDDING_DIM} if w_embedding else {}
     with torch.device(unet.device):
-        student = type(unet).from_config(config)
+        student = type(unet).from_config(unet.config, **added)
     missing, unexpected = student.load_state_dict(unet.state_dict(), strict=False)  # converts as it copies
     assert not unexpected and set(missing) <= {"time_embedding.cond_proj.weight"}
     if w_embedding:
