@@ -215,8 +215,8 @@ def swapped(parameters: list[nn.Parameter], values: list[Tensor]) -> Iterator[No
 
 
 @torch.no_grad()
-def verify_export(unet: Any, path: Path, pipeline_class: Any) -> Any:
-    """Reloads `path` with the stock loader and compares it with the adapter in training. Returns the reloaded U-Net.
+def verify_export(unet: Any, path: Path, pipeline_class: Any) -> None:
+    """Reloads `path` with the stock loader and compares it with the adapter in training.
 
     Compared are the adapted layers, every tensor, every scale and the output on a fixed input. Raises ExportError on any
     difference beyond the rounding of the file; the outputs are compared with the student rounded alike.
@@ -243,4 +243,3 @@ def verify_export(unet: Any, path: Path, pipeline_class: Any) -> Any:
     error = (student - reloaded).abs().max().item() / max(student.abs().max().item(), 1e-12)
     if not error <= tolerance:
         raise ExportError(f"{path}: the reloaded adapter's output differs by {error:.2e} of its range, allowed is {tolerance}")
-    return fresh

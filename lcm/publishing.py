@@ -48,21 +48,21 @@ class Publisher:
         for tracker in self.accelerator.trackers:
             tracker.log_images({"validation": torch.from_numpy(np.array(grid))[None]}, step=step, dataformats="NHWC")
 
-    def export(self, path: Path, step: int) -> Any:
-        """Writes what was trained and reloads it; returns the reloaded U-Net. Raises ExportError when it is not the same."""
+    def export(self, path: Path, step: int) -> None:
+        """Writes what was trained. Raises ExportError when it does not reload as that."""
         training = {
             "ss_steps": str(step),
             "ss_learning_rate": str(self.config.learning_rate),
             "ss_mixed_precision": self.config.mixed_precision,
         }
-        return self.student.export(path, self.recipe, training, self.family.unet.dtype)
+        self.student.export(path, self.recipe, training, self.family.unet.dtype)
 
     def publish(self, step: int) -> None:
         """The finished adapter, its picture drawn from the reloaded file, and its card."""
         output_dir = Path(self.config.output_dir)
-        reloaded = self.export(output_dir / WEIGHTS_NAME, step)
+        self.export(output_dir / WEIGHTS_NAME, step)
         (output_dir / "images").mkdir(exist_ok=True)
-        self._draw(reloaded, (0, 1)).save(output_dir / "images" / "grid.png")
+        self._draw(self.student.reload(output_dir / WEIGHTS_NAME), (0, 1)).save(output_dir / "images" / "grid.png")
         write_card(output_dir, self.recipe, self.config, self.prompts)
         logger.info(
             "done: %s, verified by reloading it. Use it with\n"

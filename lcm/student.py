@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lcm.adapters import add_lora, export_lora, fresh_with_lora, layers_named, lora_modules, lora_parameters, verify_export
 from lcm.config import TrainConfig
 from lcm.families import Family
-from lcm.full import copy_for_training, export_unet
+from lcm.full import copy_for_training, export_unet, load_unet
 from lcm.networks import Networks, WeightEma, make_networks
 from lcm.playback import locate, read_recipe
 from lcm.recipe import Recipe
@@ -54,19 +54,22 @@ class Student:
             yield self.unet
         self.unet.train()
 
-    def export(self, path: Path, recipe: Recipe, training: dict[str, str], dtype: torch.dtype) -> Any:
-        """Writes the adapter to `path`, or the U-Net beside it, and reloads it; returns the reloaded U-Net.
-
-        Raises ExportError when it is not what was trained.
-        """
+    def export(self, path: Path, recipe: Recipe, training: dict[str, str], dtype: torch.dtype) -> None:
+        """Writes the adapter to `path`, or the U-Net beside it. Raises ExportError when it does not reload as what was trained."""
         with self.drawing() as unet:
             if self.config.full_finetune:
-                return export_unet(unet, path.parent, recipe, dtype)
+                export_unet(unet, path.parent, recipe, dtype)
+                return
             unverified = path.with_name(f"unverified-{path.name}")  # only what reloads gets the name that others look for
             export_lora(unet, unverified, recipe, training=training)
-            reloaded = verify_export(unet, unverified, self.pipeline_class)
+            verify_export(unet, unverified, self.pipeline_class)
             unverified.replace(path)
-            return reloaded
+
+    def reload(self, path: Path) -> Any:
+        """The U-Net as it comes out of what `export` wrote."""
+        if self.config.full_finetune:
+            return load_unet(path.parent, self.nets.teacher_unet)
+        return fresh_with_lora(self.unet, path, self.pipeline_class)
 
     # --- the record to resume from ----------------------------------------------------------------------------------
 
