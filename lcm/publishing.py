@@ -87,7 +87,7 @@ class Publisher:
             prompts=self.prompts[:count],
             num_steps=self.config.validation_num_steps[:count],
             seed=self.config.validation_seed,
-            resolution=self.config.resolution,
+            resolution=self.recipe.resolution,
             guidance_scale=self.recipe.guidance_scale,
             eta=self.recipe.eta,
         )

@@ -70,7 +70,9 @@ class Trainer:
             variant=config.variant,
             vae_path=config.pretrained_vae_model_name_or_path,
         )
-        self.latent_shape = self.family.latent_shape(config.resolution)
+        resolution = config.resolution or self.family.native_resolution
+        self.config = config = dataclasses.replace(config, resolution=resolution)
+        self.latent_shape = self.family.latent_shape(resolution)
         if resume is not None:
             check_same_run(resume, config, self.samples_per_step, self.data_fingerprint)
         self.family.pipe.to(self.accelerator.device)

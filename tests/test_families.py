@@ -12,6 +12,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
@@ -112,6 +113,27 @@ def test_resolution_must_fit_the_unet(sd_folder: Path) -> None:
     assert family.latent_shape(16) == (4, 8, 8)
     with pytest.raises(ValueError, match="multiple of 4 for this teacher; got 18"):
         family.latent_shape(18)
+
+
+@pytest.mark.parametrize(("folder", "sample_size"), [("sd_folder", 8), ("sd_folder", 12), ("sdxl_folder", 8)])
+def test_the_native_resolution_is_what_the_stock_pipeline_draws(
+    folder: str, sample_size: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(request.getfixturevalue(folder), teacher)
+    config = json.loads((teacher / "unet" / "config.json").read_text())
+    (teacher / "unet" / "config.json").write_text(json.dumps({**config, "sample_size": sample_size}))
+    pipe = DiffusionPipeline.from_pretrained(teacher)
+    pipe.set_progress_bar_config(disable=True)
+    (image,) = pipe("a red star", num_inference_steps=1).images
+    assert image.size == (load_family(str(teacher)).native_resolution,) * 2
+
+
+def test_a_teacher_without_a_side_of_its_own_needs_the_flag(sd_folder: Path) -> None:
+    family = load_family(str(sd_folder))
+    family.unet.register_to_config(sample_size=[8, 12])
+    with pytest.raises(ValueError, match=r"^resolution: .*sample_size \[8, 12\].*pass --resolution"):
+        _ = family.native_resolution
 
 
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])

@@ -234,6 +234,23 @@ def test_a_weight_that_forgets_pure_noise_is_refused_once_the_teacher_is_known(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_the_teachers_own_resolution_is_trained_written_down_and_the_same_run(
+    family: str, images: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """16 pixels, 8 x 8 latents of a VAE that halves."""
+    teacher = request.getfixturevalue(f"{family}_folder")
+    trainer = Trainer(parse_config(flags(teacher, images, tmp_path, resolution=None)))
+    batch = next(trainer.batches(range(1)))
+    assert batch.pixels is not None
+    assert (batch.pixels.shape[2:], batch.noise.shape[2:]) == ((16, 16), (8, 8))
+    assert trainer.publisher.recipe.resolution == 16
+    if family == "sd":
+        assert run(teacher, images, tmp_path, resolution=None, max_train_steps=1) == 0
+        assert yaml.safe_load((tmp_path / "config.yaml").read_text())["resolution"] == 16
+        assert run(teacher, images, tmp_path, resolution=16, max_train_steps=2, resume_from_checkpoint="latest") == 0
+
+
 def test_dry_run_reports_and_writes_nothing(
     sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -112,7 +112,8 @@ class TrainDataset(Dataset[Sample]):
         if trajectories is not None and len(trajectories) != len(records):
             raise ValueError(f"{len(records)} samples need as many trajectories; got {len(trajectories)}")
         self.records = records
-        self.config = config
+        assert config.resolution is not None  # the trainer has asked the teacher
+        self.config, self.resolution = config, config.resolution
         self.latent_shape = latent_shape
         self.seed = seed
         self.trajectories = trajectories
@@ -136,7 +137,7 @@ class TrainDataset(Dataset[Sample]):
             image, size = self._crop(record.image(), flip, top, left)
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1.0
         else:
-            trajectory, size = self.trajectories[index], whole(self.config.resolution)
+            trajectory, size = self.trajectories[index], whole(self.resolution)
         return Sample(
             key=record.key,
             prompt="" if empty < self.config.proportion_empty_prompts else record.captions[int(caption * len(record.captions))],
@@ -153,7 +154,7 @@ class TrainDataset(Dataset[Sample]):
 
     def _crop(self, image: Image.Image, flip: float, top: float, left: float) -> tuple[Image.Image, ImageSize]:
         """Resizes the shorter side to `resolution`, mirrors, cuts a square; the uniforms choose."""
-        resolution, (width, height) = self.config.resolution, image.size
+        resolution, (width, height) = self.resolution, image.size
         scale = resolution / min(width, height)
         if min(width, height) != resolution:
             size = (max(resolution, round(width * scale)), max(resolution, round(height * scale)))

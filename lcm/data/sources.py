@@ -63,7 +63,9 @@ class DataConfig:
     image_column: str = field(default="image", metadata={"help": "column of the images"})
     caption_column: str = field(default="text", metadata={"help": "column of the captions (a list: one is drawn per epoch)"})
     max_train_samples: int | None = field(default=None, metadata={"help": "use only the first so many samples"})
-    resolution: int = field(default=512, metadata={"help": "side of the training images in pixels"})
+    resolution: int | None = field(
+        default=None, metadata={"help": "side of the training images in pixels; default: the size that the teacher draws at"}
+    )
     center_crop: bool = field(default=False, metadata={"help": "crop the centre instead of a random part"})
     random_flip: bool = field(default=False, metadata={"help": "mirror half of the images"})
     interpolation_type: str = field(default="lanczos", metadata={"help": "resizing: " + ", ".join(INTERPOLATION)})

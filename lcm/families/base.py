@@ -51,6 +51,17 @@ class Family(ABC):
     def zero_terminal_snr(self) -> bool:
         return bool(self.pipe.scheduler.config.get("rescale_betas_zero_snr", False))
 
+    @property
+    def native_resolution(self) -> int:
+        """Side in pixels of what the stock pipeline draws by default: 512 for SD 1.x, 1024 for SDXL.
+
+        Raises ValueError for a checkpoint that states no side.
+        """
+        size = self.unet.config.sample_size
+        if not isinstance(size, int):
+            raise ValueError(f"resolution: the teacher states no side of its own (sample_size {size}); pass --resolution")
+        return size * self.pipe.vae_scale_factor
+
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """[C, h, w] of one image's latents. Raises ValueError for a resolution the VAE cannot halve down."""
         factor = self.pipe.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
