@@ -50,7 +50,7 @@ def build_trajectories(config: TrainConfig, family: Family, records: list[Record
         solver_steps=int(config.solver_steps or 1) if method.from_trajectories else 1,  # else it is of the pairs of training
         guidance_range=config.guidance_range,
         seed=config.seed,
-        resolution=config.resolution or family.native_resolution,
+        resolution=int(config.resolution or 0),
         keep=method.keeps,
     )
     directory = Path(config.trajectory_dir or Path(config.output_dir) / "trajectories")
