@@ -14,16 +14,30 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from lcm.config import TrainConfig
 
+MODEL_SPLITTING = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
+"""Launches that cut a network into parts, by the X of the ACCELERATE_USE_X that `accelerate launch` sets."""
+
+
+def check_launch(config: TrainConfig) -> None:
+    """Raises ValueError where the launcher asks for something else than the run, or for what no run can do."""
+    for name, what in MODEL_SPLITTING.items():
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise ValueError(
+                f"accelerate was told to use {what}, which splits the U-Net; here every process holds all of it: launch with "
+                "accelerate launch --multi_gpu --num_processes N, and turn the other off where accelerate config has it"
+            )
+    for name in ("mixed_precision", "gradient_accumulation_steps"):
+        ours = str(getattr(config, name))
+        launched = os.environ.get(f"ACCELERATE_{name.upper()}", ours)
+        if launched not in ("no", ours):  # the launcher always states a precision, "no" where it was not asked for one
+            raise ValueError(f"accelerate was told {name} {launched}, this run {ours}; pass --{name} {launched}")
+
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Raises ValueError for a launch that is not what it seems, or a tracker that is not installed."""
     if config.report_to == "tensorboard" and find_spec("tensorboard") is None:
         raise ValueError("report_to: tensorboard is not installed; pip install tensorboard, or leave --report_to out")
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched not in ("no", config.mixed_precision):
-        raise ValueError(
-            f"accelerate was told mixed_precision {launched}, this run {config.mixed_precision}; pass --mixed_precision {launched}"
-        )
+    check_launch(config)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,

@@ -23,11 +23,12 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 SCRIPT = str(ROOT / "train_lcm_lora.py")
 
 
-def launch(processes: int, *arguments: Any, **changes: Any) -> subprocess.CompletedProcess[str]:
+def launch(processes: int, *arguments: Any, options: tuple[str, ...] = (), **changes: Any) -> subprocess.CompletedProcess[str]:
     several = ["--multi_gpu"] if processes > 1 else []
     command = [
         *LAUNCH,
         *several,
+        *options,
         "--num_processes",
         str(processes),
         "--main_process_port",
@@ -114,6 +115,13 @@ def test_processes_that_do_not_know_of_each_other_are_refused(sd_folder: Path, i
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
     assert result.returncode == 2
     assert "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_fsdp_is_refused_as_accelerate_launches_it(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    result = launch(1, sd_folder, images, tmp_path / "out", options=("--use_fsdp",))
+    assert result.returncode != 0
+    assert "error: accelerate was told to use FSDP" in result.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from diffusers import LCMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 from safetensors.torch import load_file
@@ -369,6 +370,41 @@ def test_the_launchers_precision_must_be_the_runs(
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     expect_refusal(capsys, flags(sd_folder, images, tmp_path), "pass --mixed_precision bf16")
+
+
+@pytest.mark.parametrize(("launched", "flag"), [("4", None), ("4", 2), ("1", 2)])
+def test_the_launchers_accumulation_must_be_the_runs(
+    sd_folder: Path,
+    images: Path,
+    tmp_path: Path,
+    launched: str,
+    flag: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Accelerate would take its own number, while the loop counts with the flag."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", launched)
+    assert Accelerator(gradient_accumulation_steps=flag or 1).gradient_accumulation_steps == int(launched)
+    line = flags(sd_folder, images, tmp_path / "out", gradient_accumulation_steps=flag)
+    expect_refusal(capsys, line, f"pass --gradient_accumulation_steps {launched}")
+    assert not (tmp_path / "out").exists()
+    same = flags(sd_folder, images, tmp_path / "out", gradient_accumulation_steps=launched)
+    assert Trainer(parse_config(same)).accelerator.gradient_accumulation_steps == int(launched)
+
+
+@pytest.mark.parametrize(("variable", "name"), [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")])
+def test_launches_that_split_the_model_are_refused(
+    sd_folder: Path,
+    images: Path,
+    tmp_path: Path,
+    variable: str,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
+    expect_refusal(capsys, flags(sd_folder, images, tmp_path / "out"), name, "accelerate launch --multi_gpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_resuming_with_other_data_is_refused(
