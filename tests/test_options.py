@@ -836,6 +836,25 @@ def test_the_cards_front_matter_says_what_was_made(
     assert ("lora" in facts["tags"]) is (relation == "adapter")
 
 
+@pytest.mark.parametrize(
+    ("changes", "solver", "loss"),
+    [
+        ({"objective": "cd"}, "heun, 1 steps a pair, grid of 50", "l2"),
+        ({"objective": "stochastic_flow"}, "none: coupling sde, grid of 50", "energy"),
+        ({"objective": "ct", "guidance_scale": None, "discretization": "ect"}, "none: no teacher", "huber, c = 0.001"),
+        ({"loss_type": "cauchy"}, "ddim, 1 steps a pair, grid of 50", "cauchy, c = 0.1"),
+    ],
+    ids=str,
+)
+def test_the_card_names_solver_and_loss_as_they_were_used(
+    changes: dict[str, Any], solver: str, loss: str, done: Done, arguments: Arguments, tmp_path: Path
+) -> None:
+    write_card(tmp_path, lcm.read_recipe(done("plain")), parse_config(arguments("plain", tmp_path, **changes)), PROMPTS)
+    card = (tmp_path / "README.md").read_text()
+    assert f"| solver | {solver} |" in card
+    assert f"| loss | {loss} |" in card
+
+
 @pytest.mark.parametrize(("name", "scheduler", "eta"), [("pcm", DDIMScheduler, 0.0), ("tcd", TCDScheduler, 0.3)])
 def test_the_recipe_plays_with_the_methods_scheduler(name: str, scheduler: type, eta: float, done: Done) -> None:
     pipe = build_sd()
