@@ -22,9 +22,7 @@ W_EMBEDDING_DIM = 256
 
 def copy_for_training(unet: Any, w_embedding: bool) -> Any:
     """A float32 copy of the teacher with gradients. With `w_embedding` it has a layer for the guidance scale, zero at first:
-    it then is the teacher whatever guidance it is told. Raises ValueError when the teacher has such a layer already."""
-    if unet.config.get("time_cond_proj_dim") is not None:
-        raise ValueError("the teacher already has a guidance embedding: it is a distilled model; pass the model it was made from")
+    it then is the teacher whatever guidance it is told."""
     # as an argument: an entry that the teacher's own file left out would be ignored inside the configuration
     added = {"time_cond_proj_dim": W_EMBEDDING_DIM} if w_embedding else {}
     with torch.device(unet.device):

@@ -186,7 +186,10 @@ def test_only_play_without_noise_of_its_own_is_compared_picture_by_picture() -> 
 
 def test_flags_become_words_of_a_command_line() -> None:
     flags = {"phases": 4, "landing_steps": [4, 8], "guidance_scale": None, "as_control": True}
-    assert words(flags) == ["--phases", "4", "--landing_steps", "4", "8", "--as_control", "True"]
+    data = {"images": Path("x"), "prompts": Path("y")}
+    given = ["--phases", "4", "--landing_steps", "4", "8", "--as_control", "True"]
+    assert words(Run("a", flags).flags_on(data)) == [*given, "--train_data_dir", "x"]
+    assert words(Run("a", flags, data="prompts").flags_on(data)) == [*given, "--prompts_file", "y"]
 
 
 def test_costs_are_of_every_run_and_round_and_of_the_unit_twice() -> None:
@@ -220,8 +223,8 @@ def test_every_run_of_the_plan_has_a_name_of_its_own() -> None:
 def test_every_command_of_the_plans_parses(path: Path) -> None:
     for run in load_plan(path):
         if run.student == "trained":
-            source = ["--train_data_dir", "x"] if run.data == "images" else ["--prompts_file", "x"]
-            assert parse_config([*words(run.flags), *source]).max_train_steps == run.flags["max_train_steps"]
+            flags = run.flags_on({"images": Path("x"), "prompts": Path("y")})
+            assert parse_config(words(flags)).max_train_steps == run.flags["max_train_steps"]
 
 
 def test_jobs_are_selected_by_name_and_seed() -> None:

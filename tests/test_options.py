@@ -616,7 +616,7 @@ def test_a_guidance_embedding_needs_the_whole_unet(
     shutil.rmtree(distilled / "unet")
     shutil.copytree(done("w_embedding") / "unet", distilled / "unet")
     line = arguments("w_embedding", tmp_path / "out", pretrained_teacher_model=distilled)
-    refused(capsys, line, "already has a guidance embedding")
+    refused(capsys, line, "has a guidance embedding")
 
 
 # --- loss_type lpips ------------------------------------------------------------------------------------------------

@@ -30,9 +30,10 @@ AGAIN = "lcm again"
 
 def stepper(run: Run, data: dict[str, Path], output_dir: Path) -> tuple[Callable[[], object], int]:
     """A call that makes one update of the run, and the samples in it. Trajectories are made here, one a prompt."""
-    source = {"prompts_file": data["prompts"], "trajectories_per_prompt": 1} if run.data == "prompts" else {}
-    flags: dict[str, Any] = {**run.flags, **(source or {"train_data_dir": data["images"]}), "output_dir": output_dir}
-    flags = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items() if value is not None}
+    flags = {**run.flags_on(data), "output_dir": output_dir}
+    if run.data == "prompts":
+        flags["trajectories_per_prompt"] = 1
+    flags = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
     trainer = Trainer(TrainConfig(**flags))
     batches = trainer.batches(range(trainer.config.max_train_steps))
     return lambda: trainer.train_step(batches), trainer.samples_per_step

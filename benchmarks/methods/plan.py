@@ -34,6 +34,11 @@ class Run:
     control: bool = False
     note: str = ""
 
+    def flags_on(self, data: dict[str, Path]) -> dict[str, Any]:
+        """Every flag of the run with its data; `data` maps "images" to their folder and "prompts" to the file."""
+        source = {"train_data_dir": data["images"]} if self.data == "images" else {"prompts_file": data["prompts"]}
+        return {name: value for name, value in {**self.flags, **source}.items() if value is not None}
+
 
 @dataclass(frozen=True)
 class Job:

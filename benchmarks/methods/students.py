@@ -36,11 +36,10 @@ class Play:
 
 
 def words(flags: dict[str, Any]) -> list[str]:
-    """Flags as words of a command line; None leaves a flag out, a list becomes several words."""
+    """Flags as words of a command line; a list becomes several words."""
     return [
         word
         for name, value in flags.items()
-        if value is not None
         for word in (f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value]))
     ]
 
@@ -48,10 +47,9 @@ def words(flags: dict[str, Any]) -> list[str]:
 def train(job: Job, data: dict[str, Path], output_dir: Path, log: Path, owner: int) -> None:
     """Trains, or goes on training, in a process of its own that shares the lock `owner`; its output goes to `log`.
 
-    `data` maps "images" and "prompts" to the folder and the file. Raises RuntimeError with the end of the log on failure.
+    Raises RuntimeError with the end of the log on failure.
     """
-    source = {"train_data_dir": data["images"]} if job.run.data == "images" else {"prompts_file": data["prompts"]}
-    flags = {**job.run.flags, **source, "output_dir": output_dir, "seed": job.seed, "resume_from_checkpoint": "latest"}
+    flags = {**job.run.flags_on(data), "output_dir": output_dir, "seed": job.seed, "resume_from_checkpoint": "latest"}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         start = file.tell()

@@ -148,6 +148,11 @@ def load_family(
             f"pretrained_teacher_model: the U-Net of {path} takes {pipe.unet.config.in_channels} channels, its VAE gives "
             f"{pipe.vae.config.latent_channels}; inpainting models cannot be distilled, use their text-to-image base"
         )
+    if pipe.unet.config.get("time_cond_proj_dim") is not None:
+        raise ValueError(
+            f"pretrained_teacher_model: the U-Net of {path} has a guidance embedding (time_cond_proj_dim): it is a distilled "
+            "model; pass the model it was made from"
+        )
     check_noise(pipe.scheduler, path)
     check_latents(pipe.vae, "pretrained_vae_model_name_or_path" if vae_path else "pretrained_teacher_model", vae_path or path)
     if pipe.vae.config.get("force_upcast", False):

@@ -8,7 +8,7 @@ from lcm.grid import SolverGrid
 from lcm.losses import Loss
 from lcm.objectives.base import Objective, Path
 from lcm.objectives.config import ObjectiveConfig
-from lcm.objectives.method import LOSS, TEACHER, Method, Play, parts, trailing_play
+from lcm.objectives.method import LOSS, TEACHER, Method, Play, check_divides, parts, trailing_play
 from lcm.objectives.parts import FollowPath, OnTrajectory, regress
 from lcm.schedule import NoiseSchedule
 from lcm.times import DirectTimes, LandClean
@@ -28,12 +28,9 @@ class Endpoint(Method):
 
     def build(self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None) -> Objective:
         """Raises ValueError for a grid that DDIM trailing cannot start on."""
-        grid, total = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps), schedule.num_train_timesteps
-        if total % grid.num_steps:
-            fitting = [n for n in range(1, 101) if total % n == 0]
-            raise ValueError(
-                f"num_ddim_timesteps={grid.num_steps} does not divide {total} timesteps, as the sampler does; use one of {fitting}"
-            )
+        num_steps = int(config.num_ddim_timesteps or 0)
+        check_divides("num_ddim_timesteps", num_steps, schedule)
+        grid = SolverGrid(num_steps, schedule.num_train_timesteps)
         return Objective(
             times=DirectTimes(grid, LandClean()),
             timestep_scaling=None,

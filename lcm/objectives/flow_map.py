@@ -8,7 +8,7 @@ from lcm.grid import SolverGrid
 from lcm.losses import Loss
 from lcm.objectives.base import Objective
 from lcm.objectives.config import ObjectiveConfig
-from lcm.objectives.method import LOSS, TEACHER, Method, Play, parts, trailing_play
+from lcm.objectives.method import LOSS, TEACHER, Method, Play, check_divides, parts, trailing_play
 from lcm.objectives.parts import regress
 from lcm.schedule import NoiseSchedule
 from lcm.times import DirectTimes, PhaseEdge
@@ -31,11 +31,9 @@ class FlowMap(Method):
 
     def build(self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None) -> Objective:
         """Raises ValueError for phases that do not divide the timesteps."""
-        phases, total = int(config.phases or 1), schedule.num_train_timesteps
-        if total % phases:
-            fitting = [n for n in range(1, 51) if total % n == 0]
-            raise ValueError(f"phases={phases} does not divide {total} timesteps, as the sampler does; use one of {fitting}")
-        grid = SolverGrid(phases, total)
+        phases = int(config.phases or 1)
+        check_divides("phases", phases, schedule)
+        grid = SolverGrid(phases, schedule.num_train_timesteps)
         return Objective(
             times=DirectTimes(grid, PhaseEdge(grid, phases)),
             timestep_scaling=None,

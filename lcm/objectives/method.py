@@ -105,6 +105,14 @@ def lcm_play(config: ObjectiveConfig, num_steps: int | None = None) -> Play:
     return Play("LCMScheduler", overrides, [n for n in (1, 2, 3, 4, 6, 8) if n <= grid])
 
 
+def check_divides(name: str, value: int, schedule: NoiseSchedule) -> None:
+    """Raises ValueError unless DDIM trailing visits the times of SolverGrid(value): it does where `value` divides T."""
+    total = schedule.num_train_timesteps
+    if total % value:
+        fitting = [n for n in range(1, 101) if total % n == 0]
+        raise ValueError(f"{name}={value} does not divide {total} timesteps, as the sampler does; use one of {fitting}")
+
+
 def trailing_play(num_inference_steps: list[int]) -> Play:
     """`DDIMScheduler` at T - 1 and every T / n below it, down to clean data: deterministic."""
     return Play("DDIMScheduler", {"timestep_spacing": "trailing", "set_alpha_to_one": True}, num_inference_steps)
