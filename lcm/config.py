@@ -15,7 +15,7 @@ from diffusers.optimization import SchedulerType
 from transformers import HfArgumentParser
 
 from lcm.adapters import LORA_TARGETS
-from lcm.data.sources import DataConfig
+from lcm.data.config import DataConfig
 from lcm.losses import Loss, l2
 from lcm.objectives import Method, ObjectiveConfig, resolve
 from lcm.registry import closest

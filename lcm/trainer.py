@@ -31,7 +31,7 @@ from lcm.checkpoint import (
 from lcm.config import TrainConfig
 from lcm.data import SampleBatch, StepSampler, TrainDataset, collate, load_records
 from lcm.data.batches import sample_rng
-from lcm.data.sources import fingerprint
+from lcm.data.records import fingerprint
 from lcm.families import load_family
 from lcm.launching import make_accelerator, peak_memory
 from lcm.metrics_log import append_metrics, rewind_metrics

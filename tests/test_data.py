@@ -22,7 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lcm.data.batches import Sample, SampleBatch, StepSampler, TrainDataset, collate
-from lcm.data.sources import DataConfig, Record, fingerprint, load_records
+from lcm.data.config import DataConfig
+from lcm.data.records import Record, fingerprint
+from lcm.data.sources import load_records
 from tests.worlds import write_images
 
 LATENT = (4, 3, 5)
@@ -490,7 +492,7 @@ def test_a_table_of_the_hub_may_name_downloaded_files_alone(
     allowed, refused = ([path for path in some if path.startswith("/")] for some in make_paths(tmp_path, tmp_path / "downloads"))
     monkeypatch.setattr("datasets.load_dataset", lambda *_args, **_kwargs: table_of([*refused, *allowed]))
     if cache == "hub":
-        monkeypatch.setattr("lcm.data.sources.HF_HUB_CACHE", str(tmp_path / "downloads"))
+        monkeypatch.setattr("lcm.data.sources.dataset.HF_HUB_CACHE", str(tmp_path / "downloads"))
     changes = {"cache_dir": str(tmp_path / "downloads")} if cache == "cache_dir" else {}
     assert read_paths(tmp_path, [*refused, *allowed], caplog, Path("someone/pictures"), **changes) == allowed
 

@@ -29,8 +29,10 @@ from torch.utils.data import DataLoader
 from lcm.building import build_trajectories
 from lcm.config import parse_config
 from lcm.data.batches import SampleBatch, StepSampler, TrainDataset, collate, sample_rng
+from lcm.data.config import DataConfig
+from lcm.data.records import Record, fingerprint
 from lcm.data.shards import Trajectories, is_sound, shard_path
-from lcm.data.sources import DataConfig, Record, fingerprint, load_records
+from lcm.data.sources import load_records
 from lcm.data.trajectories import (
     TrajectorySpec,
     follow,

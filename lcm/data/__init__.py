@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from lcm.data.batches import SampleBatch, StepSampler, TrainDataset, collate
+from lcm.data.config import DataConfig
+from lcm.data.records import Record
 from lcm.data.shards import Trajectories
-from lcm.data.sources import DataConfig, Record, load_records
+from lcm.data.sources import load_records
 from lcm.data.trajectories import (
     TrajectorySpec,
     make_missing_shards,

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lcm.data.config import INTERPOLATION, DataConfig
+from lcm.data.records import Record
 from lcm.data.shards import Trajectories
-from lcm.data.sources import INTERPOLATION, DataConfig, Record
 from lcm.families import ImageSize
 
 SampleRef = tuple[int, int]

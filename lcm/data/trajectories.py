@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lcm.data.batches import sample_rng, whole
+from lcm.data.records import Record
 from lcm.data.shards import Trajectories, as_bytes, is_sound, num_shards, shard_path, shard_rows, shard_shape, write_shard
-from lcm.data.sources import Record
 from lcm.families import Family
 from lcm.grid import SolverGrid
 from lcm.networks import Networks, guided_teacher

@@ -1,0 +1,84 @@
+"""Flags of the training data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from lcm.data.sources import chosen
+
+INTERPOLATION = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass
+class DataConfig:
+    """Flags of the training data."""
+
+    train_data_dir: str | None = field(
+        default=None, metadata={"help": "folder of images with metadata.jsonl, metadata.csv or a .txt of the same name beside each"}
+    )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "data set on the hub, or a local folder that `datasets` reads (parquet, save_to_disk)"}
+    )
+    prompts_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "a text file of prompts, one a line, instead of images: latents come from the teacher's own trajectories"
+        },
+    )
+    trajectories_per_prompt: int = field(
+        default=1, metadata={"help": "with prompts_file: trajectories of every prompt, each from noise of its own"}
+    )
+    trajectory_dir: str | None = field(
+        default=None,
+        metadata={"help": "where trajectories are kept, to share them between runs; default: trajectories/ in output_dir"},
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of the hub data set"})
+    image_column: str = field(default="image", metadata={"help": "column of the images"})
+    caption_column: str = field(default="text", metadata={"help": "column of the captions (a list: one is drawn per epoch)"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "use only the first so many samples"})
+    resolution: int | None = field(
+        default=None, metadata={"help": "side of the training images in pixels; default: the size that the teacher draws at"}
+    )
+    center_crop: bool = field(default=False, metadata={"help": "crop the centre instead of a random part"})
+    random_flip: bool = field(default=False, metadata={"help": "mirror half of the images"})
+    interpolation_type: str = field(default="lanczos", metadata={"help": "resizing: " + ", ".join(INTERPOLATION)})
+    proportion_empty_prompts: float = field(default=0.0, metadata={"help": "share of samples trained with an empty prompt"})
+    cache_dir: str | None = field(default=None, metadata={"help": "where `datasets` keeps what it downloads"})
+
+    def check_data(self) -> None:
+        """Raises ValueError for flags that contradict each other or make no sense."""
+        chosen(self)
+        self._check_prompts()
+        if not 0.0 <= self.proportion_empty_prompts <= 1.0:
+            raise ValueError(f"proportion_empty_prompts must lie in 0..1; got {self.proportion_empty_prompts}")
+        if self.max_train_samples is not None and self.max_train_samples < 1:
+            raise ValueError(f"max_train_samples must be positive; got {self.max_train_samples}")
+        if self.interpolation_type not in INTERPOLATION:
+            raise ValueError(f"interpolation_type must be one of {', '.join(INTERPOLATION)}; got {self.interpolation_type!r}")
+
+    def _check_prompts(self) -> None:
+        if self.trajectories_per_prompt < 1:
+            raise ValueError(f"trajectories_per_prompt must be positive; got {self.trajectories_per_prompt}")
+        if self.prompts_file is None:
+            for name, is_set in (
+                ("trajectories_per_prompt", self.trajectories_per_prompt > 1),
+                ("trajectory_dir", self.trajectory_dir is not None),
+            ):
+                if is_set:
+                    raise ValueError(f"{name} has no effect without --prompts_file: images need no trajectories; leave it out")
+            return
+        for name in ("random_flip", "center_crop"):
+            if getattr(self, name):
+                raise ValueError(f"{name} has no effect with --prompts_file, which has no images; leave it out")
+        if self.proportion_empty_prompts > 0:
+            raise ValueError(
+                "proportion_empty_prompts does not go with --prompts_file: a trajectory belongs to the prompt it was made for; "
+                "leave it out"
+            )

@@ -1,0 +1,60 @@
+"""Sources of training data: one file each, one line in the table."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from lcm.data.records import Record, drop_unreadable
+from lcm.data.sources.base import Source
+from lcm.data.sources.dataset import HubDataset
+from lcm.data.sources.folder import Folder
+from lcm.data.sources.prompts import Prompts
+
+if TYPE_CHECKING:
+    from lcm.data.config import DataConfig
+
+logger = logging.getLogger(__name__)
+
+SOURCES: dict[str, Source] = {
+    "train_data_dir": Folder(),
+    "dataset_name": HubDataset(),
+    "prompts_file": Prompts(),
+}
+"""Field of DataConfig -> what it reads."""
+
+
+def chosen(config: DataConfig) -> str:
+    """The one field of SOURCES that is set. Raises ValueError for none or several."""
+    given = [flag for flag in SOURCES if getattr(config, flag) is not None]
+    if len(given) != 1:
+        *others, last = (f"--{flag} ({source.what})" for flag, source in SOURCES.items())
+        raise ValueError(f"training data: pass exactly one of {', '.join(others)} and {last}")
+    return given[0]
+
+
+def load_records(config: DataConfig) -> list[Record]:
+    """All usable samples, in a fixed order. Logs what was dropped and why.
+
+    Raises FileNotFoundError or ValueError, naming the fix, when nothing usable is left.
+    """
+    flag = chosen(config)
+    source, where = SOURCES[flag], str(getattr(config, flag))
+    dropped: Counter[str] = Counter()
+    records = list(source.read(where, config, dropped))[: config.max_train_samples]
+    without_caption = dropped["without a caption"]
+    if not records and without_caption:
+        raise ValueError(
+            f"{where}: none of the {without_caption} images has a caption; add a metadata.jsonl with file_name and "
+            f"{config.caption_column} fields, a metadata.csv with these columns, or a .txt of the same name beside every image"
+        )
+    readable = drop_unreadable(records, dropped) if source.has_images else records
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "nothing"
+    logger.info("%s: kept %d samples; dropped: %s", where, len(readable), reasons)
+    if not readable:
+        raise ValueError(f"{where} gives no usable sample; dropped: {reasons}. Replace the files or point to another folder")
+    return readable
+
+
+__all__ = ["SOURCES", "Source", "chosen", "load_records"]
