@@ -7,8 +7,9 @@ import io
 import json
 import logging
 import os
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,16 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 """What a file may hold, whatever its name: PIL would start Ghostscript for an EPS named .png."""
 
+OTHER_SUFFIXES = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".eps", ".psd", ".ppm", ".tga", ".ico", ".dng")
+"""Images that are not read, and are counted so that nobody takes them for training data."""
+
+NO_CAPTION = "without a caption"
+OTHER_FORMAT = f"in another format than {', '.join(IMAGE_FORMATS)}"
+TOO_LARGE = "too large to decode safely"
+UNREADABLE = "unreadable"
+BAD_NAME = "with a name that is not UTF-8"
+"""Reasons for leaving a sample out."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -35,14 +46,28 @@ class Record:
     size: int = 0  # of the file in bytes, where that is known for free
 
     def image(self) -> Image.Image:
-        """The picture, upright, RGB. Raises ValueError for a prompt without one, UnidentifiedImageError for another format."""
+        """The picture, the first one of an animation, upright, RGB, white where it is transparent.
+
+        Raises ValueError for a prompt without one and for pixels without a known range, UnidentifiedImageError for another format.
+        """
         if self.read is None:
             raise ValueError(f"sample {self.key} is a prompt without a picture; train on its trajectory instead")
         with Image.open(self.read(), formats=IMAGE_FORMATS) as image:
-            upright = ImageOps.exif_transpose(image) or image
-            if upright.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white
-                upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
-            return upright.convert("RGB")
+            return as_rgb(ImageOps.exif_transpose(image) or image)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The picture as it looks on a white page. Raises ValueError for pixels without a known range."""
+    if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"its values of {values.min()} to {values.max()} are more than 16 bits; save it with 8 or 16")
+        image = Image.fromarray((values // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("it has floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
+    if image.has_transparency_data:  # convert("RGB") would bring back the colours that are hidden there
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
 
 
 def fingerprint(records: list[Record]) -> str:
@@ -53,27 +78,56 @@ def fingerprint(records: list[Record]) -> str:
     return digest.hexdigest()
 
 
-def drop_unreadable(records: list[Record], dropped: Counter[str]) -> list[Record]:
-    """Decodes every image once, so that a broken file is found before the run and not in its middle."""
+def check_image(record: Record) -> tuple[int, int] | str:
+    """(width, height) of the upright picture, or the reason for leaving it out."""
+    try:
+        return record.image().size
+    except Exception as error:
+        logger.warning("skipping %s, which cannot be read as an image (%s): %s", record.key, ", ".join(IMAGE_FORMATS), error)
+        is_bomb = isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError)
+        return TOO_LARGE if is_bomb else UNREADABLE
 
-    def is_readable(record: Record) -> bool:
-        try:
-            record.image()
-        except Exception as error:
-            logger.warning("skipping %s, which cannot be read as an image (%s): %s", record.key, ", ".join(IMAGE_FORMATS), error)
-            return False
-        return True
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        checks = tqdm(pool.map(is_readable, records), total=len(records), desc="checking images", leave=False, disable=None)
-        readable = list(checks)
-    kept = [record for record, good in zip(records, readable, strict=True) if good]
-    if len(kept) < len(records):
-        dropped["unreadable"] += len(records) - len(kept)
-    return kept
+def check_images(records: list[Record], dropped: Counter[str]) -> tuple[list[Record], list[tuple[int, int]]]:
+    """Decodes every image once, so that a broken file is found before the run and not in its middle.
+
+    Returns those that can be read and the (width, height) of each; the others are counted in `dropped` by reason.
+    """
+    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # before the threads start and until they end
+        checks = list(tqdm(pool.map(check_image, records), total=len(records), desc="checking images", leave=False, disable=None))
+    dropped.update(check for check in checks if isinstance(check, str))
+    good = [(record, check) for record, check in zip(records, checks, strict=True) if not isinstance(check, str)]
+    return [record for record, _ in good], [size for _, size in good]
+
+
+def drop_bad_names(records: Iterable[Record], dropped: Counter[str]) -> Iterator[Record]:
+    """Random numbers follow from the UTF-8 of a key, which names in other encodings do not have."""
+    for record in records:
+        if is_utf8(record.key):
+            yield record
+        else:
+            logger.warning("skipping %r, whose name is not UTF-8; rename it", record.key)
+            dropped[BAD_NAME] += 1
+
+
+def is_utf8(text: str) -> bool:
+    """False where bytes of another encoding were read as a name."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_captions(value: Any) -> tuple[str, ...]:
     """The non-empty captions in a cell that holds a string, a list of strings, or nothing."""
     candidates = value if isinstance(value, list | tuple) else [value]
-    return tuple(text.strip() for text in candidates if isinstance(text, str) and text.strip())
+    texts = [text.strip() for text in candidates if isinstance(text, str)]
+    # JSON can spell half of a surrogate pair, which no tokenizer takes
+    return tuple(text.encode(errors="replace").decode() for text in texts if text)
+
+
+def caption_lines(text: str) -> tuple[str, ...]:
+    """The captions in a .txt: one on every line that is not blank."""
+    return as_captions(list(io.StringIO(text, newline=None)))  # ends lines at line breaks alone, unlike str.splitlines

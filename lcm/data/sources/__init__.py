@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from lcm.data.records import Record, drop_unreadable
+from lcm.data.records import NO_CAPTION, Record, check_images, drop_bad_names
 from lcm.data.sources.base import Source
 from lcm.data.sources.dataset import HubDataset
 from lcm.data.sources.folder import Folder
@@ -42,14 +42,13 @@ def load_records(config: DataConfig) -> list[Record]:
     flag = chosen(config)
     source, where = SOURCES[flag], str(getattr(config, flag))
     dropped: Counter[str] = Counter()
-    records = list(source.read(where, config, dropped))[: config.max_train_samples]
-    without_caption = dropped["without a caption"]
+    records = list(drop_bad_names(source.read(where, config, dropped), dropped))[: config.max_train_samples]
+    without_caption = dropped[NO_CAPTION]
     if not records and without_caption:
         raise ValueError(
-            f"{where}: none of the {without_caption} images has a caption; add a metadata.jsonl with file_name and "
-            f"{config.caption_column} fields, a metadata.csv with these columns, or a .txt of the same name beside every image"
+            f"{where}: none of the {without_caption} images has a caption; {source.add_captions.format(config.caption_column)}"
         )
-    readable = drop_unreadable(records, dropped) if source.has_images else records
+    readable, _ = check_images(records, dropped) if source.has_images else (records, [])
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "nothing"
     logger.info("%s: kept %d samples; dropped: %s", where, len(readable), reasons)
     if not readable:

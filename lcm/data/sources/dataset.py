@@ -21,6 +21,7 @@ class HubDataset(Source):
     """The train split (or the only split) of anything `datasets` loads."""
 
     what = "a data set"
+    add_captions = "its column {} is empty; pass --caption_column"
 
     def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
         import datasets

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcm.data.records import IMAGE_SUFFIXES, Record, as_captions
+from lcm.data.records import IMAGE_SUFFIXES, NO_CAPTION, OTHER_FORMAT, OTHER_SUFFIXES, Record, as_captions, caption_lines
 from lcm.data.sources.base import Source
 
 if TYPE_CHECKING:
@@ -24,31 +24,40 @@ class Folder(Source):
     """Images below a folder in path order, captions from metadata files and, where those are silent, .txt files."""
 
     what = "a folder of images"
+    add_captions = (
+        "add a metadata.jsonl with file_name and {} fields, a metadata.csv with these columns, or a .txt of the same name "
+        "beside every image"
+    )
 
     def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
         folder = Path(where)
         if not folder.is_dir():
             raise FileNotFoundError(f"train_data_dir: {folder} is not a folder; pass the folder that holds the training images")
-        images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
         if not images:
             raise ValueError(f"train_data_dir: {folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
         captions = read_metadata(folder, config.caption_column)
-        missing = sum(not path.is_file() for path in captions)
-        if missing:
-            dropped["listed in the metadata but missing"] += missing
+        dropped.update("listed in the metadata but missing" for path in captions if not path.is_file())
+        listed = {path for path in captions if path.is_file()} - {lexical(path) for path in images}
+        dropped.update(OTHER_FORMAT for path in files if path.suffix.lower() in OTHER_SUFFIXES or lexical(path) in listed)
         for path in images:
-            sidecar = path.with_suffix(".txt")
-            texts = captions.get(lexical(path), ())
-            if not texts and sidecar.is_file():
-                texts = as_captions(sidecar.read_text(encoding="utf-8-sig", errors="replace"))
+            texts = captions.get(lexical(path)) or read_sidecar(path.with_suffix(".txt"))
             if texts:
                 yield Record(path.relative_to(folder).as_posix(), texts, partial(Path, path), path.stat().st_size)
             else:
-                dropped["without a caption"] += 1
+                dropped[NO_CAPTION] += 1
+
+
+def read_sidecar(path: Path) -> tuple[str, ...]:
+    return caption_lines(path.read_text(encoding="utf-8-sig", errors="replace")) if path.is_file() else ()
 
 
 def read_metadata(folder: Path, caption_column: str) -> dict[Path, tuple[str, ...]]:
-    """File -> captions from every metadata.jsonl and metadata.csv below `folder`, file names relative to each."""
+    """File -> captions from every metadata.jsonl and metadata.csv below `folder`, file names relative to each.
+
+    Several rows of one file add up: each different caption is kept once more.
+    """
     captions: dict[Path, tuple[str, ...]] = {}
     for metadata in sorted(path for name in METADATA_NAMES for path in folder.rglob(name)):
         try:
@@ -67,7 +76,8 @@ def read_metadata(folder: Path, caption_column: str) -> dict[Path, tuple[str, ..
             path = lexical(metadata.parent / str(row.get("file_name", "")))
             if not path.is_relative_to(lexical(folder)):
                 raise ValueError(f"{metadata}: file_name {row['file_name']!r} points outside {folder}; keep images inside it")
-            captions[path] = as_captions(row.get(caption_column))
+            earlier = captions.get(path, ())
+            captions[path] = earlier + tuple(text for text in as_captions(row.get(caption_column)) if text not in earlier)
     return captions
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcm.data.records import Record, as_captions
+from lcm.data.records import NO_CAPTION, Record, as_captions
 
 if TYPE_CHECKING:
     from lcm.data.config import DataConfig
@@ -40,12 +40,14 @@ def read_table(
         if captions:
             yield Record(f"{name}[{i}]", captions, partial(read_cell, rows, config.image_column, i, roots))
         else:
-            dropped["without a caption"] += 1
+            dropped[NO_CAPTION] += 1
 
 
 def read_cell(rows: Any, column: str, index: int, roots: tuple[Path, ...]) -> io.BytesIO | Path:
     """The picture's bytes, or its file below one of `roots`. Raises ValueError for any other: a table may name all of a disk."""
     cell = rows[index][column]
+    if cell is None or (cell["bytes"] is None and cell["path"] is None):
+        raise ValueError("its cell is empty")
     if cell["bytes"] is not None:
         return io.BytesIO(cell["bytes"])
     for root in roots:
