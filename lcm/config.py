@@ -16,6 +16,7 @@ from transformers import HfArgumentParser
 
 from lcm.adapters import LORA_TARGETS
 from lcm.data.config import DataConfig
+from lcm.data.sources import SOURCES
 from lcm.losses import Loss, l2
 from lcm.objectives import Method, ObjectiveConfig, resolve
 from lcm.registry import closest
@@ -51,10 +52,8 @@ FREE_TO_CHANGE = frozenset(
         "gradient_accumulation_steps",
         "gradient_checkpointing",  # recomputes what it would have kept, bit for bit
         "cache_dir",
-        "train_data_dir",
-        "dataset_name",
-        "prompts_file",
         "trajectory_dir",
+        *SOURCES,  # where the data lies; whether they are the same is compared on its own
     ]
 )
 """Fields that a resumed run may change: they do not touch the path of training. Of batch size and accumulation the product

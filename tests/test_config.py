@@ -19,6 +19,8 @@ BASE = {"pretrained_teacher_model": "teacher", "train_data_dir": "images"}
 VALUES: dict[str, Any] = {
     "train_data_dir": "other images",
     "dataset_name": "someone/pictures",
+    "parquet_files": "rows/*.parquet",
+    "webdataset": "shards/{000..012}.tar",
     "dataset_config_name": "small",
     "image_column": "picture",
     "caption_column": "caption",
@@ -107,6 +109,8 @@ VALUES: dict[str, Any] = {
 PROMPTS = {"train_data_dir": None, "prompts_file": "prompts.txt"}
 COMPANIONS: dict[str, dict[str, Any]] = {
     "dataset_name": {"train_data_dir": None},
+    "parquet_files": {"train_data_dir": None},
+    "webdataset": {"train_data_dir": None},
     "prompts_file": {"train_data_dir": None},
     "trajectories_per_prompt": PROMPTS,
     "trajectory_dir": PROMPTS,
@@ -144,7 +148,7 @@ CONSEQUENCES: dict[str, dict[str, Any]] = {
 }
 """What a value of VALUES makes of the method's defaults: those without effect beside it are None, others come to have one."""
 NOT_TOGETHER = {
-    *("dataset_name", "prompts_file", "trajectories_per_prompt", "trajectory_dir"),
+    *("dataset_name", "parquet_files", "webdataset", "prompts_file", "trajectories_per_prompt", "trajectory_dir"),
     *("objective", "full_finetune", "w_embedding", "guidance_per_phase", "preserve_cfg", "guidance_scale"),
     *("coupling", "loss_type", "first_ddim_timesteps"),
 }
@@ -552,7 +556,7 @@ NONSENSE: list[tuple[str, dict[str, Any]]] = [
     ("pretrained_teacher_model", {"pretrained_teacher_model": None}),
     ("pretrained_teacher_model", {"pretrained_teacher_model": ""}),
     ("train_data_dir", {"train_data_dir": None}),
-    ("dataset_name", {"dataset_name": "someone/pictures"}),
+    *((name, {name: "another source"}) for name in ("dataset_name", "parquet_files", "webdataset")),
     ("objective", {"objective": "magic"}),
     ("solver", {"solver": "euler"}),
     ("loss_type", {"loss_type": "l3"}),

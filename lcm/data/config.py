@@ -26,6 +26,12 @@ class DataConfig:
     dataset_name: str | None = field(
         default=None, metadata={"help": "data set on the hub, or a local folder that `datasets` reads (parquet, save_to_disk)"}
     )
+    parquet_files: str | None = field(
+        default=None, metadata={"help": "parquet files with a column of images and one of captions: a file, a folder or a pattern"}
+    )
+    webdataset: str | None = field(
+        default=None, metadata={"help": "tar shards in webdataset's layout: a file, a folder or a pattern (shards/{000..012}.tar)"}
+    )
     prompts_file: str | None = field(
         default=None,
         metadata={
@@ -41,7 +47,9 @@ class DataConfig:
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of the hub data set"})
     image_column: str = field(default="image", metadata={"help": "column of the images"})
-    caption_column: str = field(default="text", metadata={"help": "column of the captions (a list: one is drawn per epoch)"})
+    caption_column: str = field(
+        default="text", metadata={"help": "column (webdataset: .json field) of the captions (a list: one is drawn per epoch)"}
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "use only the first so many samples"})
     resolution: int | None = field(
         default=None, metadata={"help": "side of the training images in pixels; default: the size that the teacher draws at"}
@@ -50,7 +58,7 @@ class DataConfig:
     random_flip: bool = field(default=False, metadata={"help": "mirror half of the images"})
     interpolation_type: str = field(default="lanczos", metadata={"help": "resizing: " + ", ".join(INTERPOLATION)})
     proportion_empty_prompts: float = field(default=0.0, metadata={"help": "share of samples trained with an empty prompt"})
-    cache_dir: str | None = field(default=None, metadata={"help": "where `datasets` keeps what it downloads"})
+    cache_dir: str | None = field(default=None, metadata={"help": "where `datasets` keeps what it downloads or converts"})
 
     def check_data(self) -> None:
         """Raises ValueError for flags that contradict each other or make no sense."""

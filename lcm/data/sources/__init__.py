@@ -10,7 +10,9 @@ from lcm.data.records import NO_CAPTION, Record, check_images, drop_bad_names
 from lcm.data.sources.base import Source
 from lcm.data.sources.dataset import HubDataset
 from lcm.data.sources.folder import Folder
+from lcm.data.sources.parquet import ParquetFiles
 from lcm.data.sources.prompts import Prompts
+from lcm.data.sources.webdataset import WebDataset
 
 if TYPE_CHECKING:
     from lcm.data.config import DataConfig
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 SOURCES: dict[str, Source] = {
     "train_data_dir": Folder(),
     "dataset_name": HubDataset(),
+    "parquet_files": ParquetFiles(),
+    "webdataset": WebDataset(),
     "prompts_file": Prompts(),
 }
 """Field of DataConfig -> what it reads."""

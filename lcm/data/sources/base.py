@@ -17,7 +17,7 @@ class Source(ABC):
     """Where samples come from. Its name in SOURCES is the field of DataConfig that chooses it; `what` tells users what it is."""
 
     what: ClassVar[str]
-    add_captions: ClassVar[str]  # what to do when there are none; {} is the caption column
+    add_captions: ClassVar[str] = ""  # what to do when no image has one; {} is the caption column
     has_images: ClassVar[bool] = True
 
     @abstractmethod

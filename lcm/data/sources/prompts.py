@@ -18,7 +18,6 @@ class Prompts(Source):
     """`trajectories_per_prompt` records without a picture for every line of a text file that is not blank."""
 
     what = "prompts without images"
-    add_captions = "write a prompt on every line"
     has_images = False
 
     def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
