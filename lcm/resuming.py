@@ -8,7 +8,11 @@ from pathlib import Path
 from lcm.adapters import WEIGHTS_NAME
 from lcm.checkpoint import RunState, find_checkpoint, list_checkpoints, load_checkpoint
 from lcm.config import TrainConfig
+from lcm.data.report import JSON_NAME, PICTURE_NAME
 from lcm.full import is_full
+
+OVERWRITTEN = ("README.md", "config.yaml", "metrics.jsonl", JSON_NAME, PICTURE_NAME)
+"""Files that a run overwrites in its folder."""
 
 
 def open_output(config: TrainConfig) -> RunState | None:
@@ -27,7 +31,7 @@ def open_output(config: TrainConfig) -> RunState | None:
             f"output_dir: {output_dir} already holds a run, which would be overwritten; pass another --output_dir, or "
             "--resume_from_checkpoint latest to go on with it (a run without a checkpoint-<step> folder cannot go on)"
         )
-    foreign = [name for name in ("README.md", "config.yaml", "metrics.jsonl") if (output_dir / name).exists()]
+    foreign = [name for name in OVERWRITTEN if (output_dir / name).exists()]
     if foreign and not taken and not is_ours(output_dir):
         raise ValueError(f"output_dir: {output_dir} holds a {foreign[0]} of something else; pass another --output_dir")
     existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())

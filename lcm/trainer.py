@@ -29,7 +29,7 @@ from lcm.checkpoint import (
     save_checkpoint,
 )
 from lcm.config import TrainConfig
-from lcm.data import SampleBatch, StepSampler, TrainDataset, collate, load_records
+from lcm.data import SampleBatch, StepSampler, TrainDataset, collate, load_data, make_report, write_report
 from lcm.data.batches import sample_rng
 from lcm.data.records import fingerprint
 from lcm.families import load_family
@@ -58,7 +58,8 @@ class Trainer:
         self.accelerator = make_accelerator(config)
         self.process = (self.accelerator.process_index, self.accelerator.num_processes)
         resume = open_output(config)
-        self.records = load_records(config)
+        data = load_data(config)
+        self.records = data.records
         # samples of one update over all processes
         self.samples_per_step = config.train_batch_size * config.gradient_accumulation_steps * self.process[1]
         self.config = config = self._with_steps(config)
@@ -73,6 +74,9 @@ class Trainer:
         resolution = config.resolution or self.family.native_resolution
         self.config = config = dataclasses.replace(config, resolution=resolution)
         self.latent_shape = self.family.latent_shape(resolution)
+        self.report = make_report(data, resolution)
+        for line in self.report.lines():
+            logger.info("%s", line)
         if resume is not None:
             check_same_run(resume, config, self.samples_per_step, self.data_fingerprint)
         self.family.pipe.to(self.accelerator.device)
@@ -213,6 +217,7 @@ class Trainer:
         if main:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             (self.output_dir / "config.yaml").write_text(config.to_yaml())
+            write_report(self.output_dir, self.report, self.records)
             rewind_metrics(self.output_dir, self.step)
         if config.report_to:
             self.accelerator.init_trackers("lcm", config={k: str(v) for k, v in asdict(config).items()})

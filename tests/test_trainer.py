@@ -75,6 +75,8 @@ def test_the_output_folder_holds_what_the_readme_promises(finished: Path) -> Non
         "README.md",
         "config.yaml",
         "metrics.jsonl",
+        "data_report.json",
+        "data_report.png",
         "images/grid.png",
         "validation/step-000000.png",
         "validation/step-000002.png",
@@ -249,16 +251,17 @@ def test_the_teachers_own_resolution_is_trained_written_down_and_the_same_run(
     if family == "sd":
         assert run(teacher, images, tmp_path, resolution=None, max_train_steps=1) == 0
         assert yaml.safe_load((tmp_path / "config.yaml").read_text())["resolution"] == 16
+        assert json.loads((tmp_path / "data_report.json").read_text())["resolution"] == 16
         assert run(teacher, images, tmp_path, resolution=16, max_train_steps=2, resume_from_checkpoint="latest") == 0
 
 
 def test_dry_run_reports_and_writes_nothing(
     sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trainer = Trainer(parse_config([*flags(sd_folder, images, tmp_path / "out"), "--dry_run"]))
     with caplog.at_level(logging.INFO):
-        trainer.dry_run()
-    for words in ("parameters frozen", "one step: loss", "saved, reloaded and compared", "peak memory"):
+        Trainer(parse_config([*flags(sd_folder, images, tmp_path / "out"), "--dry_run"])).dry_run()
+    data = ("kept 6 samples", "captions: 6 for 6 samples", "shorter sides of the images: 16 to 16 pixels")
+    for words in (*data, "parameters frozen", "one step: loss", "saved, reloaded and compared", "peak memory"):
         assert words in caplog.text
     assert not (tmp_path / "out").exists()
 
@@ -324,7 +327,7 @@ def test_an_adapter_without_checkpoints_is_never_overwritten(
     expect_refusal(capsys, flags(sd_folder, images, tmp_path, resume_from_checkpoint="latest"), "already holds a run")
 
 
-@pytest.mark.parametrize("name", ["README.md", "config.yaml", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["README.md", "config.yaml", "metrics.jsonl", "data_report.json", "data_report.png"])
 def test_files_of_something_else_are_not_overwritten(
     sd_folder: Path, images: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

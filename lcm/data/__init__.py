@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from lcm.data.batches import SampleBatch, StepSampler, TrainDataset, collate
 from lcm.data.config import DataConfig
-from lcm.data.records import Record
+from lcm.data.records import LoadedData, Record
+from lcm.data.report import DataReport, make_report, write_report
 from lcm.data.shards import Trajectories
-from lcm.data.sources import load_records
+from lcm.data.sources import load_data, load_records
 from lcm.data.trajectories import (
     TrajectorySpec,
     make_missing_shards,
@@ -16,6 +17,8 @@ from lcm.data.trajectories import (
 
 __all__ = [
     "DataConfig",
+    "DataReport",
+    "LoadedData",
     "Record",
     "SampleBatch",
     "StepSampler",
@@ -23,8 +26,11 @@ __all__ = [
     "Trajectories",
     "TrajectorySpec",
     "collate",
+    "load_data",
     "load_records",
     "make_missing_shards",
+    "make_report",
     "open_trajectories",
     "trajectory_times",
+    "write_report",
 ]

@@ -56,6 +56,16 @@ class Record:
             return as_rgb(ImageOps.exif_transpose(image) or image)
 
 
+@dataclass(frozen=True)
+class LoadedData:
+    """What a source gave: usable records, (width, height) of each where they are pictures, counts of what was left out."""
+
+    source: str
+    records: list[Record]
+    sizes: list[tuple[int, int]]
+    dropped: Counter[str]
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """The picture as it looks on a white page. Raises ValueError for pixels without a known range."""
     if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from lcm.data.records import NO_CAPTION, Record, check_images, drop_bad_names
+from lcm.data.records import NO_CAPTION, LoadedData, Record, check_images, drop_bad_names
 from lcm.data.sources.base import Source
 from lcm.data.sources.dataset import HubDataset
 from lcm.data.sources.folder import Folder
@@ -38,8 +38,8 @@ def chosen(config: DataConfig) -> str:
     return given[0]
 
 
-def load_records(config: DataConfig) -> list[Record]:
-    """All usable samples, in a fixed order. Logs what was dropped and why.
+def load_data(config: DataConfig) -> LoadedData:
+    """All usable samples, in a fixed order, and an account of the others. Logs what was dropped and why.
 
     Raises FileNotFoundError or ValueError, naming the fix, when nothing usable is left.
     """
@@ -47,17 +47,21 @@ def load_records(config: DataConfig) -> list[Record]:
     source, where = SOURCES[flag], str(getattr(config, flag))
     dropped: Counter[str] = Counter()
     records = list(drop_bad_names(source.read(where, config, dropped), dropped))[: config.max_train_samples]
-    without_caption = dropped[NO_CAPTION]
-    if not records and without_caption:
+    if not records and dropped[NO_CAPTION]:
         raise ValueError(
-            f"{where}: none of the {without_caption} images has a caption; {source.add_captions.format(config.caption_column)}"
+            f"{where}: none of the {dropped[NO_CAPTION]} images has a caption; {source.add_captions.format(config.caption_column)}"
         )
-    readable, _ = check_images(records, dropped) if source.has_images else (records, [])
+    records, sizes = check_images(records, dropped) if source.has_images else (records, [])
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "nothing"
-    logger.info("%s: kept %d samples; dropped: %s", where, len(readable), reasons)
-    if not readable:
+    logger.info("%s: kept %d samples; dropped: %s", where, len(records), reasons)
+    if not records:
         raise ValueError(f"{where} gives no usable sample; dropped: {reasons}. Replace the files or point to another folder")
-    return readable
+    return LoadedData(f"--{flag} {where}", records, sizes, dropped)
 
 
-__all__ = ["SOURCES", "Source", "chosen", "load_records"]
+def load_records(config: DataConfig) -> list[Record]:
+    """As `load_data`, without the account."""
+    return load_data(config).records
+
+
+__all__ = ["SOURCES", "Source", "chosen", "load_data", "load_records"]

@@ -1,0 +1,88 @@
+"""What a run is about to learn from, told before it does: in the log, as data_report.json, and as a picture of examples."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median_low
+
+from diffusers.utils import make_image_grid
+from PIL import Image, ImageDraw, ImageFont
+
+from lcm.data.records import NO_CAPTION, LoadedData, Record
+
+JSON_NAME, PICTURE_NAME = "data_report.json", "data_report.png"
+TILE, MARGIN = (256, 384), 8
+LINES, LINE_LENGTH, FONT_SIZE = 7, 36, 14
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """Counts of samples, and of pixels along the shorter sides of the images: these become `resolution`. None without images."""
+
+    source: str
+    kept: int
+    dropped: dict[str, int]
+    without_caption: int
+    captions: int
+    resolution: int
+    smallest_side: int | None
+    median_side: int | None
+    largest_side: int | None
+    enlarged: int
+
+    def lines(self) -> list[str]:
+        """For the log, which has already heard what was kept and dropped."""
+        captions = f"captions: {self.captions} for {self.kept} samples; {self.without_caption} samples had none and were dropped"
+        if self.smallest_side is None:
+            return [captions]
+        sides = f"{self.smallest_side} to {self.largest_side} pixels, median {self.median_side}"
+        return [
+            captions,
+            f"shorter sides of the images: {sides}; {self.enlarged} of {self.kept} are below {self.resolution} and are enlarged",
+        ]
+
+
+def make_report(data: LoadedData, resolution: int) -> DataReport:
+    """Of data that will be trained on at `resolution`."""
+    sides = [min(size) for size in data.sizes]
+    return DataReport(
+        source=data.source,
+        kept=len(data.records),
+        dropped=dict(sorted(data.dropped.items())),
+        without_caption=data.dropped.get(NO_CAPTION, 0),
+        captions=sum(len(record.captions) for record in data.records),
+        resolution=resolution,
+        smallest_side=min(sides, default=None),
+        median_side=median_low(sides) if sides else None,
+        largest_side=max(sides, default=None),
+        enlarged=sum(side < resolution for side in sides),
+    )
+
+
+def write_report(folder: Path, report: DataReport, records: Sequence[Record]) -> None:
+    """data_report.json and, of images, data_report.png in `folder`."""
+    (folder / JSON_NAME).write_text(json.dumps(asdict(report), indent=2) + "\n")
+    if report.smallest_side is not None:
+        draw_examples(records).save(folder / PICTURE_NAME)
+
+
+def draw_examples(records: Sequence[Record]) -> Image.Image:
+    """The first, the middle and the last sample, side by side."""
+    tiles = [draw_example(records[i]) for i in sorted({0, len(records) // 2, len(records) - 1})]
+    return make_image_grid(tiles, rows=1, cols=len(tiles))
+
+
+def draw_example(record: Record) -> Image.Image:
+    """The picture as it is read, made smaller where it is large, over its captions."""
+    tile = Image.new("RGB", TILE, "silver")  # so that the edge of a white picture shows
+    picture = record.image()
+    picture.thumbnail((TILE[0] - 2 * MARGIN,) * 2)
+    tile.paste(picture, (MARGIN, MARGIN))
+    lines = [line for caption in record.captions for line in textwrap.wrap(caption, LINE_LENGTH, subsequent_indent="  ")]
+    font = ImageFont.load_default(FONT_SIZE)
+    ImageDraw.Draw(tile).multiline_text((MARGIN, TILE[0]), "\n".join(lines[:LINES]), fill="black", font=font)
+    return tile
