@@ -135,6 +135,6 @@ def test_what_a_killed_run_left_in_a_shared_folder_of_trajectories_is_told_from_
 def test_a_run_that_is_killed_again_and_again_is_the_same_run() -> None:
     """`python -m tests.soak` with more kills, and with `--processes 2`, is for long nights."""
     words = [sys.executable, "-m", "tests.soak", "--kills", "4", "--seed", "1"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("killed after") == 4
