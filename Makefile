@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check
+.PHONY: demo test check soak
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -20,3 +20,7 @@ check: .venv/installed
 
 test: .venv/installed check
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+soak: .venv/installed
+	$(BIN)/python -m tests.soak --kills 30 --processes 1
+	$(BIN)/python -m tests.soak --kills 30 --processes 2

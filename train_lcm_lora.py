@@ -2,7 +2,7 @@
 
     accelerate launch train_lcm_lora.py --pretrained_teacher_model PATH_OR_HUB_ID --train_data_dir photos/ --output_dir out/
 
-`--help` lists all flags; `--config file.yaml` takes the same names.
+`--help` lists all flags; `--config file.yaml` takes the same names. The same command again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -11,11 +11,28 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+
+from lcm.stopping import Stopped, StopRequest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs training, or one step with --dry_run. Returns the exit status: 0, or 2 after a mistake of the user."""
+    """Runs training, or one step with --dry_run.
+
+    Returns the exit status: 0, 2 after a mistake of the user, 128 + n where signal n asked to stop.
+    """
+    stop = StopRequest()
+    try:
+        with stop.listening():
+            return run(argv, stop)
+    except Stopped as stopped:
+        print(f"stopped by {stopped} before the run began", file=sys.stderr)
+        return stopped.status
+
+
+def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
+    """As `main`, for a process that listens to signals. Raises Stopped as long as nothing has begun."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read on import; what matters is said below
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     import diffusers
@@ -23,21 +40,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from lcm.adapters import ExportError
     from lcm.config import error_exit, parse_config
+    from lcm.locking import alone_in
+    from lcm.resuming import AlreadyFinished, clear_remains, full_disk, what_is_saved
     from lcm.trainer import Trainer
 
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", stream=sys.stderr, force=True)
     try:
         config = parse_config(argv)
+        output_dir = Path(config.output_dir)
         if Path(str(config.pretrained_teacher_model)).is_dir():  # bars are for downloads
             diffusers.utils.logging.disable_progress_bar()
             transformers.utils.logging.disable_progress_bar()
-        trainer = Trainer(config)
-        trainer.dry_run() if config.dry_run else trainer.fit()
+        owns = is_main and not config.dry_run
+        with alone_in(output_dir) if owns else nullcontext():
+            if owns:
+                clear_remains(output_dir)  # before the other processes look: they wait for this one when they first meet
+            trainer = Trainer(config, stop)
+            trainer.dry_run() if config.dry_run else trainer.fit()
+    except AlreadyFinished as finished:
+        logging.info("%s", finished)
     except (ValueError, OSError, FloatingPointError, ExportError) as error:
         if os.environ.get("LCM_TRACEBACK"):
             raise
-        return error_exit(error)
+        return error_exit(full_disk(error, output_dir) or error)
+    except (Stopped, RuntimeError) as reason:
+        # a process that waits for one that has stopped already gets an error of the network
+        if not stop.asked and not isinstance(reason, Stopped):
+            raise
+        stopped = reason if isinstance(reason, Stopped) else Stopped(int(stop.signum or 0))
+        if is_main:
+            print(f"stopped by {stopped}: {what_is_saved(output_dir)}", file=sys.stderr)
+        return stopped.status
     return 0
 
 

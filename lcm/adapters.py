@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lcm.disk import replacing
 from lcm.recipe import RECIPE_KEY, Recipe
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
@@ -135,9 +136,8 @@ def export_lora(
     if broken:
         raise ValueError(f"{len(broken)} adapter tensors are not finite in {dtype}, the first is {broken[0]}; nothing was written")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    save_file(state, partial, metadata=header(unet, recipe, training or {}))
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(state, partial, metadata=header(unet, recipe, training or {}))
 
 
 def read_header(path: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -54,10 +55,12 @@ def build_trajectories(config: TrainConfig, family: Family, records: list[Record
         keep=method.keeps,
     )
     directory = Path(config.trajectory_dir or Path(config.output_dir) / "trajectories")
-    process, gather = (accelerator.process_index, accelerator.num_processes), gather_object
+    process, gather, owner = (accelerator.process_index, accelerator.num_processes), gather_object, None
     if config.dry_run:  # every process for itself
         directory, process, gather = Path(tempfile.mkdtemp()), (0, 1), list
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    else:
+        owner = name_of(Path(config.output_dir))
     folder = make_missing_shards(
         family,
         records,
@@ -67,9 +70,17 @@ def build_trajectories(config: TrainConfig, family: Family, records: list[Record
         batch_size=config.train_batch_size,
         device=accelerator.device,
         gather=gather,
+        owner=owner,
     )
     accelerator.wait_for_everyone()
     return open_trajectories(folder, len(records))
+
+
+def name_of(output_dir: Path) -> str:
+    """Of a run among those that share a folder of trajectories, made with its output folder. The path alone would not do: on two
+    machines it can be two folders."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    return hashlib.sha256(f"{output_dir.resolve()} {output_dir.stat().st_ino}".encode()).hexdigest()[:16]
 
 
 def encode(family: Family, batch: SampleBatch, device: torch.device) -> LatentBatch:

@@ -9,8 +9,10 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from lcm.adapters import WEIGHTS_NAME
 from lcm.config import TrainConfig
+from lcm.disk import replacing
 from lcm.recipe import Recipe
 
+CARD_NAME = "README.md"
 PIPELINES = {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 
 
@@ -30,7 +32,8 @@ def write_card(output_dir: Path, recipe: Recipe, config: TrainConfig, prompts: l
         ],
         widget=[{"text": prompt, "output": {"url": "images/grid.png"}} for prompt in prompts[:1]],
     )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{card_text(recipe, config, prompts)}").save(output_dir / "README.md")
+    with replacing(output_dir / CARD_NAME) as partial:
+        ModelCard(f"---\n{data.to_yaml()}\n---\n\n{card_text(recipe, config, prompts)}").save(partial)
 
 
 def call_options(recipe: Recipe) -> str:

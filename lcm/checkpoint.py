@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from lcm.disk import discard, replacing
 
 PREFIX = "checkpoint-"
 TENSORS, FACTS = "state.safetensors", "state.json"
@@ -24,6 +25,11 @@ class RunState:
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Of the tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -42,17 +48,17 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
+def checkpoint_path(output_dir: Path, step: int) -> Path:
+    return output_dir / f"{PREFIX}{step}"
+
+
 def save_checkpoint(output_dir: Path, step: int, state: RunState) -> Path:
-    """Writes the folder `checkpoint-<step>` beside the old ones; it appears by one rename."""
-    final = output_dir / f"{PREFIX}{step}"
-    partial = output_dir / f".{final.name}.part"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}, partial / TENSORS)
-    (partial / FACTS).write_text(json.dumps({**state.facts, "step": step}, indent=1))
-    shutil.rmtree(final, ignore_errors=True)
-    partial.replace(final)
-    return final
+    """Writes the folder `checkpoint-<step>` beside the old ones, complete or not at all."""
+    with replacing(checkpoint_path(output_dir, step)) as partial:
+        partial.mkdir(parents=True)
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}, partial / TENSORS)
+        (partial / FACTS).write_text(json.dumps({**state.facts, "step": step}, indent=1))
+    return checkpoint_path(output_dir, step)
 
 
 def load_checkpoint(folder: Path) -> RunState:
@@ -78,13 +84,11 @@ def prune_checkpoints(output_dir: Path, keep: int | None, step: int) -> None:
     """Of the checkpoints up to `step`, just completed, deletes all but the newest `keep`."""
     reached = [path for path in list_checkpoints(output_dir) if int(path.name[len(PREFIX) :]) <= step]
     for path in reached[: -keep if keep else 0]:
-        shutil.rmtree(path)
+        discard(path)
 
 
-def find_checkpoint(output_dir: Path, wanted: str | None) -> Path | None:
+def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
     """The folder that `resume_from_checkpoint` means; None to start afresh."""
-    if wanted is None:
-        return None
     if wanted == "latest":
         checkpoints = list_checkpoints(output_dir)
         return checkpoints[-1] if checkpoints else None

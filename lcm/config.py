@@ -159,8 +159,9 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     dataloader_num_workers: int = field(default=0, metadata={"help": "processes that decode images"})
     checkpointing_steps: int = field(default=500, metadata={"help": "updates between checkpoints"})
     checkpoints_total_limit: int | None = field(default=None, metadata={"help": "keep only the newest so many checkpoints"})
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "a checkpoint-<step> folder, or latest (starts afresh when there is none)"}
+    resume_from_checkpoint: str = field(
+        default="latest",
+        metadata={"help": "latest: go on from the newest checkpoint in output_dir, start afresh where there is none; or a folder"},
     )
     validation_prompts: list[str] = field(
         default_factory=list, metadata={"help": "prompts of the validation grid; default: four captions"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from lcm.adapters import ExportError
+from lcm.disk import replacing
 from lcm.recipe import Recipe
 
 UNET_FOLDER = "unet"
@@ -46,8 +46,6 @@ def export_unet(unet: Any, folder: Path, recipe: Recipe, dtype: torch.dtype) -> 
     No second network is made: with optimizer, average and teacher there may be no room for one.
     Raises ValueError when a value does not fit `dtype`, ExportError when the files are not what was trained.
     """
-    partial, final = folder / f".{UNET_FOLDER}.part", folder / UNET_FOLDER
-    shutil.rmtree(partial, ignore_errors=True)
     state = {name: value.to("cpu", dtype) for name, value in unet.state_dict().items()}
     broken = [name for name, value in state.items() if not value.isfinite().all()]
     if broken:
@@ -57,11 +55,10 @@ def export_unet(unet: Any, folder: Path, recipe: Recipe, dtype: torch.dtype) -> 
     with torch.device("meta"):
         shell = type(unet).from_config(unet.config)
     shell.load_state_dict(state, assign=True)
-    shell.save_pretrained(partial, safe_serialization=True)
-    (partial / RECIPE_NAME).write_text(recipe.to_json())
-    verify_unet(unet, partial, dtype)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.replace(final)
+    with replacing(folder / UNET_FOLDER) as partial:
+        shell.save_pretrained(partial, safe_serialization=True)
+        (partial / RECIPE_NAME).write_text(recipe.to_json())
+        verify_unet(unet, partial, dtype)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,22 @@ from PIL import Image
 from lcm.adapters import WEIGHTS_NAME
 from lcm.card import write_card
 from lcm.config import TrainConfig
+from lcm.disk import optional, replacing
 from lcm.families import Family
 from lcm.full import UNET_FOLDER
 from lcm.playback import make_scheduler
 from lcm.recipe import Recipe
 from lcm.student import Student
-from lcm.validation import GridSpec, draw_grid
+from lcm.validation import GridSpec, draw_grid, never
 
 logger = logging.getLogger(__name__)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """As PNG; makes its folder."""
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as partial:
+        picture.save(partial, format="PNG")
 
 
 @dataclass(frozen=True)
@@ -36,17 +45,22 @@ class Publisher:
     prompts: list[str]
     student: Student
 
-    def validate(self, step: int) -> None:
-        """Draws the grid with the live student, all processes together, and keeps it as validation/step-<step>.png."""
+    def grid_path(self, step: int) -> Path:
+        return Path(self.config.output_dir) / "validation" / f"step-{step:06d}.png"
+
+    def validate(self, step: int, asked: Callable[[], bool] = never) -> bool:
+        """Draws the grid with the live student, all processes together, and keeps it as validation/step-<step>.png.
+
+        Returns False, on all processes, when one was `asked` to stop before it had drawn its rows.
+        """
         with self.student.drawing() as unet:
-            grid = self._draw(unet, (self.accelerator.process_index, self.accelerator.num_processes))
-        if not self.accelerator.is_main_process:
-            return
-        folder = Path(self.config.output_dir) / "validation"
-        folder.mkdir(exist_ok=True)
-        grid.save(folder / f"step-{step:06d}.png")
-        for tracker in self.accelerator.trackers:
-            tracker.log_images({"validation": torch.from_numpy(np.array(grid))[None]}, step=step, dataformats="NHWC")
+            grid = self._draw(unet, (self.accelerator.process_index, self.accelerator.num_processes), asked=asked)
+        if grid is not None and self.accelerator.is_main_process:
+            with optional(f"the grid of step {step}"):
+                save_picture(grid, self.grid_path(step))
+                for tracker in self.accelerator.trackers:
+                    tracker.log_images({"validation": torch.from_numpy(np.array(grid))[None]}, step=step, dataformats="NHWC")
+        return grid is not None
 
     def export(self, path: Path, step: int) -> None:
         """Writes what was trained. Raises ExportError when it does not reload as that."""
@@ -61,8 +75,9 @@ class Publisher:
         """The finished adapter, its picture drawn from the reloaded file, and its card."""
         output_dir = Path(self.config.output_dir)
         self.export(output_dir / WEIGHTS_NAME, step)
-        (output_dir / "images").mkdir(exist_ok=True)
-        self._draw(self.student.reload(output_dir / WEIGHTS_NAME), (0, 1)).save(output_dir / "images" / "grid.png")
+        grid = self._draw(self.student.reload(output_dir / WEIGHTS_NAME), (0, 1))
+        assert grid is not None  # nothing asked it to stop
+        save_picture(grid, output_dir / "images" / "grid.png")
         write_card(output_dir, self.recipe, self.config, self.prompts)
         logger.info(
             "done: %s, verified by reloading it. Use it with\n"
@@ -80,8 +95,10 @@ class Publisher:
         with self.student.drawing() as unet:
             self._draw(unet, (0, 1), count=1)
 
-    def _draw(self, unet: Any, process: tuple[int, int], count: int | None = None) -> Image.Image:
-        """The grid; with `count`, only so many of its rows and columns."""
+    def _draw(
+        self, unet: Any, process: tuple[int, int], count: int | None = None, asked: Callable[[], bool] = never
+    ) -> Image.Image | None:
+        """The grid; with `count`, only so many of its rows and columns. None when it was `asked` to stop."""
         pipe = self.family.few_step_pipe(unet, make_scheduler(self.family.pipe.scheduler.config, self.recipe))
         spec = GridSpec(
             prompts=self.prompts[:count],
@@ -91,4 +108,4 @@ class Publisher:
             guidance_scale=self.recipe.guidance_scale,
             eta=self.recipe.eta,
         )
-        return draw_grid(self.family, pipe, spec, process)
+        return draw_grid(self.family, pipe, spec, process, asked)

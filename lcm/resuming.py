@@ -6,12 +6,48 @@ import tempfile
 from pathlib import Path
 
 from lcm.adapters import WEIGHTS_NAME
-from lcm.checkpoint import RunState, find_checkpoint, list_checkpoints, load_checkpoint
+from lcm.card import CARD_NAME
+from lcm.checkpoint import PREFIX, RunState, find_checkpoint, list_checkpoints, load_checkpoint
 from lcm.config import TrainConfig
 from lcm.data.report import JSON_NAME, PICTURE_NAME
-from lcm.full import is_full
+from lcm.disk import FULL, free_bytes, mib, recover
+from lcm.full import UNET_FOLDER, is_full
+from lcm.metrics_log import METRICS_NAME
+from lcm.student import UNVERIFIED
 
-OVERWRITTEN = ("README.md", "config.yaml", "metrics.jsonl", JSON_NAME, PICTURE_NAME)
+CONFIG_NAME = "config.yaml"
+WRITTEN = (f"{PREFIX}*", WEIGHTS_NAME, UNVERIFIED, UNET_FOLDER, METRICS_NAME, CONFIG_NAME, CARD_NAME, JSON_NAME, "*.png")
+"""What a run writes or replaces in its folders, and may have been killed at."""
+
+
+class AlreadyFinished(Exception):  # noqa: N818 - good news
+    """The run that was asked for has been made."""
+
+
+def clear_remains(output_dir: Path) -> None:
+    """Clears up what a killed run left half done in its own folder."""
+    for folder in (output_dir, output_dir / "images", output_dir / "validation", *output_dir.glob(f"{PREFIX}*")):
+        recover(folder, WRITTEN)
+        (folder / UNVERIFIED).unlink(missing_ok=True)
+
+
+def what_is_saved(output_dir: Path) -> str:
+    """For the last line of a run that was stopped."""
+    checkpoints = list_checkpoints(output_dir)
+    if not checkpoints:
+        return "there was no checkpoint yet; the same command starts again"
+    return f"{checkpoints[-1]} is saved; the same command goes on from it"
+
+
+def full_disk(error: Exception, output_dir: Path) -> OSError | None:
+    """A full disk, said with what to do; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in FULL:
+        return None
+    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+    return OSError(f"the disk is full, free are {mib(free_bytes(existing))}; make room. {what_is_saved(output_dir).capitalize()}")
+
+
+OVERWRITTEN = (CARD_NAME, CONFIG_NAME, METRICS_NAME, JSON_NAME, PICTURE_NAME)
 """Files that a run overwrites in its folder."""
 
 
@@ -28,8 +64,8 @@ def open_output(config: TrainConfig) -> RunState | None:
     goes_on_here = folder is not None and folder.resolve().parent == output_dir.resolve()
     if taken and not goes_on_here:
         raise ValueError(
-            f"output_dir: {output_dir} already holds a run, which would be overwritten; pass another --output_dir, or "
-            "--resume_from_checkpoint latest to go on with it (a run without a checkpoint-<step> folder cannot go on)"
+            f"output_dir: {output_dir} already holds a run, which would be overwritten; pass another --output_dir, or leave "
+            "--resume_from_checkpoint out to go on with it (a run without a checkpoint-<step> folder cannot go on)"
         )
     foreign = [name for name in OVERWRITTEN if (output_dir / name).exists()]
     if foreign and not taken and not is_ours(output_dir):
@@ -46,13 +82,14 @@ def open_output(config: TrainConfig) -> RunState | None:
 def is_ours(output_dir: Path) -> bool:
     """Whether a folder without checkpoints is what an early interruption of a run leaves."""
     try:
-        return "pretrained_teacher_model" in (output_dir / "config.yaml").read_text() and not (output_dir / "README.md").exists()
+        return "pretrained_teacher_model" in (output_dir / CONFIG_NAME).read_text() and not (output_dir / CARD_NAME).exists()
     except OSError:
         return False
 
 
 def check_same_run(state: RunState, config: TrainConfig, samples_per_step: int, data_fingerprint: str) -> None:
-    """Raises ValueError when the checkpoint was made with other settings or other data."""
+    """Raises ValueError when the checkpoint was made with other settings or other data, AlreadyFinished when nothing is left to
+    do."""
     missing = {"step", "config", "data", "samples_per_step", "optimizer_groups", "lr_scheduler", "skipped"} - state.facts.keys()
     if missing:
         raise ValueError(f"resume_from_checkpoint: the checkpoint lacks {', '.join(sorted(missing))}; pass an earlier one")
@@ -69,3 +106,8 @@ def check_same_run(state: RunState, config: TrainConfig, samples_per_step: int, 
         raise ValueError(f"{where} is beyond max_train_steps={config.max_train_steps}; pass more steps")
     if state.facts["data"] != data_fingerprint:
         raise ValueError(f"{where} was made with other images or captions; restore the data, or start a new run elsewhere")
+    if state.facts["step"] == config.max_train_steps and (Path(config.output_dir) / CARD_NAME).exists():  # the card comes last
+        raise AlreadyFinished(
+            f"{config.output_dir} is finished: all {config.max_train_steps} updates were made, nothing was done now; pass more "
+            "--max_train_steps to go on, or another --output_dir for a new run"
+        )

@@ -14,13 +14,25 @@ from accelerate.utils import set_seed
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lcm.adapters import add_lora, export_lora, fresh_with_lora, layers_named, lora_modules, lora_parameters, verify_export
+from lcm.adapters import (
+    WEIGHTS_NAME,
+    add_lora,
+    export_lora,
+    fresh_with_lora,
+    layers_named,
+    lora_modules,
+    lora_parameters,
+    verify_export,
+)
 from lcm.config import TrainConfig
+from lcm.disk import sync
 from lcm.families import Family
 from lcm.full import copy_for_training, export_unet, load_unet
 from lcm.networks import Networks, WeightEma, make_networks
 from lcm.playback import locate, read_recipe
 from lcm.recipe import Recipe
+
+UNVERIFIED = f"unverified-{WEIGHTS_NAME}"
 
 
 @dataclass
@@ -60,10 +72,11 @@ class Student:
             if self.config.full_finetune:
                 export_unet(unet, path.parent, recipe, dtype)
                 return
-            unverified = path.with_name(f"unverified-{path.name}")  # only what reloads gets the name that others look for
+            unverified = path.with_name(UNVERIFIED)  # only what reloads gets the name that others look for
             export_lora(unet, unverified, recipe, training=training)
             verify_export(unet, unverified, self.pipeline_class)
             unverified.replace(path)
+            sync(path.parent)
 
     def reload(self, path: Path) -> Any:
         """The U-Net as it comes out of what `export` wrote."""

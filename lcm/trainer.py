@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,25 +21,22 @@ from tqdm.auto import tqdm
 
 from lcm.adapters import WEIGHTS_NAME
 from lcm.building import build_recipe, build_trajectories, encode
-from lcm.checkpoint import (
-    RunState,
-    flatten_optimizer,
-    list_checkpoints,
-    prune_checkpoints,
-    restore_optimizer,
-    save_checkpoint,
-)
+from lcm.card import CARD_NAME
+from lcm.checkpoint import RunState, flatten_optimizer, list_checkpoints, restore_optimizer
 from lcm.config import TrainConfig
 from lcm.data import SampleBatch, StepSampler, TrainDataset, collate, load_data, make_report, write_report
 from lcm.data.batches import sample_rng
 from lcm.data.records import fingerprint
+from lcm.disk import optional, replacing
 from lcm.families import load_family
 from lcm.launching import make_accelerator, peak_memory
-from lcm.metrics_log import append_metrics, rewind_metrics
+from lcm.metrics_log import MetricsLog
 from lcm.objectives import OBJECTIVES, LatentBatch
 from lcm.perceptual import make_lpips
 from lcm.publishing import Publisher
-from lcm.resuming import check_same_run, open_output
+from lcm.resuming import CONFIG_NAME, check_same_run, open_output
+from lcm.saving import Saver
+from lcm.stopping import Stopped, StopRequest, outlive_signals
 from lcm.student import build_student, load_first
 from lcm.validation import prompts_of
 
@@ -53,7 +51,9 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class Trainer:
     """One run. `fit()` trains, `dry_run()` proves in one step that training would work."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, stop: StopRequest | None = None) -> None:
+        self.stop = stop or StopRequest()
+        self.stopping = False  # whether any process was asked to stop, as all of them know it
         self.output_dir = Path(config.output_dir)
         self.accelerator = make_accelerator(config)
         self.process = (self.accelerator.process_index, self.accelerator.num_processes)
@@ -101,6 +101,8 @@ class Trainer:
             num_warmup_steps=config.lr_warmup_steps,
             num_training_steps=config.max_train_steps,
         )
+        self.saver = Saver(self.output_dir, config.checkpoints_total_limit, self._export)
+        self.metrics: MetricsLog | None = None
         self.step = self.skipped = 0
         if resume is not None:
             self._restore(resume)
@@ -175,7 +177,11 @@ class Trainer:
         bad = ~loss.isfinite()
         if self.accelerator.scaler is None:  # a loss scaler expects infinite gradients and skips them itself
             bad = bad | ~grad_norm.isfinite()
-        if self.accelerator.reduce(bad.any().float()).item() == 0:
+        # the one reduction that every step waits for also tells all processes, at the same step, that one was asked to stop
+        asked = torch.full((), float(self.stop.asked), device=loss.device)
+        any_bad, any_asked = self.accelerator.reduce(torch.stack([bad.any().float(), asked])).tolist()
+        self.stopping = any_asked > 0
+        if not any_bad:
             return
         samples = [key for key, is_bad in zip(keys, bad.tolist(), strict=True) if is_bad]
         checkpoints = list_checkpoints(self.output_dir)
@@ -208,25 +214,77 @@ class Trainer:
         )
         workers = self.config.dataloader_num_workers
         return iter(
-            DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0)
+            DataLoader(
+                dataset,
+                batch_sampler=sampler,
+                collate_fn=collate,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                worker_init_fn=outlive_signals,
+            )
         )
 
     def fit(self) -> None:
-        """Trains to the last step and writes the verified adapter, its card and its picture."""
-        config, main = self.config, self.accelerator.is_main_process
-        if main:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            (self.output_dir / "config.yaml").write_text(config.to_yaml())
-            write_report(self.output_dir, self.report, self.records)
-            rewind_metrics(self.output_dir, self.step)
-        if config.report_to:
-            self.accelerator.init_trackers("lcm", config={k: str(v) for k, v in asdict(config).items()})
+        """Trains to the last step and writes the verified adapter, its card and its picture.
+
+        Raises Stopped after a step and its checkpoint, on all processes, when one of them was asked to.
+        """
+        try:
+            self._fit()
+        except Stopped:
+            self.accelerator.end_training()  # TensorBoard holds lines back
+            raise
+        self.accelerator.end_training()
+
+    def _fit(self) -> None:
+        if self.accelerator.is_main_process:
+            self._open_folder()
+        if self.config.report_to:
+            self.accelerator.init_trackers(
+                "lcm",
+                config={k: str(v) for k, v in asdict(self.config).items()},
+                # a run that was killed has logged beyond its last checkpoint: TensorBoard hides what comes again
+                init_kwargs={"tensorboard": {"purge_step": self.step + 1}},
+            )
         logger.info("%s", self.summary())
-        if self.step == 0:
+        if self._lacks_grid():
             self.publisher.validate(self.step)
-        batches = self.batches(range(self.step, self.config.max_train_steps))
+        if self.step < self.config.max_train_steps:
+            with self.stop.deferred():
+                self._train()
+            if self.stopping:
+                raise Stopped(signal.SIGTERM)  # another process was asked to
+        if self.accelerator.is_main_process:
+            self.publisher.publish(self.step)
+        self.accelerator.wait_for_everyone()
+
+    def _open_folder(self) -> None:
+        """Makes the output folder, or makes it ready to go on in."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        with replacing(self.output_dir / CONFIG_NAME) as partial:
+            partial.write_text(self.config.to_yaml())
+        write_report(self.output_dir, self.report, self.records)
+        self.metrics = MetricsLog(self.output_dir, self.step)
+        if self.step < self.config.max_train_steps:
+            (self.output_dir / CARD_NAME).unlink(missing_ok=True)  # of a shorter run: the card says that all is done
+        if self.step:
+            self.saver.complete(self.step)
+
+    def _lacks_grid(self) -> bool:
+        """Whether the grid of the present step is to be drawn before training goes on: a kill can come between a checkpoint and
+        its grid."""
+        if self.step == 0:
+            return True
+        if self.step % self.config.validation_steps or self.step == self.config.max_train_steps:
+            return False
+        return gather_object([not self.publisher.grid_path(self.step).exists()])[0]  # as the main process sees it
+
+    def _train(self) -> None:
+        """Steps, with their logs, checkpoints and grids, until the last one or until any process is asked to stop."""
+        config, main = self.config, self.accelerator.is_main_process
+        batches = self.batches(range(self.step, config.max_train_steps))
         bar = tqdm(
-            total=self.config.max_train_steps,
+            total=config.max_train_steps,
             initial=self.step,
             disable=not main,
             unit="step",
@@ -234,29 +292,38 @@ class Trainer:
             dynamic_ncols=True,
         )
         since, start, window = self.step, time.perf_counter(), torch.zeros((), device=self.accelerator.device)
-        while self.step < self.config.max_train_steps:
+
+        def save() -> None:
+            """With a line in the log, so that none is half lost."""
+            if since < self.step:
+                write_line()
+            self.save()
+
+        def write_line() -> None:
+            nonlocal since, start
+            seconds = (time.perf_counter() - start) / (self.step - since)
+            metrics = self.log(window / (self.step - since), grad_norm, seconds)
+            bar.set_postfix(loss=f"{metrics['loss']:.4f}", lr=f"{metrics['lr']:.1e}")
+            window.zero_()
+            since, start = self.step, time.perf_counter()
+
+        while self.step < config.max_train_steps and not self.stopping:
             loss, grad_norm = self.train_step(batches)
             window += loss
             bar.update()
-            last = self.step == self.config.max_train_steps
-            saving = self.step % config.checkpointing_steps == 0 or last
-            if self.step % config.logging_steps == 0 or saving:  # a line at every checkpoint, so that none is half lost
-                seconds = (time.perf_counter() - start) / (self.step - since)
-                metrics = self.log(window / (self.step - since), grad_norm, seconds)
-                bar.set_postfix(loss=f"{metrics['loss']:.4f}", lr=f"{metrics['lr']:.1e}")
-                window.zero_()
-                since, start = self.step, time.perf_counter()
+            last = self.step == config.max_train_steps
+            saving = self.step % config.checkpointing_steps == 0 or last or self.stopping
+            if self.step % config.logging_steps == 0:
+                write_line()
             if saving:
-                self.save()
-            if self.step % config.validation_steps == 0 and not last:
-                self.publisher.validate(self.step)
+                save()
+            if self.step % config.validation_steps == 0 and not last and not self.stopping:
+                self.stopping = not self.publisher.validate(self.step, lambda: self.stop.asked)
+                if self.stopping and not saving:
+                    save()
             if since == self.step:
                 start = time.perf_counter()  # saving and drawing are not training
         bar.close()
-        if main:
-            self.publisher.publish(self.step)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
 
     def log(self, loss: Tensor, grad_norm: Tensor, seconds_per_step: float) -> dict[str, float | None]:
         """One line of metrics.jsonl: means since the last line over all processes; the norm is that of the last update."""
@@ -270,9 +337,11 @@ class Trainer:
             "samples_per_second": round(self.samples_per_step / seconds_per_step, 3),
         }
         if self.accelerator.is_main_process:
-            append_metrics(self.output_dir, metrics)
+            assert self.metrics is not None
+            self.metrics.append(metrics)
         if self.config.report_to:
-            self.accelerator.log(metrics, step=self.step)
+            with optional("a line of TensorBoard"):
+                self.accelerator.log(metrics, step=self.step)
         return metrics
 
     # --- saving -----------------------------------------------------------------------------------------------------
@@ -305,9 +374,12 @@ class Trainer:
     def save(self) -> None:
         """A checkpoint: the state to go on from, and the adapter as it is now, ready to load."""
         if self.accelerator.is_main_process:
-            # the adapter comes after the state is safe: should it fail its check, nothing of the run is lost
-            self._export(save_checkpoint(self.output_dir, self.step, self._state()))
-            prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit, self.step)
+            if self.metrics is not None:
+                self.metrics.sync()  # a checkpoint must not be newer than the lines that lead to it
+            if self.step < self.config.max_train_steps:
+                self.saver.save(self.step, self._state())
+            else:
+                self.saver.insist(self.step, self._state(), lambda: self.stop.asked)
         self.accelerator.wait_for_everyone()
 
     # --- knowing beforehand -----------------------------------------------------------------------------------------

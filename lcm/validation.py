@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +34,18 @@ class GridSpec:
     eta: float = 0.0
 
 
+def never() -> bool:
+    return False
+
+
 @torch.no_grad()
-def draw_row(family: Family, pipe: Any, prompt: str, spec: GridSpec) -> list[Image.Image]:
-    """One picture per entry of `num_steps`, every one from `torch.Generator("cpu").manual_seed(seed)`."""
+def draw_row(family: Family, pipe: Any, prompt: str, spec: GridSpec, asked: Callable[[], bool] = never) -> list[Image.Image] | None:
+    """One picture per entry of `num_steps`, every one from `torch.Generator("cpu").manual_seed(seed)`. None when `asked` to stop
+    before the last one."""
     images = []
     for n in spec.num_steps:
+        if asked():
+            return None
         latents = pipe(
             prompt,
             num_inference_steps=n,
@@ -53,9 +60,15 @@ def draw_row(family: Family, pipe: Any, prompt: str, spec: GridSpec) -> list[Ima
     return images
 
 
-def draw_grid(family: Family, pipe: Any, spec: GridSpec, process: tuple[int, int] = (0, 1)) -> Image.Image:
-    """The grid as one picture. The rows are shared out over the processes (rank, count); each returns the whole."""
+def draw_grid(
+    family: Family, pipe: Any, spec: GridSpec, process: tuple[int, int] = (0, 1), asked: Callable[[], bool] = never
+) -> Image.Image | None:
+    """The grid as one picture. The rows are shared out over the processes (rank, count); each returns the whole, or None when one
+    of them was `asked` to stop and left a row out."""
     rank, num_processes = process
-    mine = [(i, draw_row(family, pipe, spec.prompts[i], spec)) for i in range(rank, len(spec.prompts), num_processes)]
+    drawn = [(i, draw_row(family, pipe, spec.prompts[i], spec, asked)) for i in range(rank, len(spec.prompts), num_processes)]
+    mine = [(i, row) for i, row in drawn if row is not None]
     rows = sorted(gather_object(mine) if num_processes > 1 else mine, key=lambda row: row[0])
+    if len(rows) < len(spec.prompts):
+        return None
     return make_image_grid([image for _, images in rows for image in images], rows=len(spec.prompts), cols=len(spec.num_steps))

@@ -215,11 +215,6 @@ def test_without_checkpoints_latest_starts_afresh(tmp_path: Path, folder: str) -
     prune_checkpoints(tmp_path / folder, 1, step=100)
 
 
-def test_none_starts_afresh_even_beside_checkpoints(tmp_path: Path) -> None:
-    save(tmp_path, 1)
-    assert find_checkpoint(tmp_path, None) is None
-
-
 def test_a_path_means_itself(tmp_path: Path) -> None:
     save(tmp_path / "new", 8)
     old = save(tmp_path / "old", 1)

@@ -96,7 +96,7 @@ VALUES: dict[str, Any] = {
     "dataloader_num_workers": 2,
     "checkpointing_steps": 50,
     "checkpoints_total_limit": 3,
-    "resume_from_checkpoint": "latest",
+    "resume_from_checkpoint": "other/checkpoint-7",
     "validation_prompts": ["a red ball", "a: #2 'cat'"],
     "validation_steps": 60,
     "validation_num_steps": [1, 3],

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,20 +24,19 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 SCRIPT = str(ROOT / "train_lcm_lora.py")
 
 
-def launch(processes: int, *arguments: Any, options: tuple[str, ...] = (), **changes: Any) -> subprocess.CompletedProcess[str]:
+PIPES: dict[str, Any] = {"env": ENVIRONMENT, "cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+def command(
+    processes: int, teacher: Path, images: Path, output: Path, changes: dict[str, Any], options: tuple[str, ...] = ()
+) -> list[str]:
     several = ["--multi_gpu"] if processes > 1 else []
-    command = [
-        *LAUNCH,
-        *several,
-        *options,
-        "--num_processes",
-        str(processes),
-        "--main_process_port",
-        "0",
-        SCRIPT,
-        *flags(*arguments, **changes),
-    ]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
+    number = ["--num_processes", str(processes), "--main_process_port", "0"]
+    return [*LAUNCH, *several, *options, *number, SCRIPT, *flags(teacher, images, output, **changes)]
+
+
+def launch(processes: int, *folders: Path, options: tuple[str, ...] = (), **changes: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(processes, *folders, changes, options), **PIPES, timeout=300, check=False)
 
 
 def read_losses(output: Path) -> list[float]:
@@ -82,7 +82,7 @@ def test_resuming_on_another_number_of_processes_is_the_same_run(sd_folder: Path
     assert first.returncode == 0, first.stderr
     state = json.loads((tmp_path / "checkpoint-2" / "state.json").read_text())
     assert (state["step"], state["samples_per_step"]) == (2, 2)
-    again = launch(1, sd_folder, images, tmp_path, max_train_steps=2, train_batch_size=2, resume_from_checkpoint="latest")
+    again = launch(1, sd_folder, images, tmp_path, max_train_steps=2, train_batch_size=2)
     assert again.returncode == 0, again.stderr
 
 
@@ -90,19 +90,50 @@ def test_a_killed_run_goes_on_where_its_last_checkpoint_was(sd_folder: Path, ima
     options = {"max_train_steps": 12, "checkpointing_steps": 3, "validation_steps": 100}
     whole = launch(1, sd_folder, images, tmp_path / "whole", **options)
     assert whole.returncode == 0, whole.stderr
-    command = [sys.executable, SCRIPT, *flags(sd_folder, images, tmp_path / "killed", **options)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL, cwd=ROOT)
+    words = [sys.executable, SCRIPT, *flags(sd_folder, images, tmp_path / "killed", **options)]
+    process = subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.DEVNULL, cwd=ROOT)
     deadline = time.monotonic() + 120
     while not (tmp_path / "killed" / "checkpoint-3").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed" / "pytorch_lora_weights.safetensors").exists()
-    resumed = launch(1, sd_folder, images, tmp_path / "killed", **options, resume_from_checkpoint="latest")
+    resumed = launch(1, sd_folder, images, tmp_path / "killed", **options)
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming after step" in resumed.stderr
     assert read_losses(tmp_path / "killed") == read_losses(tmp_path / "whole")
     ours, theirs = (load_file(tmp_path / name / "checkpoint-12" / "state.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_one_of_two_processes_is_asked_to_stop_and_both_go_on_bit_for_bit(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    """SIGTERM for the second process and its DataLoader workers alone; both save the same step and leave."""
+    changes = {"gradient_accumulation_steps": 2, "dataloader_num_workers": 2, "target": "ema", "lr_scheduler": "cosine"}
+    brief = {"validation_steps": 100, "validation_prompts": ["a", "b"], "validation_num_steps": [1], "train_batch_size": 1}
+    options: dict[str, Any] = {**changes, **brief, "max_train_steps": 30, "checkpointing_steps": 100}
+    output = tmp_path / "stopped"
+    with subprocess.Popen(command(2, sd_folder, images, output, options), **PIPES) as launcher:
+        deadline = time.monotonic() + 240
+        while not (output / "metrics.jsonl").exists() or len(read_losses(output)) < 3:
+            assert launcher.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        second = next(p for p in psutil.Process(launcher.pid).children(recursive=True) if p.environ().get("RANK") == "1")
+        os.killpg(second.pid, signal.SIGTERM)  # torchrun's processes lead groups of their own
+        _, said = launcher.communicate(timeout=240)
+    assert launcher.returncode != 0
+    (folder,) = output.glob("checkpoint-*")
+    step = int(folder.name.split("-")[1])
+    assert 3 <= step < 30
+    assert len(read_losses(output)) == step
+    assert f"stopped by SIGTERM: {folder} is saved; the same command goes on from it" in said
+    assert "Error" not in said.split("stopped by SIGTERM")[0]
+    resumed = launch(2, sd_folder, images, output, **options)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = launch(2, sd_folder, images, tmp_path / "whole", **options)
+    assert whole.returncode == 0, whole.stderr
+    assert read_losses(output) == read_losses(tmp_path / "whole")
+    ours, theirs = (load_file(top / "checkpoint-30" / "state.safetensors") for top in (output, tmp_path / "whole"))
+    assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
@@ -111,8 +142,8 @@ def test_processes_that_do_not_know_of_each_other_are_refused(sd_folder: Path, i
         "WORLD_SIZE": "2",
         "RANK": "0",
     }
-    command = [sys.executable, SCRIPT, *flags(sd_folder, images, tmp_path / "out")]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    words = [sys.executable, SCRIPT, *flags(sd_folder, images, tmp_path / "out")]
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
     assert result.returncode == 2
     assert "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu" in result.stderr
     assert not (tmp_path / "out").exists()

@@ -19,11 +19,15 @@ LAYERS: list[set[str]] = [
         *("lcm.schedule", "lcm.grid", "lcm.consistency", "lcm.guidance", "lcm.losses"),
         *("lcm.sampling", "lcm.solvers", "lcm.registry", "lcm.recipe", "lcm.times", "lcm.weights"),
     },
-    {"lcm", "lcm.families", "lcm.adapters", "lcm.conditioning", "lcm.networks", "lcm.full", "lcm.perceptual", "lcm.playback"},
+    {
+        *("lcm", "lcm.families", "lcm.adapters", "lcm.conditioning", "lcm.networks", "lcm.full", "lcm.perceptual", "lcm.playback"),
+        "lcm.disk",
+    },
     {"lcm.objectives"},
     {
         *("lcm.data", "lcm.checkpoint", "lcm.config", "lcm.validation", "lcm.card"),
         *("lcm.launching", "lcm.metrics_log", "lcm.publishing", "lcm.resuming", "lcm.student", "lcm.building", "lcm.trainer"),
+        *("lcm.locking", "lcm.saving", "lcm.stopping"),
     },
     {"lcm.cli", "pipelines", "train_lcm_lora"},
 ]

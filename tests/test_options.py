@@ -158,7 +158,7 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(
 ) -> None:
     whole, halved = done(name), tmp_path / "halved"
     shutil.copytree(whole / "checkpoint-1", halved / "checkpoint-1")
-    assert train_lcm_lora.main(arguments(name, halved, resume_from_checkpoint="latest")) == 0
+    assert train_lcm_lora.main(arguments(name, halved)) == 0
     first, second = (load_checkpoint(output / "checkpoint-3").tensors for output in (whole, halved))
     assert same(first, second)
     assert same(result(whole), result(halved))
@@ -527,7 +527,7 @@ def test_a_finished_unet_is_never_overwritten(
 ) -> None:
     shutil.copytree(done("full") / "unet", tmp_path / "unet")
     before = snapshot(tmp_path)
-    expect_refusal(capsys, arguments("full", tmp_path, resume_from_checkpoint="latest"), "already holds a run")
+    expect_refusal(capsys, arguments("full", tmp_path), "already holds a run")
     assert snapshot(tmp_path) == before
 
 

@@ -61,10 +61,13 @@ def adapted_layers(folder: Path) -> list[str]:
     return [key for key in load_file(folder / "pytorch_lora_weights.safetensors") if key.endswith("lora_down.weight")]
 
 
+FINISHED = {"validation_prompts": ["a red star", "blue"], "report_to": "tensorboard"}
+
+
 @pytest.fixture(scope="module")
 def finished(sd_folder: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("run") / "out"
-    assert run(sd_folder, images, output, validation_prompts=["a red star", "blue"], report_to="tensorboard") == 0
+    assert run(sd_folder, images, output, **FINISHED) == 0
     return output
 
 
@@ -148,7 +151,7 @@ def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(sd_folder: Path, i
     for path in (tmp_path / "halved").iterdir():
         if path.name not in ("checkpoint-2", "metrics.jsonl"):  # as if killed after step 3, with lines already logged
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert run(sd_folder, images, tmp_path / "halved", **options, resume_from_checkpoint="latest") == 0
+    assert run(sd_folder, images, tmp_path / "halved", **options) == 0
     whole, halved = (load_checkpoint(tmp_path / name / "checkpoint-5") for name in ("whole", "halved"))
     assert whole.tensors.keys() == halved.tensors.keys()
     assert all(torch.equal(whole.tensors[key], halved.tensors[key]) for key in whole.tensors)
@@ -167,7 +170,7 @@ def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(sd_folder: Path, i
 def test_a_run_can_be_lengthened(sd_folder: Path, images: Path, tmp_path: Path) -> None:
     assert run(sd_folder, images, tmp_path / "at once", max_train_steps=4) == 0
     assert run(sd_folder, images, tmp_path / "in two", max_train_steps=2) == 0
-    assert run(sd_folder, images, tmp_path / "in two", max_train_steps=4, resume_from_checkpoint="latest") == 0
+    assert run(sd_folder, images, tmp_path / "in two", max_train_steps=4) == 0
     first, second = (load_file(tmp_path / name / "pytorch_lora_weights.safetensors") for name in ("at once", "in two"))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -176,7 +179,7 @@ def test_checkpointing_activations_may_begin_on_resuming_and_changes_no_bit(sd_f
     options = {"max_train_steps": 4, "target": "ema", "lora_dropout": 0.5}
     assert run(sd_folder, images, tmp_path / "whole", **options) == 0
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "halved" / "checkpoint-2")
-    changes = {**options, "resume_from_checkpoint": "latest", "gradient_checkpointing": True}
+    changes = {**options, "gradient_checkpointing": True}
     assert run(sd_folder, images, tmp_path / "halved", **changes) == 0
     whole, halved = (load_checkpoint(tmp_path / name / "checkpoint-4").tensors for name in ("whole", "halved"))
     assert whole.keys() == halved.keys()
@@ -202,8 +205,49 @@ def test_accumulation_equals_one_large_batch(sd_folder: Path, images: Path, tmp_
     assert_same_gradients(tmp_path / "large" / "checkpoint-2", tmp_path / "small" / "checkpoint-2")
 
 
-def test_latest_without_a_checkpoint_starts_afresh(sd_folder: Path, images: Path, tmp_path: Path) -> None:
-    assert run(sd_folder, images, tmp_path, max_train_steps=1, resume_from_checkpoint="latest") == 0
+def test_the_same_command_on_a_finished_run_says_so_and_touches_nothing(
+    finished: Path, sd_folder: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in finished.rglob("*")}
+    assert run(sd_folder, images, finished, **FINISHED) == 0
+    assert f"{finished} is finished: all 4 updates were made" in capsys.readouterr().err
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in finished.rglob("*")} == before
+
+
+def test_what_a_kill_left_of_the_end_is_made_by_the_same_command(
+    finished: Path, sd_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    """Killed while the finished adapter was published, and before that the adapter of a checkpoint and a grid."""
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    for name in ("README.md", "images/grid.png", "checkpoint-4/pytorch_lora_weights.safetensors"):
+        (output / name).unlink()
+    (output / "checkpoint-4" / "unverified-pytorch_lora_weights.safetensors").write_bytes(b"half")
+    (output / ".pytorch_lora_weights.safetensors.part").write_bytes(b"half")
+    assert run(sd_folder, images, output, **FINISHED) == 0
+    logs = {name for name in snapshot(output) if name.startswith("logs/")}
+    before, after = snapshot(finished), snapshot(output)
+    assert after.keys() - logs == {name for name in before if not name.startswith("logs/")}
+    for name in ("images/grid.png", "README.md", "metrics.jsonl"):
+        assert after[name] == before[name], name
+
+
+def test_a_grid_that_a_kill_prevented_is_drawn_by_the_same_command(
+    finished: Path, sd_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished / "checkpoint-2", tmp_path / "checkpoint-2")
+    assert run(sd_folder, images, tmp_path, **FINISHED) == 0
+    ours, theirs = (folder / "validation" / "step-000002.png" for folder in (tmp_path, finished))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_card_means_that_all_is_done(finished: Path, sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    """A lengthened run that is killed before it publishes is not taken for finished when it comes back."""
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    trainer = Trainer(parse_config(flags(sd_folder, images, output, **{**FINISHED, "max_train_steps": 5})))
+    trainer._open_folder()
+    assert not (output / "README.md").exists()
 
 
 def test_only_the_newest_checkpoints_are_kept(sd_folder: Path, images: Path, tmp_path: Path) -> None:
@@ -252,7 +296,7 @@ def test_the_teachers_own_resolution_is_trained_written_down_and_the_same_run(
         assert run(teacher, images, tmp_path, resolution=None, max_train_steps=1) == 0
         assert yaml.safe_load((tmp_path / "config.yaml").read_text())["resolution"] == 16
         assert json.loads((tmp_path / "data_report.json").read_text())["resolution"] == 16
-        assert run(teacher, images, tmp_path, resolution=16, max_train_steps=2, resume_from_checkpoint="latest") == 0
+        assert run(teacher, images, tmp_path, resolution=16, max_train_steps=2) == 0
 
 
 def test_dry_run_reports_and_writes_nothing(
@@ -297,8 +341,7 @@ def test_a_finished_run_is_never_overwritten(
     finished: Path, sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = snapshot(finished)
-    expect_refusal(capsys, flags(sd_folder, images, finished), "already holds a run", "--resume_from_checkpoint latest")
-    other = {"resume_from_checkpoint": "latest", "lora_rank": 4, "guidance_scale": 3.0}
+    other = {"lora_rank": 4, "guidance_scale": 3.0}
     expect_refusal(
         capsys,
         flags(sd_folder, images, finished, **other),
@@ -306,9 +349,9 @@ def test_a_finished_run_is_never_overwritten(
         "lora_rank: 2 -> 4",
         "guidance_scale: 7.5 -> 3.0",
     )
-    batch = {"resume_from_checkpoint": "latest", "train_batch_size": 3}
+    batch = {"train_batch_size": 3}
     expect_refusal(capsys, flags(sd_folder, images, finished, **batch), "samples per update: 2 -> 3")
-    shorter = {"resume_from_checkpoint": "latest", "max_train_steps": 3}
+    shorter = {"max_train_steps": 3}
     expect_refusal(capsys, flags(sd_folder, images, finished, **shorter), "step 4", "beyond max_train_steps=3")
     elsewhere = {"resume_from_checkpoint": finished / "checkpoint-2", "output_dir": finished}
     shutil.copytree(finished, tmp_path / "other")
@@ -324,7 +367,7 @@ def test_an_adapter_without_checkpoints_is_never_overwritten(
     finished: Path, sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(finished / "pytorch_lora_weights.safetensors", tmp_path)
-    expect_refusal(capsys, flags(sd_folder, images, tmp_path, resume_from_checkpoint="latest"), "already holds a run")
+    expect_refusal(capsys, flags(sd_folder, images, tmp_path), "already holds a run")
 
 
 @pytest.mark.parametrize("name", ["README.md", "config.yaml", "metrics.jsonl", "data_report.json", "data_report.png"])
@@ -350,7 +393,7 @@ def test_a_damaged_checkpoint_is_named(
 ) -> None:
     shutil.copytree(finished, tmp_path / "out")
     state = tmp_path / "out" / "checkpoint-4" / "state.json"
-    arguments = flags(sd_folder, images, tmp_path / "out", resume_from_checkpoint="latest")
+    arguments = flags(sd_folder, images, tmp_path / "out")
     state.write_text('{"step": 4}')
     expect_refusal(capsys, arguments, "lacks config, data")
     state.write_text("{")
@@ -416,9 +459,9 @@ def test_resuming_with_other_data_is_refused(
     shutil.copytree(finished, tmp_path / "out")
     changed = write_images(tmp_path / "images", count=5)
     shutil.copytree(images, tmp_path / "same")
-    arguments = flags(sd_folder, changed, tmp_path / "out", resume_from_checkpoint="latest")
+    arguments = flags(sd_folder, changed, tmp_path / "out")
     expect_refusal(capsys, arguments, "other images or captions")
-    moved = flags(sd_folder, tmp_path / "same", tmp_path / "out", resume_from_checkpoint="latest")
+    moved = flags(sd_folder, tmp_path / "same", tmp_path / "out")
     assert train_lcm_lora.main(moved) == 0  # the same data in another place is the same run
 
 

@@ -44,8 +44,7 @@ def main() -> None:
     for seed in args.seeds:
         run = args.output_dir / f"seed-{seed}"
         if not (run / "README.md").exists():
-            flags = ["--seed", str(seed), "--resume_from_checkpoint", "latest"]
-            minutes = distil(args.config, data, run, *flags, num_processes=args.num_processes)
+            minutes = distil(args.config, data, run, "--seed", str(seed), num_processes=args.num_processes)
             with (run / "launches.jsonl").open("a") as launches:
                 launches.write(json.dumps({"minutes": round(minutes, 1)}) + "\n")
         if not (run / "scores.json").exists():

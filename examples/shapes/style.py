@@ -79,7 +79,7 @@ def main() -> None:
     if not (data / "metadata.jsonl").exists():
         write_style(data, 576)
     if not (run / "README.md").exists():
-        distil(HERE / "style.yaml", data, run, "--resume_from_checkpoint", "latest", *flags)
+        distil(HERE / "style.yaml", data, run, *flags)
     compare(run, args.num_images)
 
 

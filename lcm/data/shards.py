@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from lcm.disk import recover, replacing
 
 SHARD = 64
 """Trajectories in one file: 102 MiB of Stable Diffusion at 512 pixels and 50 steps, 2 MiB of clean latents alone."""
@@ -38,15 +39,19 @@ def as_bytes(tensor: Tensor) -> Any:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
-def write_shard(path: Path, trajectories: Tensor) -> None:
-    """[n, M, C, h, w] as float16; the file appears by one rename, its SHA-256 in its header."""
+def write_shard(path: Path, trajectories: Tensor, owner: str) -> None:
+    """[n, M, C, h, w] as float16; the file appears by one rename, its SHA-256 in its header.
+
+    Runs that share a folder may write the same shard at the same time: `owner` names this one.
+    """
     stored = trajectories.half().cpu().contiguous()
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # runs that share a folder may write at the same time
-    try:
+    with replacing(path, f".{owner}") as partial:
         save_file({TENSOR: stored}, partial, metadata={DIGEST: hashlib.sha256(as_bytes(stored)).hexdigest()})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def clear_shards(folder: Path, owner: str) -> None:
+    """Removes what this run was writing when it was killed."""
+    recover(folder, [f"shard-*.{owner}"])
 
 
 def shard_shape(path: Path) -> tuple[int, ...] | None:

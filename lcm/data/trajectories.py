@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -19,7 +20,17 @@ from tqdm.auto import tqdm
 
 from lcm.data.batches import sample_rng, whole
 from lcm.data.records import Record
-from lcm.data.shards import Trajectories, as_bytes, is_sound, num_shards, shard_path, shard_rows, shard_shape, write_shard
+from lcm.data.shards import (
+    Trajectories,
+    as_bytes,
+    clear_shards,
+    is_sound,
+    num_shards,
+    shard_path,
+    shard_rows,
+    shard_shape,
+    write_shard,
+)
 from lcm.families import Family
 from lcm.grid import SolverGrid
 from lcm.networks import Networks, guided_teacher
@@ -144,7 +155,7 @@ def missing_shards(folder: Path, count: int, shape: tuple[int, ...], process: tu
     return [number for number in checks if not is_sound(shard_path(folder, number), (len(shard_rows(count, number)), *shape))]
 
 
-def make_missing_shards(
+def make_missing_shards(  # noqa: PLR0913 - four of them say which process of which run this is
     family: Family,
     records: Sequence[Record],
     spec: TrajectorySpec,
@@ -154,11 +165,13 @@ def make_missing_shards(
     batch_size: int = 16,
     device: torch.device | str,
     gather: Callable[[list[int]], list[int]] = list,
+    owner: str | None = None,
 ) -> Path:
     """Makes this process's share of the trajectories that are missing or damaged; returns their folder in `directory`.
 
     `family.unet` must not have adapters yet. An interrupted run goes on where it stopped, up to 64 trajectories back.
-    `gather` joins the lists of all processes, as `accelerate.utils.gather_object` does.
+    `gather` joins the lists of all processes, as `accelerate.utils.gather_object` does. `owner` names the run, the same in all
+    its processes and after a restart, so that it can clear up what it left when it was killed, and nothing of other runs.
     Raises ValueError when the folder cannot be written, or naming a prompt whose latents are not finite.
     """
     (rank, num_processes), count = process, len(records)
@@ -167,6 +180,8 @@ def make_missing_shards(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"trajectory_dir: {directory} cannot be written ({error}); choose another folder") from error
+    if rank == 0 and owner is not None:
+        clear_shards(folder, owner)  # before the processes meet below, and begin to write
     shape = (spec.num_points, *family.latent_shape(spec.resolution))
     # each shard was looked at by one process: all deal out the same list, and what is missing is shared evenly
     missing = sorted(gather(missing_shards(folder, count, shape, process)))
@@ -189,7 +204,7 @@ def make_missing_shards(
                 made.append(follow(family, batch, spec, device).half().cpu())  # as stored: what float16 cannot hold is found
                 check_finite(made[-1], batch)
                 bar.update(len(batch))
-            write_shard(shard_path(folder, number), torch.cat(made))
+            write_shard(shard_path(folder, number), torch.cat(made), owner or uuid.uuid4().hex)
     return folder
 
 
