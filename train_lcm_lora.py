@@ -46,6 +46,7 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
 
     is_main = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", stream=sys.stderr, force=True)
+    output_dir = Path()
     try:
         config = parse_config(argv)
         output_dir = Path(config.output_dir)

@@ -13,11 +13,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from lcm.cache import EncodedSamples, PictureSet, encode_samples
 from lcm.config import TrainConfig
-from lcm.data import Record, SampleBatch, Trajectories, TrajectorySpec, make_missing_shards, open_trajectories
-from lcm.families import Family
+from lcm.data import Record, SampleBatch, Trajectories, TrajectorySpec, load_data, make_missing_shards, open_trajectories
+from lcm.data.buckets import Buckets, by_aspect_ratio, one_square
+from lcm.data.records import LoadedData
+from lcm.data.team import Team
+from lcm.families import Family, load_family
 from lcm.objectives import OBJECTIVES, LatentBatch, make_recipe
 from lcm.recipe import Recipe
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def build_recipe(config: TrainConfig, family: Family, first: Recipe | None) -> Recipe:
@@ -57,8 +63,7 @@ def build_trajectories(config: TrainConfig, family: Family, records: list[Record
     directory = Path(config.trajectory_dir or Path(config.output_dir) / "trajectories")
     process, gather, owner = (accelerator.process_index, accelerator.num_processes), gather_object, None
     if config.dry_run:  # every process for itself
-        directory, process, gather = Path(tempfile.mkdtemp()), (0, 1), list
-        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        directory, process, gather = temporary_folder(), (0, 1), list
     else:
         owner = name_of(Path(config.output_dir))
     folder = make_missing_shards(
@@ -76,6 +81,70 @@ def build_trajectories(config: TrainConfig, family: Family, records: list[Record
     return open_trajectories(folder, len(records))
 
 
+def team_of(accelerator: Accelerator) -> Team:
+    return Team(accelerator.process_index, accelerator.num_processes, gather_object, accelerator.wait_for_everyone)
+
+
+def open_cache(config: TrainConfig) -> Path | None:
+    """The folder for --cache_latents, None without it. Raises ValueError when it cannot be made."""
+    if config.cache_folder is None:
+        return None
+    if config.dry_run:  # every process for itself
+        return temporary_folder()
+    try:
+        config.cache_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"latent_cache_dir: {config.cache_folder} cannot be written ({error}); choose another folder") from error
+    return config.cache_folder
+
+
+def build_encoded(config: TrainConfig, family: Family, pictures: PictureSet, directory: Path, team: Team) -> EncodedSamples:
+    """What --cache_latents reads instead of encoding, made now where `directory` lacks it."""
+    empty = [""] if config.proportion_empty_prompts else []
+    prompts = [*empty, *(caption for record in pictures.records for caption in record.captions)]
+    workers, has_pictures = config.dataloader_num_workers, bool(pictures.pictures)
+    team = Team() if config.dry_run else team
+    return encode_samples(family, prompts, pictures if has_pictures else None, directory=directory, team=team, workers=workers)
+
+
+def build_buckets(config: TrainConfig, family: Family, data: LoadedData) -> Buckets:
+    """What the pictures are cut to."""
+    resolution = int(config.resolution or 0)
+    if not config.aspect_ratio_buckets:
+        return one_square(resolution, len(data.records))
+    return by_aspect_ratio(data.pictures, resolution, family.divisor)
+
+
+def build_cache(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Encodes the data of a run without training."""
+    team, cache = team_of(accelerator), open_cache(config)
+    assert cache is not None
+    data = load_data(config, team, cache)
+    family = load_teacher(config)
+    config = dataclasses.replace(config, resolution=config.resolution or family.native_resolution)
+    family.pipe.to(accelerator.device)
+    buckets = build_buckets(config, family, data)
+    build_encoded(config, family, PictureSet(data.records, data.pictures, buckets, config, config.seed), cache, team)
+
+
+def load_teacher(config: TrainConfig) -> Family:
+    """As the flags say. Raises FileNotFoundError or ValueError naming what is wrong with it."""
+    return load_family(
+        str(config.pretrained_teacher_model),
+        dtype=DTYPES[config.mixed_precision],
+        revision=config.teacher_revision,
+        variant=config.variant,
+        vae_path=config.pretrained_vae_model_name_or_path,
+    )
+
+
+def temporary_folder() -> Path:
+    """For this process alone; gone when it ends."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def name_of(output_dir: Path) -> str:
     """Of a run among those that share a folder of trajectories, made with its output folder. The path alone would not do: on two
     machines it can be two folders."""
@@ -84,15 +153,19 @@ def name_of(output_dir: Path) -> str:
 
 
 def encode(family: Family, batch: SampleBatch, device: torch.device) -> LatentBatch:
-    """Pixels, or the ends of trajectories, and captions to latents and conditioning, on `device`."""
-    cond = family.encode_prompts(batch.prompts, batch.sizes)
+    """Pixels, their moments or the ends of trajectories, and captions to latents and conditioning, on `device`."""
+    embeds = family.embed_prompts(batch.prompts) if batch.embeds is None else batch.embeds
+    cond = family.condition({name: tensor.to(device) for name, tensor in embeds.items()}, batch.sizes)
     uncond = family.unconditional(cond)
     trajectory = None if batch.trajectory is None else batch.trajectory.to(device)
     if trajectory is not None:
         x0 = trajectory[:, 0]
     else:
-        assert batch.pixels is not None
-        x0 = family.encode_images(batch.pixels.to(device), batch.posterior_noise.to(device))
+        moments = batch.moments
+        if moments is None:
+            assert batch.pixels is not None
+            moments = family.image_moments(batch.pixels.to(device))
+        x0 = family.draw_latents(moments.to(device), batch.posterior_noise.to(device))
     empty = torch.tensor([prompt == "" for prompt in batch.prompts], device=device)
     return LatentBatch(
         x0=x0,

@@ -53,6 +53,7 @@ FREE_TO_CHANGE = frozenset(
         "gradient_checkpointing",  # recomputes what it would have kept, bit for bit
         "cache_dir",
         "trajectory_dir",
+        "latent_cache_dir",
         *SOURCES,  # where the data lies; whether they are the same is compared on its own
     ]
 )

@@ -25,7 +25,9 @@ class AlreadyFinished(Exception):  # noqa: N818 - good news
 
 
 def clear_remains(output_dir: Path) -> None:
-    """Clears up what a killed run left half done in its own folder."""
+    """Clears up what a killed run left half done in its own folder, if that is there."""
+    if not output_dir.is_dir():
+        return
     for folder in (output_dir, output_dir / "images", output_dir / "validation", *output_dir.glob(f"{PREFIX}*")):
         recover(folder, WRITTEN)
         (folder / UNVERIFIED).unlink(missing_ok=True)

@@ -20,7 +20,17 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from lcm.adapters import WEIGHTS_NAME
-from lcm.building import build_recipe, build_trajectories, encode
+from lcm.building import (
+    build_buckets,
+    build_encoded,
+    build_recipe,
+    build_trajectories,
+    encode,
+    load_teacher,
+    open_cache,
+    team_of,
+)
+from lcm.cache import PictureSet
 from lcm.card import CARD_NAME
 from lcm.checkpoint import RunState, flatten_optimizer, list_checkpoints, restore_optimizer
 from lcm.config import TrainConfig
@@ -28,7 +38,6 @@ from lcm.data import SampleBatch, StepSampler, TrainDataset, collate, load_data,
 from lcm.data.batches import sample_rng
 from lcm.data.records import fingerprint
 from lcm.disk import optional, replacing
-from lcm.families import load_family
 from lcm.launching import make_accelerator, peak_memory
 from lcm.metrics_log import MetricsLog
 from lcm.objectives import OBJECTIVES, LatentBatch
@@ -45,8 +54,6 @@ logger = logging.getLogger(__name__)
 MAX_SKIPPED = 50
 """Updates that the fp16 loss scaler may skip in a row: it halves its scale of 65536 each time, so it settles in 17."""
 
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
 
 class Trainer:
     """One run. `fit()` trains, `dry_run()` proves in one step that training would work."""
@@ -58,23 +65,19 @@ class Trainer:
         self.accelerator = make_accelerator(config)
         self.process = (self.accelerator.process_index, self.accelerator.num_processes)
         resume = open_output(config)
-        data = load_data(config)
+        team, cache = team_of(self.accelerator), open_cache(config)
+        data = load_data(config, team, cache)
         self.records = data.records
         # samples of one update over all processes
         self.samples_per_step = config.train_batch_size * config.gradient_accumulation_steps * self.process[1]
         self.config = config = self._with_steps(config)
         self.data_fingerprint = fingerprint(self.records)
-        self.family = load_family(
-            str(config.pretrained_teacher_model),
-            dtype=DTYPES[config.mixed_precision],
-            revision=config.teacher_revision,
-            variant=config.variant,
-            vae_path=config.pretrained_vae_model_name_or_path,
-        )
+        self.family = load_teacher(config)
         resolution = config.resolution or self.family.native_resolution
         self.config = config = dataclasses.replace(config, resolution=resolution)
         self.latent_shape = self.family.latent_shape(resolution)
-        self.report = make_report(data, resolution)
+        self.buckets = build_buckets(config, self.family, data)
+        self.report = make_report(data, resolution, self.buckets)
         for line in self.report.lines():
             logger.info("%s", line)
         if resume is not None:
@@ -86,10 +89,14 @@ class Trainer:
             perceptual = make_lpips(self.family.pixels, device)
         self.objective = method.build(config, self.family.schedule.to(device), perceptual)
         first = load_first(config, self.family)
-        self.trajectories = None
+        if config.dry_run and (config.prompts_file is not None or cache is not None):
+            data = data.first(config.train_batch_size)  # it makes what its one step reads, and leaves nothing behind
+            self.records, self.buckets = data.records, build_buckets(config, self.family, data)
+        self.encoded = self.trajectories = None
+        if cache is not None:
+            pictures = PictureSet(data.records, data.pictures, self.buckets, config, config.seed)
+            self.encoded = build_encoded(config, self.family, pictures, cache, team)
         if config.prompts_file is not None:
-            # a dry run needs the trajectories of its one step only, and leaves nothing behind
-            self.records = self.records[: config.train_batch_size] if config.dry_run else self.records
             self.trajectories = build_trajectories(config, self.family, self.records, self.accelerator)
         self.student = build_student(config, self.family, self.accelerator, first)
         prompts = config.validation_prompts or prompts_of(self.records)
@@ -201,11 +208,13 @@ class Trainer:
             self.config,
             self.latent_shape,
             self.config.seed,
+            buckets=self.buckets,
             trajectories=self.trajectories,
+            encoded=self.encoded,
             extra_noises=self.objective.extra_noises,
         )
         sampler = StepSampler(
-            len(dataset),
+            self.buckets.groups,
             self.config.train_batch_size,
             accumulation=self.config.gradient_accumulation_steps,
             process=self.process,

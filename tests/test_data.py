@@ -301,7 +301,7 @@ def test_a_file_of_another_format_is_skipped_whatever_its_name(
     assert captions_of(load(tmp_path)) == {"a.png": ("one",)}
     assert "1 unreadable" in kept_and_dropped(caplog)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "skipping b.png, which cannot be read as an image (PNG, JPEG, WEBP, BMP, TIFF): cannot identify" in warning
+    assert "skipping b.png, which cannot be read as an image (PNG, JPEG, WEBP, BMP, TIFF): its content is none of these" in warning
 
 
 def test_a_photograph_with_a_second_picture_inside_is_a_jpeg(tmp_path: Path) -> None:
@@ -583,7 +583,9 @@ def test_pixels_have_one_shape_type_and_range(size: tuple[int, int], center_crop
         sample = data[epoch, 0]
         assert (sample.pixels.shape, sample.pixels.dtype) == ((3, 16, 16), torch.float32)
         assert -1 <= sample.pixels.min() <= sample.pixels.max() <= 1
-        assert (sample.size.original_height, sample.size.original_width, sample.size.resolution) == (size[1], size[0], 16)
+        size_told = sample.size
+        assert (size_told.original_height, size_told.original_width) == (size[1], size[0])
+        assert (size_told.height, size_told.width) == (16, 16)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
@@ -594,7 +596,7 @@ def test_an_image_of_the_right_size_passes_unchanged(interpolation: str, center_
     want = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
     sample = data[3, 0]
     assert torch.equal(sample.pixels, want)
-    assert dataclasses.astuple(sample.size) == (16, 16, 0, 0, 16)
+    assert dataclasses.astuple(sample.size) == (16, 16, 0, 0, 16, 16)
     assert (want.min(), want.max()) == (-1, 1)
 
 
@@ -606,7 +608,7 @@ def test_the_centre_crop_takes_the_middle(size: tuple[int, int], corner: tuple[i
     for epoch in range(3):
         sample = data[epoch, 0]
         np.testing.assert_array_equal(as_bytes(sample.pixels), image[top : top + 16, left : left + 16])
-        assert dataclasses.astuple(sample.size) == (size[1], size[0], top, left, 16)
+        assert dataclasses.astuple(sample.size) == (size[1], size[0], top, left, 16, 16)
 
 
 @pytest.mark.parametrize("size", [(40, 16), (16, 40)])
@@ -814,7 +816,7 @@ def test_every_caption_of_a_list_is_drawn() -> None:
 def refs(
     samples: int, batch: int, accumulation: int = 1, process: tuple[int, int] = (0, 1), steps: range = range(6), seed: int = 3
 ) -> list[list[tuple[int, int]]]:
-    return list(StepSampler(samples, batch, accumulation=accumulation, process=process, steps=steps, seed=seed))
+    return list(StepSampler([np.arange(samples)], batch, accumulation=accumulation, process=process, steps=steps, seed=seed))
 
 
 def by_step(samples: int, processes: int, accumulation: int, batch: int, steps: range = range(6)) -> list[Counter[tuple[int, int]]]:
@@ -864,7 +866,7 @@ def test_resuming_gives_the_rest_of_the_sequence(first: int, accumulation: int, 
     ("steps", "accumulation", "length"), [(range(6), 1, 6), (range(6), 4, 24), (range(4, 6), 3, 6), (range(0), 2, 0)]
 )
 def test_the_length_is_the_number_of_batches(steps: range, accumulation: int, length: int) -> None:
-    sampler = StepSampler(5, 2, accumulation=accumulation, process=(1, 2), steps=steps, seed=0)
+    sampler = StepSampler([np.arange(5)], 2, accumulation=accumulation, process=(1, 2), steps=steps, seed=0)
     assert len(sampler) == len(list(sampler)) == length
     assert list(sampler) == list(sampler)
 
@@ -900,7 +902,7 @@ def test_worker_processes_change_nothing(tmp_path: Path) -> None:
 
     def batches(workers: int, global_seed: int) -> list[SampleBatch]:
         torch.manual_seed(global_seed)
-        sampler = StepSampler(5, 2, accumulation=2, process=(0, 1), steps=range(3), seed=0)
+        sampler = StepSampler([np.arange(5)], 2, accumulation=2, process=(0, 1), steps=range(3), seed=0)
         return list(DataLoader(data, batch_sampler=sampler, collate_fn=collate, num_workers=workers))
 
     alone, shared = batches(0, 0), batches(2, 1)

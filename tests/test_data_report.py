@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from lcm.data import DataConfig, LoadedData, Record, load_data, make_report, write_report
+from lcm.data.pictures import survey
+from lcm.data.team import Team
 from tests.test_sources import BLUE, GREEN, RED, encoded, plain
 
 SIZES = [(40, 30), (16, 90), (8, 8), (64, 64), (15, 16)]
@@ -24,7 +26,7 @@ def record(name: str, image: Image.Image, *captions: str) -> Record:
 
 
 def loaded(*records: Record) -> LoadedData:
-    return LoadedData("--train_data_dir photos", list(records), [r.image().size for r in records], Counter())
+    return LoadedData("--train_data_dir photos", list(records), survey(records, Team()), Counter())
 
 
 def written(folder: Path, data: LoadedData) -> Path:
@@ -53,9 +55,10 @@ def test_the_counts_are_those_of_the_folder(tmp_path: Path) -> None:
         "median_side": 16,
         "largest_side": 64,
         "enlarged": 2,
+        "buckets": {"16x16": 5},
     }
     captions, sides = report.lines()
-    assert captions == "captions: 7 for 5 samples; 1 samples had none and were dropped"
+    assert captions == "captions: 7 for 5 samples; dropped without one: 1"
     assert sides == "shorter sides of the images: 8 to 64 pixels, median 16; 2 of 5 are below 16 and are enlarged"
     write_report(tmp_path, report, data.records)
     assert json.loads((tmp_path / "data_report.json").read_text()) == dataclasses.asdict(report)
@@ -72,7 +75,8 @@ def test_a_side_is_that_of_the_picture_as_it_stands_upright(tmp_path: Path) -> N
     exif[0x0112] = 6
     plain(RED, size=(64, 32)).save(tmp_path / "a.jpg", exif=exif)
     (tmp_path / "a.txt").write_text("x")
-    assert load_data(DataConfig(train_data_dir=str(tmp_path))).sizes == [(32, 64)]
+    (picture,) = load_data(DataConfig(train_data_dir=str(tmp_path))).pictures
+    assert (picture.width, picture.height) == (32, 64)
 
 
 def test_prompts_have_no_sides_and_no_picture(tmp_path: Path) -> None:
@@ -115,6 +119,10 @@ def ink(folder: Path, *captions: str) -> int:
 
 def test_captions_are_written_below(tmp_path: Path) -> None:
     assert 0 < ink(tmp_path, "a ball") < ink(tmp_path, "a ball", "a red and rather round ball")
+
+
+def test_letters_that_the_font_lacks_are_spelled_out(tmp_path: Path) -> None:
+    assert ink(tmp_path, "größer 貓") == ink(tmp_path, r"gr\xf6\xdfer \u8c93") > ink(tmp_path, "gr er ")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from lcm.families import ImageSize, load_family
 from tests.worlds import SD_BETAS, build_sd, build_sdxl, build_unet
 
 PROMPTS = ["a red star", "blue"]
-SIZES = [ImageSize(16, 16, 0, 0, 16)] * 2
+SIZES = [ImageSize(16, 16, 0, 0, 16, 16)] * 2
 
 
 def record_unet_calls(pipe: Any, **options: Any) -> list[dict[str, Any]]:
@@ -68,9 +68,9 @@ def test_sdxl_conditions_as_the_stock_pipeline_does(tmp_path: Path, force_zeros:
 
 
 def test_sdxl_time_ids_are_size_corner_target_each_vertical_first(sdxl_folder: Path) -> None:
-    cond = load_family(str(sdxl_folder)).encode_prompts(["x"], [ImageSize(30, 40, 5, 7, 16)])
+    cond = load_family(str(sdxl_folder)).encode_prompts(["x"], [ImageSize(30, 40, 5, 7, 16, 24)])
     assert cond.time_ids is not None
-    assert cond.time_ids.tolist() == [[30, 40, 5, 7, 16, 16]]
+    assert cond.time_ids.tolist() == [[30, 40, 5, 7, 16, 24]]
 
 
 def test_latents_are_a_scaled_posterior_sample(sd_folder: Path) -> None:
@@ -78,14 +78,14 @@ def test_latents_are_a_scaled_posterior_sample(sd_folder: Path) -> None:
     pixels, noise = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 4, 8, 8)
     posterior = build_sd().vae.encode(pixels).latent_dist
     expected = (posterior.mean + posterior.std * noise) * 0.5
-    torch.testing.assert_close(family.encode_images(pixels, noise), expected.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(family.draw_latents(family.image_moments(pixels), noise), expected.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_the_vae_sees_one_picture_at_a_time(sd_folder: Path) -> None:
     family, sizes = load_family(str(sd_folder)), []
     for part in (family.pipe.vae.encoder, family.pipe.vae.decoder):
         part.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    family.decode(family.encode_images(torch.zeros(3, 3, 16, 16), torch.zeros(3, 4, 8, 8)))
+    family.decode(family.draw_latents(family.image_moments(torch.zeros(3, 3, 16, 16)), torch.zeros(3, 4, 8, 8)))
     assert sizes == [1] * 6
 
 

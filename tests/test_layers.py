@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     },
     {"lcm.objectives"},
     {
-        *("lcm.data", "lcm.checkpoint", "lcm.config", "lcm.validation", "lcm.card"),
+        *("lcm.data", "lcm.cache", "lcm.checkpoint", "lcm.config", "lcm.validation", "lcm.card"),
         *("lcm.launching", "lcm.metrics_log", "lcm.publishing", "lcm.resuming", "lcm.student", "lcm.building", "lcm.trainer"),
         *("lcm.locking", "lcm.saving", "lcm.stopping"),
     },

@@ -750,7 +750,7 @@ def test_prompts_take_the_place_of_images(name: str, points: int, done: Done, ar
     latents = trainer.encode(batch)
     assert latents.trajectory is not None
     assert torch.equal(latents.x0, batch.trajectory[:, 0])
-    assert not (tmp_path / "again").exists()  # those of the first run were found
+    assert not (tmp_path / "again" / "trajectories").exists()  # those of the first run were found
 
 
 @pytest.mark.parametrize("name", ["prompts lcm", "prompts endpoint"])

@@ -653,13 +653,13 @@ def test_samples_come_with_their_trajectories_in_worker_processes_too(family: Fa
     sample = data[2, 65]
     assert sample.pixels is None
     assert (sample.key, sample.prompt) == (records[65].key, records[65].captions[0])
-    assert dataclasses.astuple(sample.size) == (16, 16, 0, 0, 16)
+    assert dataclasses.astuple(sample.size) == (16, 16, 0, 0, 16, 16)
     assert sample.trajectory is not None
     assert torch.equal(sample.trajectory, data[5, 65].trajectory)  # type: ignore[arg-type]
     assert not torch.equal(sample.noise, data[5, 65].noise)
 
     def batches(workers: int) -> list[SampleBatch]:
-        sampler = StepSampler(70, 4, accumulation=1, process=(0, 1), steps=range(5), seed=0)
+        sampler = StepSampler([np.arange(70)], 4, accumulation=1, process=(0, 1), steps=range(5), seed=0)
         return list(DataLoader(data, batch_sampler=sampler, collate_fn=collate, num_workers=workers))
 
     for a, b in zip(batches(0), batches(2), strict=True):

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
@@ -147,7 +148,7 @@ def test_records_are_small_and_keep_no_file_open(tmp_path: Path) -> None:
 def test_a_spawned_worker_reads_the_same(tmp_path: Path) -> None:
     config = DataConfig(webdataset=str(shard(tmp_path / "x.tar")), resolution=16)
     data = TrainDataset(load_records(config), config, (4, 2, 2), seed=0)
-    sampler = StepSampler(4, 4, accumulation=1, process=(0, 1), steps=range(1), seed=0)
+    sampler = StepSampler([np.arange(4)], 4, accumulation=1, process=(0, 1), steps=range(1), seed=0)
     loader = DataLoader(data, batch_sampler=sampler, collate_fn=collate, num_workers=1, multiprocessing_context="spawn")
     (batch,) = loader
     expected = collate([data[ref] for ref in next(iter(sampler))])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from PIL import Image
 
@@ -14,6 +16,11 @@ INTERPOLATION = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+def default_cache() -> Path:
+    """For all runs of this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "latent-consistency")
 
 
 @dataclass
@@ -54,16 +61,29 @@ class DataConfig:
     resolution: int | None = field(
         default=None, metadata={"help": "side of the training images in pixels; default: the size that the teacher draws at"}
     )
+    aspect_ratio_buckets: bool = field(
+        default=False, metadata={"help": "train on portraits and landscapes too, about resolution x resolution pixels each"}
+    )
     center_crop: bool = field(default=False, metadata={"help": "crop the centre instead of a random part"})
     random_flip: bool = field(default=False, metadata={"help": "mirror half of the images"})
     interpolation_type: str = field(default="lanczos", metadata={"help": "resizing: " + ", ".join(INTERPOLATION)})
     proportion_empty_prompts: float = field(default=0.0, metadata={"help": "share of samples trained with an empty prompt"})
     cache_dir: str | None = field(default=None, metadata={"help": "where `datasets` keeps what it downloads or converts"})
+    cache_latents: bool = field(
+        default=False, metadata={"help": "encode every picture and prompt once, on disk, instead of in every step"}
+    )
+    cache_variants: int = field(
+        default=1, metadata={"help": "with cache_latents: crops and mirrors of every picture, taken in turn epoch by epoch"}
+    )
+    latent_cache_dir: str | None = field(
+        default=None, metadata={"help": "with cache_latents: where, for all runs; default: ~/.cache/latent-consistency"}
+    )
 
     def check_data(self) -> None:
         """Raises ValueError for flags that contradict each other or make no sense."""
         chosen(self)
         self._check_prompts()
+        self._check_cache()
         if not 0.0 <= self.proportion_empty_prompts <= 1.0:
             raise ValueError(f"proportion_empty_prompts must lie in 0..1; got {self.proportion_empty_prompts}")
         if self.max_train_samples is not None and self.max_train_samples < 1:
@@ -82,7 +102,7 @@ class DataConfig:
                 if is_set:
                     raise ValueError(f"{name} has no effect without --prompts_file: images need no trajectories; leave it out")
             return
-        for name in ("random_flip", "center_crop"):
+        for name in ("random_flip", "center_crop", "aspect_ratio_buckets"):
             if getattr(self, name):
                 raise ValueError(f"{name} has no effect with --prompts_file, which has no images; leave it out")
         if self.proportion_empty_prompts > 0:
@@ -90,3 +110,25 @@ class DataConfig:
                 "proportion_empty_prompts does not go with --prompts_file: a trajectory belongs to the prompt it was made for; "
                 "leave it out"
             )
+
+    def _check_cache(self) -> None:
+        if self.cache_variants < 1:
+            raise ValueError(f"cache_variants must be positive; got {self.cache_variants}")
+        if not self.cache_latents:
+            for name, is_set in (
+                ("cache_variants", self.cache_variants > 1),
+                ("latent_cache_dir", self.latent_cache_dir is not None),
+            ):
+                if is_set:
+                    raise ValueError(f"{name} has no effect without --cache_latents; leave it out or pass --cache_latents too")
+        if self.cache_variants > 1 and self.prompts_file is not None:
+            raise ValueError("cache_variants has no effect with --prompts_file, which has no images; leave it out")
+        if self.cache_variants > 1 and self.center_crop and not self.random_flip:
+            raise ValueError("cache_variants has no effect with --center_crop and without --random_flip: all would be the same")
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """Where --cache_latents keeps things, None without it."""
+        if not self.cache_latents:
+            return None
+        return Path(self.latent_cache_dir) if self.latent_cache_dir else default_cache()

@@ -6,18 +6,16 @@ import hashlib
 import io
 import json
 import logging
-import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm.auto import tqdm
+
+from lcm.data.pictures import Picture
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +28,6 @@ OTHER_SUFFIXES = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".e
 
 NO_CAPTION = "without a caption"
 OTHER_FORMAT = f"in another format than {', '.join(IMAGE_FORMATS)}"
-TOO_LARGE = "too large to decode safely"
-UNREADABLE = "unreadable"
 BAD_NAME = "with a name that is not UTF-8"
 """Reasons for leaving a sample out."""
 
@@ -44,26 +40,40 @@ class Record:
     captions: tuple[str, ...]
     read: Callable[[], io.BytesIO | Path] | None = None  # None: a prompt without a picture
     size: int = 0  # of the file in bytes, where that is known for free
+    stamp: str = ""  # changes when the picture does, known without reading it; empty where there is no such thing
 
     def image(self) -> Image.Image:
         """The picture, the first one of an animation, upright, RGB, white where it is transparent.
 
         Raises ValueError for a prompt without one and for pixels without a known range, UnidentifiedImageError for another format.
         """
+        return self.decode(self.open())
+
+    def open(self) -> io.BytesIO | Path:
+        """Where the encoded picture can be read. Raises ValueError for a prompt without one."""
         if self.read is None:
             raise ValueError(f"sample {self.key} is a prompt without a picture; train on its trajectory instead")
-        with Image.open(self.read(), formats=IMAGE_FORMATS) as image:
+        return self.read()
+
+    @staticmethod
+    def decode(source: io.BytesIO | Path) -> Image.Image:
+        """As `image`, of what `open` gave."""
+        with Image.open(source, formats=IMAGE_FORMATS) as image:
             return as_rgb(ImageOps.exif_transpose(image) or image)
 
 
 @dataclass(frozen=True)
 class LoadedData:
-    """What a source gave: usable records, (width, height) of each where they are pictures, counts of what was left out."""
+    """What a source gave: usable records, their pictures where they have some, counts of what was left out by reason."""
 
     source: str
     records: list[Record]
-    sizes: list[tuple[int, int]]
+    pictures: list[Picture]
     dropped: Counter[str]
+
+    def first(self, count: int) -> LoadedData:
+        """The same with so many samples at most."""
+        return LoadedData(self.source, self.records[:count], self.pictures[:count], self.dropped)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -86,29 +96,6 @@ def fingerprint(records: list[Record]) -> str:
     for record in records:
         digest.update(json.dumps([record.key, record.size, *record.captions]).encode())
     return digest.hexdigest()
-
-
-def check_image(record: Record) -> tuple[int, int] | str:
-    """(width, height) of the upright picture, or the reason for leaving it out."""
-    try:
-        return record.image().size
-    except Exception as error:
-        logger.warning("skipping %s, which cannot be read as an image (%s): %s", record.key, ", ".join(IMAGE_FORMATS), error)
-        is_bomb = isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError)
-        return TOO_LARGE if is_bomb else UNREADABLE
-
-
-def check_images(records: list[Record], dropped: Counter[str]) -> tuple[list[Record], list[tuple[int, int]]]:
-    """Decodes every image once, so that a broken file is found before the run and not in its middle.
-
-    Returns those that can be read and the (width, height) of each; the others are counted in `dropped` by reason.
-    """
-    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)  # before the threads start and until they end
-        checks = list(tqdm(pool.map(check_image, records), total=len(records), desc="checking images", leave=False, disable=None))
-    dropped.update(check for check in checks if isinstance(check, str))
-    good = [(record, check) for record, check in zip(records, checks, strict=True) if not isinstance(check, str)]
-    return [record for record, _ in good], [size for _, size in good]
 
 
 def drop_bad_names(records: Iterable[Record], dropped: Counter[str]) -> Iterator[Record]:
@@ -141,3 +128,9 @@ def as_captions(value: Any) -> tuple[str, ...]:
 def caption_lines(text: str) -> tuple[str, ...]:
     """The captions in a .txt: one on every line that is not blank."""
     return as_captions(list(io.StringIO(text, newline=None)))  # ends lines at line breaks alone, unlike str.splitlines
+
+
+def stamp_of(path: Path) -> str:
+    """What changes when a file does, without reading it."""
+    facts = path.stat()
+    return f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}"

@@ -12,6 +12,7 @@ from statistics import median_low
 from diffusers.utils import make_image_grid
 from PIL import Image, ImageDraw, ImageFont
 
+from lcm.data.buckets import Buckets, one_square
 from lcm.data.records import NO_CAPTION, LoadedData, Record
 
 JSON_NAME, PICTURE_NAME = "data_report.json", "data_report.png"
@@ -21,7 +22,10 @@ LINES, LINE_LENGTH, FONT_SIZE = 7, 36, 14
 
 @dataclass(frozen=True)
 class DataReport:
-    """Counts of samples, and of pixels along the shorter sides of the images: these become `resolution`. None without images."""
+    """Counts of samples, pixels along the shorter sides of the images, and how many are cut to which width x height.
+
+    What is said of images is None or empty without any.
+    """
 
     source: str
     kept: int
@@ -33,22 +37,28 @@ class DataReport:
     median_side: int | None
     largest_side: int | None
     enlarged: int
+    buckets: dict[str, int]
 
     def lines(self) -> list[str]:
         """For the log, which has already heard what was kept and dropped."""
-        captions = f"captions: {self.captions} for {self.kept} samples; {self.without_caption} samples had none and were dropped"
+        captions = f"captions: {self.captions} for {self.kept} samples; dropped without one: {self.without_caption}"
         if self.smallest_side is None:
             return [captions]
         sides = f"{self.smallest_side} to {self.largest_side} pixels, median {self.median_side}"
+        buckets = [f"cut to {', '.join(f'{shape} ({count})' for shape, count in self.buckets.items())}"]
         return [
             captions,
+            *(buckets if len(self.buckets) > 1 else []),
             f"shorter sides of the images: {sides}; {self.enlarged} of {self.kept} are below {self.resolution} and are enlarged",
         ]
 
 
-def make_report(data: LoadedData, resolution: int) -> DataReport:
-    """Of data that will be trained on at `resolution`."""
-    sides = [min(size) for size in data.sizes]
+def make_report(data: LoadedData, resolution: int, buckets: Buckets | None = None) -> DataReport:
+    """Of data that will be trained on at `resolution`, in these buckets, all as squares without them."""
+    buckets = buckets or one_square(resolution, len(data.records))
+    shapes = [buckets.shape(index) for index in range(len(data.pictures))]
+    needed = [max(h / p.height, w / p.width) for (h, w), p in zip(shapes, data.pictures, strict=True)]
+    sides = [min(picture.width, picture.height) for picture in data.pictures]
     return DataReport(
         source=data.source,
         kept=len(data.records),
@@ -59,7 +69,8 @@ def make_report(data: LoadedData, resolution: int) -> DataReport:
         smallest_side=min(sides, default=None),
         median_side=median_low(sides) if sides else None,
         largest_side=max(sides, default=None),
-        enlarged=sum(side < resolution for side in sides),
+        enlarged=sum(scale > 1.0 for scale in needed),
+        buckets=buckets.counts() if data.pictures else {},
     )
 
 
@@ -82,7 +93,9 @@ def draw_example(record: Record) -> Image.Image:
     picture = record.image()
     picture.thumbnail((TILE[0] - 2 * MARGIN,) * 2)
     tile.paste(picture, (MARGIN, MARGIN))
-    lines = [line for caption in record.captions for line in textwrap.wrap(caption, LINE_LENGTH, subsequent_indent="  ")]
+    # the font that comes with PIL has ASCII alone: other letters are spelled out, where it would draw boxes
+    captions = [caption.encode("ascii", "backslashreplace").decode() for caption in record.captions]
+    lines = [line for caption in captions for line in textwrap.wrap(caption, LINE_LENGTH, subsequent_indent="  ")]
     font = ImageFont.load_default(FONT_SIZE)
     ImageDraw.Draw(tile).multiline_text((MARGIN, TILE[0]), "\n".join(lines[:LINES]), fill="black", font=font)
     return tile

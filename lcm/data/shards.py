@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lcm.data.identity import as_bytes
 from lcm.disk import recover, replacing
 
 SHARD = 64
@@ -32,11 +31,6 @@ def shard_rows(count: int, number: int) -> range:
 
 def num_shards(count: int) -> int:
     return -(-count // SHARD)
-
-
-def as_bytes(tensor: Tensor) -> Any:
-    """The memory of any tensor, for hashing: numpy has no bfloat16."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def write_shard(path: Path, trajectories: Tensor, owner: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lcm.data.batches import sample_rng, whole
+from lcm.data.identity import add_component, as_bytes
 from lcm.data.records import Record
 from lcm.data.shards import (
     Trajectories,
-    as_bytes,
     clear_shards,
     is_sound,
     num_shards,
@@ -78,13 +78,6 @@ def trajectory_times(grid: SolverGrid) -> Tensor:
 # --- identity -----------------------------------------------------------------------------------------------------------
 
 
-def facts_of(config: Any) -> str:
-    """A component's configuration, without where it was loaded from and by which version."""
-    values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    facts = {name: value for name, value in values.items() if not name.startswith("_") and name != "transformers_version"}
-    return json.dumps(facts, sort_keys=True, default=str)
-
-
 def trajectory_key(family: Family, records: Sequence[Record], spec: TrajectorySpec) -> str:
     """16 hexadecimal digits of a SHA-256 of all that the trajectories follow from, the teacher's weights included."""
     digest = hashlib.sha256()
@@ -93,10 +86,7 @@ def trajectory_key(family: Family, records: Sequence[Record], spec: TrajectorySp
     digest.update(json.dumps([*facts, family.name, family.pipeline_options()], sort_keys=True).encode())
     digest.update(as_bytes(schedule.alphas))
     for component in (family.unet, *family.text_encoders()):
-        digest.update(facts_of(component.config).encode())
-        for name, tensor in component.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(as_bytes(tensor))
+        add_component(digest, component)
     return digest.hexdigest()[:16]
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import LCMScheduler
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor
 
@@ -18,13 +19,14 @@ from lcm.schedule import NoiseSchedule
 
 @dataclass(frozen=True)
 class ImageSize:
-    """What SDXL is told about an image, in pixels: its size before cropping, the crop's corner, the size trained on."""
+    """What SDXL is told about an image, in pixels: its size before resizing, the crop's corner, the size of the crop."""
 
     original_height: int
     original_width: int
     crop_top: int
     crop_left: int
-    resolution: int
+    height: int
+    width: int
 
 
 class Family(ABC):
@@ -62,23 +64,46 @@ class Family(ABC):
             raise ValueError(f"resolution: the teacher states no side of its own (sample_size {size}); pass --resolution")
         return size * self.pipe.vae_scale_factor
 
+    @property
+    def divisor(self) -> int:
+        """Of the sides of training images in pixels: the VAE makes them smaller by its factor, the U-Net by its own."""
+        return self.pipe.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """[C, h, w] of one image's latents. Raises ValueError for a resolution the VAE cannot halve down."""
-        factor = self.pipe.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        factor = self.divisor
         if resolution < factor or resolution % factor:
             raise ValueError(f"resolution must be a multiple of {factor} for this teacher; got {resolution}")
         return self.unet.config.in_channels, resolution // self.pipe.vae_scale_factor, resolution // self.pipe.vae_scale_factor
 
     @torch.no_grad()
-    def encode_images(self, pixels: Tensor, noise: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] in [-1, 1] and unit noise [B, C, h, w] -> a posterior sample at unit scale, float32."""
+    def image_moments(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in [-1, 1] -> mean and log variance of their latents [B, 2C, h, w], in the VAE's own precision."""
         vae = self.pipe.vae
-        posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
-        return (posterior.mean.float() + posterior.std.float() * noise) * vae.config.scaling_factor
+        return vae.encode(pixels.to(vae.dtype)).latent_dist.parameters
 
-    @abstractmethod
+    def draw_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """`image_moments` and unit noise [B, C, h, w] -> a posterior sample at unit scale, float32."""
+        posterior = DiagonalGaussianDistribution(moments)
+        return (posterior.mean.float() + posterior.std.float() * noise) * self.pipe.vae.config.scaling_factor
+
     def encode_prompts(self, prompts: Sequence[str], sizes: Sequence[ImageSize]) -> Conditioning:
         """One row per prompt."""
+        return self.condition(self.embed_prompts(prompts), sizes)
+
+    @abstractmethod
+    def embed_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What the text encoders say, one row per prompt, named as in Conditioning."""
+
+    @abstractmethod
+    def condition(self, embeds: dict[str, Tensor], sizes: Sequence[ImageSize]) -> Conditioning:
+        """What the U-Net is told of prompts embedded by `embed_prompts` and of pictures of these sizes."""
+
+    def token_ids(self, prompts: Sequence[str]) -> Tensor:
+        """[B, n, 77] int64 of the n tokenizers, cut and padded: all that the text encoders see of a prompt."""
+        tokenizers = [t for t in (self.pipe.tokenizer, getattr(self.pipe, "tokenizer_2", None)) if t is not None]
+        options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        return torch.stack([t(list(prompts), max_length=t.model_max_length, **options).input_ids for t in tokenizers], dim=1)
 
     @abstractmethod
     def unconditional(self, like: Conditioning) -> Conditioning:

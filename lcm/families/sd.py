@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lcm.conditioning import Conditioning
 from lcm.families.base import Family, ImageSize
@@ -17,10 +18,14 @@ class StableDiffusion(Family):
     name = "sd"
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str], sizes: Sequence[ImageSize]) -> Conditioning:
-        """[B, 77, D]; the image sizes have no meaning here."""
+    def embed_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """[B, 77, D]."""
         embeds, _ = self.pipe.encode_prompt(list(prompts), self.pipe.text_encoder.device, 1, False)
-        return Conditioning(embeds)
+        return {"prompt_embeds": embeds}
+
+    def condition(self, embeds: dict[str, Tensor], sizes: Sequence[ImageSize]) -> Conditioning:
+        """The image sizes have no meaning here."""
+        return Conditioning(**embeds)
 
     @torch.no_grad()
     def unconditional(self, like: Conditioning) -> Conditioning:

@@ -21,10 +21,14 @@ class StableDiffusionXL(Family):
         return [encoder for encoder in (self.pipe.text_encoder, self.pipe.text_encoder_2) if encoder is not None]
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str], sizes: Sequence[ImageSize]) -> Conditioning:
-        """[B, 77, D] of both encoders, pooled [B, P] of the second, time ids [B, 6]."""
+    def embed_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """[B, 77, D] of both encoders, pooled [B, P] of the second."""
         embeds, _, pooled, _ = self._encode(list(prompts), guided=False)
-        return Conditioning(embeds, pooled, self._time_ids(sizes).to(embeds.device))
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+
+    def condition(self, embeds: dict[str, Tensor], sizes: Sequence[ImageSize]) -> Conditioning:
+        """With time ids [B, 6]."""
+        return Conditioning(**embeds, time_ids=self._time_ids(sizes).to(embeds["prompt_embeds"].device))
 
     @torch.no_grad()
     def unconditional(self, like: Conditioning) -> Conditioning:
@@ -45,7 +49,7 @@ class StableDiffusionXL(Family):
     def _time_ids(sizes: Sequence[ImageSize]) -> Tensor:
         """original size, crop corner, target size, each (vertical, horizontal)."""
         return torch.tensor(
-            [(s.original_height, s.original_width, s.crop_top, s.crop_left, s.resolution, s.resolution) for s in sizes],
+            [(s.original_height, s.original_width, s.crop_top, s.crop_left, s.height, s.width) for s in sizes],
             dtype=torch.float32,
         )
 

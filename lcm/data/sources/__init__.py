@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcm.data.records import NO_CAPTION, LoadedData, Record, check_images, drop_bad_names
+from lcm.data.pictures import Picture, survey
+from lcm.data.records import IMAGE_FORMATS, NO_CAPTION, LoadedData, Record, drop_bad_names, fingerprint
 from lcm.data.sources.base import Source
 from lcm.data.sources.dataset import HubDataset
 from lcm.data.sources.folder import Folder
 from lcm.data.sources.parquet import ParquetFiles
 from lcm.data.sources.prompts import Prompts
 from lcm.data.sources.webdataset import WebDataset
+from lcm.data.team import ALONE, Team
 
 if TYPE_CHECKING:
     from lcm.data.config import DataConfig
@@ -38,8 +41,10 @@ def chosen(config: DataConfig) -> str:
     return given[0]
 
 
-def load_data(config: DataConfig) -> LoadedData:
+def load_data(config: DataConfig, team: Team = ALONE, notes: Path | None = None) -> LoadedData:
     """All usable samples, in a fixed order, and an account of the others. Logs what was dropped and why.
+
+    Every picture is decoded once, by one process of the team; in the folder `notes` that is remembered.
 
     Raises FileNotFoundError or ValueError, naming the fix, when nothing usable is left.
     """
@@ -51,12 +56,32 @@ def load_data(config: DataConfig) -> LoadedData:
         raise ValueError(
             f"{where}: none of the {dropped[NO_CAPTION]} images has a caption; {source.add_captions.format(config.caption_column)}"
         )
-    records, sizes = check_images(records, dropped) if source.has_images else (records, [])
+    pictures: list[Picture] = []
+    if source.has_images:
+        check_agreement(records, team)
+        records, pictures = drop_unusable(records, survey(records, team, notes), dropped)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "nothing"
     logger.info("%s: kept %d samples; dropped: %s", where, len(records), reasons)
     if not records:
         raise ValueError(f"{where} gives no usable sample; dropped: {reasons}. Replace the files or point to another folder")
-    return LoadedData(f"--{flag} {where}", records, sizes, dropped)
+    return LoadedData(f"--{flag} {where}", records, pictures, dropped)
+
+
+def check_agreement(records: list[Record], team: Team) -> None:
+    """Raises ValueError, on all processes, where they do not see the same files."""
+    if team.size > 1 and len(set(team.gather([fingerprint(records)]))) > 1:
+        raise ValueError("the processes do not see the same training data; give all machines the same files")
+
+
+def drop_unusable(records: list[Record], pictures: list[Picture], dropped: Counter[str]) -> tuple[list[Record], list[Picture]]:
+    """Those with a picture to train on: a broken file is found before the run and not in its middle."""
+    for record, picture in zip(records, pictures, strict=True):
+        if picture.reason:
+            formats = ", ".join(IMAGE_FORMATS)
+            logger.warning("skipping %s, which cannot be read as an image (%s): %s", record.key, formats, picture.error)
+            dropped[picture.reason] += 1
+    good = [(record, picture) for record, picture in zip(records, pictures, strict=True) if not picture.reason]
+    return [record for record, _ in good], [picture for _, picture in good]
 
 
 def load_records(config: DataConfig) -> list[Record]:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcm.data.records import IMAGE_SUFFIXES, NO_CAPTION, OTHER_FORMAT, OTHER_SUFFIXES, Record, as_captions, caption_lines
+from lcm.data.records import IMAGE_SUFFIXES, NO_CAPTION, OTHER_FORMAT, OTHER_SUFFIXES, Record, as_captions, caption_lines, stamp_of
 from lcm.data.sources.base import Source
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Folder(Source):
         for path in images:
             texts = captions.get(lexical(path)) or read_sidecar(path.with_suffix(".txt"))
             if texts:
-                yield Record(path.relative_to(folder).as_posix(), texts, partial(Path, path), path.stat().st_size)
+                size = path.stat().st_size
+                yield Record(path.relative_to(folder).as_posix(), texts, partial(Path, path), size, stamp_of(path))
             else:
                 dropped[NO_CAPTION] += 1
 

@@ -38,7 +38,8 @@ def read_table(
     for i, value in enumerate(table[config.caption_column]):
         captions = as_captions(value)
         if captions:
-            yield Record(f"{name}[{i}]", captions, partial(read_cell, rows, config.image_column, i, roots))
+            read = partial(read_cell, rows, config.image_column, i, roots)
+            yield Record(f"{name}[{i}]", captions, read, stamp=f"{table._fingerprint}[{i}]")
         else:
             dropped[NO_CAPTION] += 1
 

@@ -20,6 +20,7 @@ from lcm.data.records import (
     Record,
     as_captions,
     caption_lines,
+    stamp_of,
 )
 from lcm.data.sources.base import Source
 from lcm.data.sources.files import find_files
@@ -64,13 +65,13 @@ class WebDataset(Source):
     def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
         base, tars = find_files("webdataset", where, ".tar")
         for tar in tars:
-            name = tar.relative_to(base).as_posix()
+            name, stamp = tar.relative_to(base).as_posix(), stamp_of(tar)
             for key, found in read_tar(tar, config.caption_column):
                 if isinstance(found, str):
                     dropped[found] += 1
                 else:
                     image, captions = found
-                    yield Record(f"{name}/{key}", captions, image.read, image.size)
+                    yield Record(f"{name}/{key}", captions, image.read, image.size, f"{stamp}@{image.offset}")
 
 
 def read_tar(tar: Path, caption_column: str) -> Iterator[tuple[str, tuple[Part, tuple[str, ...]] | str]]:

@@ -1,0 +1,21 @@
+"""Pictures and prompts encoded once, on disk, for all epochs and runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lcm.cache.build import MANIFEST
+from lcm.cache.encoded import EncodedSamples, PictureSet, encode_samples
+from lcm.cache.store import Store
+
+
+def stores(directory: Path) -> Iterator[tuple[dict[str, Any], Store]]:
+    """(manifest, store) of every folder in a cache."""
+    for path in sorted(directory.glob(f"*/{MANIFEST}")):
+        yield json.loads(path.read_text()), Store(path.parent)
+
+
+__all__ = ["EncodedSamples", "PictureSet", "Store", "encode_samples", "stores"]

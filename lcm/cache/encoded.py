@@ -1,0 +1,205 @@
+"""Training samples without pictures or text encoders: moments of latents and embeddings of prompts, read from disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lcm.cache.build import Filled, break_even, fill, open_folder, reading_seconds
+from lcm.cache.store import Row, Store
+from lcm.data.batches import draw
+from lcm.data.buckets import Buckets
+from lcm.data.config import DataConfig
+from lcm.data.crops import Crop, choose_crop
+from lcm.data.identity import identity_of
+from lcm.data.pictures import Picture
+from lcm.data.records import Record
+from lcm.data.team import Team
+from lcm.families import Family, ImageSize
+
+logger = logging.getLogger(__name__)
+
+PROMPTS_AT_ONCE = 32
+MOMENTS = "moments"
+Job = tuple[Record, Crop]
+
+
+def key_of(*facts: object) -> str:
+    """32 hexadecimal digits of a SHA-256."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """The pictures of a run, and the crops that its epochs draw of them."""
+
+    records: Sequence[Record]
+    pictures: Sequence[Picture]
+    buckets: Buckets
+    config: DataConfig
+    seed: int
+
+    def crop(self, epoch: int, index: int) -> Crop:
+        picture = self.pictures[index]
+        _, draws = draw(self.seed, epoch, self.records[index].key)
+        shape = (picture.height, picture.width)
+        return choose_crop(self.config, shape, self.buckets.shape(index), draws.flip, draws.top, draws.left)
+
+    def key(self, index: int, crop: Crop) -> str:
+        """Of what is seen of which picture, wherever it lies and whatever it is called."""
+        cut = (crop.size.crop_top, crop.size.crop_left, crop.size.height, crop.size.width)
+        return key_of(self.pictures[index].sha256, crop.resized, cut, crop.mirrored)
+
+
+@dataclass(frozen=True)
+class EncodedPictures:
+    """Moments of every picture in `cache_variants` crops: epoch e sees the crop that epoch e % cache_variants would draw."""
+
+    store: Store
+    pictures: PictureSet
+
+    def picture(self, epoch: int, index: int) -> tuple[Tensor, ImageSize]:
+        """[2C, h, w] in the VAE's precision, and what SDXL is told."""
+        crop = self.pictures.crop(epoch % self.pictures.config.cache_variants, index)
+        return self.store[self.pictures.key(index, crop)][MOMENTS], crop.size
+
+
+class Crops(Dataset[Tensor]):
+    """Pixels of the jobs, for the worker processes of a data loader."""
+
+    def __init__(self, jobs: Sequence[Job], interpolation: str) -> None:
+        self.jobs, self.interpolation = jobs, interpolation
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __getitem__(self, index: int) -> Tensor:
+        record, crop = self.jobs[index]
+        return crop.pixels(record.image(), self.interpolation)
+
+
+def make_moments(jobs: Sequence[tuple[str, Job]], *, family: Family, interpolation: str, workers: int) -> Iterator[tuple[str, Row]]:
+    device = family.pipe.vae.device
+    loader = DataLoader(Crops([job for _, job in jobs], interpolation), batch_size=None, num_workers=workers)
+    for (key, _), pixels in zip(jobs, loader, strict=True):
+        # one at a time, as the VAE does it anyway: moments do not depend on their neighbours
+        yield key, {MOMENTS: family.image_moments(pixels[None].to(device))[0]}
+
+
+def encode_pictures(family: Family, pictures: PictureSet, *, directory: Path, team: Team, workers: int) -> EncodedPictures:
+    """Makes what is missing in `directory` and says what that took, and when it pays."""
+    variants, interpolation = pictures.config.cache_variants, pictures.config.interpolation_type
+    wanted: dict[str, Job] = {}
+    for epoch in range(variants):
+        for index, record in enumerate(pictures.records):
+            crop = pictures.crop(epoch, index)
+            wanted[pictures.key(index, crop)] = (record, crop)
+    vae = family.pipe.vae
+    facts = {
+        "model": key_of(identity_of(vae), interpolation),
+        "vae": str(vae.config.get("_name_or_path", "")),
+        "dtype": str(vae.dtype),
+        "interpolation_type": interpolation,
+    }
+    make = partial(make_moments, family=family, interpolation=interpolation, workers=workers)
+    filled = fill(open_folder(directory, "latents", facts), wanted, make, team, "latents")
+    logger.info("%s%s", filled.summary("latents"), when_it_pays(filled, list(wanted), variants, team.size))
+    return EncodedPictures(filled.store, pictures)
+
+
+def when_it_pays(filled: Filled, keys: Sequence[str], variants: int, processes: int) -> str:
+    """Building against encoding anew in every epoch; nothing where nothing was built."""
+    if not filled.made:
+        return ""
+    making, reading = filled.seconds * processes / filled.made, reading_seconds(filled.store, keys)
+    epoch = break_even(making, reading, variants)
+    when = f"it pays from epoch {epoch} on" if epoch else "it does not pay here"
+    return f"; encoding a picture takes {1e3 * making:.1f} ms, reading it {1e3 * reading:.2f} ms: {when}"
+
+
+# --- prompts ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """What the text encoders say of every prompt, by its tokens."""
+
+    store: Store
+    keys: dict[str, str]
+
+    def prompt(self, prompt: str) -> Row:
+        """[L, D] prompt_embeds and, for SDXL, [P] pooled_prompt_embeds, in the encoders' precision."""
+        row = self.store[self.keys[prompt]]
+        return {name: tensor for name, tensor in row.items() if name != "token_ids"}
+
+
+def make_embeds(jobs: Sequence[tuple[str, tuple[str, Tensor]]], *, family: Family) -> Iterator[tuple[str, Row]]:
+    for start in range(0, len(jobs), PROMPTS_AT_ONCE):
+        part = jobs[start : start + PROMPTS_AT_ONCE]
+        embeds = family.embed_prompts([prompt for _, (prompt, _) in part])
+        for row, (key, (_, ids)) in enumerate(part):
+            yield key, {"token_ids": ids, **{name: tensor[row] for name, tensor in embeds.items()}}
+
+
+def encode_prompts(family: Family, prompts: Sequence[str], *, directory: Path, team: Team) -> EncodedPrompts:
+    """Makes what is missing in `directory`; prompts with the same tokens share a row."""
+    unique = list(dict.fromkeys(prompts))
+    ids = [family.token_ids(unique[i : i + 1024]) for i in range(0, len(unique), 1024)]
+    keys, wanted = {}, {}
+    for prompt, tokens in zip(unique, torch.cat(ids), strict=True):
+        keys[prompt] = key_of(tokens.tolist())
+        wanted[keys[prompt]] = (prompt, tokens)
+    encoders = family.text_encoders()
+    facts: dict[str, Any] = {
+        "model": key_of(family.name, identity_of(*encoders)),
+        "family": family.name,
+        "dtype": str(encoders[0].dtype),
+    }
+    make: Callable[..., Iterator[tuple[str, Row]]] = partial(make_embeds, family=family)
+    filled = fill(open_folder(directory, "prompts", facts), wanted, make, team, "prompt embeddings")
+    logger.info("%s", filled.summary("prompt embeddings"))
+    return EncodedPrompts(filled.store, keys)
+
+
+@dataclass(frozen=True)
+class EncodedSamples:
+    """All that a run reads instead of encoding; without `pictures` the prompts alone."""
+
+    prompts: EncodedPrompts
+    pictures: EncodedPictures | None = None
+
+    @property
+    def has_pictures(self) -> bool:
+        return self.pictures is not None
+
+    def picture(self, epoch: int, index: int) -> tuple[Tensor, ImageSize]:
+        """Raises ValueError where there are no pictures."""
+        if self.pictures is None:
+            raise ValueError("only the prompts were encoded beforehand")
+        return self.pictures.picture(epoch, index)
+
+    def prompt(self, prompt: str) -> Row:
+        return self.prompts.prompt(prompt)
+
+
+def encode_samples(
+    family: Family, prompts: Sequence[str], pictures: PictureSet | None, *, directory: Path, team: Team, workers: int = 0
+) -> EncodedSamples:
+    """Everything that training reads, made where `directory` lacks it; without `pictures` the prompts alone."""
+    encoded = encode_prompts(family, prompts, directory=directory, team=team)
+    if pictures is None:
+        return EncodedSamples(encoded)
+    return EncodedSamples(encoded, encode_pictures(family, pictures, directory=directory, team=team, workers=workers))
