@@ -19,7 +19,17 @@ LAYERS: list[set[str]] = [
         *("lcm.schedule", "lcm.grid", "lcm.consistency", "lcm.guidance", "lcm.losses"),
         *("lcm.sampling", "lcm.solvers", "lcm.registry", "lcm.recipe", "lcm.times", "lcm.weights"),
     },
-    {"lcm", "lcm.families", "lcm.adapters", "lcm.conditioning", "lcm.networks", "lcm.full", "lcm.perceptual", "lcm.playback"},
+    {
+        "lcm",
+        "lcm.families",
+        "lcm.adapters",
+        "lcm.lora",
+        "lcm.conditioning",
+        "lcm.networks",
+        "lcm.full",
+        "lcm.perceptual",
+        "lcm.playback",
+    },
     {"lcm.objectives"},
     {
         *("lcm.data", "lcm.checkpoint", "lcm.config", "lcm.validation", "lcm.card"),
