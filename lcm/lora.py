@@ -8,7 +8,6 @@ summation at most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ ADAPTER = "default"
 """The name of the one adapter in training."""
 
 
-def cast_all(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+def cast_all(tensors: list[Tensor] | tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Copies in another precision, contiguous, by one call for all."""
     copies = [torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format) for tensor in tensors]
     torch._foreach_copy_(copies, tensors)
