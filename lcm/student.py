@@ -169,6 +169,8 @@ def build_student(config: TrainConfig, family: Family, accelerator: Accelerator,
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
+        # one kernel for all tensors; with a loss scaler it skips overflows by itself, and accelerate would count them as updates
+        fused=accelerator.scaler is None,
     )
     prepared, optimizer = accelerator.prepare(unet, optimizer)
     if not config.full_finetune:
