@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lcm.disk import replacing
+from lcm.lora import LAYERS, lower_before_passes
 from lcm.recipe import RECIPE_KEY, Recipe
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
@@ -64,9 +65,10 @@ def add_lora(
         raise ValueError(f"lora_alpha must be positive (the adapter's strength is alpha / rank); got {alpha}")
     layers_named(unet, targets)
     unet.requires_grad_(False)
-    unet.add_adapter(
-        LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets), lora_dropout=dropout)
-    )
+    config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets), lora_dropout=dropout)
+    config._register_custom_module(LAYERS)
+    unet.add_adapter(config)
+    lower_before_passes(unet)
     parameters = lora_parameters(unet)
     for parameter in parameters:
         parameter.data = parameter.data.float()

@@ -182,14 +182,20 @@ def build_student(config: TrainConfig, family: Family, accelerator: Accelerator,
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
+        # one kernel for all tensors; with a loss scaler it skips overflows by itself, and accelerate would count them as updates
+        fused=accelerator.scaler is None,
     )
     prepared, optimizer = accelerator.prepare(unet, optimizer)
+    if not config.full_finetune:
+        # frozen weights of low precision are computed with as they are, like in pipelines; the autocast that accelerate has put
+        # around the U-Net would keep norms and adapter in float32 and cast at every layer
+        vars(unet).pop("forward", None)
     nets = make_networks(
         unet,
         ema_decay=config.ema_decay,
         prepared=prepared,
         teacher_unet=family.unet if config.full_finetune else None,
-        autocast=accelerator.autocast,
+        autocast=accelerator.autocast if config.full_finetune else nullcontext,
     )
     export_ema = None if config.export_ema_decay is None else WeightEma(parameters, config.export_ema_decay)
     return Student(unet, parameters, optimizer, nets, prepared, export_ema, config, type(family.pipe))

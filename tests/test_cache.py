@@ -338,7 +338,7 @@ def test_a_cached_batch_is_the_live_batch_of_the_same_crop(family: Family, tmp_p
         assert batch.sizes == shown.sizes
         crops.add(tuple((s.crop_top, s.crop_left) for s in batch.sizes))
         if epoch < variants:
-            assert torch.equal(cached.x0, live.x0)
+            torch.testing.assert_close(cached.x0, live.x0, rtol=1e-4, atol=1e-5)
             if live.cond.time_ids is not None:
                 assert torch.equal(cached.cond.time_ids, live.cond.time_ids)
     assert len(crops) == variants

@@ -81,12 +81,20 @@ def test_latents_are_a_scaled_posterior_sample(sd_folder: Path) -> None:
     torch.testing.assert_close(family.draw_latents(family.image_moments(pixels), noise), expected.detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_vae_sees_one_picture_at_a_time(sd_folder: Path) -> None:
+@pytest.mark.parametrize(("limit", "expected"), [(512**2, [3]), (2 * 16**2, [2, 1]), (16**2 - 1, [1, 1, 1])])
+def test_the_vae_sees_large_pictures_one_at_a_time(
+    limit: int, expected: list[int], sd_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lcm.families.base.PIXELS_AT_ONCE", limit)
     family, sizes = load_family(str(sd_folder)), []
     for part in (family.pipe.vae.encoder, family.pipe.vae.decoder):
         part.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    family.decode(family.draw_latents(family.image_moments(torch.zeros(3, 3, 16, 16)), torch.zeros(3, 4, 8, 8)))
-    assert sizes == [1] * 6
+    pixels, noise = torch.rand(3, 3, 16, 16), torch.randn(3, 4, 8, 8)
+    latents = family.draw_latents(family.image_moments(pixels), noise)
+    family.decode(latents)
+    assert sizes == expected * 2
+    alone = [family.draw_latents(family.image_moments(pixels[i : i + 1]), noise[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(latents, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_facts_come_from_the_checkpoint(sd_folder: Path, sd_v_folder: Path, sdxl_folder: Path) -> None:

@@ -267,6 +267,19 @@ def test_bf16_trains_and_verifies(sd_folder: Path, images: Path, tmp_path: Path)
     assert all(value.dtype == torch.float32 for value in trained)
 
 
+def test_low_precision_is_computed_with_as_it_is_loaded(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    """As in pipelines: no autocast, under which norms and adapter would be float32."""
+    trainer = Trainer(parse_config(flags(sd_folder, images, tmp_path, mixed_precision="bf16")))
+    seen = []
+    for module in trainer.student.unet.modules():
+        module.register_forward_hook(lambda module, args, output: seen.append((output, torch.is_autocast_enabled("cpu"))))
+    trainer.train_step(trainer.batches(range(1)))
+    tensors = [(output.dtype, autocast) for output, autocast in seen if isinstance(output, torch.Tensor)]
+    assert len(tensors) > 100
+    assert set(tensors) == {(torch.bfloat16, False), (torch.float32, False)}  # sines and cosines of the time are float32
+    assert sum(dtype == torch.float32 for dtype, _ in tensors) == 3  # teacher, target, student
+
+
 def test_v_prediction_teacher_with_zero_terminal_snr_trains(sd_v_folder: Path, images: Path, tmp_path: Path) -> None:
     assert run(sd_v_folder, images, tmp_path, max_train_steps=2) == 0
     recipe = lcm.read_recipe(tmp_path)

@@ -95,7 +95,7 @@ def make_moments(jobs: Sequence[tuple[str, Job]], *, family: Family, interpolati
     device = family.pipe.vae.device
     loader = DataLoader(Crops([job for _, job in jobs], interpolation), batch_size=None, num_workers=workers)
     for (key, _), pixels in zip(jobs, loader, strict=True):
-        # one at a time, as the VAE does it anyway: moments do not depend on their neighbours
+        # one at a time: what is kept does not depend on what else was missing
         yield key, {MOMENTS: family.image_moments(pixels[None].to(device))[0]}
 
 

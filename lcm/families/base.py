@@ -29,6 +29,15 @@ class ImageSize:
     width: int
 
 
+PIXELS_AT_ONCE = 512**2
+"""The VAE takes so many pixels in one call, or one picture: the activations of a large batch would outgrow those of the U-Net."""
+
+
+def in_parts(batch: Tensor, pixels_each: int) -> tuple[Tensor, ...]:
+    """A batch of pictures as the VAE takes it."""
+    return batch.split(max(1, PIXELS_AT_ONCE // pixels_each))
+
+
 class Family(ABC):
     """A loaded teacher. Holds a stock diffusers pipeline and asks it, so that training conditions as inference does."""
 
@@ -38,7 +47,6 @@ class Family(ABC):
         self.pipe = pipe
         for component in (pipe.unet, pipe.vae, *self.text_encoders()):
             component.requires_grad_(False).eval()
-        pipe.vae.enable_slicing()  # one picture at a time: the activations of a whole batch outgrow those of the U-Net
         # LCMScheduler carries over betas, prediction type and the zero-SNR flag: the schedule of training is that of play
         self.schedule = NoiseSchedule.from_scheduler(LCMScheduler.from_config(pipe.scheduler.config))
 
@@ -80,7 +88,8 @@ class Family(ABC):
     def image_moments(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] in [-1, 1] -> mean and log variance of their latents [B, 2C, h, w], in the VAE's own precision."""
         vae = self.pipe.vae
-        return vae.encode(pixels.to(vae.dtype)).latent_dist.parameters
+        parts = in_parts(pixels.to(vae.dtype), pixels[0, 0].numel())
+        return torch.cat([vae.encode(part).latent_dist.parameters for part in parts])
 
     def draw_latents(self, moments: Tensor, noise: Tensor) -> Tensor:
         """`image_moments` and unit noise [B, C, h, w] -> a posterior sample at unit scale, float32."""
@@ -119,8 +128,8 @@ class Family(ABC):
     def pixels(self, latents: Tensor) -> Tensor:
         """Latents at unit scale -> [B, 3, H, W] float32 in about [-1, 1], in the VAE's own precision, with gradients."""
         vae = self.pipe.vae
-        decoded: Tensor = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
-        return decoded.float()
+        parts = in_parts(latents.to(vae.dtype) / vae.config.scaling_factor, latents[0, 0].numel() * self.pipe.vae_scale_factor**2)
+        return torch.cat([vae.decode(part).sample for part in parts]).float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:

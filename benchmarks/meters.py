@@ -1,0 +1,159 @@
+"""What a piece of torch code costs, apart from time: kernels, FLOPs, bytes moved, activations kept, memory alive."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+ALLOCATIONS = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
+OVERWRITING = {aten.copy_, aten.fill_, aten.zero_, aten._foreach_copy_}
+"""Operations that write their first argument without reading it."""
+
+
+def plain(name: Any) -> str:
+    return str(name).removeprefix("aten.")
+
+
+FORMULAS = {plain(name): formula for name, formula in flop_registry.items()}
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor)]
+
+
+def storage_key(tensor: Tensor) -> int:
+    """The same for tensors that share memory."""
+    key: int = tensor.untyped_storage()._cdata
+    return key
+
+
+def extent(tensor: Tensor) -> int:
+    """Bytes of the elements that a kernel reads or writes; what `expand` repeats counts once."""
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    return prod(size for size, stride in pairs if stride != 0 or size == 0) * tensor.element_size()
+
+
+@dataclass
+class Cost:
+    """Of all calls of one operation."""
+
+    kernels: int = 0
+    flops: int = 0
+    bytes: int = 0
+
+
+class KernelMeter(TorchDispatchMode):
+    """Counts the operations that launch work while it is entered, by name.
+
+    A kernel is one ATen operation as it is dispatched below autograd, except allocations and those whose results all lie in the
+    memory of their arguments without being written. What a library launches beyond that for one operation is not seen. Bytes
+    are those of all tensors read and written; FLOPs are those of `torch.utils.flop_counter`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_name: dict[str, Cost] = {}
+
+    def total(self) -> Cost:
+        costs = self.by_name.values()
+        return Cost(sum(c.kernels for c in costs), sum(c.flops for c in costs), sum(c.bytes for c in costs))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        results = func(*args, **kwargs)
+        name = func._overloadpacket
+        read, written = tensors_in((args, kwargs)), tensors_in(results)
+        if name in ALLOCATIONS or not (written or func._schema.is_mutable):
+            return results
+        known = {storage_key(tensor) for tensor in read}
+        if not func._schema.is_mutable and all(storage_key(tensor) in known for tensor in written):
+            return results
+        if name in OVERWRITING:  # the first argument is what is written; _foreach_copy_ returns nothing
+            written = tensors_in(args[0])
+            read = tensors_in(args[1:])
+        cost = self.by_name.setdefault(plain(name), Cost())
+        cost.kernels += 1
+        cost.bytes += sum(map(extent, read)) + sum(map(extent, written))
+        formula = FORMULAS.get(plain(name).removesuffix("_"))  # in place is the same arithmetic
+        if formula is not None:
+            cost.flops += formula(*args, **kwargs, out_val=results)
+        return results
+
+
+class FlashAttention(TorchFunctionMode):
+    """Attention is the fused kernel of GPUs, which tensors without memory would not choose by themselves."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        assert kwargs.get("attn_mask") is None and not kwargs.get("dropout_p") and not kwargs.get("is_causal")
+        return torch.ops.aten._scaled_dot_product_flash_attention(*args[:3])[0]
+
+
+class SavedActivations:
+    """Bytes that a graph keeps for its way back: every memory once, and none that belongs to `modules`' parameters."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        self.parameters = {storage_key(p) for module in modules for p in module.parameters()}
+        self.storages: dict[int, torch.UntypedStorage] = {}
+
+    @property
+    def bytes(self) -> int:
+        return sum(storage.nbytes() for storage in self.storages.values())
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        if storage_key(tensor) not in self.parameters:
+            self.storages[storage_key(tensor)] = tensor.untyped_storage()
+        return tensor
+
+    @contextmanager
+    def watching(self) -> Iterator[SavedActivations]:
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            yield self
+
+
+class LiveMemory(TorchDispatchMode):
+    """The most bytes that were alive at once of the tensors made while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        older = {storage_key(tensor) for tensor in tensors_in((args, kwargs))}
+        results = func(*args, **(kwargs or {}))
+        for tensor in tensors_in(results):
+            if storage_key(tensor) not in older | self._known:
+                self._add(tensor.untyped_storage())
+        return results
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.alive -= size
+
+
+def memory_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the memory that tensors lie in, shared memory once."""
+    return sum({storage_key(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}.values())

@@ -1,0 +1,233 @@
+"""What a training step costs beside that of the public scripts, in time and memory: `results/step.json`.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.step
+
+All three read the same images and captions of the tiny world, without a cache, and have the same weights, noise, timesteps and
+guidance. First their losses and gradients are compared; nothing is timed unless they agree. Then they take their steps in turn
+in one process, in changing order, so that whatever else the machine does falls on all of them; the clock counts this process's
+own work. This toolkit is there twice: the second one's distance from 1 is the noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.meters import LiveMemory, memory_of
+from benchmarks.methods.tables import table
+from benchmarks.methods.teacher import write_json
+from benchmarks.public_scripts import OneUnet, Settings, TwoUnets
+from examples.shapes.demo import TEACHER
+from examples.shapes.render import write_dataset
+from lcm.adapters import lora_parameters
+from lcm.config import TrainConfig
+from lcm.data import SampleBatch
+from lcm.trainer import Trainer
+
+RESULTS = Path(__file__).parent / "results"
+NAME = "step.json"
+TOOLKIT, AGAIN, TWO, ONE = "this toolkit", "this toolkit again", "two U-Nets", "one U-Net"
+TOLERANCE = 1e-5
+"""Largest relative difference of the losses."""
+GRADIENT_TOLERANCE = 1e-3
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One implementation of the step: an update, the loss before it as a graph, the adapter, all that it holds in memory."""
+
+    step: Callable[[], object]
+    loss: Callable[[], Tensor]
+    adapter: list[torch.nn.Parameter]
+    held: Callable[[], list[Tensor]]
+
+
+def held_by(modules: Sequence[torch.nn.Module], optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Weights, buffers and the optimizer's state."""
+    state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
+    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())] + state
+
+
+def make_trainer(folder: Path, teacher: Path, batch_size: int, rank: int) -> Trainer:
+    """Of this toolkit, on images of the tiny world written into `folder`."""
+    write_dataset(folder / "images", batch_size)
+    config = TrainConfig(
+        pretrained_teacher_model=str(teacher),
+        train_data_dir=str(folder / "images"),
+        output_dir=str(folder / "out"),
+        train_batch_size=batch_size,
+        lora_rank=rank,
+        guidance_scale=5.0,
+    )
+    return Trainer(config)
+
+
+def make_batch(trainer: Trainer) -> SampleBatch:
+    """The first batch of the run; no sample at the lowest point of the grid, where the scripts mean another landing point."""
+    batch = next(trainer.batches(range(1)))
+    lowest = 1.0 / int(trainer.config.num_ddim_timesteps or 0)
+    return replace(batch, uniform_time=lowest + (1.0 - lowest) * batch.uniform_time)
+
+
+def make_contenders(trainer: Trainer, teacher: Path, batch: SampleBatch) -> dict[str, Contender]:
+    """This toolkit and both scripts, with the same adapter, which does something."""
+    config, student = trainer.config, trainer.student
+    randomise(student.parameters)
+    settings = Settings(
+        rank=config.lora_rank,
+        w=float(config.guidance_scale or 0) - 1.0,
+        num_ddim_timesteps=int(config.num_ddim_timesteps or 0),
+        learning_rate=config.learning_rate,
+    )
+    endless = itertools.repeat(batch)
+    pipe = trainer.family.pipe
+    modules = [student.unet, pipe.vae, *trainer.family.text_encoders()]
+    contenders = {
+        TOOLKIT: Contender(
+            lambda: trainer.train_step(endless),
+            lambda: trainer.objective(student.nets, trainer.encode(batch)).mean(),
+            student.parameters,
+            lambda: held_by(modules, student.optimizer),
+        )
+    }
+    for name, kind in ((TWO, TwoUnets), (ONE, OneUnet)):
+        contenders[name] = script_contender(kind(teacher, settings), batch, student.parameters)
+    return contenders
+
+
+def script_contender(script: TwoUnets, batch: SampleBatch, adapter: list[torch.nn.Parameter]) -> Contender:
+    script.load_adapter([p.detach() for p in adapter])
+    return Contender(
+        lambda: script.step(batch),
+        lambda: script.loss(batch),
+        lora_parameters(script.unet),
+        lambda: held_by(script.modules(), script.optimizer),
+    )
+
+
+@torch.no_grad()
+def randomise(parameters: Sequence[Tensor]) -> None:
+    """An adapter as if in training: one that starts at zero would hide what it adds."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in parameters:
+        parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+
+
+def loss_and_gradient(contender: Contender) -> tuple[float, Tensor]:
+    loss = contender.loss()
+    return float(loss.detach()), torch.cat([g.flatten() for g in torch.autograd.grad(loss, contender.adapter)])
+
+
+def agreement(contenders: dict[str, Contender]) -> dict[str, dict[str, float]]:
+    """Loss and relative differences of loss and gradient to this toolkit's. Raises ValueError when they are not the same step."""
+    mine, gradient = loss_and_gradient(contenders[TOOLKIT])
+    found = {}
+    for name, contender in contenders.items():
+        loss, theirs = loss_and_gradient(contender)
+        off, gradient_off = abs(loss / mine - 1.0), float((theirs - gradient).norm() / gradient.norm())
+        if not (off <= TOLERANCE and gradient_off <= GRADIENT_TOLERANCE):
+            raise ValueError(
+                f"{name} is not the same step: loss {loss:.8f} against {mine:.8f}, gradients apart by {gradient_off:.1e}; "
+                "nothing is timed until they agree"
+            )
+        found[name] = {"loss": loss, "relative_difference": off, "relative_gradient_difference": gradient_off}
+    return found
+
+
+def measure_memory(contender: Contender) -> dict[str, int]:
+    """Bytes held between steps, and the most that one step has alive on top. A step has been made before."""
+    with LiveMemory() as memory:
+        contender.step()
+    return {"held": memory_of(contender.held()), "peak_above": memory.peak}
+
+
+def measure_seconds(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Process seconds of every step and round; the order turns by one every round, and the first round is not counted."""
+    names = list(steps)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            start = time.process_time()
+            steps[name]()
+            if number:
+                seconds[name].append(round(time.process_time() - start, 6))
+    return seconds
+
+
+def ratio(slower: Sequence[float], faster: Sequence[float]) -> tuple[float, float, float]:
+    """Median over the rounds of their ratio, and the ends of its 95 % bootstrap interval."""
+    ratios = np.asarray(slower) / np.asarray(faster)
+    drawn = np.random.default_rng(0).choice(ratios, (DRAWS, len(ratios)))
+    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def step_table(results: dict[str, Any]) -> str:
+    """One line a contender; time and memory are in units of this toolkit's where they are a ratio."""
+    seconds, memory = results["seconds"], results["memory"]
+    mine = memory[TOOLKIT]
+    rows = []
+    for name, timed in seconds.items():
+        middle, low, high = ratio(timed, seconds[TOOLKIT])
+        row = [name, f"{float(np.median(timed)):.3f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"]
+        if name in memory:
+            above, whole = memory[name]["peak_above"], memory[name]["held"] + memory[name]["peak_above"]
+            row += [f"{whole / 2**20:.0f}", f"{(mine['held'] + mine['peak_above']) / whole:.2f}"]
+            row += [f"{above / 2**20:.0f}", f"{mine['peak_above'] / above:.2f}"]
+        rows.append(row + [""] * (7 - len(row)))
+    head = [
+        "step of",
+        "seconds",
+        "time over this toolkit's",
+        "peak MiB",
+        "this toolkit's over it",
+        "above weights",
+        "this toolkit's over it",
+    ]
+    return table(head, rows)
+
+
+def measure(teacher: Path, batch_size: int, rank: int, rounds: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(Path(folder), teacher, batch_size, rank)
+        contenders = make_contenders(trainer, teacher, make_batch(trainer))
+        found = agreement(contenders)
+        steps = {name: contender.step for name, contender in contenders.items()}
+        seconds = measure_seconds({**steps, AGAIN: steps[TOOLKIT]}, rounds)
+        memory = {name: measure_memory(contender) for name, contender in contenders.items()}
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "batch_size": batch_size,
+        "lora_rank": rank,
+        "agreement": found,
+        "seconds": seconds,
+        "memory": memory,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results_dir", type=Path, default=RESULTS)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=15)
+    args = parser.parse_args(argv)
+    results = measure(TEACHER, args.batch_size, args.rank, args.rounds)
+    write_json(args.results_dir / NAME, results)
+    print(step_table(results))
+
+
+if __name__ == "__main__":
+    main()
