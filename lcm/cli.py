@@ -45,8 +45,6 @@ def cache_verify(directory: Path) -> int:
 
 def cache_build(argv: Sequence[str]) -> int:
     """Encodes the data of a training command without training."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read on import
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     import diffusers
     import transformers
 
@@ -71,6 +69,8 @@ def cache_build(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 where something is wrong with a file, 2 after a mistake of the user."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read on import
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     from lcm.data.config import default_cache
 
     parser = argparse.ArgumentParser(prog="lcm", description="Tools around the distillation of few-step adapters.")

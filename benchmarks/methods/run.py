@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
             measure_teacher(args.results_dir, args.num_images)
 
     failed = []
-    if not args.only or TEACHER_JOB in args.only:
+    if TEACHER_JOB in args.only or (not args.only and args.plan == PLAN):  # other plans add runs, not another teacher
         failed += [TEACHER_JOB] * attempt(TEACHER_JOB, errors, teacher)
     for job in jobs:
         failed += [job.name] * attempt(job.name, errors, partial(do_job, job, args, data))
