@@ -59,7 +59,7 @@ def test_the_counts_are_those_of_the_folder(tmp_path: Path) -> None:
     }
     captions, sides = report.lines()
     assert captions == "captions: 7 for 5 samples; dropped without one: 1"
-    assert sides == "shorter sides of the images: 8 to 64 pixels, median 16; 2 of 5 are below 16 and are enlarged"
+    assert sides == "shorter sides of the images: 8 to 64 pixels, median 16; 2 of 5 are enlarged to what is cut out"
     write_report(tmp_path, report, data.records)
     assert json.loads((tmp_path / "data_report.json").read_text()) == dataclasses.asdict(report)
 

@@ -49,7 +49,7 @@ class DataReport:
         return [
             captions,
             *(buckets if len(self.buckets) > 1 else []),
-            f"shorter sides of the images: {sides}; {self.enlarged} of {self.kept} are below {self.resolution} and are enlarged",
+            f"shorter sides of the images: {sides}; {self.enlarged} of {self.kept} are enlarged to what is cut out",
         ]
 
 
