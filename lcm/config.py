@@ -269,15 +269,19 @@ class TrainConfig(ObjectiveConfig, DataConfig):
         return yaml.safe_dump(asdict(self), sort_keys=True, allow_unicode=True)
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """Fields that shape the training and differ from an earlier configuration: "name: theirs -> ours"."""
+        """Fields that shape the training and differ from an earlier configuration: "name: theirs -> ours".
+
+        A field that an older version did not have counts as its default, which is what that version did.
+        """
+        theirs = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(self)} | other
         free = FREE_TO_CHANGE | self.without_effect().keys()
         # only where nothing follows the run's progress does its length not shape the steps already made
         if self.lr_scheduler.startswith("constant") and not self.uses_progress:
             free |= {"max_train_steps", "num_train_epochs"}
         return [
-            f"{name}: {other.get(name)} -> {value}"
+            f"{name}: {theirs[name]} -> {value}"
             for name, value in sorted(asdict(self).items())
-            if name not in free and str(other.get(name)).rstrip("/") != str(value).rstrip("/")
+            if name not in free and str(theirs[name]).rstrip("/") != str(value).rstrip("/")
         ]
 
 

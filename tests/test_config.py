@@ -801,11 +801,12 @@ def test_differences_reports_what_is_not_free_to_change(name: str) -> None:
         assert found == [f"{name}: something else -> {getattr(config, name)}"]
 
 
-def test_differences_reports_a_field_that_the_earlier_run_did_not_know() -> None:
-    config = TrainConfig(**BASE)
+def test_a_field_that_the_earlier_version_did_not_have_counts_as_its_default() -> None:
+    config, other = TrainConfig(**BASE), TrainConfig(**BASE, lora_rank=8)
     earlier = asdict(config)
-    del earlier["lora_rank"], earlier["logging_steps"]
-    assert config.differences(earlier) == ["lora_rank: None -> 64"]
+    del earlier["lora_rank"], earlier["logging_steps"], earlier["lora_target_modules"]
+    assert config.differences(earlier) == []
+    assert other.differences(earlier) == ["lora_rank: 64 -> 8"]
 
 
 def test_a_flag_without_effect_makes_no_other_run() -> None:
