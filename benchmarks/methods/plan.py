@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 PLAN = Path(__file__).parent / "plan.yaml"
+CAUSES = PLAN.with_name("causes.yaml")
+"""Why plain `lcm` stalls; its results are in causes/."""
 DATA = ("images", "prompts")
 STUDENTS = ("trained", "random", "base")
 

@@ -15,10 +15,10 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.methods import cost
-from benchmarks.methods.plan import PLAN, Job, load_plan
+from benchmarks.methods.plan import CAUSES, PLAN, Job, load_plan
 from benchmarks.methods.run import OUTPUT_DIR
 from benchmarks.methods.students import is_adapter, load_student
-from benchmarks.methods.tables import methods_table, teacher_table
+from benchmarks.methods.tables import causes_table, methods_table, teacher_table
 from benchmarks.methods.teacher import GUIDANCE_SCALE, RESULTS, ddim_curve, read_rows
 from examples.shapes.demo import TEACHER
 from examples.shapes.evaluate import TEACHER_STEPS, decode, generate, load_pipe
@@ -44,10 +44,12 @@ def read_costs(results: Path) -> dict[str, list[float]]:
 
 
 def filled(text: str, results: Path, order: list[str]) -> str:
-    """The document with both tables as the results say; `order` is that of the plan. A table without results stays as it is."""
+    """The document with all tables as the results say; `order` is that of the plan. A table without results stays as it is."""
     runs, rows = read_results(results), read_rows(results)
     text = fill(text, "methods", methods_table(runs, ddim_curve(results), read_costs(results), order)) if runs else text
-    return fill(text, "teacher", teacher_table(rows)) if rows else text
+    text = fill(text, "teacher", teacher_table(rows)) if rows else text
+    causes = read_results(results.parent / CAUSES.stem)
+    return fill(text, "causes", causes_table(causes, [run.name for run in load_plan(CAUSES)])) if causes else text
 
 
 def draw_rows(pipe: Any, steps: int, guidance_scale: float, eta: float = 0.0) -> list[Image.Image]:

@@ -90,6 +90,19 @@ def methods_table(results: Sequence[Result], curve: dict[int, float], seconds: d
     return table(head, rows)
 
 
+def causes_table(results: Sequence[Result], order: Sequence[str]) -> str:
+    """One line per run: what it changes of the first, and what comes of it."""
+    ranked = sorted(results, key=lambda result: order.index(result["name"]))
+    reference = ranked[0]["flags"]
+    rows = []
+    for result in ranked:
+        changed = [f"`--{name} {value}`" for name, value in sorted(result["flags"].items()) if reference.get(name) != value]
+        at = [result["steps"][n] for n in ("1", "2", "4", "8")]
+        color, diversity = f"{at[2]['color']:.1%}", f"{at[2]['diversity_ratio']:.2f}"
+        rows.append([", ".join(changed) or "nothing", *(accuracy([row]) for row in at), color, diversity])
+    return table(["changed", *(f"{n} step{'s' if n > 1 else ''}" for n in (1, 2, 4, 8)), "colour at 4", "diversity at 4"], rows)
+
+
 def teacher_table(rows: Sequence[Row]) -> str:
     """The teacher's DDIM curve, then the other samplers."""
     head = ["teacher with", "steps", "network evaluations", "pictures", "all right", "NMSE", "diversity", "judge-FD (floor)"]
