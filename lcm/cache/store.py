@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lcm.data.identity import as_bytes
+from lcm.data.identity import add_tensors
 from lcm.disk import replacing
 
 ROWS = 256
@@ -40,9 +40,7 @@ Row = dict[str, Tensor]
 def digest_of(row: Row) -> str:
     """32 hexadecimal digits of the SHA-256 of names, types, shapes and bytes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(row.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(as_bytes(tensor))
+    add_tensors(digest, sorted(row.items()))
     return digest.hexdigest()[:32]
 
 

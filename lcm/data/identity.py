@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,12 +23,17 @@ def facts_of(config: Any) -> str:
     return json.dumps(facts, sort_keys=True, default=str)
 
 
+def add_tensors(digest: Any, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Feeds names, types, shapes and bytes to a hash of hashlib."""
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(as_bytes(tensor))
+
+
 def add_component(digest: Any, component: Any) -> None:
     """Feeds a component's configuration and every tensor of it, names, types and shapes included, to a hash of hashlib."""
     digest.update(facts_of(component.config).encode())
-    for name, tensor in component.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(as_bytes(tensor))
+    add_tensors(digest, component.state_dict().items())
 
 
 def identity_of(*components: Any) -> str:
