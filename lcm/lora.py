@@ -4,10 +4,14 @@ PEFT writes W x, B A x, that times alpha / rank, and the sum as tensors of full 
 computes the adapter's share in float32. Here B's product is added onto W x in place, and A and B are read as copies in the
 precision of W, made once a pass. With float32 weights nothing is copied, and results differ from PEFT's by the order of
 summation at most.
+
+Where no gradient is asked for, as of the target network, W + alpha / rank B A is cheaper as soon as there are more rows of x than
+the sum costs: it is computed for the one pass, never added in place, which would drift.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -48,6 +52,9 @@ class LoraLinear(lora.Linear):
             return super().forward(x, *args, **kwargs)
         down, up = factors(self)
         rows = x.reshape(-1, x.shape[-1])  # of a matrix the result is no view, so that adding to it in place costs no copy
+        if sum_is_cheaper(self, len(rows), self.base_layer.weight.shape):
+            weight = torch.addmm(self.base_layer.weight, up, down, alpha=self.scaling[ADAPTER])
+            return F.linear(x, weight, self.base_layer.bias)
         hidden = F.linear(self.lora_dropout[ADAPTER](rows), down)
         out: Tensor = self.base_layer(rows).addmm_(hidden, up.t(), alpha=self.scaling[ADAPTER])
         return out.view(*x.shape[:-1], -1)
@@ -61,14 +68,24 @@ class LoraConv2d(lora.Conv2d):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters or self.merged:
             return super().forward(x, *args, **kwargs)
-        (down, up), first = factors(self), self.lora_A[ADAPTER]
+        (down, up), first, base = factors(self), self.lora_A[ADAPTER], self.base_layer
+        places = x.shape[0] * x.shape[2] * x.shape[3] // math.prod(base.stride)
+        if sum_is_cheaper(self, places, torch.Size([base.out_channels, base.weight[0].numel()])):
+            sums = torch.addmm(base.weight.flatten(1), up.flatten(1), down.flatten(1), alpha=self.scaling[ADAPTER])
+            return F.conv2d(x, sums.view_as(base.weight), base.bias, base.stride, base.padding)
         hidden = F.conv2d(self.lora_dropout[ADAPTER](x), down, None, first.stride, first.padding)
-        out: Tensor = self.base_layer(x).add_(F.conv2d(hidden, up), alpha=self.scaling[ADAPTER])
+        out: Tensor = base(x).add_(F.conv2d(hidden, up), alpha=self.scaling[ADAPTER])
         return out
 
 
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: LoraLinear, nn.Conv2d: LoraConv2d}
 """Adapted layer -> what takes its place, for PEFT's registry."""
+
+
+def sum_is_cheaper(layer: Any, rows: int, shape: torch.Size) -> bool:
+    """Whether W + B A of `shape` [out, in] costs less than A and B applied to `rows` rows, in multiplications for each rank."""
+    has_dropout = layer.training and not isinstance(layer.lora_dropout[ADAPTER], nn.Identity)
+    return not torch.is_grad_enabled() and not has_dropout and shape.numel() < rows * sum(shape)
 
 
 def masters(layer: Any) -> tuple[Tensor, Tensor]:

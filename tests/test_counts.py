@@ -106,8 +106,9 @@ def test_a_step_stays_within_its_limits(name: str, trained: float, flops: float,
 
 def test_work_per_image_does_not_grow_with_the_batch(step: dict[str, Any]) -> None:
     one = count_step(MODELS["sd15"], 1)
-    assert one["kernels"] == pytest.approx(step["kernels"], rel=0.02)  # a batch of one needs a few copies less
-    assert one["flops_per_image"] == step["flops_per_image"]
+    assert one["kernels"] == pytest.approx(step["kernels"], rel=0.02)  # other layers of the target are summed up first
+    # what the target's sums W + B A cost is shared; where a batch of one is too small for them, it does without
+    assert step["flops_per_image"] < one["flops_per_image"] < 1.02 * step["flops_per_image"]
     assert one["bytes_per_image"] > step["bytes_per_image"]  # the weights are read once a pass
 
 
