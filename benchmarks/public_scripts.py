@@ -2,7 +2,7 @@
 
 `TwoUnets` is the one that reads webdatasets, with a teacher and a student; `OneUnet` switches the adapter off for the teacher.
 Both encode images and captions in every step, ask the teacher once with and once without the caption, run the student first and
-read the loss every step. The random numbers come with the batch, and guidance is fixed.
+read the loss every step. The random numbers come with the batch.
 
 At the lowest point of the grid the scripts land at timestep 0 and this toolkit on clean data; everywhere else the losses agree.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.optimization import get_scheduler
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
@@ -29,12 +30,17 @@ T = 1000
 
 @dataclass(frozen=True)
 class Settings:
-    """What the scripts take as flags; `w` is guidance_scale - 1."""
+    """What the scripts take as flags; `w` is guidance_scale - 1. The defaults are those of the scripts."""
 
-    rank: int
-    w: float
-    num_ddim_timesteps: int
-    learning_rate: float
+    rank: int = 64
+    w_min: float = 5.0
+    w_max: float = 15.0
+    num_ddim_timesteps: int = 50
+    learning_rate: float = 1e-4
+    lr_scheduler: str = "constant"
+    lr_warmup_steps: int = 500
+    max_train_steps: int = 1000
+    adam_beta2: float = 0.999
     huber_c: float = 0.001
     max_grad_norm: float = 1.0
 
@@ -51,14 +57,22 @@ class TwoUnets:
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.settings = settings
-        pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+        self.pipe = pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
         self.tokenizer, self.text_encoder, self.vae = pipe.tokenizer, pipe.text_encoder, pipe.vae
         for frozen in (pipe.vae, pipe.text_encoder, pipe.unet):
             frozen.requires_grad_(False).eval()
         self.alphas_cumprod = pipe.scheduler.alphas_cumprod
         self.make_unets(pipe.unet)
         self.unet.train()
-        self.optimizer = torch.optim.AdamW(self.trained(), lr=settings.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            self.trained(), lr=settings.learning_rate, betas=(0.9, settings.adam_beta2), weight_decay=0.0
+        )
+        self.lr_scheduler = get_scheduler(
+            settings.lr_scheduler,
+            self.optimizer,
+            num_warmup_steps=settings.lr_warmup_steps,
+            num_training_steps=settings.max_train_steps,
+        )
         self.uncond = self.encode_prompts([""])
 
     def make_unets(self, unet: Any) -> None:
@@ -117,7 +131,8 @@ class TwoUnets:
         noisy = alpha * latents + sigma * batch.noise
         c_skip, c_out = boundary(start)
         prediction = c_skip * noisy + c_out * self.ask(self.unet, noisy, start, embeds)[0]
-        x_prev = self.solve(noisy, start, timesteps, embeds)
+        w = self.settings.w_min + batch.uniform_guidance * (self.settings.w_max - self.settings.w_min)
+        x_prev = self.solve(noisy, start, timesteps, embeds, w.view(-1, 1, 1, 1))
         with torch.no_grad():
             c_skip, c_out = boundary(timesteps)
             target = c_skip * x_prev + c_out * self.ask(self.unet, x_prev, timesteps, embeds)[0]
@@ -125,13 +140,13 @@ class TwoUnets:
         return torch.mean(torch.sqrt((prediction - target) ** 2 + c**2) - c)
 
     @torch.no_grad()
-    def solve(self, noisy: Tensor, start: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:
+    def solve(self, noisy: Tensor, start: Tensor, timesteps: Tensor, embeds: Tensor, w: Tensor) -> Tensor:
         """One DDIM step of the guided teacher."""
         with self.as_teacher() as teacher:
             cond_x0, cond_noise = self.ask(teacher, noisy, start, embeds)
             uncond_x0, uncond_noise = self.ask(teacher, noisy, start, self.uncond.repeat(len(noisy), 1, 1))
-        x0 = cond_x0 + self.settings.w * (cond_x0 - uncond_x0)
-        noise = cond_noise + self.settings.w * (cond_noise - uncond_noise)
+        x0 = cond_x0 + w * (cond_x0 - uncond_x0)
+        noise = cond_noise + w * (cond_noise - uncond_noise)
         alpha, sigma = self.alpha_sigma(timesteps)
         return alpha * x0 + sigma * noise
 
@@ -141,6 +156,7 @@ class TwoUnets:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained(), self.settings.max_grad_norm)
         self.optimizer.step()
+        self.lr_scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss.detach().item())
 

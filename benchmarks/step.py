@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.step
 
-All three read the same images and captions of the tiny world, without a cache, and have the same weights, noise, timesteps and
-guidance. First their losses and gradients are compared; nothing is timed unless they agree. Then they take their steps in turn
+All read the same images and captions of the tiny world and have the same weights, noise, timesteps and guidance. This toolkit is
+measured as it is without further flags, reading pixels like the scripts, and with `--cache_latents`. First their losses and gradients are compared; nothing is timed unless they agree. Then they take their steps in turn
 in one process, in changing order, so that whatever else the machine does falls on all of them; the clock counts this process's
 own work. This toolkit is there twice: the second one's distance from 1 is the noise.
 """
@@ -36,7 +36,8 @@ from lcm.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 NAME = "step.json"
-TOOLKIT, AGAIN, TWO, ONE = "this toolkit", "this toolkit again", "two U-Nets", "one U-Net"
+TOOLKIT, CACHED, TWO, ONE = "this toolkit", "this toolkit, --cache_latents", "two U-Nets", "one U-Net"
+AGAIN = "this toolkit again"
 TOLERANCE = 1e-5
 """Largest relative difference of the losses."""
 GRADIENT_TOLERANCE = 1e-3
@@ -59,9 +60,10 @@ def held_by(modules: Sequence[torch.nn.Module], optimizer: torch.optim.Optimizer
     return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())] + state
 
 
-def make_trainer(folder: Path, teacher: Path, batch_size: int, rank: int) -> Trainer:
+def make_trainer(folder: Path, teacher: Path, batch_size: int, rank: int, **flags: Any) -> Trainer:
     """Of this toolkit, on images of the tiny world written into `folder`."""
-    write_dataset(folder / "images", batch_size)
+    if not (folder / "images").exists():
+        write_dataset(folder / "images", batch_size)
     config = TrainConfig(
         pretrained_teacher_model=str(teacher),
         train_data_dir=str(folder / "images"),
@@ -69,6 +71,7 @@ def make_trainer(folder: Path, teacher: Path, batch_size: int, rank: int) -> Tra
         train_batch_size=batch_size,
         lora_rank=rank,
         guidance_scale=5.0,
+        **flags,
     )
     return Trainer(config)
 
@@ -80,34 +83,40 @@ def make_batch(trainer: Trainer) -> SampleBatch:
     return replace(batch, uniform_time=lowest + (1.0 - lowest) * batch.uniform_time)
 
 
-def make_contenders(trainer: Trainer, teacher: Path, batch: SampleBatch) -> dict[str, Contender]:
-    """This toolkit and both scripts, with the same adapter, which does something."""
-    config, student = trainer.config, trainer.student
-    randomise(student.parameters)
+def make_contenders(folder: Path, teacher: Path, batch_size: int, rank: int) -> dict[str, Contender]:
+    """This toolkit and both scripts, with the same adapter, which does something. Data and cache are written into `folder`."""
+    plain = make_trainer(folder, teacher, batch_size, rank)
+    cached = make_trainer(folder, teacher, batch_size, rank, cache_latents=True, latent_cache_dir=str(folder / "cache"))
+    config, batch = plain.config, make_batch(plain)
+    randomise(plain.student.parameters)
+    adapter = [p.detach().clone() for p in plain.student.parameters]
+    randomise(cached.student.parameters)
     settings = Settings(
         rank=config.lora_rank,
-        w=float(config.guidance_scale or 0) - 1.0,
+        w_min=float(config.guidance_scale or 0) - 1.0,
+        w_max=float(config.guidance_scale or 0) - 1.0,
         num_ddim_timesteps=int(config.num_ddim_timesteps or 0),
         learning_rate=config.learning_rate,
     )
-    endless = itertools.repeat(batch)
-    pipe = trainer.family.pipe
-    modules = [student.unet, pipe.vae, *trainer.family.text_encoders()]
-    contenders = {
-        TOOLKIT: Contender(
-            lambda: trainer.train_step(endless),
-            lambda: trainer.objective(student.nets, trainer.encode(batch)).mean(),
-            student.parameters,
-            lambda: held_by(modules, student.optimizer),
-        )
-    }
+    contenders = {TOOLKIT: toolkit_contender(plain, batch), CACHED: toolkit_contender(cached, make_batch(cached))}
     for name, kind in ((TWO, TwoUnets), (ONE, OneUnet)):
-        contenders[name] = script_contender(kind(teacher, settings), batch, student.parameters)
+        contenders[name] = script_contender(kind(teacher, settings), batch, adapter)
     return contenders
 
 
-def script_contender(script: TwoUnets, batch: SampleBatch, adapter: list[torch.nn.Parameter]) -> Contender:
-    script.load_adapter([p.detach() for p in adapter])
+def toolkit_contender(trainer: Trainer, batch: SampleBatch) -> Contender:
+    student, family, endless = trainer.student, trainer.family, itertools.repeat(batch)
+    modules = [student.unet, family.pipe.vae, *family.text_encoders()]
+    return Contender(
+        lambda: trainer.train_step(endless),
+        lambda: trainer.objective(student.nets, trainer.encode(batch)).mean(),
+        student.parameters,
+        lambda: held_by(modules, student.optimizer),
+    )
+
+
+def script_contender(script: TwoUnets, batch: SampleBatch, adapter: list[Tensor]) -> Contender:
+    script.load_adapter(adapter)
     return Contender(
         lambda: script.step(batch),
         lambda: script.loss(batch),
@@ -200,8 +209,7 @@ def step_table(results: dict[str, Any]) -> str:
 
 def measure(teacher: Path, batch_size: int, rank: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(Path(folder), teacher, batch_size, rank)
-        contenders = make_contenders(trainer, teacher, make_batch(trainer))
+        contenders = make_contenders(Path(folder), teacher, batch_size, rank)
         found = agreement(contenders)
         steps = {name: contender.step for name, contender in contenders.items()}
         seconds = measure_seconds({**steps, AGAIN: steps[TOOLKIT]}, rounds)
