@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 python -m benchmarks.step
 
 All read the same images and captions of the tiny world and have the same weights, noise, timesteps and guidance. This toolkit is
-measured as it is without further flags, reading pixels like the scripts, and with `--cache_latents`. First their losses and gradients are compared; nothing is timed unless they agree. Then they take their steps in turn
-in one process, in changing order, so that whatever else the machine does falls on all of them; the clock counts this process's
-own work. This toolkit is there twice: the second one's distance from 1 is the noise.
+measured as it is without further flags, reading pixels like the scripts, and with `--cache_latents`. First losses and gradients
+are compared; nothing is timed unless they agree. Then all take their steps in turn in one process, in changing order, so that
+whatever else the machine does falls on all of them; the clock counts this process's own work. This toolkit is there once more:
+the second one's distance from 1 is the noise.
 """
 
 from __future__ import annotations
