@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from lcm.console import hide_loading_bars, is_main, log_plainly, quiet_libraries
 from lcm.stopping import Stopped, StopRequest
 
 
@@ -33,27 +34,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
     """As `main`, for a process that listens to signals. Raises Stopped as long as nothing has begun."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read on import; what matters is said below
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    import diffusers
-    import transformers
-
+    quiet_libraries()
     from lcm.adapters import ExportError
     from lcm.config import error_exit, parse_config
     from lcm.locking import alone_in
     from lcm.resuming import AlreadyFinished, clear_remains, full_disk, what_is_saved
     from lcm.trainer import Trainer
 
-    is_main = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", stream=sys.stderr, force=True)
+    log_plainly()
     output_dir = Path()
     try:
         config = parse_config(argv)
         output_dir = Path(config.output_dir)
-        if Path(str(config.pretrained_teacher_model)).is_dir():  # bars are for downloads
-            diffusers.utils.logging.disable_progress_bar()
-            transformers.utils.logging.disable_progress_bar()
-        owns = is_main and not config.dry_run
+        hide_loading_bars(config.pretrained_teacher_model)
+        owns = is_main() and not config.dry_run
         with alone_in(output_dir) if owns else nullcontext():
             if owns:
                 clear_remains(output_dir)  # before the other processes look: they wait for this one when they first meet
@@ -70,7 +64,7 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
         if not stop.asked and not isinstance(reason, Stopped):
             raise
         stopped = reason if isinstance(reason, Stopped) else Stopped(int(stop.signum or 0))
-        if is_main:
+        if is_main():
             print(f"stopped by {stopped}: {what_is_saved(output_dir)}", file=sys.stderr)
         return stopped.status
     return 0

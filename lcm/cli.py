@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from lcm.console import hide_loading_bars, log_plainly, quiet_libraries
 
 
 def cache_inspect(directory: Path) -> int:
@@ -45,20 +46,14 @@ def cache_verify(directory: Path) -> int:
 
 def cache_build(argv: Sequence[str]) -> int:
     """Encodes the data of a training command without training."""
-    import diffusers
-    import transformers
-
     from lcm.building import build_cache
     from lcm.config import error_exit, parse_config
     from lcm.launching import make_accelerator
 
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    log_plainly()
     try:
         config = parse_config([*argv, "--cache_latents", "True"])
-        if Path(str(config.pretrained_teacher_model)).is_dir():  # bars are for downloads
-            diffusers.utils.logging.disable_progress_bar()
-            transformers.utils.logging.disable_progress_bar()
+        hide_loading_bars(config.pretrained_teacher_model)
         build_cache(config, make_accelerator(config))
     except (ValueError, OSError) as error:
         if os.environ.get("LCM_TRACEBACK"):
@@ -69,8 +64,7 @@ def cache_build(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 where something is wrong with a file, 2 after a mistake of the user."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read on import
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    quiet_libraries()
     from lcm.data.config import default_cache
 
     parser = argparse.ArgumentParser(prog="lcm", description="Tools around the distillation of few-step adapters.")

@@ -1,0 +1,35 @@
+"""What a command shows: its own lines, and of the libraries' only errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+
+def is_main() -> bool:
+    """Whether this process is the one that speaks, as the launcher says; known before any library is loaded."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def quiet_libraries() -> None:
+    """To be called before diffusers and transformers are imported: they read this once."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+
+def log_plainly() -> None:
+    """Lines of the main process as they are, of others only errors."""
+    level = logging.INFO if is_main() else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+
+
+def hide_loading_bars(model: str | None) -> None:
+    """Where `model` is a folder: bars are for downloads."""
+    import diffusers
+    import transformers
+
+    if Path(str(model)).is_dir():
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
