@@ -18,7 +18,7 @@ from lcm.config import TrainConfig
 from lcm.data import Record, SampleBatch, Trajectories, TrajectorySpec, load_data, make_missing_shards, open_trajectories
 from lcm.data.buckets import Buckets, by_aspect_ratio, one_square
 from lcm.data.records import LoadedData
-from lcm.data.team import Team
+from lcm.data.team import ALONE, Team
 from lcm.families import Family, load_family
 from lcm.objectives import OBJECTIVES, LatentBatch, make_recipe
 from lcm.recipe import Recipe
@@ -48,7 +48,9 @@ def build_recipe(config: TrainConfig, family: Family, first: Recipe | None) -> R
     return recipe
 
 
-def build_trajectories(config: TrainConfig, family: Family, records: list[Record], accelerator: Accelerator) -> Trajectories:
+def build_trajectories(
+    config: TrainConfig, family: Family, records: list[Record], team: Team, device: torch.device
+) -> Trajectories:
     """The teacher's trajectories for the prompts, made now where they are not on disk. The U-Net has no adapters yet."""
     method = OBJECTIVES[config.objective]
     spec = TrajectorySpec(
@@ -61,23 +63,14 @@ def build_trajectories(config: TrainConfig, family: Family, records: list[Record
         keep=method.keeps,
     )
     directory = Path(config.trajectory_dir or Path(config.output_dir) / "trajectories")
-    process, gather, owner = (accelerator.process_index, accelerator.num_processes), gather_object, None
+    owner = None
     if config.dry_run:  # every process for itself
-        directory, process, gather = temporary_folder(), (0, 1), list
+        directory, team = temporary_folder(), ALONE
     else:
         owner = name_of(Path(config.output_dir))
-    folder = make_missing_shards(
-        family,
-        records,
-        spec,
-        directory,
-        process=process,
-        batch_size=config.train_batch_size,
-        device=accelerator.device,
-        gather=gather,
-        owner=owner,
-    )
-    accelerator.wait_for_everyone()
+    batch_size = config.train_batch_size
+    folder = make_missing_shards(family, records, spec, directory, team=team, batch_size=batch_size, device=device, owner=owner)
+    team.wait()
     return open_trajectories(folder, len(records))
 
 
@@ -103,7 +96,7 @@ def build_encoded(config: TrainConfig, family: Family, pictures: PictureSet, dir
     empty = [""] if config.proportion_empty_prompts else []
     prompts = [*empty, *(caption for record in pictures.records for caption in record.captions)]
     workers, has_pictures = config.dataloader_num_workers, bool(pictures.pictures)
-    team = Team() if config.dry_run else team
+    team = ALONE if config.dry_run else team
     return encode_samples(family, prompts, pictures if has_pictures else None, directory=directory, team=team, workers=workers)
 
 

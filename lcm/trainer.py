@@ -97,7 +97,7 @@ class Trainer:
             pictures = PictureSet(data.records, data.pictures, self.buckets, config, config.seed)
             self.encoded = build_encoded(config, self.family, pictures, cache, team)
         if config.prompts_file is not None:
-            self.trajectories = build_trajectories(config, self.family, self.records, self.accelerator)
+            self.trajectories = build_trajectories(config, self.family, self.records, team, device)
         self.student = build_student(config, self.family, self.accelerator, first)
         prompts = config.validation_prompts or prompts_of(self.records)
         recipe = build_recipe(config, self.family, first.recipe if first else None)
@@ -113,7 +113,7 @@ class Trainer:
         self.step = self.skipped = 0
         if resume is not None:
             self._restore(resume)
-        self._check_agreement()
+        team.check_same((self.step, self.config.max_train_steps), "checkpoint or flags", "--output_dir and settings")
 
     def _with_steps(self, config: TrainConfig) -> TrainConfig:
         """The configuration with its epochs, if any, counted in updates."""
@@ -121,14 +121,6 @@ class Trainer:
             return config
         steps = math.ceil(config.num_train_epochs * len(self.records) / self.samples_per_step)
         return dataclasses.replace(config, max_train_steps=steps, num_train_epochs=None)
-
-    def _check_agreement(self) -> None:
-        """Raises ValueError, on all processes, when they do not see the same data and checkpoint."""
-        if self.process[1] > 1 and len(set(gather_object([(self.data_fingerprint, self.step, self.config.max_train_steps)]))) > 1:
-            raise ValueError(
-                "the processes do not see the same training images or the same checkpoint; give all machines the same "
-                "--train_data_dir and --output_dir"
-            )
 
     # --- the step ---------------------------------------------------------------------------------------------------
 

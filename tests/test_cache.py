@@ -238,6 +238,21 @@ def test_machines_that_do_not_share_the_folder_are_told_so(tmp_path: Path) -> No
         fill(tmp_path, WANTED, Forgetful(), Team(), "rows")
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_processes_that_see_different_things_are_told_so_on_all_of_them(same: bool) -> None:
+    def look(team: Team) -> str:
+        try:
+            team.check_same("a" if same else f"file {team.rank}", "training data", "--train_data_dir")
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(3) as pool:
+        told = set(pool.map(look, teams(3)))
+    expected = "the processes do not see the same training data; give all machines the same --train_data_dir"
+    assert told == {"" if same else expected}
+
+
 @pytest.mark.parametrize(
     ("making", "reading", "variants", "epoch"), [(10.0, 0.0, 1, 2), (10.0, 5.0, 1, 3), (10.0, 0.0, 4, 5), (1.0, 1.0, 1, None)]
 )

@@ -9,7 +9,6 @@ import pickle
 import shutil
 import threading
 import time
-import types
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from lcm.data.config import DataConfig
 from lcm.data.records import Record, fingerprint
 from lcm.data.shards import Trajectories, is_sound, shard_path
 from lcm.data.sources import load_records
+from lcm.data.team import Team
 from lcm.data.trajectories import (
     TrajectorySpec,
     follow,
@@ -583,8 +583,8 @@ def test_whatever_is_missing_is_shared_evenly(
 
     def process(index: int) -> Path:
         rank.value = index
-        options = {"process": (index, processes), "device": "cpu", "batch_size": 64, "gather": launch.gather}
-        return make_missing_shards(family, records, QUICK, folder, **options)  # type: ignore[arg-type]
+        team = Team(index, processes, launch.gather)
+        return make_missing_shards(family, records, QUICK, folder, team=team, device="cpu", batch_size=64)
 
     assert launch.run(process) == [where] * processes
     looked, makers = events[:6], events[6:]
@@ -611,11 +611,10 @@ def test_nothing_is_opened_before_all_processes_are_done(
         return torch.zeros(len(batch), spec.num_steps + 1, *SHAPE[1:])
 
     def process(index: int) -> int:
-        accelerator = types.SimpleNamespace(process_index=index, num_processes=3, device="cpu", wait_for_everyone=waiting.wait)
-        return len(build_trajectories(config, family, records_of(130), accelerator))  # type: ignore[arg-type]
+        team = Team(index, 3, launch.gather, waiting.wait)
+        return len(build_trajectories(config, family, records_of(130), team, torch.device("cpu")))
 
     monkeypatch.setattr("lcm.data.trajectories.follow", make)
-    monkeypatch.setattr("lcm.building.gather_object", launch.gather)
     assert launch.run(process) == [130] * 3
 
 

@@ -69,7 +69,7 @@ def fill(folder: Path, wanted: Mapping[str, T], make: Make[T], team: Team, what:
     see the same folder.
     """
     store = Store(folder)
-    damaged = dict(team.gather(list(store.damaged((team.rank, team.size), quiet=team.rank != 0).items())))
+    damaged = dict(team.gather(list(store.damaged(team, quiet=team.rank != 0).items())))
     missing: list[str] = []
     if team.rank == 0:  # one looks for all: others may be writing, and all must share out the same list
         sweep(folder)

@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lcm.data.identity import add_tensors
+from lcm.data.team import ALONE, Team
 from lcm.disk import replacing
 
 ROWS = 256
@@ -123,13 +124,12 @@ class Store:
 
     # --- damage ---------------------------------------------------------------------------------------------------------
 
-    def damaged(self, share: tuple[int, int] = (0, 1), quiet: bool = False) -> dict[Path, list[int]]:
-        """The rows that are not what was written, by file; reads every byte of this process's share (rank, processes).
+    def damaged(self, team: Team = ALONE, quiet: bool = False) -> dict[Path, list[int]]:
+        """The rows that are not what was written, by file; reads every byte of this process's share.
 
         A file whose header or size is not sound is listed without rows: nothing of it can be read.
         """
-        rank, processes = share
-        numbers = range(rank, len(self.files), processes)
+        numbers = team.share(range(len(self.files)))
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             checks = pool.map(self._bad_rows, numbers)
             found = list(tqdm(checks, total=len(numbers), desc="checking the cache", unit="file", leave=False, disable=quiet))

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +31,7 @@ from lcm.data.shards import (
     shard_shape,
     write_shard,
 )
+from lcm.data.team import ALONE, Team
 from lcm.families import Family
 from lcm.grid import SolverGrid
 from lcm.networks import Networks, guided_teacher
@@ -134,59 +135,57 @@ def check_finite(trajectories: Tensor, records: Sequence[Record]) -> None:
             )
 
 
-def missing_shards(folder: Path, count: int, shape: tuple[int, ...], process: tuple[int, int]) -> list[int]:
+def missing_shards(folder: Path, count: int, shape: tuple[int, ...], team: Team) -> list[int]:
     """Which shards of `count` trajectories are missing or damaged, of the share that this process checks.
 
     Every byte is checked here, once, so that readers need not: they jump between shards.
     """
-    rank, num_processes = process
-    share = range(rank, num_shards(count), num_processes)
-    checks = tqdm(share, desc="checking trajectories", leave=False, disable=None if rank == 0 else True)
+    share = team.share(range(num_shards(count)))
+    checks = tqdm(share, desc="checking trajectories", leave=False, disable=None if team.rank == 0 else True)
     return [number for number in checks if not is_sound(shard_path(folder, number), (len(shard_rows(count, number)), *shape))]
 
 
-def make_missing_shards(  # noqa: PLR0913 - four of them say which process of which run this is
+def make_missing_shards(
     family: Family,
     records: Sequence[Record],
     spec: TrajectorySpec,
     directory: Path | str,
     *,
-    process: tuple[int, int] = (0, 1),
+    team: Team = ALONE,
     batch_size: int = 16,
     device: torch.device | str,
-    gather: Callable[[list[int]], list[int]] = list,
     owner: str | None = None,
 ) -> Path:
     """Makes this process's share of the trajectories that are missing or damaged; returns their folder in `directory`.
 
     `family.unet` must not have adapters yet. An interrupted run goes on where it stopped, up to 64 trajectories back.
-    `gather` joins the lists of all processes, as `accelerate.utils.gather_object` does. `owner` names the run, the same in all
-    its processes and after a restart, so that it can clear up what it left when it was killed, and nothing of other runs.
+    `owner` names the run, the same in all its processes and after a restart, so that it can clear up what it left when it was
+    killed, and nothing of other runs.
     Raises ValueError when the folder cannot be written, or naming a prompt whose latents are not finite.
     """
-    (rank, num_processes), count = process, len(records)
+    count = len(records)
     folder = Path(directory) / trajectory_key(family, records, spec)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"trajectory_dir: {directory} cannot be written ({error}); choose another folder") from error
-    if rank == 0 and owner is not None:
+    if team.rank == 0 and owner is not None:
         clear_shards(folder, owner)  # before the processes meet below, and begin to write
     shape = (spec.num_points, *family.latent_shape(spec.resolution))
     # each shard was looked at by one process: all deal out the same list, and what is missing is shared evenly
-    missing = sorted(gather(missing_shards(folder, count, shape, process)))
-    rows, share = {number: shard_rows(count, number) for number in missing}, missing[rank::num_processes]
+    missing = sorted(team.gather(missing_shards(folder, count, shape, team)))
+    rows, share = {number: shard_rows(count, number) for number in missing}, team.share(missing)
     to_make = sum(map(len, rows.values()))
     logger.info(
         "trajectories in %s: %d found, %d to make%s; %.1f MiB on disk in all",
         folder,
         count - to_make,
         to_make,
-        f" by {num_processes} processes" if num_processes > 1 else "",
+        f" by {team.size} processes" if team.size > 1 else "",
         count * math.prod(shape) * 2 / 2**20,
     )
     total = sum(len(rows[number]) for number in share)
-    with tqdm(total=total, desc="making trajectories", unit="image", disable=rank != 0 or not share) as bar:
+    with tqdm(total=total, desc="making trajectories", unit="image", disable=team.rank != 0 or not share) as bar:
         for number in share:
             made = []
             for first in range(rows[number].start, rows[number].stop, batch_size):

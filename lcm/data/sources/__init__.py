@@ -57,20 +57,14 @@ def load_data(config: DataConfig, team: Team = ALONE, notes: Path | None = None)
             f"{where}: none of the {dropped[NO_CAPTION]} images has a caption; {source.add_captions.format(config.caption_column)}"
         )
     pictures: list[Picture] = []
+    team.check_same(fingerprint(records), "training data", f"--{flag}")
     if source.has_images:
-        check_agreement(records, team)
         records, pictures = drop_unusable(records, survey(records, team, notes), dropped)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "nothing"
     logger.info("%s: kept %d samples; dropped: %s", where, len(records), reasons)
     if not records:
         raise ValueError(f"{where} gives no usable sample; dropped: {reasons}. Replace the files or point to another folder")
     return LoadedData(f"--{flag} {where}", records, pictures, dropped)
-
-
-def check_agreement(records: list[Record], team: Team) -> None:
-    """Raises ValueError, on all processes, where they do not see the same files."""
-    if team.size > 1 and len(set(team.gather([fingerprint(records)]))) > 1:
-        raise ValueError("the processes do not see the same training data; give all machines the same files")
 
 
 def drop_unusable(records: list[Record], pictures: list[Picture], dropped: Counter[str]) -> tuple[list[Record], list[Picture]]:
