@@ -79,31 +79,35 @@ def team_of(accelerator: Accelerator) -> Team:
 
 
 def open_cache(config: TrainConfig) -> Path | None:
-    """The folder for --cache_latents, None without it. Raises ValueError when it cannot be made."""
+    """The folder for --cache_latents, None without it. Raises ValueError when it cannot be written."""
     if config.cache_folder is None:
         return None
     if config.dry_run:  # every process for itself
         return temporary_folder()
     try:
         config.cache_folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=config.cache_folder):
+            pass
     except OSError as error:
         raise ValueError(f"latent_cache_dir: {config.cache_folder} cannot be written ({error}); choose another folder") from error
     return config.cache_folder
 
 
-def build_encoded(config: TrainConfig, family: Family, pictures: PictureSet, directory: Path, team: Team) -> EncodedSamples:
+def build_encoded(
+    config: TrainConfig, family: Family, data: LoadedData, buckets: Buckets, directory: Path, team: Team
+) -> EncodedSamples:
     """What --cache_latents reads instead of encoding, made now where `directory` lacks it."""
     empty = [""] if config.proportion_empty_prompts else []
-    prompts = [*empty, *(caption for record in pictures.records for caption in record.captions)]
-    workers, has_pictures = config.dataloader_num_workers, bool(pictures.pictures)
-    team = ALONE if config.dry_run else team
-    return encode_samples(family, prompts, pictures if has_pictures else None, directory=directory, team=team, workers=workers)
+    prompts = [*empty, *(caption for record in data.records for caption in record.captions)]
+    pictures = None if data.pictures is None else PictureSet(data.records, data.pictures, buckets, config, config.seed)
+    team, workers = ALONE if config.dry_run else team, config.dataloader_num_workers
+    return encode_samples(family, prompts, pictures, directory=directory, team=team, workers=workers)
 
 
 def build_buckets(config: TrainConfig, family: Family, data: LoadedData) -> Buckets:
     """What the pictures are cut to."""
     resolution = int(config.resolution or 0)
-    if not config.aspect_ratio_buckets:
+    if not config.aspect_ratio_buckets or data.pictures is None:
         return one_square(resolution, len(data.records))
     return by_aspect_ratio(data.pictures, resolution, family.divisor)
 
@@ -116,8 +120,7 @@ def build_cache(config: TrainConfig, accelerator: Accelerator) -> None:
     family = load_teacher(config)
     config = dataclasses.replace(config, resolution=config.resolution or family.native_resolution)
     family.pipe.to(accelerator.device)
-    buckets = build_buckets(config, family, data)
-    build_encoded(config, family, PictureSet(data.records, data.pictures, buckets, config, config.seed), cache, team)
+    build_encoded(config, family, data, build_buckets(config, family, data), cache, team)
 
 
 def load_teacher(config: TrainConfig) -> Family:

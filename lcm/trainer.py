@@ -30,7 +30,6 @@ from lcm.building import (
     open_cache,
     team_of,
 )
-from lcm.cache import PictureSet
 from lcm.card import CARD_NAME
 from lcm.checkpoint import RunState, flatten_optimizer, list_checkpoints, restore_optimizer
 from lcm.config import TrainConfig
@@ -94,8 +93,7 @@ class Trainer:
             self.records, self.buckets = data.records, build_buckets(config, self.family, data)
         self.encoded = self.trajectories = None
         if cache is not None:
-            pictures = PictureSet(data.records, data.pictures, self.buckets, config, config.seed)
-            self.encoded = build_encoded(config, self.family, pictures, cache, team)
+            self.encoded = build_encoded(config, self.family, data, self.buckets, cache, team)
         if config.prompts_file is not None:
             self.trajectories = build_trajectories(config, self.family, self.records, team, device)
         self.student = build_student(config, self.family, self.accelerator, first)

@@ -46,19 +46,13 @@ class Filled:
 
 
 def open_folder(directory: Path, kind: str, facts: dict[str, Any]) -> Path:
-    """The folder for rows that follow from `facts`; its manifest tells people what they are.
-
-    Raises ValueError when it cannot be written.
-    """
+    """The folder for rows that follow from `facts`; its manifest tells people what they are."""
     folder = directory / f"{kind}-{facts['model']}"
     manifest = json.dumps({"kind": kind, **facts}, indent=1) + "\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / MANIFEST).exists():
-            with replacing(folder / MANIFEST, f".{uuid.uuid4().hex}") as partial:
-                partial.write_text(manifest)
-    except OSError as error:
-        raise ValueError(f"latent_cache_dir: {directory} cannot be written ({error}); choose another folder") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / MANIFEST).exists():
+        with replacing(folder / MANIFEST, f".{uuid.uuid4().hex}") as partial:
+            partial.write_text(manifest)
     return folder
 
 

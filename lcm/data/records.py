@@ -8,7 +8,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,17 @@ class Record:
 
 @dataclass(frozen=True)
 class LoadedData:
-    """What a source gave: usable records, their pictures where they have some, counts of what was left out by reason."""
+    """What a source gave: usable records, their pictures, None of prompts alone, and counts of what was left out by reason."""
 
     source: str
     records: list[Record]
-    pictures: list[Picture]
+    pictures: list[Picture] | None
     dropped: Counter[str]
 
     def first(self, count: int) -> LoadedData:
         """The same with so many samples at most."""
-        return LoadedData(self.source, self.records[:count], self.pictures[:count], self.dropped)
+        pictures = None if self.pictures is None else self.pictures[:count]
+        return replace(self, records=self.records[:count], pictures=pictures)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

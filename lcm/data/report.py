@@ -56,9 +56,10 @@ class DataReport:
 def make_report(data: LoadedData, resolution: int, buckets: Buckets | None = None) -> DataReport:
     """Of data that will be trained on at `resolution`, in these buckets, all as squares without them."""
     buckets = buckets or one_square(resolution, len(data.records))
-    shapes = [buckets.shape(index) for index in range(len(data.pictures))]
-    needed = [max(h / p.height, w / p.width) for (h, w), p in zip(shapes, data.pictures, strict=True)]
-    sides = [min(picture.width, picture.height) for picture in data.pictures]
+    pictures = data.pictures or []
+    shapes = [buckets.shape(index) for index in range(len(pictures))]
+    needed = [max(h / p.height, w / p.width) for (h, w), p in zip(shapes, pictures, strict=True)]
+    sides = [min(picture.width, picture.height) for picture in pictures]
     return DataReport(
         source=data.source,
         kept=len(data.records),
@@ -70,7 +71,7 @@ def make_report(data: LoadedData, resolution: int, buckets: Buckets | None = Non
         median_side=median_low(sides) if sides else None,
         largest_side=max(sides, default=None),
         enlarged=sum(scale > 1.0 for scale in needed),
-        buckets=buckets.counts() if data.pictures else {},
+        buckets=buckets.counts() if pictures else {},
     )
 
 

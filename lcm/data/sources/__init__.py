@@ -56,7 +56,7 @@ def load_data(config: DataConfig, team: Team = ALONE, notes: Path | None = None)
         raise ValueError(
             f"{where}: none of the {dropped[NO_CAPTION]} images has a caption; {source.add_captions.format(config.caption_column)}"
         )
-    pictures: list[Picture] = []
+    pictures: list[Picture] | None = None
     team.check_same(fingerprint(records), "training data", f"--{flag}")
     if source.has_images:
         records, pictures = drop_unusable(records, survey(records, team, notes), dropped)
