@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import logging
@@ -160,6 +161,27 @@ def test_loading_twice_gives_the_same_samples(tmp_path: Path, flag: str) -> None
     first, second = (load(flag, tmp_path / name, THREE, max_train_samples=2).records for name in "ab")
     assert [(r.key.replace("/b/", "/a/"), r.captions, r.size) for r in second] == [(r.key, r.captions, r.size) for r in first]
     assert len(first) == 2
+
+
+@pytest.mark.parametrize("flag", WITH_IMAGES)
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_the_first_so_many_are_those_that_can_be_used(tmp_path: Path, flag: str, count: int) -> None:
+    broken = [Example(f"{name}.png", b"no picture", ("x",)) for name in ("00", "01", "11")]
+    silent = Example("02.png", THREE[0].data, ())
+    good = [dataclasses.replace(example, name=f"{name}.png") for name, example in zip(("03", "10", "12"), THREE, strict=True)]
+    data = load(flag, tmp_path, sorted([*broken, silent, *good], key=lambda example: example.name), max_train_samples=count)
+    assert [record.captions for record in data.records] == [example.captions for example in good][:count]
+    # what lies behind the last one that is wanted is not even looked at
+    assert data.dropped["unreadable"] == (2 if count < 3 else 3)
+
+
+@pytest.mark.parametrize("flag", WITH_IMAGES)
+def test_where_nothing_is_left_every_reason_is_told(tmp_path: Path, flag: str) -> None:
+    silent, broken = Example("0.png", THREE[0].data, ()), Example("1.png", b"no picture", ("x",))
+    with pytest.raises(ValueError, match="no usable sample; dropped: 1 unreadable, 1 without a caption"):
+        load(flag, tmp_path, [silent, broken])
+    with pytest.raises(ValueError, match="none of the 1 images has a caption"):
+        load(flag, tmp_path / "silent", [silent])
 
 
 @pytest.mark.parametrize("flag", SOURCES)

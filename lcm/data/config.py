@@ -57,7 +57,7 @@ class DataConfig:
     caption_column: str = field(
         default="text", metadata={"help": "column (webdataset: .json field) of the captions (a list: one is drawn per epoch)"}
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "use only the first so many samples"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "use only the first so many samples that can be used"})
     resolution: int | None = field(
         default=None, metadata={"help": "side of the training images in pixels; default: the size that the teacher draws at"}
     )

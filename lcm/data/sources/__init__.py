@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcm.data.pictures import Picture, survey
+from lcm.data.pictures import TOO_LARGE, UNREADABLE, Picture, survey
 from lcm.data.records import IMAGE_FORMATS, NO_CAPTION, LoadedData, Record, drop_bad_names, fingerprint
 from lcm.data.sources.base import Source
 from lcm.data.sources.dataset import HubDataset
@@ -51,20 +53,33 @@ def load_data(config: DataConfig, team: Team = ALONE, notes: Path | None = None)
     flag = chosen(config)
     source, where = SOURCES[flag], str(getattr(config, flag))
     dropped: Counter[str] = Counter()
-    records = list(drop_bad_names(source.read(where, config, dropped), dropped))[: config.max_train_samples]
-    if not records and dropped[NO_CAPTION]:
+    rest = drop_bad_names(source.read(where, config, dropped), dropped)
+    records: list[Record] = []
+    pictures: list[Picture] | None = [] if source.has_images else None
+    while more := agreed(rest, config.max_train_samples, len(records), team, flag):
+        if pictures is not None:
+            more, surveyed = drop_unusable(more, survey(more, team, notes), dropped)
+            pictures += surveyed
+        records += more
+    if not records and dropped[NO_CAPTION] and not dropped.keys() & {UNREADABLE, TOO_LARGE}:
         raise ValueError(
             f"{where}: none of the {dropped[NO_CAPTION]} images has a caption; {source.add_captions.format(config.caption_column)}"
         )
-    pictures: list[Picture] | None = None
-    team.check_same(fingerprint(records), "training data", f"--{flag}")
-    if source.has_images:
-        records, pictures = drop_unusable(records, survey(records, team, notes), dropped)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "nothing"
     logger.info("%s: kept %d samples; dropped: %s", where, len(records), reasons)
     if not records:
         raise ValueError(f"{where} gives no usable sample; dropped: {reasons}. Replace the files or point to another folder")
     return LoadedData(f"--{flag} {where}", records, pictures, dropped)
+
+
+def agreed(records: Iterator[Record], limit: int | None, kept: int, team: Team, flag: str) -> list[Record]:
+    """The next records, so many as are still wanted, the same on all processes; empty when there are no more.
+
+    Raises ValueError, on all processes, where they do not see the same.
+    """
+    more = list(islice(records, None if limit is None else limit - kept))
+    team.check_same(fingerprint(more), "training data", f"--{flag}")
+    return more
 
 
 def drop_unusable(records: list[Record], pictures: list[Picture], dropped: Counter[str]) -> tuple[list[Record], list[Picture]]:
