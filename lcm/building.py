@@ -13,11 +13,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from lcm.cache import EncodedSamples, PictureSet, encode_samples
+from lcm.cache import EncodedSamples, Encoder, PictureSet, encode_samples
 from lcm.config import TrainConfig
 from lcm.data import Record, SampleBatch, Trajectories, TrajectorySpec, load_data, make_missing_shards, open_trajectories
 from lcm.data.buckets import Buckets, by_aspect_ratio, one_square
 from lcm.data.records import LoadedData
+from lcm.data.streaming import load_stream
 from lcm.data.team import ALONE, Team
 from lcm.families import Family, load_family
 from lcm.objectives import OBJECTIVES, LatentBatch, make_recipe
@@ -93,6 +94,32 @@ def open_cache(config: TrainConfig) -> Path | None:
     return config.cache_folder
 
 
+def load_inputs(config: TrainConfig, team: Team, cache: Path | None, device: torch.device) -> tuple[Family, LoadedData]:
+    """The teacher and the data, which are looked at first; a stream needs the teacher on `device`, where it is encoded."""
+    if not config.streaming:
+        data = load_data(config, team, cache)
+        return load_teacher(config), data
+    family = load_teacher(config)
+    family.pipe.to(device)
+    assert cache is not None
+    if config.dry_run:  # every process for itself, and no more than its one step reads
+        few = min(config.train_batch_size, config.max_train_samples or config.train_batch_size)
+        team, config = ALONE, dataclasses.replace(config, max_train_samples=few)
+    config = with_resolution(config, family)
+    encoder = Encoder(family, config.interpolation_type, directory=cache, workers=config.dataloader_num_workers)
+
+    def encode_part(part: LoadedData) -> None:
+        assert part.pictures is not None
+        encoder.add(PictureSet(part.records, part.pictures, build_buckets(config, family, part), config, config.seed))
+
+    return family, load_stream(config, team, cache, encode_part)
+
+
+def with_resolution(config: TrainConfig, family: Family) -> TrainConfig:
+    """The configuration with the teacher's own resolution where it has none."""
+    return dataclasses.replace(config, resolution=config.resolution or family.native_resolution)
+
+
 def build_encoded(
     config: TrainConfig, family: Family, data: LoadedData, buckets: Buckets, directory: Path, team: Team
 ) -> EncodedSamples:
@@ -101,7 +128,7 @@ def build_encoded(
     prompts = [*empty, *(caption for record in data.records for caption in record.captions)]
     pictures = None if data.pictures is None else PictureSet(data.records, data.pictures, buckets, config, config.seed)
     team, workers = ALONE if config.dry_run else team, config.dataloader_num_workers
-    return encode_samples(family, prompts, pictures, directory=directory, team=team, workers=workers)
+    return encode_samples(family, prompts, pictures, directory=directory, team=team, workers=workers, reread=data.reread)
 
 
 def build_buckets(config: TrainConfig, family: Family, data: LoadedData) -> Buckets:
@@ -116,22 +143,24 @@ def build_cache(config: TrainConfig, accelerator: Accelerator) -> None:
     """Encodes the data of a run without training."""
     team, cache = team_of(accelerator), open_cache(config)
     assert cache is not None
-    data = load_data(config, team, cache)
-    family = load_teacher(config)
-    config = dataclasses.replace(config, resolution=config.resolution or family.native_resolution)
+    family, data = load_inputs(config, team, cache, accelerator.device)
+    config = with_resolution(config, family)
     family.pipe.to(accelerator.device)
     build_encoded(config, family, data, build_buckets(config, family, data), cache, team)
 
 
 def load_teacher(config: TrainConfig) -> Family:
     """As the flags say. Raises FileNotFoundError or ValueError naming what is wrong with it."""
-    return load_family(
+    family = load_family(
         str(config.pretrained_teacher_model),
         dtype=DTYPES[config.mixed_precision],
         revision=config.teacher_revision,
         variant=config.variant,
         vae_path=config.pretrained_vae_model_name_or_path,
     )
+    if config.loss_type == "lpips":
+        family.pipe.vae.float()  # gradients pass through it: they would underflow in half precision
+    return family
 
 
 def temporary_folder() -> Path:

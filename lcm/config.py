@@ -54,6 +54,7 @@ FREE_TO_CHANGE = frozenset(
         "cache_dir",
         "trajectory_dir",
         "latent_cache_dir",
+        "streaming",
         *SOURCES,  # where the data lies; whether they are the same is compared on its own
     ]
 )

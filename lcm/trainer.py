@@ -26,14 +26,15 @@ from lcm.building import (
     build_recipe,
     build_trajectories,
     encode,
-    load_teacher,
+    load_inputs,
     open_cache,
     team_of,
+    with_resolution,
 )
 from lcm.card import CARD_NAME
 from lcm.checkpoint import RunState, flatten_optimizer, list_checkpoints, restore_optimizer
 from lcm.config import TrainConfig
-from lcm.data import SampleBatch, StepSampler, TrainDataset, collate, load_data, make_report, write_report
+from lcm.data import SampleBatch, StepSampler, TrainDataset, collate, make_report, write_report
 from lcm.data.batches import sample_rng
 from lcm.data.records import fingerprint
 from lcm.disk import optional, replacing
@@ -64,16 +65,14 @@ class Trainer:
         self.accelerator = make_accelerator(config)
         self.process = (self.accelerator.process_index, self.accelerator.num_processes)
         resume = open_output(config)
-        team, cache = team_of(self.accelerator), open_cache(config)
-        data = load_data(config, team, cache)
+        team, cache, device = team_of(self.accelerator), open_cache(config), self.accelerator.device
+        self.family, data = load_inputs(config, team, cache, device)
         self.records = data.records
         # samples of one update over all processes
         self.samples_per_step = config.train_batch_size * config.gradient_accumulation_steps * self.process[1]
-        self.config = config = self._with_steps(config)
+        self.config = config = with_resolution(self._with_steps(config), self.family)
         self.data_fingerprint = fingerprint(self.records)
-        self.family = load_teacher(config)
-        resolution = config.resolution or self.family.native_resolution
-        self.config = config = dataclasses.replace(config, resolution=resolution)
+        resolution = int(config.resolution or 0)
         self.latent_shape = self.family.latent_shape(resolution)
         self.buckets = build_buckets(config, self.family, data)
         self.report = make_report(data, resolution, self.buckets)
@@ -81,11 +80,9 @@ class Trainer:
             logger.info("%s", line)
         if resume is not None:
             check_same_run(resume, config, self.samples_per_step, self.data_fingerprint)
-        self.family.pipe.to(self.accelerator.device)
-        method, device, perceptual = OBJECTIVES[config.objective], self.accelerator.device, None
-        if config.loss_type == "lpips":
-            self.family.pipe.vae.float()  # gradients pass through it: they would underflow in half precision
-            perceptual = make_lpips(self.family.pixels, device)
+        self.family.pipe.to(device)
+        method = OBJECTIVES[config.objective]
+        perceptual = make_lpips(self.family.pixels, device) if config.loss_type == "lpips" else None
         self.objective = method.build(config, self.family.schedule.to(device), perceptual)
         first = load_first(config, self.family)
         if config.dry_run and (config.prompts_file is not None or cache is not None):

@@ -35,6 +35,7 @@ VALUES: dict[str, Any] = {
     "cache_latents": True,
     "cache_variants": 3,
     "latent_cache_dir": "my latents",
+    "streaming": True,
     "prompts_file": "prompts.txt",
     "trajectories_per_prompt": 2,
     "trajectory_dir": "my trajectories",
@@ -118,6 +119,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "prompts_file": {"train_data_dir": None},
     "cache_variants": {"cache_latents": True},
     "latent_cache_dir": {"cache_latents": True},
+    "streaming": {"train_data_dir": None, "dataset_name": "someone/pictures", "cache_latents": True},
     "trajectories_per_prompt": PROMPTS,
     "trajectory_dir": PROMPTS,
     "guidance_scale_min": {"guidance_scale_max": 15.0},
@@ -156,7 +158,7 @@ CONSEQUENCES: dict[str, dict[str, Any]] = {
 NOT_TOGETHER = {
     *("dataset_name", "parquet_files", "webdataset", "prompts_file", "trajectories_per_prompt", "trajectory_dir"),
     *("objective", "full_finetune", "w_embedding", "guidance_per_phase", "preserve_cfg", "guidance_scale"),
-    *("coupling", "loss_type", "first_ddim_timesteps"),
+    *("coupling", "loss_type", "first_ddim_timesteps", "streaming"),
 }
 """What excludes other values."""
 
@@ -283,8 +285,8 @@ BOOLEANS = [name for name, value in VALUES.items() if isinstance(value, bool)]
     ("spelled", "value"), [((), True), (("true",), True), (("1",), True), (("yes",), True), (("false",), False), (("no",), False)]
 )
 def test_booleans_stand_bare_or_take_a_value(name: str, spelled: tuple[str, ...], value: bool) -> None:
-    beside = words(COMPANIONS.get(name, {}))
-    assert getattr(parse(f"--{name}", *spelled, *beside, "--seed", "3"), name) is value
+    beside = words({**BASE, **COMPANIONS.get(name, {})})
+    assert getattr(parse_config([*beside, f"--{name}", *spelled, "--seed", "3"]), name) is value
     assert getattr(parse(), name) is False
 
 
@@ -563,6 +565,9 @@ NONSENSE: list[tuple[str, dict[str, Any]]] = [
     ("pretrained_teacher_model", {"pretrained_teacher_model": ""}),
     ("train_data_dir", {"train_data_dir": None}),
     *((name, {name: "another source"}) for name in ("dataset_name", "parquet_files", "webdataset")),
+    ("dataset_name", {"streaming": True}),
+    ("dataset_name", {"streaming": True, "cache_latents": True}),
+    ("cache_latents", {"streaming": True, "dataset_name": "someone/pictures", "train_data_dir": None}),
     ("objective", {"objective": "magic"}),
     ("solver", {"solver": "euler"}),
     ("loss_type", {"loss_type": "l3"}),

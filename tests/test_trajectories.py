@@ -757,7 +757,7 @@ def test_every_line_is_a_prompt(tmp_path: Path, caplog: pytest.LogCaptureFixture
     ]
     line = next(record.getMessage() for record in caplog.records if "kept" in record.getMessage())
     assert line == f"{path}: kept 3 samples; dropped: 2 blank lines"
-    with pytest.raises(ValueError, match="000001#0 is a prompt without a picture"):
+    with pytest.raises(ValueError, match="000001#0 has no picture to open"):
         records[0].image()
 
 

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lcm.cache.build import Filled, break_even, fill, open_folder, reading_seconds
-from lcm.cache.store import Row, Store
+from lcm.cache.build import Filled, Make, break_even, fill, open_folder, reading_seconds
+from lcm.cache.store import Row, Store, Writer
 from lcm.data.batches import draw
 from lcm.data.buckets import Buckets
 from lcm.data.config import DataConfig
 from lcm.data.crops import Crop, choose_crop
 from lcm.data.identity import identity_of
 from lcm.data.pictures import Picture
-from lcm.data.records import Record
+from lcm.data.records import Record, Reread
 from lcm.data.team import Team
 from lcm.families import Family, ImageSize
 
@@ -63,6 +63,15 @@ class PictureSet:
         cut = (crop.size.crop_top, crop.size.crop_left, crop.size.height, crop.size.width)
         return key_of(self.pictures[index].sha256, crop.resized, cut, crop.mirrored)
 
+    def jobs(self) -> dict[str, Job]:
+        """All that the epochs draw, by key."""
+        found: dict[str, Job] = {}
+        for epoch in range(self.config.cache_variants):
+            for index, record in enumerate(self.records):
+                crop = self.crop(epoch, index)
+                found[self.key(index, crop)] = (record, crop)
+        return found
+
 
 @dataclass(frozen=True)
 class EncodedPictures:
@@ -99,14 +108,17 @@ def make_moments(jobs: Sequence[tuple[str, Job]], *, family: Family, interpolati
         yield key, {MOMENTS: family.image_moments(pixels[None].to(device))[0]}
 
 
-def encode_pictures(family: Family, pictures: PictureSet, *, directory: Path, team: Team, workers: int) -> EncodedPictures:
-    """Makes what is missing in `directory` and says what that took, and when it pays."""
-    variants, interpolation = pictures.config.cache_variants, pictures.config.interpolation_type
-    wanted: dict[str, Job] = {}
-    for epoch in range(variants):
-        for index, record in enumerate(pictures.records):
-            crop = pictures.crop(epoch, index)
-            wanted[pictures.key(index, crop)] = (record, crop)
+def reread_moments(jobs: Sequence[tuple[str, Job]], *, reread: Reread, make: Make[Job]) -> Iterator[tuple[str, Row]]:
+    """As `make`, of pictures that a stream brings again in its own order."""
+    by_record: dict[str, list[tuple[str, Crop]]] = {}
+    for key, (record, crop) in jobs:
+        by_record.setdefault(record.key, []).append((key, crop))
+    for record in reread(by_record):
+        yield from make([(key, (record, crop)) for key, crop in by_record[record.key]])
+
+
+def latents_folder(family: Family, interpolation: str, directory: Path) -> Path:
+    """Where the moments of this VAE are."""
     vae = family.pipe.vae
     facts = {
         "model": key_of(identity_of(vae), interpolation),
@@ -114,10 +126,40 @@ def encode_pictures(family: Family, pictures: PictureSet, *, directory: Path, te
         "dtype": str(vae.dtype),
         "interpolation_type": interpolation,
     }
-    make = partial(make_moments, family=family, interpolation=interpolation, workers=workers)
-    filled = fill(open_folder(directory, "latents", facts), wanted, make, team, "latents")
+    return open_folder(directory, "latents", facts)
+
+
+def encode_pictures(
+    family: Family, pictures: PictureSet, *, directory: Path, team: Team, workers: int, reread: Reread | None = None
+) -> EncodedPictures:
+    """Makes what is missing in `directory` and says what that took, and when it pays."""
+    wanted, variants, interpolation = pictures.jobs(), pictures.config.cache_variants, pictures.config.interpolation_type
+    make: Make[Job] = partial(make_moments, family=family, interpolation=interpolation, workers=workers)
+    if reread is not None:
+        make = partial(
+            reread_moments, reread=reread, make=partial(make_moments, family=family, interpolation=interpolation, workers=0)
+        )
+    filled = fill(latents_folder(family, interpolation, directory), wanted, make, team, "latents")
     logger.info("%s%s", filled.summary("latents"), when_it_pays(filled, list(wanted), variants, team.size))
     return EncodedPictures(filled.store, pictures)
+
+
+class Encoder:
+    """Encodes pictures as they come, those that `directory` lacks."""
+
+    def __init__(self, family: Family, interpolation: str, *, directory: Path, workers: int) -> None:
+        self.folder = latents_folder(family, interpolation, directory)
+        self.known = set(Store(self.folder).places)
+        self.make = partial(make_moments, family=family, interpolation=interpolation, workers=workers)
+
+    def add(self, pictures: PictureSet) -> None:
+        """Returns once all their crops are on the disk."""
+        jobs = [(key, job) for key, job in pictures.jobs().items() if key not in self.known]
+        writer = Writer(self.folder)
+        for key, row in self.make(jobs):
+            writer.add(key, row)
+        writer.flush()
+        self.known.update(key for key, _ in jobs)
 
 
 def when_it_pays(filled: Filled, keys: Sequence[str], variants: int, processes: int) -> str:
@@ -196,10 +238,21 @@ class EncodedSamples:
 
 
 def encode_samples(
-    family: Family, prompts: Sequence[str], pictures: PictureSet | None, *, directory: Path, team: Team, workers: int = 0
+    family: Family,
+    prompts: Sequence[str],
+    pictures: PictureSet | None,
+    *,
+    directory: Path,
+    team: Team,
+    workers: int = 0,
+    reread: Reread | None = None,
 ) -> EncodedSamples:
-    """Everything that training reads, made where `directory` lacks it; without `pictures` the prompts alone."""
+    """Everything that training reads, made where `directory` lacks it; without `pictures` the prompts alone.
+
+    Pictures of records that cannot be opened come from `reread`.
+    """
     encoded = encode_prompts(family, prompts, directory=directory, team=team)
     if pictures is None:
         return EncodedSamples(encoded)
-    return EncodedSamples(encoded, encode_pictures(family, pictures, directory=directory, team=team, workers=workers))
+    options: dict[str, Any] = {"directory": directory, "team": team, "workers": workers, "reread": reread}
+    return EncodedSamples(encoded, encode_pictures(family, pictures, **options))

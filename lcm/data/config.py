@@ -52,6 +52,10 @@ class DataConfig:
         default=None,
         metadata={"help": "where trajectories are kept, to share them between runs; default: trajectories/ in output_dir"},
     )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "with dataset_name and cache_latents: read the data set once, into the cache, and store none of it"},
+    )
     dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of the hub data set"})
     image_column: str = field(default="image", metadata={"help": "column of the images"})
     caption_column: str = field(
@@ -84,6 +88,7 @@ class DataConfig:
         chosen(self)
         self._check_prompts()
         self._check_cache()
+        self._check_streaming()
         if not 0.0 <= self.proportion_empty_prompts <= 1.0:
             raise ValueError(f"proportion_empty_prompts must lie in 0..1; got {self.proportion_empty_prompts}")
         if self.max_train_samples is not None and self.max_train_samples < 1:
@@ -125,6 +130,12 @@ class DataConfig:
             raise ValueError("cache_variants has no effect with --prompts_file, which has no images; leave it out")
         if self.cache_variants > 1 and self.center_crop and not self.random_flip:
             raise ValueError("cache_variants has no effect with --center_crop and without --random_flip: all would be the same")
+
+    def _check_streaming(self) -> None:
+        if self.streaming and self.dataset_name is None:
+            raise ValueError(f"streaming reads a --dataset_name; --{chosen(self)} is read where it lies: leave --streaming out")
+        if self.streaming and not self.cache_latents:
+            raise ValueError("streaming: a stream is read once, into the cache; pass --cache_latents too")
 
     @property
     def cache_folder(self) -> Path | None:

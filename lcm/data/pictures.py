@@ -8,7 +8,7 @@ import json
 import os
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
@@ -40,18 +40,28 @@ class Picture:
 
 
 def examine(record: Record) -> Picture:
-    """Reads and decodes the picture."""
+    """Reads and decodes the picture. Raises ConnectionError, which says nothing of the picture."""
     digest = ""
     try:
-        source = record.open()
-        content = source.read_bytes() if isinstance(source, Path) else source.getvalue()
+        content = record.open_bytes()
         digest = hashlib.sha256(content).hexdigest()
         return Picture(digest, *record.decode(io.BytesIO(content)).size)
+    except ConnectionError:
+        raise
     except UnidentifiedImageError:  # whose text names an object in memory
         return Picture(digest, 0, 0, UNREADABLE, "its content is none of these")
     except Exception as error:
         is_bomb = isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError)
         return Picture(digest, 0, 0, TOO_LARGE if is_bomb else UNREADABLE, str(error))
+
+
+def examined(records: Sequence[Record]) -> Iterator[Picture]:
+    """Of every record, in order; several are examined at a time."""
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # before the threads start and until they end
+        pool = stack.enter_context(ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)))
+        yield from pool.map(examine, records)
 
 
 def remembered(folder: Path) -> dict[str, Picture]:
@@ -73,12 +83,9 @@ def survey(records: Sequence[Record], team: Team, notes: Path | None = None) -> 
     share = team.share([number for number, record in enumerate(records) if not record.stamp or record.stamp not in known])
     found: list[tuple[int, Picture]] = []
     with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("error", Image.DecompressionBombWarning)  # before the threads start and until they end
-        pool = stack.enter_context(ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)))
         path = notes and notes / f"{PREFIX}{uuid.uuid4().hex}.jsonl"
         file = stack.enter_context(path.open("w", encoding="utf-8")) if path and share else None
-        pictures = pool.map(lambda number: examine(records[number]), share)
+        pictures = examined([records[number] for number in share])
         shown = tqdm(pictures, total=len(share), desc="checking images", leave=False, disable=None if team.rank == 0 else True)
         for number, picture in zip(share, shown, strict=True):
             found.append((number, picture))

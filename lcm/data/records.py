@@ -7,7 +7,7 @@ import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,26 +34,35 @@ BAD_NAME = "with a name that is not UTF-8"
 
 @dataclass(frozen=True)
 class Record:
-    """One sample before any random choice. `key` names it in messages and seeds its random numbers."""
+    """One sample before any random choice. `key` names it in messages and seeds its random numbers.
+
+    Without `read` it has no picture to open: it is a prompt, or its picture went by in a stream.
+    """
 
     key: str
     captions: tuple[str, ...]
-    read: Callable[[], io.BytesIO | Path] | None = None  # None: a prompt without a picture
+    read: Callable[[], io.BytesIO | Path] | None = None
     size: int = 0  # of the file in bytes, where that is known for free
     stamp: str = ""  # changes when the picture does, known without reading it; empty where there is no such thing
 
     def image(self) -> Image.Image:
         """The picture, the first one of an animation, upright, RGB, white where it is transparent.
 
-        Raises ValueError for a prompt without one and for pixels without a known range, UnidentifiedImageError for another format.
+        Raises ValueError where there is none to open and for pixels without a known range, UnidentifiedImageError for another
+        format.
         """
         return self.decode(self.open())
 
     def open(self) -> io.BytesIO | Path:
-        """Where the encoded picture can be read. Raises ValueError for a prompt without one."""
+        """Where the encoded picture can be read. Raises ValueError where there is none."""
         if self.read is None:
-            raise ValueError(f"sample {self.key} is a prompt without a picture; train on its trajectory instead")
+            raise ValueError(f"sample {self.key} has no picture to open; train on its trajectory or its latents instead")
         return self.read()
+
+    def open_bytes(self) -> bytes:
+        """The encoded picture. Raises ValueError where there is none."""
+        source = self.open()
+        return source.read_bytes() if isinstance(source, Path) else source.getvalue()
 
     @staticmethod
     def decode(source: io.BytesIO | Path) -> Image.Image:
@@ -62,14 +71,21 @@ class Record:
             return as_rgb(ImageOps.exif_transpose(image) or image)
 
 
+Reread = Callable[[Collection[str]], Iterator[Record]]
+
+
 @dataclass(frozen=True)
 class LoadedData:
-    """What a source gave: usable records, their pictures, None of prompts alone, and counts of what was left out by reason."""
+    """What a source gave: usable records, their pictures, None of prompts alone, and counts of what was left out by reason.
+
+    The pictures of a stream have gone by; `reread` brings those of some keys back, in the order of the stream.
+    """
 
     source: str
     records: list[Record]
     pictures: list[Picture] | None
     dropped: Counter[str]
+    reread: Reread | None = None
 
     def first(self, count: int) -> LoadedData:
         """The same with so many samples at most."""

@@ -76,9 +76,9 @@ def make_report(data: LoadedData, resolution: int, buckets: Buckets | None = Non
 
 
 def write_report(folder: Path, report: DataReport, records: Sequence[Record]) -> None:
-    """data_report.json and, of images, data_report.png in `folder`."""
+    """data_report.json and, of images that can be opened again, data_report.png in `folder`."""
     (folder / JSON_NAME).write_text(json.dumps(asdict(report), indent=2) + "\n")
-    if report.smallest_side is not None:
+    if records[0].read is not None:
         draw_examples(records).save(folder / PICTURE_NAME)
 
 

@@ -61,6 +61,14 @@ def load_data(config: DataConfig, team: Team = ALONE, notes: Path | None = None)
             more, surveyed = drop_unusable(more, survey(more, team, notes), dropped)
             pictures += surveyed
         records += more
+    account(config, records, dropped)
+    return LoadedData(f"--{flag} {where}", records, pictures, dropped)
+
+
+def account(config: DataConfig, records: list[Record], dropped: Counter[str]) -> None:
+    """Logs what was dropped and why. Raises ValueError, naming the fix, when nothing usable is left."""
+    flag = chosen(config)
+    source, where = SOURCES[flag], str(getattr(config, flag))
     if not records and dropped[NO_CAPTION] and not dropped.keys() & {UNREADABLE, TOO_LARGE}:
         raise ValueError(
             f"{where}: none of the {dropped[NO_CAPTION]} images has a caption; {source.add_captions.format(config.caption_column)}"
@@ -69,7 +77,6 @@ def load_data(config: DataConfig, team: Team = ALONE, notes: Path | None = None)
     logger.info("%s: kept %d samples; dropped: %s", where, len(records), reasons)
     if not records:
         raise ValueError(f"{where} gives no usable sample; dropped: {reasons}. Replace the files or point to another folder")
-    return LoadedData(f"--{flag} {where}", records, pictures, dropped)
 
 
 def agreed(records: Iterator[Record], limit: int | None, kept: int, team: Team, flag: str) -> list[Record]:

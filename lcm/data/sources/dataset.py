@@ -27,16 +27,27 @@ class HubDataset(Source):
         import datasets
 
         try:
-            if Path(where, "state.json").is_file() or Path(where, "dataset_dict.json").is_file():
+            if is_saved(where):
                 loaded: Any = datasets.load_from_disk(where)
             else:
                 loaded = datasets.load_dataset(where, config.dataset_config_name, cache_dir=config.cache_dir)
         except Exception as error:
             raise ValueError(f"dataset_name: {where} could not be loaded: {error}") from error
-        if isinstance(loaded, dict):
-            if "train" not in loaded and len(loaded) != 1:
-                raise ValueError(f"dataset_name: {where} has no train split, only {', '.join(loaded)}")
-            loaded = loaded["train"] if "train" in loaded else next(iter(loaded.values()))
+        loaded = choose_split(loaded, where)
         caches = (config.cache_dir or datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE)  # where those of the hub are
         roots = tuple(Path(root).resolve() for root in ([where] if Path(where).is_dir() else caches))
         yield from read_table(loaded, where, config, dropped, flag="dataset_name", roots=roots)
+
+
+def is_saved(where: str) -> bool:
+    """Whether it is what `save_to_disk` writes."""
+    return Path(where, "state.json").is_file() or Path(where, "dataset_dict.json").is_file()
+
+
+def choose_split(loaded: Any, where: str) -> Any:
+    """Raises ValueError when there are several splits and none is for training."""
+    if not isinstance(loaded, dict):
+        return loaded
+    if "train" not in loaded and len(loaded) != 1:
+        raise ValueError(f"dataset_name: {where} has no train split, only {', '.join(loaded)}")
+    return loaded["train"] if "train" in loaded else next(iter(loaded.values()))

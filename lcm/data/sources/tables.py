@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from lcm.data.records import NO_CAPTION, Record, as_captions
@@ -22,19 +23,7 @@ def read_table(
 
     Raises ValueError that names `flag` when a column is missing or holds no images.
     """
-    import datasets
-
-    for column, its_flag in ((config.image_column, "image_column"), (config.caption_column, "caption_column")):
-        if column not in table.column_names:
-            raise ValueError(
-                f"{flag}: {name} has no column {column!r}; its columns are {', '.join(table.column_names)}; pass --{its_flag}"
-            )
-    try:
-        rows = table.cast_column(config.image_column, datasets.Image(decode=False)).select_columns([config.image_column])
-    except Exception as error:
-        raise ValueError(
-            f"{flag}: column {config.image_column!r} of {name} holds no images ({error}); pass --image_column"
-        ) from error
+    rows = check_columns(table, name, config, flag=flag)
     for i, value in enumerate(table[config.caption_column]):
         captions = as_captions(value)
         if captions:
@@ -44,18 +33,77 @@ def read_table(
             dropped[NO_CAPTION] += 1
 
 
+def check_columns(table: Any, name: str, config: DataConfig, *, flag: str) -> Any:
+    """The column of images, not decoded. Raises ValueError that names `flag` when a column is missing or holds no images."""
+    import datasets
+
+    for column, its_flag in ((config.image_column, "image_column"), (config.caption_column, "caption_column")):
+        if column not in table.column_names:
+            raise ValueError(
+                f"{flag}: {name} has no column {column!r}; its columns are {', '.join(table.column_names)}; pass --{its_flag}"
+            )
+    try:
+        return table.cast_column(config.image_column, datasets.Image(decode=False)).select_columns([config.image_column])
+    except Exception as error:
+        raise ValueError(
+            f"{flag}: column {config.image_column!r} of {name} holds no images ({error}); pass --image_column"
+        ) from error
+
+
 def read_cell(rows: Any, column: str, index: int, roots: tuple[Path, ...]) -> io.BytesIO | Path:
-    """The picture's bytes, or its file below one of `roots`. Raises ValueError for any other: a table may name all of a disk."""
-    cell = rows[index][column]
+    """As `content_of`, of a row."""
+    return content_of(rows[index][column], roots)
+
+
+def content_of(cell: Any, roots: tuple[Path, ...], repository: str = "") -> io.BytesIO | Path:
+    """The picture's bytes, or its file below one of `roots` or in the data set `repository` of the hub, also in a zip.
+
+    Raises ValueError for any other, as a table may name all of a disk, and ConnectionError where the hub cannot be read.
+    """
     if cell is None or (cell["bytes"] is None and cell["path"] is None):
         raise ValueError("its cell is empty")
     if cell["bytes"] is not None:
         return io.BytesIO(cell["bytes"])
+    if "://" in cell["path"]:
+        return fetch(cell["path"], roots, repository)
     for root in roots:
         path = (root / cell["path"]).resolve()
         if path.is_relative_to(root):
             return path
     raise ValueError(
-        f"its file {cell['path']} is not below {' or '.join(map(str, roots))}; keep the images there, or pass their folder as "
-        "--train_data_dir"
+        f"its file {cell['path']} is not below {' or '.join(map(str, roots)) or 'the data set'}; keep the images there, or pass "
+        "their folder as --train_data_dir"
     )
+
+
+def fetch(address: str, roots: tuple[Path, ...], repository: str) -> io.BytesIO:
+    """As `content_of`, of a file that is not simply on this disk."""
+    from datasets.utils.file_utils import xopen
+
+    if not is_part(address, roots, repository):
+        raise ValueError(f"its file {address} is no part of the data set; addresses in cells are not followed")
+    try:
+        with xopen(address, "rb") as file:
+            return io.BytesIO(file.read())
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        if "hf://" not in address:
+            raise
+        raise ConnectionError(f"{address}: {type(error).__name__}: {without_secrets(error)}") from error
+
+
+def is_part(address: str, roots: tuple[Path, ...], repository: str) -> bool:
+    """Whether a file, or one inside a zip, lies in the data set `repository` of the hub or below one of `roots`."""
+    *inner, outer = address.split("::")
+    if any(not hop.startswith("zip://") for hop in inner):
+        return False
+    if "://" in outer:
+        return outer.startswith(f"hf://datasets/{repository}@") and ".." not in PurePosixPath(outer).parts
+    return any(Path(outer).resolve().is_relative_to(root) for root in roots)
+
+
+def without_secrets(error: Exception) -> str:
+    """The text of an error on one line, without tokens and without the signatures that addresses of the hub carry."""
+    text = re.sub(r"(://[^\s?'\"]+)\?[^\s'\"]+", r"\1", str(error))
+    return " ".join(re.sub(r"hf_\w{8,}", "hf_...", text).split())
