@@ -17,7 +17,6 @@ from accelerate.utils import gather_object
 from diffusers.optimization import get_scheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from lcm.adapters import WEIGHTS_NAME
 from lcm.building import (
@@ -37,11 +36,12 @@ from lcm.config import TrainConfig
 from lcm.data import SampleBatch, StepSampler, TrainDataset, collate, make_report, write_report
 from lcm.data.batches import sample_rng
 from lcm.data.records import fingerprint
-from lcm.disk import optional, replacing
+from lcm.disk import replacing
 from lcm.launching import make_accelerator, peak_memory
 from lcm.metrics_log import MetricsLog
 from lcm.objectives import OBJECTIVES, LatentBatch
 from lcm.perceptual import make_lpips
+from lcm.progress import Progress, Window
 from lcm.publishing import Publisher
 from lcm.resuming import CONFIG_NAME, check_same_run, open_output
 from lcm.saving import Saver
@@ -105,6 +105,7 @@ class Trainer:
         )
         self.saver = Saver(self.output_dir, config.checkpoints_total_limit, self._export)
         self.metrics: MetricsLog | None = None
+        self.window = Window(self.accelerator.device)
         self.step = self.skipped = 0
         if resume is not None:
             self._restore(resume)
@@ -140,6 +141,7 @@ class Trainer:
         loss = torch.cat(losses)
         grad_norm = self.accelerator.clip_grad_norm_(self.student.parameters, self.config.max_grad_norm)
         self._check_finite(loss, grad_norm, keys)
+        self.window.add(loss)
         self.student.optimizer.step()
         self.student.optimizer.zero_grad()
         self.step += 1
@@ -276,69 +278,41 @@ class Trainer:
         return gather_object([not self.publisher.grid_path(self.step).exists()])[0]  # as the main process sees it
 
     def _train(self) -> None:
-        """Steps, with their logs, checkpoints and grids, until the last one or until any process is asked to stop."""
-        config, main = self.config, self.accelerator.is_main_process
+        """Steps, with their lines, checkpoints and grids, until the last one or until any process is asked to stop."""
+        config = self.config
         batches = self.batches(range(self.step, config.max_train_steps))
-        bar = tqdm(
+        progress = Progress(
+            self.accelerator,
+            self.window,
+            self.metrics,
+            step=self.step,
             total=config.max_train_steps,
-            initial=self.step,
-            disable=not main,
-            unit="step",
-            desc="distilling",
-            dynamic_ncols=True,
+            samples_per_step=self.samples_per_step,
         )
-        since, start, window = self.step, time.perf_counter(), torch.zeros((), device=self.accelerator.device)
-
-        def save() -> None:
-            """With a line in the log, so that none is half lost."""
-            if since < self.step:
-                write_line()
-            self.save()
-
-        def write_line() -> None:
-            nonlocal since, start
-            seconds = (time.perf_counter() - start) / (self.step - since)
-            metrics = self.log(window / (self.step - since), grad_norm, seconds)
-            bar.set_postfix(loss=f"{metrics['loss']:.4f}", lr=f"{metrics['lr']:.1e}")
-            window.zero_()
-            since, start = self.step, time.perf_counter()
-
         while self.step < config.max_train_steps and not self.stopping:
-            loss, grad_norm = self.train_step(batches)
-            window += loss
-            bar.update()
-            last = self.step == config.max_train_steps
-            saving = self.step % config.checkpointing_steps == 0 or last or self.stopping
-            if self.step % config.logging_steps == 0:
-                write_line()
-            if saving:
-                save()
-            if self.step % config.validation_steps == 0 and not last and not self.stopping:
-                self.stopping = not self.publisher.validate(self.step, lambda: self.stop.asked)
-                if self.stopping and not saving:
-                    save()
-            if since == self.step:
-                start = time.perf_counter()  # saving and drawing are not training
-        bar.close()
+            _, grad_norm = self.train_step(batches)
+            progress.advance()
+            ending = self.step == config.max_train_steps or self.stopping
+            saving = self.step % config.checkpointing_steps == 0 or ending
+            if saving or self.step % config.logging_steps == 0:  # no line is half lost behind a checkpoint
+                progress.write_line(self.step, self._facts(grad_norm))
+            with progress.paused():
+                if saving:
+                    self.save()
+                if self.step % config.validation_steps == 0 and not ending:
+                    self.stopping = not self.publisher.validate(self.step, lambda: self.stop.asked)
+            if self.stopping and not saving:
+                progress.write_line(self.step, self._facts(grad_norm))
+                self.save()
+        progress.close()
 
-    def log(self, loss: Tensor, grad_norm: Tensor, seconds_per_step: float) -> dict[str, float | None]:
-        """One line of metrics.jsonl: means since the last line over all processes; the norm is that of the last update."""
-        metrics: dict[str, float | None] = {
-            "step": self.step,
+    def _facts(self, grad_norm: Tensor) -> dict[str, float | None]:
+        """What a line tells of the last update."""
+        return {
             "epoch": round(self.step * self.samples_per_step / len(self.records), 4),
-            "loss": self.accelerator.reduce(loss, reduction="mean").item(),
             "grad_norm": float(grad_norm) if grad_norm.isfinite() else None,  # of an update that the loss scaler skipped
             "lr": self.lr_scheduler.get_last_lr()[0],
-            "seconds_per_step": round(seconds_per_step, 4),
-            "samples_per_second": round(self.samples_per_step / seconds_per_step, 3),
         }
-        if self.accelerator.is_main_process:
-            assert self.metrics is not None
-            self.metrics.append(metrics)
-        if self.config.report_to:
-            with optional("a line of TensorBoard"):
-                self.accelerator.log(metrics, step=self.step)
-        return metrics
 
     # --- saving -----------------------------------------------------------------------------------------------------
 
