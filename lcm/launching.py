@@ -56,8 +56,13 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def peak_memory() -> str:
-    """Of the GPU where there is one, else of this process."""
+def peak_gib() -> float:
+    """The most memory that was in use so far, in GiB: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
-        return f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU"
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB of this process"
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def peak_memory() -> str:
+    """As `peak_gib`, in words."""
+    return f"{peak_gib():.2f} GiB {'on the GPU' if torch.cuda.is_available() else 'of this process'}"

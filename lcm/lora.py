@@ -93,6 +93,12 @@ def masters(layer: Any) -> tuple[Tensor, Tensor]:
     return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
 
 
+def squared_norm(layer: Any) -> Tensor:
+    """|alpha / rank B A|^2, Frobenius, of a layer: tr(B^T B A A^T), from matrices of rank x rank. B A itself is never made."""
+    down, up = (master.detach().flatten(1) for master in masters(layer))
+    return layer.scaling[ADAPTER] ** 2 * ((up.t() @ up) * (down @ down.t())).sum()
+
+
 def factors(layer: Any) -> tuple[Tensor, ...]:
     """A and B of a layer in the precision of its frozen weight."""
     if layer.lowered is not None:

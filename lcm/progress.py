@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from accelerate import Accelerator
@@ -12,24 +13,34 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lcm.disk import optional
+from lcm.launching import peak_gib
 from lcm.metrics_log import MetricsLog
+
+QUARTERS = 4
 
 
 class Window:
-    """The losses since the last line, summed on the device of the run: nothing waits for it between lines."""
+    """The losses since the last line, summed by the quarter of the timesteps that they were taken at, on the device of the run:
+    nothing waits for it between lines."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(2, device=device)  # of losses, of samples
+    def __init__(self, num_train_timesteps: int, device: torch.device) -> None:
+        self.num_train_timesteps = num_train_timesteps
+        edges = [-(-i * num_train_timesteps // QUARTERS) for i in range(QUARTERS + 1)]
+        self.names = [f"loss_t_{low:03d}_{high - 1:03d}" for low, high in pairwise(edges)]
+        self._quarters = torch.arange(QUARTERS, device=device)[:, None]
+        self._sums = torch.zeros(2, QUARTERS, device=device)  # of losses, of samples
 
-    def add(self, loss: Tensor) -> None:
-        """The losses [n] of the samples of an update."""
-        self._sums += torch.stack([loss.sum(), torch.full_like(loss, 1.0).sum()])
+    def add(self, loss: Tensor, t: Tensor) -> None:
+        """The losses [n] of the samples of an update and their times [n], 0 to num_train_timesteps - 1."""
+        inside = t * QUARTERS // self.num_train_timesteps == self._quarters
+        self._sums += torch.stack([inside * loss, inside]).sum(2)  # atomic adds would be in another order every time
 
     def means(self, accelerator: Accelerator) -> dict[str, float | None]:
-        """Over the samples of all processes, which ask for it together. Empties the window."""
+        """Over the samples of all processes, which ask for it together; None where there was none. Empties the window."""
         losses, samples = accelerator.reduce(self._sums).tolist()
         self._sums.zero_()
-        return {"loss": losses / samples}
+        quarters = {name: loss / n if n else None for name, loss, n in zip(self.names, losses, samples, strict=True)}
+        return {"loss": sum(losses) / sum(samples), **quarters}
 
 
 class Progress:
@@ -63,8 +74,11 @@ class Progress:
         """Saving and drawing are not training: what the block takes counts neither for the speed nor for the time left."""
         begin = time.perf_counter()
         yield
-        self.start += time.perf_counter() - begin
-        self.bar.unpause()
+        pause = time.perf_counter() - begin
+        self.start += pause
+        if not self.bar.disable:  # without a bar it has no clocks either
+            self.bar.start_t += pause
+            self.bar.last_print_t += pause
 
     def write_line(self, step: int, facts: dict[str, float | None]) -> None:
         """The means since the last line and these `facts` of the last update. Nothing where there was no update since."""
@@ -77,12 +91,14 @@ class Progress:
             **facts,
             "seconds_per_step": round(seconds, 4),
             "samples_per_second": round(self.samples_per_step / seconds, 3),
+            "peak_memory_gib": round(peak_gib(), 3),
         }
         if self.log is not None:
             self.log.append(metrics)
         with optional("a line of TensorBoard"):
             self.accelerator.log(metrics, step=step)
-        self.bar.set_postfix(loss=f"{metrics['loss']:.4f}", lr=f"{metrics['lr']:.1e}")
+        shown = {"loss": "loss:.4f", "lr": "lr:.1e", "images/s": "samples_per_second:.3g"}
+        self.bar.set_postfix({name: f"{{{field}}}".format(**metrics) for name, field in shown.items()})
         self._restart()
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from lcm.config import TrainConfig
 from lcm.disk import sync
 from lcm.families import Family
 from lcm.full import copy_for_training, export_unet, load_unet
+from lcm.lora import squared_norm
 from lcm.networks import Networks, WeightEma, make_networks
 from lcm.playback import locate, read_recipe
 from lcm.recipe import Recipe
@@ -53,6 +54,20 @@ class Student:
         for ema in (self.nets.ema, self.export_ema):
             if ema is not None:
                 ema.update()
+
+    @torch.no_grad()
+    def delta_norm(self) -> Tensor:
+        """|theta - theta_teacher|, L2 over all trained weights, a scalar: how far training has moved away from the teacher.
+
+        Of an adapter, theta - theta_teacher is alpha / rank B A; A and B on their own have no meaning, since A may grow as B
+        shrinks. What the teacher lacks counts from zero.
+        """
+        if self.config.full_finetune:
+            theirs = dict(self.nets.teacher_unet.named_parameters())
+            squares = [(p - theirs.get(name, 0.0)).square().sum() for name, p in self.unet.named_parameters()]
+        else:
+            squares = [squared_norm(layer) for layer in lora_modules(self.unet).values()]
+        return torch.stack(squares).sum().clamp(min=0.0).sqrt()
 
     def as_exported(self) -> AbstractContextManager[None]:
         """What is given away stands in the network inside the block: its average, where one is kept."""

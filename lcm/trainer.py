@@ -105,7 +105,7 @@ class Trainer:
         )
         self.saver = Saver(self.output_dir, config.checkpoints_total_limit, self._export)
         self.metrics: MetricsLog | None = None
-        self.window = Window(self.accelerator.device)
+        self.window = Window(self.family.schedule.num_train_timesteps, self.accelerator.device)
         self.step = self.skipped = 0
         if resume is not None:
             self._restore(resume)
@@ -128,20 +128,21 @@ class Trainer:
 
         Raises FloatingPointError, before the update, when a loss or gradient is not finite.
         """
-        losses, keys = [], []
+        losses, times, keys = [], [], []
         progress = self.step / self.config.max_train_steps
         for micro in range(self.config.gradient_accumulation_steps):
             batch = next(batches)
             self.student.nets.dropout_seed = self._dropout_seed(micro)
             with self.accelerator.accumulate(self.student.prepared):
-                per_sample = self.objective(self.student.nets, self.encode(batch), progress)
+                per_sample, (t, _, _) = self.objective.with_times(self.student.nets, self.encode(batch), progress)
                 self.accelerator.backward(per_sample.mean())
             losses.append(per_sample.detach())
+            times.append(t)
             keys += batch.keys
         loss = torch.cat(losses)
         grad_norm = self.accelerator.clip_grad_norm_(self.student.parameters, self.config.max_grad_norm)
         self._check_finite(loss, grad_norm, keys)
-        self.window.add(loss)
+        self.window.add(loss, torch.cat(times))
         self.student.optimizer.step()
         self.student.optimizer.zero_grad()
         self.step += 1
@@ -311,6 +312,7 @@ class Trainer:
         return {
             "epoch": round(self.step * self.samples_per_step / len(self.records), 4),
             "grad_norm": float(grad_norm) if grad_norm.isfinite() else None,  # of an update that the loss scaler skipped
+            "delta_norm": self.student.delta_norm().item(),
             "lr": self.lr_scheduler.get_last_lr()[0],
         }
 

@@ -132,7 +132,8 @@ def content(path: Path) -> Any:
         return tensors(path)
     if path.name == "metrics.jsonl":
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        return [[line[name] for name in ("step", "epoch", "loss", "grad_norm", "lr")] for line in lines]
+        of_machine = ("seconds_per_step", "samples_per_second", "peak_memory_gib")
+        return [{name: value for name, value in line.items() if name not in of_machine} for line in lines]
     if path.name == "config.yaml":
         return [line for line in path.read_text().splitlines() if not line.startswith("output_dir:")]
     if path.name == "state.json":

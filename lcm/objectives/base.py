@@ -154,7 +154,11 @@ class Objective:
         return 4 if self.injection > 0 or self.coupling.kind == "sde" else 0
 
     def __call__(self, nets: Roles, batch: LatentBatch, progress: float = 0.0) -> Tensor:
-        """The weighted loss of every sample, [B] float32. `progress` in [0, 1) is the share of the run that is done.
+        """The weighted loss of every sample, [B] float32. `progress` in [0, 1) is the share of the run that is done."""
+        return self.with_times(nets, batch, progress)[0]
+
+    def with_times(self, nets: Roles, batch: LatentBatch, progress: float) -> tuple[Tensor, Times]:
+        """The weighted loss of every sample, [B] float32, and the times that it was taken at.
 
         The student comes last: its saved activations then never coexist with the passes that need no gradient.
         """
@@ -168,7 +172,7 @@ class Objective:
         with torch.no_grad():
             target = self.target(self, step)
         landed = self.student_lands(step)
-        return self.weight(self.schedule, times, self.snr_gamma) * self.loss(landed, target, self.huber_c)
+        return self.weight(self.schedule, times, self.snr_gamma) * self.loss(landed, target, self.huber_c), times
 
     def student_lands(self, step: Step) -> Tensor:
         """f(x_t, t -> s) of the student, [B, C, h, w], or two draws of it, [2B, C, h, w], where the loss compares laws."""
