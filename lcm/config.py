@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -45,6 +46,7 @@ FREE_TO_CHANGE = frozenset(
         "validation_num_steps",
         "validation_seed",
         "report_to",
+        "tracker_project_name",
         "logging_dir",
         "logging_steps",
         "dataloader_num_workers",
@@ -65,8 +67,9 @@ with the number of processes counts, and that is compared on its own."""
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "mixed_precision": ("no", "fp16", "bf16"),
     "lr_scheduler": tuple(s.value for s in SchedulerType if s.value != "piecewise_constant"),
-    "report_to": (None, "tensorboard"),
 }
+TRACKERS = ("tensorboard", "wandb", "trackio")
+"""Packages that --report_to may name."""
 MAY_BE_ZERO = (
     "lr_warmup_steps",
     "dataloader_num_workers",
@@ -79,7 +82,7 @@ MAY_BE_ZERO = (
     "eta",
     "tangent_warmup",
 )
-MAY_BE_EMPTY = ("validation_prompts", "landing_steps")
+MAY_BE_EMPTY = ("validation_prompts", "landing_steps", "report_to")
 BELOW_ONE = ("ema_decay", "export_ema_decay", "adam_beta1", "adam_beta2", "lora_dropout")
 
 
@@ -176,8 +179,11 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     )
     validation_seed: int = field(default=0, metadata={"help": "seed of every validation picture"})
     logging_steps: int = field(default=10, metadata={"help": "updates between lines in metrics.jsonl"})
-    report_to: str | None = field(default=None, metadata={"help": "also log to tensorboard"})
-    logging_dir: str = field(default="logs", metadata={"help": "folder of the tensorboard files inside output_dir"})
+    report_to: list[str] = field(
+        default_factory=list, metadata={"help": f"also log to some of {', '.join(TRACKERS)}; none: to nothing, the default"}
+    )
+    tracker_project_name: str = field(default="lcm", metadata={"help": "project that the trackers file the run under"})
+    logging_dir: str = field(default="logs", metadata={"help": "folder of the trackers' files inside output_dir"})
     dry_run: bool = field(
         default=False,
         metadata={"help": "load everything, run one step, save and reload an adapter, draw a picture, print sizes, write nothing"},
@@ -191,6 +197,7 @@ class TrainConfig(ObjectiveConfig, DataConfig):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {getattr(self, name)!r}")
+        self._check_trackers()
         for f in fields(self):
             if getattr(self, f.name) is not None:
                 check_range(f.name, getattr(self, f.name))
@@ -202,6 +209,20 @@ class TrainConfig(ObjectiveConfig, DataConfig):
         most = int(str(method.play(self).scheduler_config.get("original_inference_steps") or self.num_ddim_timesteps or 1000))
         if not all(1 <= n <= most for n in self.validation_num_steps):
             raise ValueError(f"validation_num_steps must lie in 1..{most}, the solver steps of training")
+
+    def _check_trackers(self) -> None:
+        """Raises ValueError for what is no tracker, or no name for a project."""
+        if self.report_to == ["none"]:
+            self.report_to = []
+        if "all" in self.report_to:  # which ones are installed, and upload, should not decide what a run does
+            raise ValueError(f"report_to: all is not offered; name those you want, of {', '.join(TRACKERS)}")
+        unknown = [name for name in self.report_to if name not in TRACKERS]
+        if unknown:
+            raise ValueError(f"report_to must be some of {', '.join(TRACKERS)}, or none alone; got {unknown[0]!r}")
+        if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.tracker_project_name):  # it becomes a folder, and a part of an address
+            raise ValueError(
+                f"tracker_project_name may have letters, digits, dots, dashes and underscores; got {self.tracker_project_name!r}"
+            )
 
     def _check_method(self, method: Method) -> None:
         """Raises ValueError where the method, the data and the network do not go together."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from lcm.config import TrainConfig
+from lcm.trackers import check_installed
 
 MODEL_SPLITTING = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
 """Launches that cut a network into parts, by the X of the ACCELERATE_USE_X that `accelerate launch` sets."""
@@ -35,13 +35,12 @@ def check_launch(config: TrainConfig) -> None:
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Raises ValueError for a launch that is not what it seems, or a tracker that is not installed."""
-    if config.report_to == "tensorboard" and find_spec("tensorboard") is None:
-        raise ValueError("report_to: tensorboard is not installed; pip install tensorboard, or leave --report_to out")
+    check_installed(config.report_to)
     check_launch(config)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        log_with=config.report_to,
+        log_with=list(config.report_to) or None,
         project_dir=str(Path(config.output_dir) / config.logging_dir) if config.report_to else None,
         step_scheduler_with_optimizer=False,
         # processes wait for each other while trajectories are made or a large checkpoint is written; the default is 10 minutes

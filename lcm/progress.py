@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lcm.disk import optional
 from lcm.launching import peak_gib
 from lcm.metrics_log import MetricsLog
+from lcm.trackers import log_numbers
 
 QUARTERS = 4
 
@@ -95,8 +95,7 @@ class Progress:
         }
         if self.log is not None:
             self.log.append(metrics)
-        with optional("a line of TensorBoard"):
-            self.accelerator.log(metrics, step=step)
+        log_numbers(self.accelerator, metrics, step)
         shown = {"loss": "loss:.4f", "lr": "lr:.1e", "images/s": "samples_per_second:.3g"}
         self.bar.set_postfix({name: f"{{{field}}}".format(**metrics) for name, field in shown.items()})
         self._restart()

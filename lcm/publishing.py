@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
 from PIL import Image
 
@@ -22,6 +20,7 @@ from lcm.full import UNET_FOLDER
 from lcm.playback import make_scheduler
 from lcm.recipe import Recipe
 from lcm.student import Student
+from lcm.trackers import log_picture
 from lcm.validation import GridSpec, draw_grid, never
 
 logger = logging.getLogger(__name__)
@@ -58,8 +57,7 @@ class Publisher:
         if grid is not None and self.accelerator.is_main_process:
             with optional(f"the grid of step {step}"):
                 save_picture(grid, self.grid_path(step))
-                for tracker in self.accelerator.trackers:
-                    tracker.log_images({"validation": torch.from_numpy(np.array(grid))[None]}, step=step, dataformats="NHWC")
+            log_picture(self.accelerator, "validation", grid, step)
         return grid is not None
 
     def export(self, path: Path, step: int) -> None:

@@ -47,6 +47,7 @@ from lcm.resuming import CONFIG_NAME, check_same_run, open_output
 from lcm.saving import Saver
 from lcm.stopping import Stopped, StopRequest, outlive_signals
 from lcm.student import build_student, load_first
+from lcm.trackers import start_trackers
 from lcm.validation import prompts_of
 
 logger = logging.getLogger(__name__)
@@ -231,20 +232,14 @@ class Trainer:
         try:
             self._fit()
         except Stopped:
-            self.accelerator.end_training()  # TensorBoard holds lines back
+            self.accelerator.end_training()  # trackers hold lines back
             raise
         self.accelerator.end_training()
 
     def _fit(self) -> None:
         if self.accelerator.is_main_process:
             self._open_folder()
-        if self.config.report_to:
-            self.accelerator.init_trackers(
-                "lcm",
-                config={k: str(v) for k, v in asdict(self.config).items()},
-                # a run that was killed has logged beyond its last checkpoint: TensorBoard hides what comes again
-                init_kwargs={"tensorboard": {"purge_step": self.step + 1}},
-            )
+        start_trackers(self.accelerator, self.config, self.step)
         logger.info("%s", self.summary())
         if self._lacks_grid():
             self.publisher.validate(self.step)

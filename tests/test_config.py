@@ -107,7 +107,8 @@ VALUES: dict[str, Any] = {
     "validation_num_steps": [1, 3],
     "validation_seed": 9,
     "logging_steps": 2,
-    "report_to": "tensorboard",
+    "report_to": ["wandb", "trackio"],
+    "tracker_project_name": "few.steps-1",
     "logging_dir": "board",
     "dry_run": True,
 }
@@ -224,7 +225,7 @@ def test_flags_win_over_yaml(tmp_path: Path, name: str) -> None:
         "mixed_precision": "fp16",
         "resume_from_checkpoint": "x",
         "lr_scheduler": "linear",
-        "report_to": None,
+        "report_to": ["tensorboard"],
         "prompts_file": "others.txt",
         "trajectory_dir": "elsewhere",
         "guidance_per_phase": [2.0, 2.0],
@@ -245,6 +246,26 @@ def test_flags_win_over_yaml(tmp_path: Path, name: str) -> None:
 def test_yaml_sets_what_flags_leave_open(tmp_path: Path) -> None:
     config = parse(*write_yaml(tmp_path, "seed: 3\nresolution: 64\nlora_rank: 8\n"), "--resolution", "128")
     assert (config.seed, config.resolution, config.lora_rank) == (3, 128, 8)
+
+
+@pytest.mark.parametrize(
+    ("line", "trackers"),
+    [
+        (["--report_to=wandb"], ["wandb"]),
+        (["--report_to", "tensorboard", "trackio"], ["tensorboard", "trackio"]),
+        (["--report_to", "none"], []),
+        ([], []),
+    ],
+)
+def test_trackers_are_named_one_by_one(line: list[str], trackers: list[str]) -> None:
+    assert parse(*line).report_to == trackers
+
+
+@pytest.mark.parametrize("text", ["report_to: wandb", "report_to: [wandb]", "report_to: null", "report_to: []"])
+def test_no_tracker_takes_those_of_a_file_away(tmp_path: Path, text: str) -> None:
+    path = write_yaml(tmp_path, f"{text}\n")
+    assert parse(*path).report_to == (["wandb"] if "wandb" in text else [])
+    assert parse(*path, "--report_to", "none").report_to == []
 
 
 @pytest.mark.parametrize("text", ["2e-5", "2.0e-5", "2.0e-05", "0.00002", "'2e-5'", "2E-5"])
@@ -575,7 +596,10 @@ NONSENSE: list[tuple[str, dict[str, Any]]] = [
     ("mixed_precision", {"mixed_precision": "fp8"}),
     ("lr_scheduler", {"lr_scheduler": "cosin"}),
     ("lr_scheduler", {"lr_scheduler": "piecewise_constant"}),
-    ("report_to", {"report_to": "nobody"}),
+    ("report_to must be some of tensorboard, wandb, trackio", {"report_to": ["tensorboard", "nobody"]}),
+    ("report_to must be some of tensorboard, wandb, trackio", {"report_to": ["none", "wandb"]}),
+    ("report_to: all is not offered", {"report_to": ["all"]}),
+    *(("tracker_project_name", {"tracker_project_name": name}) for name in ("", "..", "a/b", "a b", "a#b")),
     ("interpolation_type", {"interpolation_type": "cubist"}),
     ("proportion_empty_prompts", {"proportion_empty_prompts": -0.1}),
     ("proportion_empty_prompts", {"proportion_empty_prompts": 1.1}),
