@@ -74,15 +74,46 @@ pipe = {pipeline}.from_pretrained({teacher!r}, unet=unet, dtype=torch.float32)""
 pipe.load_lora_weights(".", weight_name={WEIGHTS_NAME!r})  # the folder of this file"""
 
 
-def card_text(recipe: Recipe, config: TrainConfig, prompts: list[str]) -> str:
-    low, high = recipe.trained_guidance_scale
-    guidance = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+def snippet(recipe: Recipe, config: TrainConfig, prompt: str) -> str:
+    """Python code that draws one picture with stock diffusers, to be run in the output folder."""
     overrides = ", ".join(f"{name}={value!r}" for name, value in sorted(recipe.scheduler_config.items()))
+    imports = f"{recipe.scheduler}, {PIPELINES[recipe.family]}" + (", UNet2DConditionModel" if config.full_finetune else "")
+    return f"""import torch
+from diffusers import {imports}
+
+{loading(recipe, config.full_finetune)}
+pipe.scheduler = {recipe.scheduler}.from_config(pipe.scheduler.config, {overrides})
+image = pipe(
+    {prompt!r},
+    {call_options(recipe)}
+    height={recipe.resolution},
+    width={recipe.resolution},
+    generator=torch.Generator("cpu").manual_seed({config.validation_seed}),
+).images[0]
+image.save("image.png")"""
+
+
+def guidance_range(recipe: Recipe) -> str:
+    low, high = recipe.trained_guidance_scale
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def advice(recipe: Recipe, config: TrainConfig) -> str:
+    """The same with this toolkit and with other tools, in Markdown."""
+    attaching = "replaces the two lines after `from_pretrained`"
+    if config.full_finetune:
+        attaching = "puts U-Net and scheduler into the teacher's own pipeline"
+    return f"""With the toolkit that made it, `lcm.attach(pipe, ".")` {attaching}.
+
+{other_tools(recipe, config.num_ddim_timesteps or 50)}
+{guidance_advice(recipe, guidance_range(recipe), config.w_embedding)}"""
+
+
+def card_text(recipe: Recipe, config: TrainConfig, prompts: list[str]) -> str:
     steps = ", ".join(map(str, recipe.num_inference_steps))
     rows = "\n".join(f"| {i + 1} | {prompt} |" for i, prompt in enumerate(prompts))
     grid = config.num_ddim_timesteps or 50
     kind = "U-Net" if config.full_finetune else "LoRA"
-    imports = f"{recipe.scheduler}, {PIPELINES[recipe.family]}" + (", UNet2DConditionModel" if config.full_finetune else "")
     solver = f"{config.solver}, {config.solver_steps} steps a pair"
     if config.solver_steps is None:
         solver = f"none: coupling {config.coupling}" if config.coupling else "none: no teacher"
@@ -95,9 +126,6 @@ def card_text(recipe: Recipe, config: TrainConfig, prompts: list[str]) -> str:
     what = f"An adapter that lets `{recipe.teacher}` and models fine-tuned from it"
     if config.full_finetune:
         what = f"A U-Net that lets `{recipe.teacher}`"
-    attaching = "replaces the two lines after `from_pretrained`"
-    if config.full_finetune:
-        attaching = "puts U-Net and scheduler into the teacher's own pipeline"
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "peft", "accelerate"))
     return f"""# {recipe.objective.upper()}-{kind} of {Path(recipe.teacher).name}
 
@@ -108,25 +136,10 @@ def card_text(recipe: Recipe, config: TrainConfig, prompts: list[str]) -> str:
 ## Use it with diffusers
 
 ```python
-import torch
-from diffusers import {imports}
-
-{loading(recipe, config.full_finetune)}
-pipe.scheduler = {recipe.scheduler}.from_config(pipe.scheduler.config, {overrides})
-image = pipe(
-    {prompts[0]!r},
-    {call_options(recipe)}
-    height={recipe.resolution},
-    width={recipe.resolution},
-    generator=torch.Generator("cpu").manual_seed({config.validation_seed}),
-).images[0]
-image.save("image.png")
+{snippet(recipe, config, prompts[0])}
 ```
 
-With the toolkit that made it, `lcm.attach(pipe, ".")` {attaching}.
-
-{other_tools(recipe, grid)}
-{guidance_advice(recipe, guidance, config.w_embedding)}
+{advice(recipe, config)}
 
 ## The picture
 
@@ -143,7 +156,7 @@ Columns: {", ".join(map(str, config.validation_num_steps))} steps. Rows:
 | | |
 |---|---|
 | teacher | `{recipe.teacher}` ({recipe.prediction_type}{", zero terminal SNR" if recipe.zero_terminal_snr else ""}) |
-| guidance_scale of the teacher | {guidance} |
+| guidance_scale of the teacher | {guidance_range(recipe)} |
 | method | {recipe.objective} |
 | solver | {solver} |
 | loss | {config.loss_type}{f", c = {config.huber_c:g}" if config.huber_c else ""} |

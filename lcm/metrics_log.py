@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 from lcm.disk import FULL, replacing, sync
 
@@ -20,6 +22,13 @@ def is_kept(line: str, step: int) -> bool:
         return line.endswith("\n") and json.loads(line)["step"] <= step
     except (ValueError, TypeError, KeyError):
         return False
+
+
+def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
+    """The whole lines that are there, in order of their steps."""
+    path = output_dir / METRICS_NAME
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    return sorted((json.loads(line) for line in lines if is_kept(line, sys.maxsize)), key=lambda line: line["step"])
 
 
 class MetricsLog:

@@ -19,6 +19,7 @@ from lcm.families import Family
 from lcm.full import UNET_FOLDER
 from lcm.playback import make_scheduler
 from lcm.recipe import Recipe
+from lcm.report import REPORT_NAME, write_page
 from lcm.student import Student
 from lcm.trackers import log_picture
 from lcm.validation import GridSpec, draw_grid, never
@@ -58,6 +59,7 @@ class Publisher:
             with optional(f"the grid of step {step}"):
                 save_picture(grid, self.grid_path(step))
             log_picture(self.accelerator, "validation", grid, step)
+            self.report()
         return grid is not None
 
     def export(self, path: Path, step: int) -> None:
@@ -76,6 +78,7 @@ class Publisher:
         grid = self._draw(self.student.reload(output_dir / WEIGHTS_NAME), (0, 1))
         assert grid is not None  # nothing asked it to stop
         save_picture(grid, output_dir / "images" / "grid.png")
+        self.report(finished=True)
         write_card(output_dir, self.recipe, self.config, self.prompts)
         logger.info(
             "done: %s, verified by reloading it. Use it with\n"
@@ -87,6 +90,14 @@ class Publisher:
             self.recipe.guidance_scale,
             f", eta={self.recipe.eta}" if self.recipe.eta else "",
         )
+
+    def report(self, finished: bool = False) -> None:
+        """Writes the page of what the output folder holds by now. Whatever is wrong with it, the run goes on."""
+        processes = self.accelerator.num_processes
+        try:
+            write_page(Path(self.config.output_dir), self.config, self.recipe, self.prompts, processes=processes, finished=finished)
+        except Exception as error:  # a file that somebody changed or a full disk must not cost what was trained
+            logger.warning("%s could not be written (%s); the run goes on without it", REPORT_NAME, error)
 
     def try_drawing(self) -> None:
         """Draws one picture with the live student and throws it away, for its memory and its errors."""

@@ -13,10 +13,22 @@ from lcm.data.report import JSON_NAME, PICTURE_NAME
 from lcm.disk import FULL, free_bytes, mib, recover
 from lcm.full import UNET_FOLDER, is_full
 from lcm.metrics_log import METRICS_NAME
+from lcm.report import REPORT_NAME
 from lcm.student import UNVERIFIED
 
 CONFIG_NAME = "config.yaml"
-WRITTEN = (f"{PREFIX}*", WEIGHTS_NAME, UNVERIFIED, UNET_FOLDER, METRICS_NAME, CONFIG_NAME, CARD_NAME, JSON_NAME, "*.png")
+WRITTEN = (
+    f"{PREFIX}*",
+    WEIGHTS_NAME,
+    UNVERIFIED,
+    UNET_FOLDER,
+    METRICS_NAME,
+    CONFIG_NAME,
+    CARD_NAME,
+    JSON_NAME,
+    REPORT_NAME,
+    "*.png",
+)
 """What a run writes or replaces in its folders, and may have been killed at."""
 
 
@@ -49,7 +61,7 @@ def full_disk(error: Exception, output_dir: Path) -> OSError | None:
     return OSError(f"the disk is full, free are {mib(free_bytes(existing))}; make room. {what_is_saved(output_dir).capitalize()}")
 
 
-OVERWRITTEN = (CARD_NAME, CONFIG_NAME, METRICS_NAME, JSON_NAME, PICTURE_NAME)
+OVERWRITTEN = (CARD_NAME, CONFIG_NAME, METRICS_NAME, JSON_NAME, PICTURE_NAME, REPORT_NAME)
 """Files that a run overwrites in its folder."""
 
 

@@ -134,6 +134,8 @@ def content(path: Path) -> Any:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         of_machine = ("seconds_per_step", "samples_per_second", "peak_memory_gib")
         return [{name: value for name, value in line.items() if name not in of_machine} for line in lines]
+    if path.name == "report.html":
+        return None  # it shows times and memory
     if path.name == "config.yaml":
         return [line for line in path.read_text().splitlines() if not line.startswith("output_dir:")]
     if path.name == "state.json":

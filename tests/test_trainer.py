@@ -88,6 +88,7 @@ def test_the_output_folder_holds_what_the_readme_promises(finished: Path) -> Non
         "metrics.jsonl",
         "data_report.json",
         "data_report.png",
+        "report.html",
         "images/grid.png",
         "validation/step-000000.png",
         "validation/step-000002.png",
@@ -387,7 +388,9 @@ def test_an_adapter_without_checkpoints_is_never_overwritten(
     expect_refusal(capsys, flags(sd_folder, images, tmp_path), "already holds a run")
 
 
-@pytest.mark.parametrize("name", ["README.md", "config.yaml", "metrics.jsonl", "data_report.json", "data_report.png"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "config.yaml", "metrics.jsonl", "data_report.json", "data_report.png", "report.html"]
+)
 def test_files_of_something_else_are_not_overwritten(
     sd_folder: Path, images: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

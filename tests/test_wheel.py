@@ -27,3 +27,4 @@ def test_a_wheel_installs_imports_and_trains_elsewhere(tmp_path: Path, sd_folder
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, timeout=240)
     assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()
+    assert (tmp_path / "out" / "report.html").is_file()  # its template is in the wheel
