@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 
 from lcm.cache import EncodedSamples, Encoder, PictureSet, encode_samples
 from lcm.config import TrainConfig
@@ -161,6 +162,24 @@ def load_teacher(config: TrainConfig) -> Family:
     if config.loss_type == "lpips":
         family.pipe.vae.float()  # gradients pass through it: they would underflow in half precision
     return family
+
+
+def caution(family: Family, config: TrainConfig) -> str | None:
+    """What is known to go wrong with these flags and this teacher, though it is allowed; and what helps."""
+    if config.target == "online" and family.zero_terminal_snr:
+        return (
+            "this teacher has zero terminal SNR, where a student that is its own target at once (--target online) was seen to get "
+            "worse with every inference step; --target ema holds (docs/methods.md)"
+        )
+    return None
+
+
+def unneeded(family: Family, config: TrainConfig) -> list[nn.Module]:
+    """What no step asks for: with a cache the text encoders, with a cache or trajectories the VAE."""
+    encodes = not config.cache_latents
+    text = [] if encodes else family.text_encoders()
+    vae_is_asked = config.loss_type == "lpips" or (encodes and config.prompts_file is None)
+    return text if vae_is_asked else [family.pipe.vae, *text]
 
 
 def temporary_folder() -> Path:

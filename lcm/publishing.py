@@ -117,4 +117,5 @@ class Publisher:
             guidance_scale=self.recipe.guidance_scale,
             eta=self.recipe.eta,
         )
-        return draw_grid(self.family, pipe, spec, process, asked)
+        with self.family.at_hand(self.accelerator.device):
+            return draw_grid(self.family, pipe, spec, process, asked)

@@ -24,10 +24,12 @@ from lcm.building import (
     build_encoded,
     build_recipe,
     build_trajectories,
+    caution,
     encode,
     load_inputs,
     open_cache,
     team_of,
+    unneeded,
     with_resolution,
 )
 from lcm.card import CARD_NAME
@@ -81,6 +83,8 @@ class Trainer:
             logger.info("%s", line)
         if resume is not None:
             check_same_run(resume, config, self.samples_per_step, self.data_fingerprint)
+        if (warning := caution(self.family, config)) is not None:
+            logger.warning("%s", warning)
         self.family.pipe.to(device)
         method = OBJECTIVES[config.objective]
         perceptual = make_lpips(self.family.pixels, device) if config.loss_type == "lpips" else None
@@ -94,6 +98,7 @@ class Trainer:
             self.encoded = build_encoded(config, self.family, data, self.buckets, cache, team)
         if config.prompts_file is not None:
             self.trajectories = build_trajectories(config, self.family, self.records, team, device)
+        self.family.park(unneeded(self.family, config))
         self.student = build_student(config, self.family, self.accelerator, first)
         prompts = config.validation_prompts or prompts_of(self.records)
         recipe = build_recipe(config, self.family, first.recipe if first else None)

@@ -24,6 +24,8 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 
+from lcm.building import caution, unneeded
+from lcm.config import TrainConfig
 from lcm.families import ImageSize, load_family
 from tests.worlds import SD_BETAS, build_sd, build_sdxl, build_unet
 
@@ -294,3 +296,54 @@ def test_another_vae_can_be_named_and_a_wrong_one_is_refused(sd_folder: Path, sd
     assert load_family(str(sd_folder), vae_path=str(sd_v_folder / "vae")).pipe.vae.config.scaling_factor == 0.5
     with pytest.raises(FileNotFoundError, match=r"pretrained_vae_model_name_or_path: .* could not be loaded"):
         load_family(str(sd_folder), vae_path=str(tmp_path))
+
+
+class Travelling(torch.nn.Module):
+    """Stands for a VAE or text encoder: on a machine with one device, where it was sent is all there is to see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = torch.device("cuda")
+
+    def to(self, device: Any) -> Any:
+        self.device = torch.device(device)
+        return self
+
+
+def test_parked_parts_are_at_hand_for_a_picture(sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = load_family(str(sd_folder))
+    vae, text = Travelling(), Travelling()
+    monkeypatch.setitem(family.pipe.__dict__, "vae", vae)
+    family.park([])  # asks for the empty prompt as long as there is somebody to ask
+    monkeypatch.setattr(family, "text_encoders", lambda: [text])
+    family.park([vae, text])
+    assert {vae.device.type, text.device.type} == {"cpu"}
+    with pytest.raises(KeyError), family.at_hand(torch.device("cuda")):
+        assert {vae.device.type, text.device.type} == {"cuda"}
+        raise KeyError
+    assert {vae.device.type, text.device.type} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "left"),
+    [
+        ({}, []),
+        ({"cache_latents": True}, ["vae", "text_encoder"]),
+        ({"prompts_file": "prompts.txt"}, ["vae"]),
+        ({"prompts_file": "prompts.txt", "cache_latents": True}, ["vae", "text_encoder"]),
+        ({"cache_latents": True, "loss_type": "lpips"}, ["text_encoder"]),
+    ],
+)
+def test_what_no_step_asks_for_is_parked(sd_folder: Path, flags: dict[str, Any], left: list[str]) -> None:
+    family = load_family(str(sd_folder))
+    data = {} if "prompts_file" in flags else {"train_data_dir": "images"}
+    config = TrainConfig(pretrained_teacher_model=str(sd_folder), **data, **flags)
+    assert unneeded(family, config) == [getattr(family.pipe, name) for name in left]
+
+
+def test_a_target_that_follows_at_once_is_warned_of_with_zero_terminal_snr(sd_folder: Path, sd_v_folder: Path) -> None:
+    for folder, target, is_warned in ((sd_v_folder, "online", True), (sd_v_folder, "ema", False), (sd_folder, "online", False)):
+        config = TrainConfig(pretrained_teacher_model=str(folder), train_data_dir="images", target=target)
+        warning = caution(load_family(str(folder)), config)
+        assert (warning is not None) == is_warned
+        assert warning is None or "--target ema" in warning

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import torch
 from diffusers import LCMScheduler
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from lcm.conditioning import Conditioning
 from lcm.schedule import NoiseSchedule
@@ -56,6 +57,25 @@ class Family(ABC):
     @property
     def unet(self) -> Any:
         return self.pipe.unet
+
+    def park(self, parts: Sequence[nn.Module]) -> None:
+        """Moves what no step asks for into main memory; `at_hand` fetches it for the time of a picture."""
+        _ = self.unconditional_row  # what the text encoders are still to be asked
+        for part in parts:
+            part.to("cpu")
+
+    @contextmanager
+    def at_hand(self, device: torch.device) -> Iterator[None]:
+        """VAE and text encoders are on `device` inside the block, and afterwards where they were."""
+        parts = [self.pipe.vae, *self.text_encoders()]
+        homes = [part.device for part in parts]
+        for part in parts:
+            part.to(device)
+        try:
+            yield
+        finally:
+            for part, home in zip(parts, homes, strict=True):
+                part.to(home)
 
     @property
     def zero_terminal_snr(self) -> bool:
@@ -113,6 +133,11 @@ class Family(ABC):
         tokenizers = [t for t in (self.pipe.tokenizer, getattr(self.pipe, "tokenizer_2", None)) if t is not None]
         options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         return torch.stack([t(list(prompts), max_length=t.model_max_length, **options).input_ids for t in tokenizers], dim=1)
+
+    @property
+    @abstractmethod
+    def unconditional_row(self) -> tuple[Tensor, ...]:
+        """What the text encoders say in the place of no prompt, one row; they are asked once."""
 
     @abstractmethod
     def unconditional(self, like: Conditioning) -> Conditioning:

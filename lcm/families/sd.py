@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,11 +28,14 @@ class StableDiffusion(Family):
         """The image sizes have no meaning here."""
         return Conditioning(**embeds)
 
-    @torch.no_grad()
+    @cached_property
+    def unconditional_row(self) -> tuple[Tensor, ...]:
+        """[1, 77, D]."""
+        return (self.embed_prompts([""])["prompt_embeds"],)
+
     def unconditional(self, like: Conditioning) -> Conditioning:
-        if not hasattr(self, "_empty"):
-            self._empty = self.encode_prompts([""], []).prompt_embeds
-        return Conditioning(self._empty.to(like.prompt_embeds.device).expand(len(like.prompt_embeds), -1, -1))
+        (embeds,) = self.unconditional_row
+        return Conditioning(embeds.to(like.prompt_embeds.device).expand(len(like.prompt_embeds), -1, -1))
 
     def pipeline_options(self) -> dict[str, Any]:
         return {"requires_safety_checker": False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,13 +31,16 @@ class StableDiffusionXL(Family):
         """With time ids [B, 6]."""
         return Conditioning(**embeds, time_ids=self._time_ids(sizes).to(embeds["prompt_embeds"].device))
 
-    @torch.no_grad()
-    def unconditional(self, like: Conditioning) -> Conditioning:
-        if not hasattr(self, "_empty"):
+    @cached_property
+    def unconditional_row(self) -> tuple[Tensor, ...]:
+        """[1, 77, D] and pooled [1, P]."""
+        with torch.no_grad():
             _, embeds, _, pooled = self._encode([""], guided=True)
-            self._empty = (embeds, pooled)
+        return embeds, pooled
+
+    def unconditional(self, like: Conditioning) -> Conditioning:
         rows = len(like.prompt_embeds)
-        embeds, pooled = (part.to(like.prompt_embeds.device) for part in self._empty)
+        embeds, pooled = (part.to(like.prompt_embeds.device) for part in self.unconditional_row)
         return Conditioning(embeds.expand(rows, -1, -1), pooled.expand(rows, -1), like.time_ids)
 
     def _encode(self, prompts: list[str], guided: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
