@@ -20,7 +20,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from benchmarks.meters import FlashAttention, KernelMeter, SavedActivations
+from benchmarks.meters import KernelMeter, SavedActivations, flash_attention
 from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
 from lcm.adapters import add_lora
@@ -98,7 +98,7 @@ def count_step(model: Model, size: int = BATCH) -> dict[str, Any]:
         parameters = add_lora(unet, RANK)
     objective, batch = build_objective(), build_batch(model, unet.config.cross_attention_dim, size)
     nets, saved = make_networks(unet, ema_decay=None), SavedActivations(unet)
-    with FlashAttention(), KernelMeter() as meter:
+    with flash_attention(), KernelMeter() as meter:
         with saved.watching():
             loss = objective(nets, batch).mean()
         loss.backward()
@@ -137,7 +137,7 @@ def count_encoders(model: Model, size: int = BATCH) -> dict[str, Any]:
         pixels = torch.empty(size, 3, model.resolution, model.resolution, dtype=DTYPE)
         tokens = torch.zeros(size, 77, dtype=torch.long)
     vae.enable_slicing()
-    with torch.no_grad(), KernelMeter() as vae_meter, FlashAttention():
+    with torch.no_grad(), KernelMeter() as vae_meter, flash_attention():
         vae.encode(pixels)
     with torch.no_grad(), KernelMeter() as text_meter:
         for encoder in encoders:

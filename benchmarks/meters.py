@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
@@ -93,15 +93,20 @@ class KernelMeter(TorchDispatchMode):
         return results
 
 
-class FlashAttention(TorchFunctionMode):
-    """Attention is the fused kernel of GPUs, which tensors without memory would not choose by themselves."""
+@contextmanager
+def flash_attention() -> Iterator[None]:
+    """Attention is the fused kernel of GPUs, which tensors without memory would not choose by themselves.
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        assert kwargs.get("attn_mask") is None and not kwargs.get("dropout_p") and not kwargs.get("is_causal")
-        return torch.ops.aten._scaled_dot_product_flash_attention(*args[:3])[0]
+    A mode of torch's would not reach what gradient checkpointing computes again inside `backward`.
+    """
+
+    def fused(*qkv: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False) -> Tensor:
+        assert attn_mask is None and dropout_p == 0.0 and not is_causal
+        attended: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(*qkv)[0]
+        return attended
+
+    with patch.object(F, "scaled_dot_product_attention", fused):
+        yield
 
 
 class SavedActivations:

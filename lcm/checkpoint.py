@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,29 @@ class RunState:
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimizer's state as flat tensors and its parameter groups without parameters."""
+    """An optimizer's state as flat tensors and its parameter groups without parameters. A Python number, such as bitsandbytes
+    counts its steps with, is an int64 tensor: torch's own optimizers have none."""
     state = optimizer.state_dict()
-    tensors = {f"optimizer.{i}.{name}": value for i, values in state["state"].items() for name, value in values.items()}
+    named = {f"optimizer.{i}.{name}": value for i, values in state["state"].items() for name, value in leaves(values)}
+    tensors = {name: value if isinstance(value, Tensor) else torch.tensor(value) for name, value in named.items()}
     return tensors, state["param_groups"]
 
 
+def leaves(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The entries of a parameter's state. bitsandbytes wraps some of them once more, and reads them either way."""
+    for name, value in state.items():
+        if isinstance(value, dict):
+            yield from leaves(value)
+        else:
+            yield name, value
+
+
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
+            state.setdefault(int(index), {})[name] = value.item() if value.dtype == torch.int64 else value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
@@ -56,9 +68,20 @@ def save_checkpoint(output_dir: Path, step: int, state: RunState) -> Path:
     """Writes the folder `checkpoint-<step>` beside the old ones, complete or not at all."""
     with replacing(checkpoint_path(output_dir, step)) as partial:
         partial.mkdir(parents=True)
-        save_file({name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}, partial / TENSORS)
+        save_file(apart(state.tensors), partial / TENSORS)
         (partial / FACTS).write_text(json.dumps({**state.facts, "step": step}, indent=1))
     return checkpoint_path(output_dir, step)
+
+
+def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, each in memory of its own: safetensors refuses what shares it, such as the code books of 8-bit moments."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, value in tensors.items():
+        plain = value.detach().cpu().contiguous()
+        found[name] = plain.clone() if plain.untyped_storage().data_ptr() in taken else plain
+        taken.add(plain.untyped_storage().data_ptr())
+    return found
 
 
 def load_checkpoint(folder: Path) -> RunState:

@@ -65,11 +65,14 @@ with the number of processes counts, and that is compared on its own."""
 
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
+    "gradient_checkpointing": ("no", "selective", "full"),
     "mixed_precision": ("no", "fp16", "bf16"),
     "lr_scheduler": tuple(s.value for s in SchedulerType if s.value != "piecewise_constant"),
 }
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """Packages that --report_to may name."""
+YES_NO = dict.fromkeys(("true", "yes", "t", "y", "1"), "full") | dict.fromkeys(("false", "no", "f", "n", "0"), "no")
+"""What the words of a switch mean for gradient_checkpointing."""
 MAY_BE_ZERO = (
     "lr_warmup_steps",
     "dataloader_num_workers",
@@ -147,7 +150,14 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "forward passes per update"})
     max_train_steps: int = field(default=1000, metadata={"help": "updates"})
     num_train_epochs: int | None = field(default=None, metadata={"help": "instead of max_train_steps: passes over the data"})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "recompute activations: less memory, a fifth slower"})
+    gradient_checkpointing: str = field(
+        default="no",
+        metadata={
+            "help": "full: recompute activations, least memory, a fifth slower; selective: only those that are cheap to recompute; no",
+            "nargs": "?",
+            "const": "full",
+        },
+    )
     mixed_precision: str = field(
         default="no", metadata={"help": "no, fp16 or bf16: precision of the frozen weights and of compute"}
     )
@@ -159,6 +169,9 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     adam_beta2: float = field(default=0.999, metadata={"help": "AdamW"})
     adam_weight_decay: float = field(default=0.0, metadata={"help": "AdamW"})
     adam_epsilon: float = field(default=1e-8, metadata={"help": "AdamW"})
+    use_8bit_adam: bool = field(
+        default=False, metadata={"help": "keep AdamW's moments in 8 bits, a quarter of their memory; needs bitsandbytes"}
+    )
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
 
     dataloader_num_workers: int = field(default=0, metadata={"help": "processes that decode images"})
@@ -194,6 +207,8 @@ class TrainConfig(ObjectiveConfig, DataConfig):
         if not self.pretrained_teacher_model:
             raise ValueError("--pretrained_teacher_model is missing; pass a diffusers folder or a hub id")
         method = resolve(self)
+        # it was a yes or no once, and is so in other scripts
+        self.gradient_checkpointing = YES_NO.get(str(self.gradient_checkpointing).lower(), self.gradient_checkpointing)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {getattr(self, name)!r}")

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from lcm.config import TrainConfig
+from lcm.optimizer import check_8bit
 from lcm.trackers import check_installed
 
 MODEL_SPLITTING = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
@@ -34,7 +35,7 @@ def check_launch(config: TrainConfig) -> None:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Raises ValueError for a launch that is not what it seems, or a tracker that is not installed."""
+    """Raises ValueError for a launch that is not what it seems, or a tracker or optimizer that is not installed."""
     check_installed(config.report_to)
     check_launch(config)
     accelerator = Accelerator(
@@ -51,6 +52,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             "several processes were launched but each thinks it is alone; on a machine without GPUs launch with "
             "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
         )
+    if config.use_8bit_adam:
+        check_8bit(accelerator.device)
     torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
     return accelerator
 

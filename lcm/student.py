@@ -30,8 +30,10 @@ from lcm.families import Family
 from lcm.full import copy_for_training, export_unet, load_unet
 from lcm.lora import squared_norm
 from lcm.networks import Networks, WeightEma, make_networks
+from lcm.optimizer import make_optimizer
 from lcm.playback import locate, read_recipe
 from lcm.recipe import Recipe
+from lcm.recompute import checkpoint_selectively
 
 UNVERIFIED = f"unverified-{WEIGHTS_NAME}"
 
@@ -189,17 +191,10 @@ def build_student(config: TrainConfig, family: Family, accelerator: Accelerator,
                 for mine, theirs in zip(parameters, lora_parameters(first.unet), strict=True):
                     mine.copy_(theirs)
     unet.train()  # gradient checkpointing and dropout act only in training mode
-    if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.adam_weight_decay,
-        eps=config.adam_epsilon,
-        # one kernel for all tensors; with a loss scaler it skips overflows by itself, and accelerate would count them as updates
-        fused=accelerator.scaler is None,
-    )
+    if config.gradient_checkpointing != "no":
+        unet.enable_gradient_checkpointing(checkpoint_selectively if config.gradient_checkpointing == "selective" else None)
+    # a fused one with a loss scaler skips overflows by itself, and accelerate would count them as updates
+    optimizer = make_optimizer(config, parameters, fused=accelerator.scaler is None)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
     if not config.full_finetune:
         # frozen weights of low precision are computed with as they are, like in pipelines; the autocast that accelerate has put

@@ -21,13 +21,13 @@ LAYERS: list[set[str]] = [
     },
     {
         *("lcm", "lcm.families", "lcm.adapters", "lcm.conditioning", "lcm.networks", "lcm.full", "lcm.perceptual", "lcm.playback"),
-        *("lcm.disk", "lcm.lora"),
+        *("lcm.disk", "lcm.lora", "lcm.recompute"),
     },
     {"lcm.objectives"},
     {
         *("lcm.data", "lcm.cache", "lcm.checkpoint", "lcm.config", "lcm.validation", "lcm.card"),
         *("lcm.launching", "lcm.metrics_log", "lcm.publishing", "lcm.resuming", "lcm.student", "lcm.building", "lcm.trainer"),
-        *("lcm.console", "lcm.locking", "lcm.progress", "lcm.report", "lcm.saving", "lcm.stopping", "lcm.trackers"),
+        *("lcm.console", "lcm.locking", "lcm.optimizer", "lcm.progress", "lcm.report", "lcm.saving", "lcm.stopping", "lcm.trackers"),
     },
     {"lcm.cli", "pipelines", "train_lcm_lora"},
 ]
