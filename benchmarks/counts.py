@@ -20,13 +20,14 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from benchmarks.meters import KernelMeter, SavedActivations, flash_attention
+from benchmarks.meters import KernelMeter, LiveMemory, flash_attention
 from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
 from lcm.adapters import add_lora
 from lcm.conditioning import Conditioning
 from lcm.networks import make_networks
 from lcm.objectives import LatentBatch, Objective, ObjectiveConfig, resolve
+from lcm.recompute import checkpoint_activations
 from lcm.schedule import NoiseSchedule
 
 HERE = Path(__file__).parent
@@ -36,6 +37,10 @@ DTYPE = torch.float16
 RANK = 64
 BATCH = 8
 TERA, GIGA = 1e12, 1e9
+CARDS = (12, 16, 24, 80)
+"""Sizes of GPU memory in GB."""
+BESIDES = 1.5 * GIGA
+"""Left for the CUDA context and for what allocators lose between tensors: assumed, not counted."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +96,18 @@ def build_batch(model: Model, width: int, size: int) -> LatentBatch:
     return LatentBatch(latents, latents.clone(), uniform, uniform.clone(), uniform.clone(), cond, empty)
 
 
-def count_step(model: Model, size: int = BATCH) -> dict[str, Any]:
-    """One forward and backward pass of the objective on `size` images: totals, and the share of every operation."""
+def count_step(model: Model, size: int = BATCH, checkpointing: str = "no") -> dict[str, Any]:
+    """One forward and backward pass of the objective on `size` images: totals, and the share of every operation. `checkpointing`
+    is a value of --gradient_checkpointing."""
     unet = build_unet(model)
     with torch.device("meta"):
         parameters = add_lora(unet, RANK)
+    checkpoint_activations(unet, checkpointing)
     objective, batch = build_objective(), build_batch(model, unet.config.cross_attention_dim, size)
-    nets, saved = make_networks(unet, ema_decay=None), SavedActivations(unet)
-    with flash_attention(), KernelMeter() as meter:
-        with saved.watching():
-            loss = objective(nets, batch).mean()
+    nets = make_networks(unet, ema_decay=None)
+    with flash_attention(), LiveMemory() as memory, KernelMeter() as meter:
+        loss = objective(nets, batch).mean()
+        saved = memory.alive
         loss.backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in parameters)
     return {
@@ -108,7 +115,8 @@ def count_step(model: Model, size: int = BATCH) -> dict[str, Any]:
         "parameters": sum(p.numel() for name, p in unet.named_parameters() if ".lora_" not in name),
         "trained_parameters": sum(p.numel() for p in parameters),
         **summary(meter, size),
-        "saved_bytes_per_image": saved.bytes // size,
+        "saved_bytes_per_image": saved // size,
+        "peak_bytes_per_image": memory.peak // size,
     }
 
 
@@ -142,22 +150,56 @@ def count_encoders(model: Model, size: int = BATCH) -> dict[str, Any]:
     with torch.no_grad(), KernelMeter() as text_meter:
         for encoder in encoders:
             encoder(tokens)
-    return {"vae": summary(vae_meter, size), "text": summary(text_meter, size)}
+    text = sum(numbers_in(encoder) for encoder in encoders)
+    return {
+        "vae": {"parameters": numbers_in(vae), **summary(vae_meter, size)},
+        "text": {"parameters": text, **summary(text_meter, size)},
+    }
+
+
+def numbers_in(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def held_bytes(result: dict[str, Any], moments: float) -> float:
+    """Of a model between steps: U-Net and text encoders in half precision, the VAE in float32; of every trained number the value,
+    its gradient, and `moments` bytes of AdamW."""
+    step, encoders = result["step"], result["encoders"]
+    frozen = 2 * (step["parameters"] + encoders["text"]["parameters"]) + 4 * encoders["vae"]["parameters"]
+    return frozen + (4 + 4 + moments) * step["trained_parameters"]
+
+
+def fit_table(results: dict[str, Any]) -> str:
+    """The largest batch on cards of several sizes: a column for each way of gradient checkpointing."""
+    models = results["models"].values()
+    rows = []
+    for size in CARDS:
+        for name, moments in (("", 8.0), (", --use_8bit_adam", 2.0 + 8 / 256)):
+            batches = [
+                (size * GIGA - BESIDES - held_bytes(result, moments)) // cost["peak_bytes_per_image"]
+                for result in models
+                for cost in (result["step"], *result["checkpointing"].values())
+            ]
+            rows.append([f"{size} GB{name}", *(f"{batch:.0f}" if batch >= 1 else "-" for batch in batches)])
+    heads = [f"{result['title'].split(' at ')[0]}, {mode}" for result in models for mode in ("no", *result["checkpointing"])]
+    return table(["largest batch", *heads], rows)
 
 
 def counts_table(results: dict[str, Any]) -> str:
     """One line a model and part."""
-    head = ["per image", "TFLOP", f"kernels for {BATCH} images", "GB moved", "GB of activations kept"]
+    head = ["per image", "TFLOP", f"kernels for {BATCH} images", "GB moved", "GB of activations kept", "GB at the peak"]
     rows = []
     for result in results["models"].values():
         rows.append(row(f"{result['title']}, step", result["step"]))
+        for mode, cost in result["checkpointing"].items():
+            rows.append(row(f"{result['title']}, step with --gradient_checkpointing {mode}", cost))
         rows += [row(f"{result['title']}, {part} encoder", cost) for part, cost in result["encoders"].items()]
     return table(head, rows)
 
 
 def row(name: str, cost: dict[str, Any]) -> list[str]:
-    saved = f"{cost['saved_bytes_per_image'] / GIGA:.2f}" if "saved_bytes_per_image" in cost else ""
-    return [name, f"{cost['flops_per_image'] / TERA:.2f}", str(cost["kernels"]), f"{cost['bytes_per_image'] / GIGA:.1f}", saved]
+    memory = [f"{cost[key] / GIGA:.2f}" if key in cost else "" for key in ("saved_bytes_per_image", "peak_bytes_per_image")]
+    return [name, f"{cost['flops_per_image'] / TERA:.2f}", str(cost["kernels"]), f"{cost['bytes_per_image'] / GIGA:.1f}", *memory]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -168,6 +210,7 @@ def main(argv: list[str] | None = None) -> None:
         name: {
             "title": f"{model.title} at {model.resolution}",
             "step": count_step(model),
+            "checkpointing": {mode: count_step(model, checkpointing=mode) for mode in ("selective", "full")},
             "encoders": count_encoders(model),
         }
         for name, model in MODELS.items()

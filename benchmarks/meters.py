@@ -1,4 +1,4 @@
-"""What a piece of torch code costs, apart from time: kernels, FLOPs, bytes moved, activations kept, memory alive."""
+"""What a piece of torch code costs, apart from time: kernels, FLOPs, bytes moved, memory alive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -109,28 +109,6 @@ def flash_attention() -> Iterator[None]:
         yield
 
 
-class SavedActivations:
-    """Bytes that a graph keeps for its way back: every memory once, and none that belongs to `modules`' parameters."""
-
-    def __init__(self, *modules: nn.Module) -> None:
-        self.parameters = {storage_key(p) for module in modules for p in module.parameters()}
-        self.storages: dict[int, torch.UntypedStorage] = {}
-
-    @property
-    def bytes(self) -> int:
-        return sum(storage.nbytes() for storage in self.storages.values())
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        if storage_key(tensor) not in self.parameters:
-            self.storages[storage_key(tensor)] = tensor.untyped_storage()
-        return tensor
-
-    @contextmanager
-    def watching(self) -> Iterator[SavedActivations]:
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
-            yield self
-
-
 class LiveMemory(TorchDispatchMode):
     """The most bytes that were alive at once of the tensors made while it is entered."""
 
@@ -143,7 +121,8 @@ class LiveMemory(TorchDispatchMode):
         older = {storage_key(tensor) for tensor in tensors_in((args, kwargs))}
         results = func(*args, **(kwargs or {}))
         for tensor in tensors_in(results):
-            if storage_key(tensor) not in older | self._known:
+            key = storage_key(tensor)
+            if key not in older and key not in self._known:
                 self._add(tensor.untyped_storage())
         return results
 

@@ -1,4 +1,4 @@
-"""Writes the tables of counts and steps into the README beside it, between its markers, from `results/`.
+"""Writes the tables of counts and steps into the pages that show them, between their markers, from `results/`.
 
 python -m benchmarks.report
 """
@@ -13,23 +13,28 @@ from typing import Any
 from benchmarks import counts, step
 from examples.shapes.tables import fill
 
-DOCUMENT = Path(__file__).parent / "README.md"
-TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
-    "counts": (counts.NAME, counts.counts_table),
-    "step": (step.NAME, step.step_table),
+README = Path(__file__).parent / "README.md"
+TRAINING = Path(__file__).parent.parent / "docs" / "training.md"
+TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
+    "counts": (README, counts.NAME, counts.counts_table),
+    "step": (README, step.NAME, step.step_table),
+    "fit": (TRAINING, counts.NAME, counts.fit_table),
 }
-"""Marker -> the file of its raw results, and what makes its table of them."""
+"""Marker -> the page that it is in, the file of its raw results, and what makes its table of them."""
 
 
-def filled(text: str, results: Path) -> str:
-    """The document with every table as the results say."""
-    for name, (file, make_table) in TABLES.items():
-        text = fill(text, name, make_table(json.loads((results / file).read_text())))
+def filled(document: Path, results: Path) -> str:
+    """The text of a page with every table as the results say."""
+    text = document.read_text()
+    for name, (page, file, make_table) in TABLES.items():
+        if page == document:
+            text = fill(text, name, make_table(json.loads((results / file).read_text())))
     return text
 
 
 def main() -> None:
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(), counts.RESULTS))
+    for document in (README, TRAINING):
+        document.write_text(filled(document, counts.RESULTS))
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     gradient_checkpointing: str = field(
         default="no",
         metadata={
-            "help": "full: recompute activations, least memory, a fifth slower; selective: only those that are cheap to recompute; no",
+            "help": "full: recompute activations, least memory, a fifth slower; selective: only what is cheap to recompute; no",
             "nargs": "?",
             "const": "full",
         },

@@ -15,9 +15,8 @@ from torch.utils.checkpoint import CheckpointPolicy, SelectiveCheckpointContext,
 from torch.utils.flop_counter import flop_registry
 
 DEAR = 2048
-"""FLOPs for each number of a result from which on it is kept. A product with a matrix of 1024 rows has as many: of Stable
-Diffusion 1.5, linear layers of up to 640 inputs are computed again, and no 3 x 3 convolution. `python -m benchmarks.counts` has what
-it costs and brings."""
+"""FLOPs for each number of a result from which on it is kept. A product with 1024 inputs has as many. Of Stable Diffusion 1.5,
+linear layers of up to 640 inputs are computed again and no 3 x 3 convolution; `benchmarks/README.md` counts what that costs."""
 
 aten = torch.ops.aten
 FORMULAS = {
@@ -64,3 +63,9 @@ def checkpoint_selectively(module: nn.Module, *args: Any) -> Any:
         use_reentrant=False,
         context_fn=lambda: create_selective_checkpoint_contexts(KeepDear(), allow_cache_entry_mutation=True),
     )
+
+
+def checkpoint_activations(unet: Any, mode: str) -> None:
+    """Makes a U-Net of diffusers in training recompute as `mode` says, a value of --gradient_checkpointing."""
+    if mode != "no":
+        unet.enable_gradient_checkpointing(checkpoint_selectively if mode == "selective" else None)

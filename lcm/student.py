@@ -33,7 +33,7 @@ from lcm.networks import Networks, WeightEma, make_networks
 from lcm.optimizer import make_optimizer
 from lcm.playback import locate, read_recipe
 from lcm.recipe import Recipe
-from lcm.recompute import checkpoint_selectively
+from lcm.recompute import checkpoint_activations
 
 UNVERIFIED = f"unverified-{WEIGHTS_NAME}"
 
@@ -191,8 +191,7 @@ def build_student(config: TrainConfig, family: Family, accelerator: Accelerator,
                 for mine, theirs in zip(parameters, lora_parameters(first.unet), strict=True):
                     mine.copy_(theirs)
     unet.train()  # gradient checkpointing and dropout act only in training mode
-    if config.gradient_checkpointing != "no":
-        unet.enable_gradient_checkpointing(checkpoint_selectively if config.gradient_checkpointing == "selective" else None)
+    checkpoint_activations(unet, config.gradient_checkpointing)
     # a fused one with a loss scaler skips overflows by itself, and accelerate would count them as updates
     optimizer = make_optimizer(config, parameters, fused=accelerator.scaler is None)
     prepared, optimizer = accelerator.prepare(unet, optimizer)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.counts import GIGA, MODELS, TERA, build_unet, count_encoders, count_step, counts_table
-from benchmarks.meters import KernelMeter, LiveMemory, SavedActivations, extent, memory_of
+from benchmarks.counts import GIGA, MODELS, TERA, build_unet, count_encoders, count_step, counts_table, fit_table
+from benchmarks.meters import KernelMeter, LiveMemory, extent, memory_of
 from lcm.adapters import LORA_TARGETS, layers_named
 
 # --- meters
@@ -50,12 +50,13 @@ def test_what_is_repeated_or_overwritten_is_not_read() -> None:
     }
 
 
-def test_kept_memory_counts_once_and_parameters_do_not() -> None:
+def test_a_graph_keeps_alive_what_it_needs_once() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).to("meta")
-    x, saved = torch.empty(3, 4, device="meta"), SavedActivations(net)
-    with saved.watching():
-        net(x)
-    assert saved.bytes == 4 * (12 + 12)  # x; the output of tanh, which tanh and the second layer keep
+    with LiveMemory() as memory:
+        out = net(torch.empty(3, 4, device="meta"))
+        assert memory.alive == 4 * (12 + 12 + 6)  # x; the output of tanh, which tanh and the second layer keep; the result
+        del out
+    assert memory.alive == 0
 
 
 def test_live_memory_is_the_peak_of_what_was_made() -> None:
@@ -115,5 +116,26 @@ def test_work_per_image_does_not_grow_with_the_batch(step: dict[str, Any]) -> No
 def test_a_step_without_a_cache_adds_the_encoders(step: dict[str, Any]) -> None:
     encoders = count_encoders(MODELS["sd15"], 2)
     assert encoders["vae"]["flops_per_image"] > 10 * encoders["text"]["flops_per_image"] > 0
-    results = {"models": {"a": {"title": "A", "step": step, "encoders": encoders}}}
-    assert counts_table(results).count("\n") == 4
+    results = {"models": {"a": {"title": "A", "step": step, "checkpointing": {"full": step}, "encoders": encoders}}}
+    assert counts_table(results).count("\n") == 5
+
+
+def test_selective_checkpointing_keeps_a_third_for_few_flops(step: dict[str, Any]) -> None:
+    selective = count_step(MODELS["sd15"], checkpointing="selective")
+    assert selective["saved_bytes_per_image"] <= 0.35 * step["saved_bytes_per_image"]
+    assert selective["peak_bytes_per_image"] <= 0.42 * step["peak_bytes_per_image"]
+    assert step["flops_per_image"] < selective["flops_per_image"] <= 1.04 * step["flops_per_image"]
+    assert selective["kernels"] <= 1.15 * step["kernels"]
+
+
+def test_the_largest_batch_is_what_is_left_by_what_an_image_takes() -> None:
+    """A card of 24 GB with 1.5 GB reserved, 2 x 3 GB frozen, 4 x 0.5 GB of the VAE, 16 x 0.5 GB trained: 6.5 GB are left for images
+    of 2 GB, and 2.98 GB more in 8 bits; on 16 GB nothing fits without 8 bits."""
+    step = {"parameters": 2e9, "trained_parameters": 0.5e9, "peak_bytes_per_image": 2e9}
+    encoders = {"text": {"parameters": 1e9}, "vae": {"parameters": 0.5e9}}
+    half = {"peak_bytes_per_image": 1e9}
+    results = {"models": {"a": {"title": "A at 8", "step": step, "checkpointing": {"full": half}, "encoders": encoders}}}
+    rows = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in fit_table(results).splitlines()}
+    assert rows["largest batch"] == ["A, no", "A, full"]
+    assert (rows["24 GB"], rows["24 GB, --use_8bit_adam"]) == (["3", "6"], ["4", "9"])
+    assert (rows["16 GB"], rows["16 GB, --use_8bit_adam"]) == (["-", "-"], ["-", "1"])

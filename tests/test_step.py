@@ -50,6 +50,6 @@ def test_the_ratio_is_the_median_of_rounds_and_its_interval_holds_it() -> None:
     assert ratio([2.0] * 5, [1.0] * 5) == (2.0, 2.0, 2.0)
 
 
-def test_the_document_is_what_the_raw_results_say() -> None:
-    text = report.DOCUMENT.read_text()
-    assert report.filled(text, RESULTS) == text
+@pytest.mark.parametrize("document", [report.README, report.TRAINING], ids=lambda path: path.name)
+def test_the_documents_are_what_the_raw_results_say(document: Path) -> None:
+    assert report.filled(document, RESULTS) == document.read_text()
