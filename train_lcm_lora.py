@@ -50,7 +50,7 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
         owns = is_main() and not config.dry_run
         with alone_in(output_dir) if owns else nullcontext():
             if owns:
-                clear_remains(output_dir)  # before the other processes look: they wait for this one when they first meet
+                clear_remains(output_dir)
             trainer = Trainer(config, stop)
             trainer.dry_run() if config.dry_run else trainer.fit()
     except AlreadyFinished as finished:

@@ -24,6 +24,7 @@ from lcm.data.team import ALONE, Team
 from lcm.families import Family, load_family
 from lcm.objectives import OBJECTIVES, LatentBatch, make_recipe
 from lcm.recipe import Recipe
+from lcm.resuming import check_same_command
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -69,7 +70,9 @@ def build_trajectories(
     if config.dry_run:  # every process for itself
         directory, team = temporary_folder(), ALONE
     else:
-        owner = name_of(Path(config.output_dir))
+        owner = team.from_main(lambda: name_of(Path(config.output_dir)))
+        team.together(lambda: make_folder(directory, "trajectory_dir"))
+        team.check_shared(directory, "trajectory_dir")
     batch_size = config.train_batch_size
     folder = make_missing_shards(family, records, spec, directory, team=team, batch_size=batch_size, device=device, owner=owner)
     team.wait()
@@ -80,27 +83,34 @@ def team_of(accelerator: Accelerator) -> Team:
     return Team(accelerator.process_index, accelerator.num_processes, gather_object, accelerator.wait_for_everyone)
 
 
-def open_cache(config: TrainConfig) -> Path | None:
-    """The folder for --cache_latents, None without it. Raises ValueError when it cannot be written."""
+def open_cache(config: TrainConfig, team: Team) -> Path | None:
+    """The folder for --cache_latents, None without it. Raises ValueError when it cannot be made, or is not the same for all."""
     if config.cache_folder is None:
         return None
     if config.dry_run:  # every process for itself
         return temporary_folder()
+    folder = config.cache_folder
+    team.together(lambda: make_folder(folder, "latent_cache_dir"))
+    team.check_shared(folder, "latent_cache_dir")
+    return folder
+
+
+def make_folder(folder: Path, flag: str) -> None:
+    """With those above it. Raises ValueError naming the flag."""
     try:
-        config.cache_folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=config.cache_folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"latent_cache_dir: {config.cache_folder} cannot be written ({error}); choose another folder") from error
-    return config.cache_folder
+        raise ValueError(f"{flag}: {folder} cannot be written ({error}); choose another folder") from error
 
 
 def load_inputs(config: TrainConfig, team: Team, cache: Path | None, device: torch.device) -> tuple[Family, LoadedData]:
     """The teacher and the data, which are looked at first; a stream needs the teacher on `device`, where it is encoded."""
     if not config.streaming:
         data = load_data(config, team, cache)
-        return load_teacher(config), data
-    family = load_teacher(config)
+        return team.together(lambda: load_teacher(config)), data
+    family = team.together(lambda: load_teacher(config))
     family.pipe.to(device)
     assert cache is not None
     if config.dry_run:  # every process for itself, and no more than its one step reads
@@ -142,7 +152,9 @@ def build_buckets(config: TrainConfig, family: Family, data: LoadedData) -> Buck
 
 def build_cache(config: TrainConfig, accelerator: Accelerator) -> None:
     """Encodes the data of a run without training."""
-    team, cache = team_of(accelerator), open_cache(config)
+    team = team_of(accelerator)
+    check_same_command(config, team)
+    cache = open_cache(config, team)
     assert cache is not None
     family, data = load_inputs(config, team, cache, accelerator.device)
     config = with_resolution(config, family)

@@ -63,6 +63,14 @@ FREE_TO_CHANGE = frozenset(
 """Fields that a resumed run may change: they do not touch the path of training. Of batch size and accumulation the product
 with the number of processes counts, and that is compared on its own."""
 
+PLACES = frozenset(
+    [
+        *("output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir", "trajectory_dir", "latent_cache_dir", *SOURCES),
+        *("pretrained_teacher_model", "pretrained_vae_model_name_or_path", "init_adapter"),
+    ]
+)
+"""Fields that name files: the processes of one run may differ in them, since machines do."""
+
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "gradient_checkpointing": ("no", "selective", "full"),

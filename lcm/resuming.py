@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 
 from lcm.adapters import WEIGHTS_NAME
 from lcm.card import CARD_NAME
 from lcm.checkpoint import PREFIX, RunState, find_checkpoint, list_checkpoints, load_checkpoint
-from lcm.config import TrainConfig
+from lcm.config import PLACES, TrainConfig
 from lcm.data.report import JSON_NAME, PICTURE_NAME
+from lcm.data.team import Team
 from lcm.disk import FULL, free_bytes, mib, recover
 from lcm.full import UNET_FOLDER, is_full
 from lcm.metrics_log import METRICS_NAME
@@ -65,6 +72,35 @@ OVERWRITTEN = (CARD_NAME, CONFIG_NAME, METRICS_NAME, JSON_NAME, PICTURE_NAME, RE
 """Files that a run overwrites in its folder."""
 
 
+def check_same_command(config: TrainConfig, team: Team) -> None:
+    """Raises ValueError, on all processes, where one was launched with other flags than the main one, files apart."""
+    mine = asdict(config)
+    main = team.from_main(lambda: mine)
+    different = [f"{name}: {main[name]} -> {mine[name]}" for name in mine if name not in PLACES and mine[name] != main[name]]
+    if found := team.gather([f"process {team.rank} ({'; '.join(different)})"] if different else []):
+        raise ValueError(f"{', '.join(found)} was launched with other flags than process 0; launch all with the same")
+
+
+def open_together(config: TrainConfig, accelerator: Accelerator, team: Team) -> RunState | None:
+    """As `open_output`, on all processes what it is on the main one: no other needs to see the folder, or its checkpoints."""
+    state: RunState | None = None
+
+    def facts_and_shapes() -> Any:
+        nonlocal state
+        state = open_output(config)
+        return state and (state.facts, {name: (tensor.shape, tensor.dtype) for name, tensor in state.tensors.items()})
+
+    described = team.from_main(facts_and_shapes)
+    if described is None or team.size == 1:
+        return state
+    facts, shapes = described
+    tensors = {}
+    for name, (shape, dtype) in shapes.items():
+        sent = torch.empty(shape, dtype=dtype) if state is None else state.tensors[name]
+        tensors[name] = broadcast(sent.to(accelerator.device)).cpu()
+    return RunState(tensors, facts)
+
+
 def open_output(config: TrainConfig) -> RunState | None:
     """Returns the checkpoint to go on from, None to start afresh. Nothing is written.
 
@@ -102,8 +138,7 @@ def is_ours(output_dir: Path) -> bool:
 
 
 def check_same_run(state: RunState, config: TrainConfig, samples_per_step: int, data_fingerprint: str) -> None:
-    """Raises ValueError when the checkpoint was made with other settings or other data, AlreadyFinished when nothing is left to
-    do."""
+    """Raises ValueError when the checkpoint was made with other settings or other data."""
     missing = {"step", "config", "data", "samples_per_step", "optimizer_groups", "lr_scheduler", "skipped"} - state.facts.keys()
     if missing:
         raise ValueError(f"resume_from_checkpoint: the checkpoint lacks {', '.join(sorted(missing))}; pass an earlier one")
@@ -120,7 +155,17 @@ def check_same_run(state: RunState, config: TrainConfig, samples_per_step: int, 
         raise ValueError(f"{where} is beyond max_train_steps={config.max_train_steps}; pass more steps")
     if state.facts["data"] != data_fingerprint:
         raise ValueError(f"{where} was made with other images or captions; restore the data, or start a new run elsewhere")
-    if state.facts["step"] == config.max_train_steps and (Path(config.output_dir) / CARD_NAME).exists():  # the card comes last
+
+
+def check_together(state: RunState, config: TrainConfig, samples_per_step: int, data_fingerprint: str, team: Team) -> None:
+    """As `check_same_run`, on all processes, and raises AlreadyFinished when nothing is left to do."""
+
+    def is_finished() -> bool:
+        check_same_run(state, config, samples_per_step, data_fingerprint)
+        # the card comes last
+        return bool(state.facts["step"] == config.max_train_steps and (Path(config.output_dir) / CARD_NAME).exists())
+
+    if team.from_main(is_finished):
         raise AlreadyFinished(
             f"{config.output_dir} is finished: all {config.max_train_steps} updates were made, nothing was done now; pass more "
             "--max_train_steps to go on, or another --output_dir for a new run"

@@ -45,7 +45,7 @@ from lcm.objectives import OBJECTIVES, LatentBatch
 from lcm.perceptual import make_lpips
 from lcm.progress import Progress, Window
 from lcm.publishing import Publisher
-from lcm.resuming import CONFIG_NAME, check_same_run, open_output
+from lcm.resuming import CONFIG_NAME, check_same_command, check_together, open_together
 from lcm.saving import Saver
 from lcm.stopping import Stopped, StopRequest, outlive_signals
 from lcm.student import build_student, load_first
@@ -67,8 +67,9 @@ class Trainer:
         self.output_dir = Path(config.output_dir)
         self.accelerator = make_accelerator(config)
         self.process = (self.accelerator.process_index, self.accelerator.num_processes)
-        resume = open_output(config)
-        team, cache, device = team_of(self.accelerator), open_cache(config), self.accelerator.device
+        team, device = team_of(self.accelerator), self.accelerator.device
+        check_same_command(config, team)
+        resume, cache = open_together(config, self.accelerator, team), open_cache(config, team)
         self.family, data = load_inputs(config, team, cache, device)
         self.records = data.records
         # samples of one update over all processes
@@ -82,14 +83,14 @@ class Trainer:
         for line in self.report.lines():
             logger.info("%s", line)
         if resume is not None:
-            check_same_run(resume, config, self.samples_per_step, self.data_fingerprint)
+            check_together(resume, config, self.samples_per_step, self.data_fingerprint, team)
         if (warning := caution(self.family, config)) is not None:
             logger.warning("%s", warning)
         self.family.pipe.to(device)
         method = OBJECTIVES[config.objective]
         perceptual = make_lpips(self.family.pixels, device) if config.loss_type == "lpips" else None
         self.objective = method.build(config, self.family.schedule.to(device), perceptual)
-        first = load_first(config, self.family)
+        first = team.together(lambda: load_first(config, self.family))
         if config.dry_run and (config.prompts_file is not None or cache is not None):
             data = data.first(config.train_batch_size)  # it makes what its one step reads, and leaves nothing behind
             self.records, self.buckets = data.records, build_buckets(config, self.family, data)
@@ -115,7 +116,6 @@ class Trainer:
         self.step = self.skipped = 0
         if resume is not None:
             self._restore(resume)
-        team.check_same((self.step, self.config.max_train_steps), "checkpoint or flags", "--output_dir and settings")
 
     def _with_steps(self, config: TrainConfig) -> TrainConfig:
         """The configuration with its epochs, if any, counted in updates."""

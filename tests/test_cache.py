@@ -302,6 +302,18 @@ def test_each_process_reads_its_share_of_the_pictures_and_knows_all(tmp_path: Pa
     assert sorted(read) == [r.key for r in records]
 
 
+def test_machines_with_copies_of_the_pictures_remember_different_ones(tmp_path: Path) -> None:
+    """One has read all of them before, the other none: stamps tell of paths and times."""
+    folders = [write_images(tmp_path / f"images-{rank}", 5) for rank in range(2)]
+    records = [list(Folder().read(str(folder), DataConfig(train_data_dir=str(folder)), Counter())) for folder in folders]
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    alone = survey(records[0], Team(), notes)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda team: survey(records[team.rank], team, notes), teams(2)))
+    assert found == [alone, alone]
+
+
 # --- samples ------------------------------------------------------------------------------------------------------------
 
 

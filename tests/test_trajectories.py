@@ -46,6 +46,7 @@ from lcm.grid import SolverGrid
 from lcm.schedule import CLEAN, NoiseSchedule
 from lcm.solvers import SOLVERS, Solver, repeated, substeps
 from lcm.solvers.base import Remembering
+from tests.test_cache import teams
 from tests.test_solvers import (
     every_model,
     every_solver,
@@ -602,7 +603,7 @@ def test_nothing_is_opened_before_all_processes_are_done(
     family: Family, folder: Path, sd_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last process is still making its share while the others wait."""
-    launch, waiting = Launch(3), threading.Barrier(3, timeout=60)
+    members = teams(3)
     flags = {"pretrained_teacher_model": sd_folder, "prompts_file": "x", "trajectory_dir": folder, "resolution": 16}
     config = parse_config([word for name, value in flags.items() for word in (f"--{name}", str(value))])
 
@@ -611,11 +612,10 @@ def test_nothing_is_opened_before_all_processes_are_done(
         return torch.zeros(len(batch), spec.num_steps + 1, *SHAPE[1:])
 
     def process(index: int) -> int:
-        team = Team(index, 3, launch.gather, waiting.wait)
-        return len(build_trajectories(config, family, records_of(130), team, torch.device("cpu")))
+        return len(build_trajectories(config, family, records_of(130), members[index], torch.device("cpu")))
 
     monkeypatch.setattr("lcm.data.trajectories.follow", make)
-    assert launch.run(process) == [130] * 3
+    assert Launch(3).run(process) == [130] * 3
 
 
 def test_a_folder_that_cannot_be_written_is_named(family: Family, tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def remembered(folder: Path) -> dict[str, Picture]:
 def survey(records: Sequence[Record], team: Team, notes: Path | None = None) -> list[Picture]:
     """The picture of every record: remembered in the folder `notes`, or read now, each process its share, and written there."""
     known = remembered(notes) if notes else {}
-    share = team.share([number for number, record in enumerate(records) if not record.stamp or record.stamp not in known])
+    unknown = [number for number, record in enumerate(records) if not record.stamp or record.stamp not in known]
+    share = team.share(sorted(set(team.gather(unknown))))  # machines with copies of the data know different ones
     found: list[tuple[int, Picture]] = []
     with ExitStack() as stack:
         path = notes and notes / f"{PREFIX}{uuid.uuid4().hex}.jsonl"

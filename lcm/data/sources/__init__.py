@@ -84,7 +84,7 @@ def agreed(records: Iterator[Record], limit: int | None, kept: int, team: Team, 
 
     Raises ValueError, on all processes, where they do not see the same.
     """
-    more = list(islice(records, None if limit is None else limit - kept))
+    more = team.together(lambda: list(islice(records, None if limit is None else limit - kept)))
     team.check_same(fingerprint(more), "training data", f"--{flag}")
     return more
 
