@@ -1,109 +1,124 @@
-"""Kills a small run at random moments, repeats its command until it ends, and compares it with a run that nobody disturbed.
+"""Kills small runs at random moments, repeats their command until it ends, and compares them with runs that nobody disturbed.
 
     python -m tests.soak --kills 30 --processes 2 --seed 0
 
-A kill is SIGKILL for all processes at once: while trajectories are made, in training, saving, drawing or publishing. The runs are
-forked from a process that has imported everything and computed nothing, so that their time is not that of imports; several
-find each other by the variables that torchrun sets. What does not agree is printed, and the exit status is then 1.
+A kill is SIGKILL for all processes at once. Its moment is drawn in two steps: one of the PHASES, then a moment in it, so that
+what takes milliseconds is hit as often as what takes seconds. Runs on prompts, with trajectories to make, and runs on pictures in
+buckets, with a cache to build, take turns. What does not agree is printed, and the exit status is then 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
 import json
 import os
 import random
 import shutil
-import signal
-import socket
 import sys
 import tempfile
 import time
-import traceback
+from collections import Counter
 from collections.abc import Callable
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from safetensors import safe_open
 
-import lcm.trainer
 import train_lcm_lora
-from tests.worlds import build_sd
+from lcm.cache import stores
+from tests.ranks import start, wait
+from tests.worlds import build_sd, write_images
 
-assert lcm.trainer  # what a run imports is here before the first fork
-
-LIMIT_SECONDS = 300
 SAMPLES = 8
+PHASES = {
+    "starting": "",  # whatever is none of the others
+    "making trajectories": "lcm.trainer.build_trajectories",
+    "building the cache": "lcm.trainer.build_encoded",
+    "training": "lcm.trainer.Trainer.train_step",
+    "saving a checkpoint": "lcm.saving.save_checkpoint",
+    "exporting": "lcm.publishing.Publisher.export",
+    "drawing": "lcm.publishing.Publisher.validate",
+    "publishing": "lcm.publishing.Publisher.publish",
+}
+NAMES = list(PHASES)
+now, entered, spent = RawArray("i", 1), RawArray("i", len(PHASES)), RawArray("d", len(PHASES))
+"""What the main process does, how often it began which phase, and the seconds that it spent there; also when it is dead."""
 
 
-def fork(job: Callable[[], int], log: Path, **environment: str) -> int:
-    """Runs `job` in a child process that writes to `log`; returns its id."""
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        os.environ.update(environment)
-        with log.open("ab", buffering=0) as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        status = job()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def watch() -> None:
+    """Lets this process, and those that it forks, tell what they are doing."""
+    for number, target in enumerate(PHASES.values()):
+        if target:
+            path, _, name = target.rpartition(".")
+            module, _, last = path.rpartition(".")
+            owner = getattr(importlib.import_module(module), last) if last[0].isupper() else importlib.import_module(path)
+            setattr(owner, name, telling(getattr(owner, name), number))
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+def telling(function: Callable[..., Any], number: int) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def told(*args: Any, **options: Any) -> Any:
+        if os.environ.get("RANK", "0") != "0":
+            return function(*args, **options)
+        before, began = now[0], time.monotonic()
+        now[0] = number
+        entered[number] += 1
+        try:
+            return function(*args, **options)
+        finally:
+            now[0] = before
+            spent[number] += time.monotonic() - began
+
+    return told
 
 
-def attempt(argv: list[str], processes: int, log: Path, seconds: float | None) -> int | None:
-    """Runs the command; the worst exit status of its processes, None when they were killed after `seconds`."""
-    port, ranks = str(free_port()), []
-    for rank in map(str, range(processes)):
-        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        ranks.append(fork(lambda: train_lcm_lora.main(argv), log, **({**group, **address} if processes > 1 else {})))
-    deadline = time.monotonic() + (LIMIT_SECONDS if seconds is None else seconds)
-    worst, alive = 0, set(ranks)
-    while alive and time.monotonic() < deadline:
-        for child in sorted(alive):
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                alive.remove(child)
-                worst = max(worst, abs(os.waitstatus_to_exitcode(status)))
-        time.sleep(0.002)
-    for child in alive:
-        os.kill(child, signal.SIGKILL)
-    for child in alive:
-        os.waitpid(child, 0)
-    return None if alive else worst
+def forget() -> None:
+    """Before a run."""
+    now[0] = 0
+    for number in range(len(PHASES)):
+        entered[number], spent[number] = int(number == 0), 0.0
+
+
+class Moment:
+    """Comes once: `seconds` after a phase, by its number, has begun for the `count`th time."""
+
+    def __init__(self, phase: int, count: int, seconds: float) -> None:
+        self.phase, self.count, self.seconds = phase, count, seconds
+        self.began: float | None = None
+
+    def has_come(self) -> bool:
+        if self.began is None and entered[self.phase] >= self.count:
+            self.began = time.monotonic()
+        return self.began is not None and time.monotonic() - self.began >= self.seconds
+
+
+Lengths = dict[int, tuple[int, float]]
+"""Phase -> how often an undisturbed run comes to it, and how many seconds it takes each time."""
+
+
+def draw_moment(rng: random.Random, lengths: Lengths) -> Moment:
+    phase = rng.choice(sorted(lengths))
+    times, seconds = lengths[phase]
+    return Moment(phase, rng.randint(1, times), rng.random() * seconds)
 
 
 def write_world(folder: Path) -> int:
     build_sd().save_pretrained(folder / "teacher")
-    (folder / "prompts").write_text("a red star\na blue ring\n")
+    (folder / "prompts.txt").write_text("a red star\na blue ring\n")
+    write_images(folder / "images", 6, size=(48, 32))
+    write_images(folder / "images" / "tall", 5, size=(33, 60))
     return 0
 
 
-def command(folder: Path, output: Path, processes: int) -> list[str]:
-    """Two shards of trajectories, eight steps, four checkpoints, two grids, one export."""
+def command(folder: Path, kind: str, output: Path, processes: int) -> list[str]:
+    """Eight steps, four checkpoints, two grids, one export; two shards of trajectories, or a cache of eleven pictures."""
     values: dict[str, Any] = {
         "pretrained_teacher_model": folder / "teacher",
-        "prompts_file": folder / "prompts",
-        "trajectories_per_prompt": 35,
         "output_dir": output,
-        "num_ddim_timesteps": 5,
         "target": "ema",
         "lora_rank": 2,
         "learning_rate": 1e-2,
@@ -116,7 +131,14 @@ def command(folder: Path, output: Path, processes: int) -> list[str]:
         "validation_num_steps": 1,
         "logging_steps": 1,
     }
-    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    data: dict[str, dict[str, Any]] = {
+        "prompts": {"prompts_file": folder / "prompts.txt", "trajectories_per_prompt": 35, "num_ddim_timesteps": 5},
+        "pictures": {
+            **{"train_data_dir": folder / "images", "resolution": 32, "aspect_ratio_buckets": True, "dataloader_num_workers": 1},
+            **{"cache_latents": True, "cache_variants": 2, "latent_cache_dir": output.with_name(f"{output.name}-cache")},
+        },
+    }
+    return [word for name, value in {**values, **data[kind]}.items() for word in (f"--{name}", str(value))]
 
 
 def tensors(path: Path) -> Any:
@@ -137,10 +159,10 @@ def content(path: Path) -> Any:
     if path.name == "report.html":
         return None  # it shows times and memory
     if path.name == "config.yaml":
-        return [line for line in path.read_text().splitlines() if not line.startswith("output_dir:")]
+        return [line for line in path.read_text().splitlines() if not line.startswith(("output_dir:", "latent_cache_dir:"))]
     if path.name == "state.json":
         facts = json.loads(path.read_text())
-        facts["config"].pop("output_dir")
+        del facts["config"]["output_dir"], facts["config"]["latent_cache_dir"]
         return facts
     return path.read_bytes()
 
@@ -152,27 +174,64 @@ def differences(output: Path, whole: Path) -> list[str]:
     return [*(f"only in one: {name}" for name in sorted(ours ^ theirs)), *(f"differs: {name}" for name in unlike)]
 
 
+def damage(cache: Path) -> list[str]:
+    """Files of a cache with rows that are not what was written."""
+    return [f"damaged: {path}" for _, store in stores(cache) for path in store.damaged(quiet=True)]
+
+
+class Soak:
+    """Runs in `folder`, and what was seen of them."""
+
+    def __init__(self, folder: Path, processes: int) -> None:
+        self.folder, self.processes, self.log = folder, processes, folder / "log"
+        self.killed: Counter[str] = Counter()
+
+    def attempt(self, kind: str, output: Path, enough: Callable[[], bool] = lambda: False) -> int | None:
+        argv = command(self.folder, kind, output, self.processes)
+        forget()
+        return wait(start([lambda: train_lcm_lora.main(argv)] * self.processes, self.log), enough)
+
+    def measure(self, kind: str) -> Lengths:
+        """Runs without a kill. Raises ChildProcessError when that fails."""
+        began = time.monotonic()
+        if self.attempt(kind, self.folder / kind) != 0:
+            raise ChildProcessError(f"the undisturbed run on {kind} failed: {self.log.read_text()[-2000:]}")
+        length = time.monotonic() - began
+        print(f"{self.processes} processes on {kind}: an undisturbed run takes {length:.1f} s", flush=True)
+        return {0: (1, length)} | {n: (entered[n], spent[n] / entered[n]) for n in range(1, len(PHASES)) if entered[n]}
+
+    def disturb(self, kind: str, name: str, moments: Callable[[], Moment | None]) -> list[str]:
+        """Kills a run at the `moments`, until these are None, and repeats it until it ends; returns what is wrong with it then."""
+        output, status = self.folder / name, None
+        while status is None:
+            moment = moments()
+            status = self.attempt(kind, output, moment.has_come if moment else lambda: False)
+            if status is None:
+                self.killed[NAMES[now[0]]] += 1
+            reached = sorted(int(path.name.split("-")[1]) for path in output.glob("checkpoint-*"))
+            what = f"killed while {NAMES[now[0]]}" if status is None else f"ended with {status}"
+            print(f"{name}, kill {self.killed.total()}: {what}, checkpoints {reached}", flush=True)
+        if status:
+            return [f"{name} ended with status {status}"]
+        return [*differences(output, self.folder / kind), *damage(output.with_name(f"{name}-cache"))]
+
+
 def soak(folder: Path, kills: int, processes: int, seed: int) -> list[str]:
     """Kills so many times, in as many runs as that takes; returns what was wrong."""
-    rng, log, wrong = random.Random(seed), folder / "log", []
-    os.waitpid(fork(lambda: write_world(folder), log), 0)
-    start = time.monotonic()
-    if attempt(command(folder, folder / "whole", processes), processes, log, None) != 0:
-        return ["the undisturbed run failed"]
-    length = time.monotonic() - start
-    print(f"seed {seed}, {processes} processes, an undisturbed run takes {length:.1f} s", flush=True)
-    killed = runs = 0
-    while killed < kills and not wrong:
-        output, status = folder / f"killed-{runs}", None
-        while status is None:
-            seconds = rng.random() * length if killed < kills else None
-            status = attempt(command(folder, output, processes), processes, log, seconds)
-            killed += status is None
-            reached = sorted(int(path.name.split("-")[1]) for path in output.glob("checkpoint-*"))
-            what = f"killed after {seconds:.2f} s" if status is None else f"ended with {status}"
-            print(f"run {runs}, kill {killed}: {what}, checkpoints {reached}", flush=True)
-        wrong += [f"run {runs} ended with status {status}"] if status else differences(output, folder / "whole")
+    rng, it, wrong, runs = random.Random(seed), Soak(folder, processes), [], 0
+    wait(start([lambda: write_world(folder)], it.log))
+    watch()
+    print(f"seed {seed}", flush=True)
+    lengths = {kind: it.measure(kind) for kind in ("prompts", "pictures")}
+
+    def moment() -> Moment | None:
+        return draw_moment(rng, lengths[kind]) if it.killed.total() < kills else None
+
+    while it.killed.total() < kills and not wrong:
+        kind = list(lengths)[runs % len(lengths)]
+        wrong = it.disturb(kind, f"{kind}-{runs}", moment)
         runs += 1
+    print("killed while " + ", ".join(f"{name}: {count}" for name, count in it.killed.most_common()))
     return wrong
 
 
