@@ -14,7 +14,10 @@ from examples.shapes.tables import filled
 from lcm.config import DROPPED_FLAGS, FREE_TO_CHANGE, TrainConfig, parse_config, read_yaml
 from tests.conftest import ROOT
 
-DOCUMENTS = ("README.md", "docs/training.md", "docs/methods.md", "examples/shapes/README.md", "benchmarks/README.md")
+DOCUMENTS = (
+    *("README.md", "docs/training.md", "docs/methods.md", "benchmarks/README.md"),
+    *("examples/shapes/README.md", "examples/accelerate/README.md"),
+)
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -56,7 +59,10 @@ def test_flags_and_links_in_the_documents_exist(document: str) -> None:
     text = (ROOT / document).read_text()
     fields = set(TrainConfig.__dataclass_fields__)
     own = {"config", "help"} | set(DROPPED_FLAGS)
-    of_others = {"num_processes", "multi_gpu", "cpu"}
+    of_others = {
+        *("num_processes", "multi_gpu", "num_machines", "machine_rank", "main_process_ip", "main_process_port"),
+        *("config_file", "nproc_per_node"),
+    }
     of_examples = {
         "refine",
         "seeds",
@@ -83,7 +89,7 @@ def test_flags_and_links_in_the_documents_exist(document: str) -> None:
             assert (ROOT / document).parent.joinpath(link).exists(), link
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "shapes").rglob("*.yaml")), ids=lambda path: path.name)
 def test_example_configurations_parse(path: Path) -> None:
     assert read_yaml(path)
     data = [] if "prompts_file" in read_yaml(path) else ["--train_data_dir", "x"]

@@ -1,0 +1,1 @@
+"""Launches on several processes and machines."""
