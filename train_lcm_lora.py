@@ -19,7 +19,7 @@ from lcm.stopping import Stopped, StopRequest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs training, or one step with --dry_run.
+    """Runs training, or a rehearsal of it with --dry_run.
 
     Returns the exit status: 0, 2 after a mistake of the user, 128 + n where signal n asked to stop.
     """
@@ -38,6 +38,7 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
     from lcm.adapters import ExportError
     from lcm.config import error_exit, parse_config
     from lcm.locking import alone_in
+    from lcm.rehearsal import rehearse
     from lcm.resuming import AlreadyFinished, clear_remains, full_disk, what_is_saved
     from lcm.trainer import Trainer
 
@@ -52,7 +53,7 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
             if owns:
                 clear_remains(output_dir)
             trainer = Trainer(config, stop)
-            trainer.dry_run() if config.dry_run else trainer.fit()
+            rehearse(trainer) if config.dry_run else trainer.fit()
     except AlreadyFinished as finished:
         logging.info("%s", finished)
     except (ValueError, OSError, FloatingPointError, ExportError) as error:

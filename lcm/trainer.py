@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import math
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -39,7 +38,8 @@ from lcm.data import SampleBatch, StepSampler, TrainDataset, collate, make_repor
 from lcm.data.batches import sample_rng
 from lcm.data.records import fingerprint
 from lcm.disk import replacing
-from lcm.launching import make_accelerator, peak_memory
+from lcm.forecast import summarize
+from lcm.launching import make_accelerator
 from lcm.metrics_log import MetricsLog
 from lcm.objectives import OBJECTIVES, LatentBatch
 from lcm.perceptual import make_lpips
@@ -59,7 +59,7 @@ MAX_SKIPPED = 50
 
 
 class Trainer:
-    """One run. `fit()` trains, `dry_run()` proves in one step that training would work."""
+    """One run, ready to go: `fit()` trains."""
 
     def __init__(self, config: TrainConfig, stop: StopRequest | None = None) -> None:
         self.stop = stop or StopRequest()
@@ -245,7 +245,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self._open_folder()
         start_trackers(self.accelerator, self.config, self.step)
-        logger.info("%s", self.summary())
+        logger.info("%s", summarize(self.config, self.family, self.student, len(self.records), self.samples_per_step))
         if self._lacks_grid():
             self.publisher.validate(self.step)
         if self.step < self.config.max_train_steps:
@@ -352,39 +352,4 @@ class Trainer:
                 self.saver.save(self.step, self._state())
             else:
                 self.saver.insist(self.step, self._state(), lambda: self.stop.asked)
-        self.accelerator.wait_for_everyone()
-
-    # --- knowing beforehand -----------------------------------------------------------------------------------------
-
-    def summary(self) -> str:
-        """What is about to be trained, in one line."""
-        trained = sum(p.numel() for p in self.student.parameters)
-        frozen = sum(p.numel() for p in self.family.unet.parameters() if not p.requires_grad)
-        epochs = self.config.max_train_steps * self.samples_per_step / len(self.records)
-        guidance = " to ".join(f"{g:g}" for g in dict.fromkeys(self.config.guidance_range))
-        experimental = " (experimental)" if OBJECTIVES[self.config.objective].experimental else ""
-        return (
-            f"{self.family.name} teacher, {self.family.schedule.prediction_type}; U-Net {frozen / 1e6:.1f} M parameters frozen in "
-            f"{str(self.family.unet.dtype).removeprefix('torch.')}, {trained / 1e6:.2f} M trained (with gradients and AdamW "
-            f"{trained * 16 / 2**20:.0f} MiB); {len(self.records)} samples, {self.samples_per_step} an update, "
-            f"{self.config.max_train_steps} updates = {epochs:.1f} epochs; {self.config.objective}{experimental}, guidance_scale "
-            f"{guidance}"
-        )
-
-    def dry_run(self) -> None:
-        """One step, one adapter saved and reloaded in a temporary folder, one picture, sizes and memory printed; nothing kept."""
-        logger.info("%s", self.summary())
-        start = time.perf_counter()
-        loss, grad_norm = self.train_step(self.batches(range(1)))
-        seconds = time.perf_counter() - start
-        logger.info("one step: loss %.4f, gradient norm %.4f, %.2f s", loss.item(), float(grad_norm), seconds)
-        if self.accelerator.is_main_process:
-            with tempfile.TemporaryDirectory() as folder:
-                self._export(Path(folder))
-                size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-            what = "U-Net" if self.config.full_finetune else "adapter"
-            logger.info("%s: %.1f MiB, saved, reloaded and compared", what, size / 2**20)
-            self.publisher.try_drawing()
-            logger.info("one picture drawn in %d steps", self.config.validation_num_steps[0])
-        logger.info("peak memory: %s", peak_memory())
         self.accelerator.wait_for_everyone()

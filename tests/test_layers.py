@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
         *("lcm.data", "lcm.cache", "lcm.checkpoint", "lcm.config", "lcm.validation", "lcm.card"),
         *("lcm.launching", "lcm.metrics_log", "lcm.publishing", "lcm.resuming", "lcm.student", "lcm.building", "lcm.trainer"),
         *("lcm.console", "lcm.locking", "lcm.progress", "lcm.report", "lcm.saving", "lcm.stopping", "lcm.trackers"),
-        "lcm.optimizer",
+        *("lcm.optimizer", "lcm.forecast", "lcm.rehearsal"),
     },
     {"lcm.cli", "pipelines", "train_lcm_lora"},
 ]

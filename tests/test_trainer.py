@@ -22,6 +22,7 @@ import train_lcm_lora
 from lcm.adapters import read_header
 from lcm.checkpoint import load_checkpoint
 from lcm.config import parse_config
+from lcm.rehearsal import rehearse
 from lcm.trainer import Trainer
 from tests.worlds import build_sd, write_images
 
@@ -321,7 +322,7 @@ def test_dry_run_reports_and_writes_nothing(
     sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        Trainer(parse_config([*flags(sd_folder, images, tmp_path / "out"), "--dry_run"])).dry_run()
+        rehearse(Trainer(parse_config([*flags(sd_folder, images, tmp_path / "out"), "--dry_run"])))
     data = ("kept 6 samples", "captions: 6 for 6 samples", "shorter sides of the images: 16 to 16 pixels")
     for words in (*data, "parameters frozen", "one step: loss", "saved, reloaded and compared", "peak memory"):
         assert words in caplog.text
@@ -335,13 +336,13 @@ def test_a_dry_run_draws_one_picture_before_it_reports_its_memory(
     events: list[Any] = []
     decode = trainer.family.decode
     monkeypatch.setattr(trainer.family, "decode", lambda latents: (events.append(tuple(latents.shape)), decode(latents))[1])
-    monkeypatch.setattr("lcm.trainer.peak_memory", lambda: events.append("memory"))
+    monkeypatch.setattr("lcm.rehearsal.peak_memory", lambda: events.append("memory"))
     at_play = []
     trainer.student.unet.conv_in.register_forward_pre_hook(
         lambda layer, args: None if layer.training else at_play.append(len(args[0]))
     )
     with caplog.at_level(logging.INFO):
-        trainer.dry_run()
+        rehearse(trainer)
     assert events == [(1, 4, 8, 8), "memory"]
     assert at_play.count(1) == 3  # the check of the adapter asks for two at once
     assert "one picture drawn in 3 steps" in caplog.text
