@@ -20,11 +20,12 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from benchmarks.meters import KernelMeter, LiveMemory, flash_attention
+from benchmarks.meters import KernelMeter, flash_attention
 from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
 from lcm.adapters import add_lora
 from lcm.conditioning import Conditioning
+from lcm.memory import LiveMemory
 from lcm.networks import make_networks
 from lcm.objectives import LatentBatch, Objective, ObjectiveConfig, resolve
 from lcm.recompute import checkpoint_activations

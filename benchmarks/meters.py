@@ -1,9 +1,8 @@
-"""What a piece of torch code costs, apart from time: kernels, FLOPs, bytes moved, memory alive."""
+"""What a piece of torch code costs, apart from time: kernels, FLOPs, bytes moved."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
+
+from lcm.memory import storage_key, tensors_in
 
 aten = torch.ops.aten
 ALLOCATIONS = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
@@ -28,16 +28,6 @@ def plain(name: Any) -> str:
 
 
 FORMULAS = {plain(name): formula for name, formula in flop_registry.items()}
-
-
-def tensors_in(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor)]
-
-
-def storage_key(tensor: Tensor) -> int:
-    """The same for tensors that share memory."""
-    key: int = tensor.untyped_storage()._cdata
-    return key
 
 
 def extent(tensor: Tensor) -> int:
@@ -107,37 +97,3 @@ def flash_attention() -> Iterator[None]:
 
     with patch.object(F, "scaled_dot_product_attention", fused):
         yield
-
-
-class LiveMemory(TorchDispatchMode):
-    """The most bytes that were alive at once of the tensors made while it is entered."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        older = {storage_key(tensor) for tensor in tensors_in((args, kwargs))}
-        results = func(*args, **(kwargs or {}))
-        for tensor in tensors_in(results):
-            key = storage_key(tensor)
-            if key not in older and key not in self._known:
-                self._add(tensor.untyped_storage())
-        return results
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        self._known.add(key)
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
-        weakref.finalize(storage, self._remove, key, size)
-
-    def _remove(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.alive -= size
-
-
-def memory_of(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the memory that tensors lie in, shared memory once."""
-    return sum({storage_key(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}.values())

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.meters import LiveMemory, memory_of
 from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
 from benchmarks.public_scripts import OneUnet, Settings, TwoUnets
@@ -33,6 +32,7 @@ from examples.shapes.render import write_dataset
 from lcm.adapters import lora_parameters
 from lcm.config import TrainConfig
 from lcm.data import SampleBatch
+from lcm.memory import LiveMemory, memory_of
 from lcm.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from benchmarks.counts import GIGA, MODELS, TERA, build_unet, count_encoders, count_step, counts_table, fit_table
-from benchmarks.meters import KernelMeter, LiveMemory, extent, memory_of
+from benchmarks.meters import KernelMeter, extent
 from lcm.adapters import LORA_TARGETS, layers_named
+from lcm.memory import LiveMemory, memory_of
 
 # --- meters
 

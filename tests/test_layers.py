@@ -21,14 +21,14 @@ LAYERS: list[set[str]] = [
     },
     {
         *("lcm", "lcm.families", "lcm.adapters", "lcm.conditioning", "lcm.networks", "lcm.full", "lcm.perceptual", "lcm.playback"),
-        *("lcm.disk", "lcm.lora", "lcm.recompute"),
+        *("lcm.disk", "lcm.lora", "lcm.recompute", "lcm.memory"),
     },
     {"lcm.objectives"},
     {
         *("lcm.data", "lcm.cache", "lcm.checkpoint", "lcm.config", "lcm.validation", "lcm.card"),
         *("lcm.launching", "lcm.metrics_log", "lcm.publishing", "lcm.resuming", "lcm.student", "lcm.building", "lcm.trainer"),
         *("lcm.console", "lcm.locking", "lcm.progress", "lcm.report", "lcm.saving", "lcm.stopping", "lcm.trackers"),
-        *("lcm.optimizer", "lcm.forecast", "lcm.rehearsal"),
+        *("lcm.optimizer", "lcm.forecast", "lcm.rehearsal", "lcm.fitting", "lcm.measuring", "lcm.preparing"),
     },
     {"lcm.cli", "pipelines", "train_lcm_lora"},
 ]

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.meters import KernelMeter, LiveMemory
+from benchmarks.meters import KernelMeter
 from lcm import recompute
 from lcm.adapters import add_lora
+from lcm.memory import LiveMemory
 from lcm.networks import make_networks
 from lcm.recompute import DEAR, checkpoint_selectively
 from tests.test_networks import inputs
