@@ -37,7 +37,9 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
     quiet_libraries()
     from lcm.adapters import ExportError
     from lcm.config import error_exit, parse_config
+    from lcm.fitting import out_of_memory
     from lcm.locking import alone_in
+    from lcm.memory import is_out_of_memory
     from lcm.rehearsal import rehearse
     from lcm.resuming import AlreadyFinished, clear_remains, full_disk, what_is_saved
     from lcm.trainer import Trainer
@@ -60,7 +62,9 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
         if os.environ.get("LCM_TRACEBACK"):
             raise
         return error_exit(full_disk(error, output_dir) or error)
-    except (Stopped, RuntimeError) as reason:
+    except (Stopped, RuntimeError, MemoryError) as reason:
+        if is_out_of_memory(reason) and not os.environ.get("LCM_TRACEBACK"):
+            return error_exit(out_of_memory(config))
         # a process that waits for one that has stopped already gets an error of the network
         if not stop.asked and not isinstance(reason, Stopped):
             raise

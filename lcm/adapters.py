@@ -165,12 +165,16 @@ def stored_dtype(path: Path) -> torch.dtype:
     return dtype
 
 
+def base_state(unet: Any) -> dict[str, Tensor]:
+    """The tensors of a U-Net without its adapter, if it has one, under the names that they then have."""
+    return {name.replace(".base_layer.", "."): value for name, value in unet.state_dict().items() if ".lora_" not in name}
+
+
 def fresh_with_lora(unet: Any, path: Path, pipeline_class: Any) -> Any:
     """A new U-Net that shares the frozen weights of `unet` and gets the adapter file through the stock loader."""
-    base = {name.replace(".base_layer.", "."): value for name, value in unet.state_dict().items() if ".lora_" not in name}
     with torch.device("meta"):
         fresh = type(unet).from_config(unet.config)
-    fresh.load_state_dict(base, assign=True)
+    fresh.load_state_dict(base_state(unet), assign=True)
     fresh.requires_grad_(False).eval()
     state, alphas, _ = pipeline_class.lora_state_dict(str(path), unet_config=fresh.config, return_lora_metadata=True)
     pipeline_class.load_lora_into_unet(state, network_alphas=alphas, unet=fresh, adapter_name="default")

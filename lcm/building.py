@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -51,12 +52,10 @@ def build_recipe(config: TrainConfig, family: Family, first: Recipe | None) -> R
     return recipe
 
 
-def build_trajectories(
-    config: TrainConfig, family: Family, records: list[Record], team: Team, device: torch.device
-) -> Trajectories:
-    """The teacher's trajectories for the prompts, made now where they are not on disk. The U-Net has no adapters yet."""
+def trajectory_spec(config: TrainConfig) -> TrajectorySpec:
+    """Of the trajectories that --prompts_file trains on."""
     method = OBJECTIVES[config.objective]
-    spec = TrajectorySpec(
+    return TrajectorySpec(
         num_steps=config.num_ddim_timesteps or 50,
         solver=config.solver or "ddim",
         solver_steps=int(config.solver_steps or 1) if method.from_trajectories else 1,  # else it is of the pairs of training
@@ -65,7 +64,18 @@ def build_trajectories(
         resolution=int(config.resolution or 0),
         keep=method.keeps,
     )
-    directory = Path(config.trajectory_dir or Path(config.output_dir) / "trajectories")
+
+
+def trajectory_folder(config: TrainConfig) -> Path:
+    """Where the trajectories of all teachers and prompts lie."""
+    return Path(config.trajectory_dir or Path(config.output_dir) / "trajectories")
+
+
+def build_trajectories(
+    config: TrainConfig, family: Family, records: list[Record], team: Team, device: torch.device
+) -> Trajectories:
+    """The teacher's trajectories for the prompts, made now where they are not on disk. The U-Net has no adapters yet."""
+    directory, spec = trajectory_folder(config), trajectory_spec(config)
     owner = None
     if config.dry_run:  # every process for itself
         directory, team = temporary_folder(), ALONE
@@ -135,11 +145,16 @@ def build_encoded(
     config: TrainConfig, family: Family, data: LoadedData, buckets: Buckets, directory: Path, team: Team
 ) -> EncodedSamples:
     """What --cache_latents reads instead of encoding, made now where `directory` lacks it."""
-    empty = [""] if config.proportion_empty_prompts else []
-    prompts = [*empty, *(caption for record in data.records for caption in record.captions)]
+    prompts = prompts_to_encode(config, data.records)
     pictures = None if data.pictures is None else PictureSet(data.records, data.pictures, buckets, config, config.seed)
     team, workers = ALONE if config.dry_run else team, config.dataloader_num_workers
     return encode_samples(family, prompts, pictures, directory=directory, team=team, workers=workers, reread=data.reread)
+
+
+def prompts_to_encode(config: TrainConfig, records: Sequence[Record]) -> list[str]:
+    """All that a run on these records can ask for."""
+    empty = [""] if config.proportion_empty_prompts else []
+    return [*empty, *(caption for record in records for caption in record.captions)]
 
 
 def build_buckets(config: TrainConfig, family: Family, data: LoadedData) -> Buckets:

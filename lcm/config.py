@@ -207,7 +207,9 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     logging_dir: str = field(default="logs", metadata={"help": "folder of the trackers' files inside output_dir"})
     dry_run: bool = field(
         default=False,
-        metadata={"help": "load everything, run one step, save and reload an adapter, draw a picture, print sizes, write nothing"},
+        metadata={
+            "help": "try all of it, write nothing: what the run takes of time, memory and disk, and what to do if it does not fit"
+        },
     )
 
     def __post_init__(self) -> None:

@@ -1,11 +1,21 @@
-"""What is known of a run before it begins."""
+"""What is known of a run before it begins: what is trained, how much is to come, what it takes on disk."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from lcm.checkpoint import RunState, list_checkpoints
 from lcm.config import TrainConfig
+from lcm.disk import Need
 from lcm.families import Family
 from lcm.objectives import OBJECTIVES
+from lcm.saving import bytes_of_checkpoint, bytes_of_trained
 from lcm.student import Student
+
+PAGES = 4 * 2**20
+"""Bytes for all that is for reading: report, card, settings, lines of metrics."""
 
 
 def summarize(config: TrainConfig, family: Family, student: Student, num_records: int, samples_per_step: int) -> str:
@@ -22,3 +32,50 @@ def summarize(config: TrainConfig, family: Family, student: Student, num_records
         f"{config.max_train_steps} updates = {epochs:.1f} epochs; {config.objective}{experimental}, guidance_scale "
         f"{guidance}"
     )
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 0.4 s, 12 s, 0:03:20."""
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is still going to do: updates, checkpoints, grids with that of the finished adapter. Of the checkpoints,
+    `together` is by how many there are more on disk at once than now."""
+
+    updates: int
+    checkpoints: int
+    grids: int
+    together: int
+
+
+def plan_of(config: TrainConfig, step: int) -> Plan:
+    """Of a run that has made `step` updates."""
+    last, every, drawing = config.max_train_steps, config.checkpointing_steps, config.validation_steps
+    checkpoints = last // every - step // every + (last % every > 0) if step < last else 0
+    grids = max(0, (last - 1) // drawing - step // drawing) + (step == 0) + 1
+    together, keep = checkpoints, config.checkpoints_total_limit
+    if keep is not None and checkpoints:
+        # the new one is complete before the oldest goes
+        together = min(checkpoints, max(1, keep + 1 - len(list_checkpoints(Path(config.output_dir)))))
+    return Plan(last - step, checkpoints, grids, together)
+
+
+def output_need(config: TrainConfig, plan: Plan, checkpoint: int, given_away: int, grid: int) -> Need:
+    """Of the output folder, from the bytes of a checkpoint, of what is given away in the end and of a grid."""
+    fixes = ["choose another --output_dir"]
+    if plan.together > 3:
+        fixes = [f"pass --checkpoints_total_limit 2 or --checkpointing_steps {4 * config.checkpointing_steps}", *fixes]
+    nbytes = plan.together * checkpoint + given_away + plan.grids * grid + PAGES
+    what = f"{plan.together} checkpoints, {plan.grids} grids and the result"
+    return Need(Path(config.output_dir), nbytes, what, ", or ".join(fixes))
+
+
+def guess_output_need(config: TrainConfig, plan: Plan, state: RunState, prompts: int) -> Need:
+    """As `output_need`, when nothing was measured: from the state that a checkpoint would hold, moments of AdamW or not, and the
+    largest pictures that there are."""
+    trained = bytes_of_trained(state)
+    moments = 0 if any(name.startswith("optimizer.") for name in state.tensors) else 2 * trained
+    pictures = prompts * len(config.validation_num_steps)
+    return output_need(config, plan, bytes_of_checkpoint(state) + moments, trained, pictures * 3 * int(config.resolution or 0) ** 2)

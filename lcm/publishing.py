@@ -99,19 +99,21 @@ class Publisher:
         except Exception as error:  # a file that somebody changed or a full disk must not cost what was trained
             logger.warning("%s could not be written (%s); the run goes on without it", REPORT_NAME, error)
 
-    def try_drawing(self) -> None:
-        """Draws one picture with the live student and throws it away, for its memory and its errors."""
+    def try_drawing(self) -> Image.Image:
+        """The first row of a grid with the live student, kept nowhere: for its time, its memory and its errors."""
         with self.student.drawing() as unet:
-            self._draw(unet, (0, 1), count=1)
+            row = self._draw(unet, (0, 1), rows=1)
+        assert row is not None  # nothing asked it to stop
+        return row
 
     def _draw(
-        self, unet: Any, process: tuple[int, int], count: int | None = None, asked: Callable[[], bool] = never
+        self, unet: Any, process: tuple[int, int], rows: int | None = None, asked: Callable[[], bool] = never
     ) -> Image.Image | None:
-        """The grid; with `count`, only so many of its rows and columns. None when it was `asked` to stop."""
+        """The grid; with `rows`, only so many of them. None when it was `asked` to stop."""
         pipe = self.family.few_step_pipe(unet, make_scheduler(self.family.pipe.scheduler.config, self.recipe))
         spec = GridSpec(
-            prompts=self.prompts[:count],
-            num_steps=self.config.validation_num_steps[:count],
+            prompts=self.prompts[:rows],
+            num_steps=self.config.validation_num_steps,
             seed=self.config.validation_seed,
             resolution=self.recipe.resolution,
             guidance_scale=self.recipe.guidance_scale,

@@ -17,7 +17,7 @@ from lcm.checkpoint import PREFIX, RunState, find_checkpoint, list_checkpoints, 
 from lcm.config import PLACES, TrainConfig
 from lcm.data.report import JSON_NAME, PICTURE_NAME
 from lcm.data.team import Team
-from lcm.disk import FULL, free_bytes, mib, recover
+from lcm.disk import FULL, free_bytes, mib, nearest_existing, recover
 from lcm.full import UNET_FOLDER, is_full
 from lcm.metrics_log import METRICS_NAME
 from lcm.report import REPORT_NAME
@@ -64,8 +64,8 @@ def full_disk(error: Exception, output_dir: Path) -> OSError | None:
     """A full disk, said with what to do; None for any other error."""
     if not isinstance(error, OSError) or error.errno not in FULL:
         return None
-    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
-    return OSError(f"the disk is full, free are {mib(free_bytes(existing))}; make room. {what_is_saved(output_dir).capitalize()}")
+    free = free_bytes(nearest_existing(output_dir))
+    return OSError(f"the disk is full, free are {mib(free)}; make room. {what_is_saved(output_dir).capitalize()}")
 
 
 OVERWRITTEN = (CARD_NAME, CONFIG_NAME, METRICS_NAME, JSON_NAME, PICTURE_NAME, REPORT_NAME)
@@ -120,9 +120,8 @@ def open_output(config: TrainConfig) -> RunState | None:
     foreign = [name for name in OVERWRITTEN if (output_dir / name).exists()]
     if foreign and not taken and not is_ours(output_dir):
         raise ValueError(f"output_dir: {output_dir} holds a {foreign[0]} of something else; pass another --output_dir")
-    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=existing):
+        with tempfile.TemporaryFile(dir=nearest_existing(output_dir)):
             pass
     except OSError as error:
         raise ValueError(f"output_dir: {output_dir} cannot be written ({error}); choose another folder") from error

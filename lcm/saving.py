@@ -20,10 +20,14 @@ BESIDES = 2**20
 RETRY_SECONDS = 60
 
 
+def bytes_of_trained(state: RunState) -> int:
+    """Of the trained tensors, and the most that they take as they are given away."""
+    return sum(tensor.nbytes for name, tensor in state.tensors.items() if name.startswith("trained."))
+
+
 def bytes_of_checkpoint(state: RunState) -> int:
-    """What a checkpoint takes: the state, and what was trained once more as it is given away."""
-    given_away = sum(tensor.nbytes for name, tensor in state.tensors.items() if name.startswith("trained."))
-    return state.nbytes + given_away + BESIDES
+    """The most that a checkpoint takes: the state, and what was trained once more as it is given away."""
+    return state.nbytes + bytes_of_trained(state) + BESIDES
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import math
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -37,8 +36,8 @@ from lcm.config import TrainConfig
 from lcm.data import SampleBatch, StepSampler, TrainDataset, collate, make_report, write_report
 from lcm.data.batches import sample_rng
 from lcm.data.records import fingerprint
-from lcm.disk import replacing
-from lcm.forecast import summarize
+from lcm.disk import replacing, warn_if_short
+from lcm.forecast import guess_output_need, plan_of, summarize
 from lcm.launching import make_accelerator
 from lcm.metrics_log import MetricsLog
 from lcm.objectives import OBJECTIVES, LatentBatch
@@ -91,8 +90,9 @@ class Trainer:
         perceptual = make_lpips(self.family.pixels, device) if config.loss_type == "lpips" else None
         self.objective = method.build(config, self.family.schedule.to(device), perceptual)
         first = team.together(lambda: load_first(config, self.family))
+        self.data, prompts = data, config.validation_prompts or prompts_of(self.records)
         if config.dry_run and (config.prompts_file is not None or cache is not None):
-            data = data.first(config.train_batch_size)  # it makes what its one step reads, and leaves nothing behind
+            data = data.first(config.train_batch_size)  # it makes what its steps read, and leaves nothing behind
             self.records, self.buckets = data.records, build_buckets(config, self.family, data)
         self.encoded = self.trajectories = None
         if cache is not None:
@@ -101,7 +101,6 @@ class Trainer:
             self.trajectories = build_trajectories(config, self.family, self.records, team, device)
         self.family.park(unneeded(self.family, config))
         self.student = build_student(config, self.family, self.accelerator, first)
-        prompts = config.validation_prompts or prompts_of(self.records)
         recipe = build_recipe(config, self.family, first.recipe if first else None)
         self.publisher = Publisher(config, self.accelerator, self.family, recipe, prompts, self.student)
         self.lr_scheduler = get_scheduler(
@@ -197,9 +196,9 @@ class Trainer:
 
     # --- the run ----------------------------------------------------------------------------------------------------
 
-    def batches(self, steps: range) -> Iterator[SampleBatch]:
-        """This process's batches for `steps`."""
-        dataset = TrainDataset(
+    def dataset(self) -> TrainDataset:
+        """The samples, by epoch and index."""
+        return TrainDataset(
             self.records,
             self.config,
             self.latent_shape,
@@ -209,6 +208,9 @@ class Trainer:
             encoded=self.encoded,
             extra_noises=self.objective.extra_noises,
         )
+
+    def batches(self, steps: range) -> Iterator[SampleBatch]:
+        """This process's batches for `steps`."""
         sampler = StepSampler(
             self.buckets.groups,
             self.config.train_batch_size,
@@ -220,7 +222,7 @@ class Trainer:
         workers = self.config.dataloader_num_workers
         return iter(
             DataLoader(
-                dataset,
+                self.dataset(),
                 batch_sampler=sampler,
                 collate_fn=collate,
                 num_workers=workers,
@@ -243,6 +245,8 @@ class Trainer:
 
     def _fit(self) -> None:
         if self.accelerator.is_main_process:
+            plan = plan_of(self.config, self.step)
+            warn_if_short([guess_output_need(self.config, plan, self.state(), len(self.publisher.prompts))])
             self._open_folder()
         start_trackers(self.accelerator, self.config, self.step)
         logger.info("%s", summarize(self.config, self.family, self.student, len(self.records), self.samples_per_step))
@@ -318,7 +322,8 @@ class Trainer:
 
     # --- saving -----------------------------------------------------------------------------------------------------
 
-    def _state(self) -> RunState:
+    def state(self) -> RunState:
+        """All that a checkpoint holds, live."""
         moments, groups = flatten_optimizer(self.student.optimizer)
         facts = {
             "config": asdict(self.config),
@@ -349,7 +354,7 @@ class Trainer:
             if self.metrics is not None:
                 self.metrics.sync()  # a checkpoint must not be newer than the lines that lead to it
             if self.step < self.config.max_train_steps:
-                self.saver.save(self.step, self._state())
+                self.saver.save(self.step, self.state())
             else:
-                self.saver.insist(self.step, self._state(), lambda: self.stop.asked)
+                self.saver.insist(self.step, self.state(), lambda: self.stop.asked)
         self.accelerator.wait_for_everyone()

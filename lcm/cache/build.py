@@ -13,15 +13,16 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
-from lcm.cache.store import Row, Store, Writer, absent, discard, sweep
+from lcm.cache.store import Row, Store, Writer, absent, bytes_of_rows, discard, sweep
 from lcm.data.team import Team
-from lcm.disk import replacing
+from lcm.disk import Need, replacing, warn_if_short
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Make = Callable[[Sequence[tuple[str, T]]], Iterator[tuple[str, Row]]]
 MANIFEST = "manifest.json"
+CHOOSE_FOLDER = "choose another --latent_cache_dir"
 PROBES = 64
 """Rows that are read to know how long reading takes."""
 
@@ -45,9 +46,36 @@ class Filled:
         )
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one `kind` that a run reads, whether they are there or not: by key what each is made from, and how. They follow
+    from `facts`."""
+
+    kind: str
+    what: str
+    facts: dict[str, Any]
+    wanted: Mapping[str, Any]
+    make: Make[Any]
+
+    def folder(self, directory: Path) -> Path:
+        return folder_of(directory, self.kind, self.facts)
+
+    def missing(self, directory: Path) -> list[str]:
+        """Keys that a cache lacks, by the headers of its files: damage is found when it is filled."""
+        return absent(Store(self.folder(directory)), self.wanted)
+
+    def fill(self, directory: Path, team: Team) -> Filled:
+        return fill(open_folder(directory, self.kind, self.facts), self.wanted, self.make, team, self.what)
+
+
+def folder_of(directory: Path, kind: str, facts: dict[str, Any]) -> Path:
+    """The place of rows that follow from `facts`, there or not."""
+    return directory / f"{kind}-{facts['model']}"
+
+
 def open_folder(directory: Path, kind: str, facts: dict[str, Any]) -> Path:
     """The folder for rows that follow from `facts`; its manifest tells people what they are."""
-    folder = directory / f"{kind}-{facts['model']}"
+    folder = folder_of(directory, kind, facts)
     manifest = json.dumps({"kind": kind, **facts}, indent=1) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MANIFEST).exists():
@@ -73,7 +101,9 @@ def fill(folder: Path, wanted: Mapping[str, T], make: Make[T], team: Team, what:
     share = team.share(missing)
     start, writer = time.perf_counter(), Writer(folder)
     with tqdm(total=len(share), desc=f"making {what}", unit="row", disable=team.rank != 0 or not share) as bar:
-        for key, row in make([(key, wanted[key]) for key in share]):
+        for number, (key, row) in enumerate(make([(key, wanted[key]) for key in share])):
+            if number == 0 and team.rank == 0:
+                warn_if_short([Need(folder, bytes_of_rows(len(missing), key, row), what, CHOOSE_FOLDER)])
             writer.add(key, row)
             bar.update()
     writer.flush()

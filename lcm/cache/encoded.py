@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lcm.cache.build import Filled, Make, break_even, fill, open_folder, reading_seconds
+from lcm.cache.build import Filled, Make, Rows, break_even, open_folder, reading_seconds
 from lcm.cache.store import Row, Store, Writer
 from lcm.data.batches import draw
 from lcm.data.buckets import Buckets
@@ -117,30 +117,35 @@ def reread_moments(jobs: Sequence[tuple[str, Job]], *, reread: Reread, make: Mak
         yield from make([(key, (record, crop)) for key, crop in by_record[record.key]])
 
 
-def latents_folder(family: Family, interpolation: str, directory: Path) -> Path:
-    """Where the moments of this VAE are."""
+def latent_facts(family: Family, interpolation: str) -> dict[str, Any]:
+    """What the moments of this VAE follow from."""
     vae = family.pipe.vae
-    facts = {
+    return {
         "model": key_of(identity_of(vae), interpolation),
         "vae": str(vae.config.get("_name_or_path", "")),
         "dtype": str(vae.dtype),
         "interpolation_type": interpolation,
     }
-    return open_folder(directory, "latents", facts)
+
+
+def picture_rows(family: Family, pictures: PictureSet, workers: int, reread: Reread | None = None) -> Rows:
+    """Those of a run."""
+    interpolation = pictures.config.interpolation_type
+    options: dict[str, Any] = {"family": family, "interpolation": interpolation}
+    make: Make[Job] = partial(make_moments, **options, workers=workers)
+    if reread is not None:
+        make = partial(reread_moments, reread=reread, make=partial(make_moments, **options, workers=0))
+    return Rows("latents", "latents", latent_facts(family, interpolation), pictures.jobs(), make)
 
 
 def encode_pictures(
     family: Family, pictures: PictureSet, *, directory: Path, team: Team, workers: int, reread: Reread | None = None
 ) -> EncodedPictures:
     """Makes what is missing in `directory` and says what that took, and when it pays."""
-    wanted, variants, interpolation = pictures.jobs(), pictures.config.cache_variants, pictures.config.interpolation_type
-    make: Make[Job] = partial(make_moments, family=family, interpolation=interpolation, workers=workers)
-    if reread is not None:
-        make = partial(
-            reread_moments, reread=reread, make=partial(make_moments, family=family, interpolation=interpolation, workers=0)
-        )
-    filled = fill(latents_folder(family, interpolation, directory), wanted, make, team, "latents")
-    logger.info("%s%s", filled.summary("latents"), when_it_pays(filled, list(wanted), variants, team.size))
+    rows = picture_rows(family, pictures, workers, reread)
+    filled = rows.fill(directory, team)
+    pays = when_it_pays(filled, list(rows.wanted), pictures.config.cache_variants, team.size)
+    logger.info("%s%s", filled.summary(rows.what), pays)
     return EncodedPictures(filled.store, pictures)
 
 
@@ -148,7 +153,7 @@ class Encoder:
     """Encodes pictures as they come, those that `directory` lacks."""
 
     def __init__(self, family: Family, interpolation: str, *, directory: Path, workers: int) -> None:
-        self.folder = latents_folder(family, interpolation, directory)
+        self.folder = open_folder(directory, "latents", latent_facts(family, interpolation))
         self.known = set(Store(self.folder).places)
         self.make = partial(make_moments, family=family, interpolation=interpolation, workers=workers)
 
@@ -196,8 +201,8 @@ def make_embeds(jobs: Sequence[tuple[str, tuple[str, Tensor]]], *, family: Famil
             yield key, {"token_ids": ids, **{name: tensor[row] for name, tensor in embeds.items()}}
 
 
-def encode_prompts(family: Family, prompts: Sequence[str], *, directory: Path, team: Team) -> EncodedPrompts:
-    """Makes what is missing in `directory`; prompts with the same tokens share a row."""
+def prompt_rows(family: Family, prompts: Sequence[str]) -> tuple[Rows, dict[str, str]]:
+    """Those of a run, and the key of every prompt: prompts with the same tokens share a row."""
     unique = list(dict.fromkeys(prompts))
     ids = [family.token_ids(unique[i : i + 1024]) for i in range(0, len(unique), 1024)]
     keys, wanted = {}, {}
@@ -211,8 +216,14 @@ def encode_prompts(family: Family, prompts: Sequence[str], *, directory: Path, t
         "dtype": str(encoders[0].dtype),
     }
     make: Callable[..., Iterator[tuple[str, Row]]] = partial(make_embeds, family=family)
-    filled = fill(open_folder(directory, "prompts", facts), wanted, make, team, "prompt embeddings")
-    logger.info("%s", filled.summary("prompt embeddings"))
+    return Rows("prompts", "prompt embeddings", facts, wanted, make), keys
+
+
+def encode_prompts(family: Family, prompts: Sequence[str], *, directory: Path, team: Team) -> EncodedPrompts:
+    """Makes what is missing in `directory`."""
+    rows, keys = prompt_rows(family, prompts)
+    filled = rows.fill(directory, team)
+    logger.info("%s", filled.summary(rows.what))
     return EncodedPrompts(filled.store, keys)
 
 

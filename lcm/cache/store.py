@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -54,13 +54,25 @@ def read_entries(path: Path) -> list[tuple[str, str]]:
         return []
 
 
-def write_rows(folder: Path, rows: dict[str, Row]) -> None:
-    """One new file with these rows, whose tensors have the same names, types and shapes."""
+def packed(rows: dict[str, Row]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file with these rows, whose tensors have the same names, types and shapes."""
     names = next(iter(rows.values())).keys()
     stacked = {name: torch.stack([row[name] for row in rows.values()]) for name in names}
-    entries = json.dumps([(key, digest_of(row)) for key, row in rows.items()])
+    return stacked, {ENTRIES: json.dumps([(key, digest_of(row)) for key, row in rows.items()])}
+
+
+def write_rows(folder: Path, rows: dict[str, Row]) -> None:
+    """One new file with these rows."""
+    tensors, metadata = packed(rows)
     with replacing(folder / f"{uuid.uuid4().hex}{SUFFIX}") as partial:
-        save_file(stacked, partial, metadata={ENTRIES: entries})
+        save_file(tensors, partial, metadata=metadata)
+
+
+def bytes_of_rows(count: int, key: str, row: Row) -> int:
+    """On disk, of `count` rows like this one."""
+    other = key[:-1] + ("0" if key[-1] != "0" else "1")
+    one, two = (len(save(*packed(rows))) for rows in ({key: row}, {key: row, other: row}))
+    return -(-count // ROWS) * (2 * one - two) + count * (two - one)
 
 
 class Writer:

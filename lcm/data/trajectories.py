@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lcm.adapters import base_state
 from lcm.data.batches import sample_rng, whole
-from lcm.data.identity import add_component, as_bytes
+from lcm.data.identity import add_component, add_tensors, as_bytes, facts_of
 from lcm.data.records import Record
 from lcm.data.shards import (
     Trajectories,
@@ -32,6 +33,7 @@ from lcm.data.shards import (
     write_shard,
 )
 from lcm.data.team import ALONE, Team
+from lcm.disk import Need, warn_if_short
 from lcm.families import Family
 from lcm.grid import SolverGrid
 from lcm.networks import Networks, guided_teacher
@@ -43,6 +45,7 @@ from lcm.solvers.base import Remembering
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+CHOOSE_TRAJECTORY_DIR = "choose another --trajectory_dir"
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,10 @@ def trajectory_key(family: Family, records: Sequence[Record], spec: TrajectorySp
     facts = [asdict(spec), [[r.key, r.captions[0]] for r in records], schedule.prediction_type]
     digest.update(json.dumps([*facts, family.name, family.pipeline_options()], sort_keys=True).encode())
     digest.update(as_bytes(schedule.alphas))
-    for component in (family.unet, *family.text_encoders()):
-        add_component(digest, component)
+    digest.update(facts_of(family.unet.config).encode())
+    add_tensors(digest, base_state(family.unet).items())
+    for encoder in family.text_encoders():
+        add_component(digest, encoder)
     return digest.hexdigest()[:16]
 
 
@@ -145,6 +150,17 @@ def missing_shards(folder: Path, count: int, shape: tuple[int, ...], team: Team)
     return [number for number in checks if not is_sound(shard_path(folder, number), (len(shard_rows(count, number)), *shape))]
 
 
+def absent_trajectories(folder: Path, count: int, shape: tuple[int, ...]) -> int:
+    """How many of `count` trajectories lie in shards that are not there, by their headers: damage is found when they are made."""
+    rows = [shard_rows(count, number) for number in range(num_shards(count))]
+    return sum(len(r) for number, r in enumerate(rows) if shard_shape(shard_path(folder, number)) != (len(r), *shape))
+
+
+def bytes_of_trajectories(count: int, shape: tuple[int, ...]) -> int:
+    """Of the stored tensors."""
+    return count * math.prod(shape) * 2
+
+
 def make_missing_shards(
     family: Family,
     records: Sequence[Record],
@@ -182,8 +198,10 @@ def make_missing_shards(
         count - to_make,
         to_make,
         f" by {team.size} processes" if team.size > 1 else "",
-        count * math.prod(shape) * 2 / 2**20,
+        bytes_of_trajectories(count, shape) / 2**20,
     )
+    if team.rank == 0:
+        warn_if_short([Need(folder, bytes_of_trajectories(to_make, shape), "trajectories", CHOOSE_TRAJECTORY_DIR)])
     total = sum(len(rows[number]) for number in share)
     with tqdm(total=total, desc="making trajectories", unit="image", disable=team.rank != 0 or not share) as bar:
         for number in share:
