@@ -17,6 +17,7 @@ def quiet_libraries() -> None:
     """To be called before diffusers and transformers are imported: they read this once."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it where it is installed: it misses 4-bit kernels
 
 
 def log_plainly() -> None:

@@ -146,13 +146,19 @@ def smaller_batch(config: TrainConfig, memory: Memory) -> str | None:
 def advice(config: TrainConfig, memory: Memory | None) -> str:
     """What to pass, with the peak that comes of it where that is known. Without `memory` a smaller batch is no way."""
     smaller = None if memory is None else smaller_batch(config, memory)
-    options = [smaller] if smaller else []
+    enough, helpful = [smaller] if smaller else [], list[str]()
     for knob in KNOBS:
         peak = None if memory is None else knob.peak(config, memory)
-        brings_nothing = memory is not None and peak is not None and peak >= memory.peak(config.train_batch_size)
-        if knob.is_free(config) and not brings_nothing:
-            options.append(knob.flag(config) if peak is None else f"{knob.flag(config)} (peak about {readable(peak)})")
-    return "pass " + ", or ".join(options) if options else "use a machine with more memory"
+        if not knob.is_free(config):
+            continue
+        if memory is None or peak is None:
+            enough.append(knob.flag(config))
+        elif peak < memory.peak(config.train_batch_size):
+            (enough if peak <= memory.total else helpful).append(f"{knob.flag(config)} (peak about {readable(peak)})")
+    also = "together, of which none is enough alone, " if len(helpful) > 1 else ""
+    if enough or not helpful:
+        return "pass " + ", or ".join(enough) if enough else "use a machine with more memory"
+    return f"pass {also}{' '.join(helpful)}, or use a machine with more memory"
 
 
 def out_of_memory(config: TrainConfig) -> ValueError:

@@ -22,6 +22,9 @@ from lcm.trainer import MAX_SKIPPED, Trainer
 
 T = TypeVar("T")
 
+PROBES = (2, 4, 8)
+"""Batch sizes that are tried out besides 1 and that of the run: in the smallest, what does not grow with them hides the rest."""
+
 
 def attempt(trainer: Trainer, function: Callable[[], T]) -> list[T] | None:
     """What it returns on every process, for all; None, for all, where memory ran out on one.
@@ -119,22 +122,23 @@ def measure_at(trainer: Trainer, batch_size: int) -> Memory | None:
 
 
 def measure_steps(trainer: Trainer) -> Memory | None:
-    """At one and two samples and the batch size of the run, or the largest of its halves that fits. None where no sample does."""
+    """At some small batch sizes and that of the run, or the largest of its halves that fits. None where no sample does."""
     if attempt(trainer, lambda: warm_up(trainer)) is None:
         return None
     memory, wanted = measure_at(trainer, 1), trainer.config.train_batch_size
     if memory is None:
         return None
-    for size in [2, *(size for size in (wanted >> halvings for halvings in range(32)) if size > 2)]:
+    too_large = wanted + 1
+    for size in [*PROBES, *(wanted >> halvings for halvings in range(wanted.bit_length()))]:
+        if size >= too_large or size <= max(memory.steps):
+            continue  # known by another
         if memory.between + memory.above(size) > memory.total:
-            break  # by the line through one and two; without a GPU, the machine would choke on it
+            break  # by the line through the sizes so far; without a GPU, the machine would choke on it
         found = measure_at(trainer, size)
         if found is None:
-            memory = dataclasses.replace(memory, ran_out=True)
+            memory, too_large = dataclasses.replace(memory, ran_out=True), size
         else:
             memory = dataclasses.replace(memory, steps={**memory.steps, **found.steps})
-        if (found is None) == (size == 2):  # more than two fit, or not even two
-            break
     if wanted in memory.steps and memory.peak(wanted) <= TIGHT * memory.total:
         return memory
     return dataclasses.replace(memory, recomputing=recomputing_peaks(trainer, memory))
@@ -146,9 +150,9 @@ def recomputing_peaks(trainer: Trainer, memory: Memory) -> dict[str, int]:
     modes = CHOICES["gradient_checkpointing"]
     for mode in modes[modes.index(config.gradient_checkpointing) + 1 :]:
         checkpoint_activations(unet, str(mode))
-        found = [measure_at(trainer, size) for size in (1, 2)]
+        found = [measure_at(trainer, size) for size in (1, *PROBES)]
         steps = {size: step for part in found if part is not None for size, step in part.steps.items()}
-        if len(steps) == len(found):
+        if len(steps) > 1:
             peaks[str(mode)] = dataclasses.replace(memory, steps=steps).peak(config.train_batch_size)
     unet.disable_gradient_checkpointing()
     checkpoint_activations(unet, config.gradient_checkpointing)

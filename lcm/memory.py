@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -93,11 +94,21 @@ def held_on(device: torch.device, parts: Mapping[str, Iterable[Tensor]]) -> dict
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes of the GPU that this process has or can get; elsewhere of the machine."""
+    """Bytes of the device that this process has or can get."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return free_at_first()
 
+
+@functools.cache
+def free_at_first() -> int:
+    """Bytes of main memory that this process had or could get when it first asked, less what libraries need beside tensors: where
+    it runs out there, no error is raised, but some process is killed."""
+    return int(BESIDE_LIBRARIES * (psutil.virtual_memory().available + psutil.Process().memory_info().rss))
+
+
+BESIDE_LIBRARIES = 0.75
+"""Share of main memory that tensors may take."""
 
 NO_MEMORY = ("can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 """What allocators without an exception of their own say: of CPUs, of NVIDIA's libraries."""

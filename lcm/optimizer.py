@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,7 +16,6 @@ BLOCK = 4096
 
 def adamw_8bit() -> Any:
     """The class. bitsandbytes is imported only here, where it was asked for."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels for 4 bits, which nothing here uses
     from bitsandbytes.optim import AdamW8bit
 
     return AdamW8bit

@@ -19,7 +19,7 @@ from lcm.config import parse_config
 from lcm.disk import Need, readable, shortages
 from lcm.fitting import AVERAGES, ENCODING, MOMENTS, TRAINED, UNET, UPDATE, Memory, advice, worst
 from lcm.forecast import PAGES, duration, guess_output_need, output_need, plan_of
-from lcm.measuring import attempt, measure_steps
+from lcm.measuring import PROBES, attempt, measure_steps
 from lcm.memory import LiveMemory, counting, held_on, is_out_of_memory, total_memory
 from lcm.preparing import Gain, preparations
 from lcm.rehearsal import measure_besides, rehearse
@@ -411,3 +411,21 @@ def test_sizes_and_times_are_said_as_people_do() -> None:
         *("0 bytes", "999 bytes", "1.0 KiB", "3.0 MiB", "999 MiB", "80.0 GiB")
     ]
     assert [duration(s) for s in (0.26, 42, 3661, 90000)] == ["0.3 s", "42 s", "1:01:01", "1 day, 1:00:00"]
+
+
+def test_a_batch_far_beyond_the_memory_is_refused_without_being_tried(
+    sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU nothing is raised where memory ends: the process would be killed."""
+    tried: list[int] = []
+    count = lcm.measuring.count_step
+
+    def spy(trainer: Trainer, batch_size: int) -> dict[str, int]:
+        tried.append(batch_size)
+        return count(trainer, batch_size)
+
+    monkeypatch.setattr("lcm.measuring.count_step", spy)
+    monkeypatch.setattr("lcm.measuring.total_memory", lambda device: 2**28)
+    line = [*flags(sd_folder, images, tmp_path / "out", train_batch_size=100_000, **BRIEF), "--dry_run"]
+    assert "this run does NOT fit: a batch of 100000 needs about" in error_line(capsys, line)
+    assert max(tried) == max(PROBES)
