@@ -162,12 +162,20 @@ def numbers_in(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def held_bytes(result: dict[str, Any], moments: float) -> float:
-    """Of a model between steps: U-Net and text encoders in half precision, the VAE in float32; of every trained number the value,
-    its gradient, and `moments` bytes of AdamW."""
+def held_bytes(result: dict[str, Any], moments: float, is_cached: bool) -> float:
+    """Of a model between steps: U-Net and text encoders in half precision and the VAE in float32, of which a cache leaves the
+    U-Net; of every trained number the value, its gradient, and `moments` bytes of AdamW."""
     step, encoders = result["step"], result["encoders"]
-    frozen = 2 * (step["parameters"] + encoders["text"]["parameters"]) + 4 * encoders["vae"]["parameters"]
-    return frozen + (4 + 4 + moments) * step["trained_parameters"]
+    encoding = 0 if is_cached else 2 * encoders["text"]["parameters"] + 4 * encoders["vae"]["parameters"]
+    return float(2 * step["parameters"] + encoding + (4 + 4 + moments) * step["trained_parameters"])
+
+
+CASES: dict[str, tuple[float, bool]] = {
+    "": (8.0, False),
+    ", --cache_latents": (8.0, True),
+    ", --cache_latents --use_8bit_adam": (2.0 + 8 / 256, True),
+}
+"""Flags -> bytes of AdamW's moments for a trained number, and whether the encoders are off the card."""
 
 
 def fit_table(results: dict[str, Any]) -> str:
@@ -175,9 +183,9 @@ def fit_table(results: dict[str, Any]) -> str:
     models = results["models"].values()
     rows = []
     for size in CARDS:
-        for name, moments in (("", 8.0), (", --use_8bit_adam", 2.0 + 8 / 256)):
+        for name, case in CASES.items():
             batches = [
-                (size * GIGA - BESIDES - held_bytes(result, moments)) // cost["peak_bytes_per_image"]
+                (size * GIGA - BESIDES - held_bytes(result, *case)) // cost["peak_bytes_per_image"]
                 for result in models
                 for cost in (result["step"], *result["checkpointing"].values())
             ]
