@@ -1,4 +1,4 @@
-"""Writes the tables of counts and steps into the pages that show them, between their markers, from `results/`.
+"""Writes the tables of these benchmarks into the pages that show them, between their markers, from `results/`.
 
 python -m benchmarks.report
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import counts, step
+from benchmarks import counts, scale, step, time_to_quality
 from examples.shapes.tables import fill
 
 README = Path(__file__).parent / "README.md"
@@ -18,6 +18,8 @@ TRAINING = Path(__file__).parent.parent / "docs" / "training.md"
 TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "counts": (README, counts.NAME, counts.counts_table),
     "step": (README, step.NAME, step.step_table),
+    "quality": (README, time_to_quality.NAME, time_to_quality.quality_table),
+    "scale": (README, scale.NAME, scale.scale_table),
     "fit": (TRAINING, counts.NAME, counts.fit_table),
 }
 """Marker -> the page that it is in, the file of its raw results, and what makes its table of them."""

@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.step
 
 All read the same images and captions of the tiny world and have the same weights, noise, timesteps and guidance. This toolkit is
-measured as it is without further flags, reading pixels like the scripts, and with `--cache_latents`. First losses and gradients
+measured without further flags, reading pixels like the scripts, with `--cache_latents`, and with that and
+`--gradient_checkpointing selective`, which trades time for memory. First losses and gradients
 are compared; nothing is timed unless they agree. Then all take their steps in turn in one process, in changing order, so that
 whatever else the machine does falls on all of them; the clock counts this process's own work. This toolkit is there once more:
 the second one's distance from 1 is the noise.
@@ -37,8 +38,9 @@ from lcm.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 NAME = "step.json"
-TOOLKIT, CACHED, TWO, ONE = "this toolkit", "this toolkit, --cache_latents", "two U-Nets", "one U-Net"
-AGAIN = "this toolkit again"
+TWO, ONE, TOOLKIT, AGAIN = "two U-Nets", "one U-Net", "this toolkit", "this toolkit again"
+CACHED = "this toolkit, --cache_latents"
+SELECTIVE = "this toolkit, --cache_latents --gradient_checkpointing selective"
 TOLERANCE = 1e-5
 """Largest relative difference of the losses."""
 GRADIENT_TOLERANCE = 1e-3
@@ -86,12 +88,13 @@ def make_batch(trainer: Trainer) -> SampleBatch:
 
 def make_contenders(folder: Path, teacher: Path, batch_size: int, rank: int) -> dict[str, Contender]:
     """This toolkit and both scripts, with the same adapter, which does something. Data and cache are written into `folder`."""
-    plain = make_trainer(folder, teacher, batch_size, rank)
-    cached = make_trainer(folder, teacher, batch_size, rank, cache_latents=True, latent_cache_dir=str(folder / "cache"))
-    config, batch = plain.config, make_batch(plain)
-    randomise(plain.student.parameters)
-    adapter = [p.detach().clone() for p in plain.student.parameters]
-    randomise(cached.student.parameters)
+    cache = {"cache_latents": True, "latent_cache_dir": str(folder / "cache")}
+    ours = {TOOLKIT: {}, CACHED: cache, SELECTIVE: {**cache, "gradient_checkpointing": "selective"}}
+    trainers = {name: make_trainer(folder, teacher, batch_size, rank, **flags) for name, flags in ours.items()}
+    config, batch = trainers[TOOLKIT].config, make_batch(trainers[TOOLKIT])
+    for trainer in trainers.values():
+        randomise(trainer.student.parameters)
+    adapter = [p.detach().clone() for p in trainers[TOOLKIT].student.parameters]
     settings = Settings(
         rank=config.lora_rank,
         w_min=float(config.guidance_scale or 0) - 1.0,
@@ -99,7 +102,7 @@ def make_contenders(folder: Path, teacher: Path, batch_size: int, rank: int) -> 
         num_ddim_timesteps=int(config.num_ddim_timesteps or 0),
         learning_rate=config.learning_rate,
     )
-    contenders = {TOOLKIT: toolkit_contender(plain, batch), CACHED: toolkit_contender(cached, make_batch(cached))}
+    contenders = {name: toolkit_contender(trainer, make_batch(trainer)) for name, trainer in trainers.items()}
     for name, kind in ((TWO, TwoUnets), (ONE, OneUnet)):
         contenders[name] = script_contender(kind(teacher, settings), batch, adapter)
     return contenders
@@ -184,27 +187,20 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> tuple[float, floa
 
 
 def step_table(results: dict[str, Any]) -> str:
-    """One line a contender; time and memory are in units of this toolkit's where they are a ratio."""
+    """One line a contender, beside the two scripts: how many times its own time they take, and its share of their memory."""
     seconds, memory = results["seconds"], results["memory"]
-    mine = memory[TOOLKIT]
     rows = []
-    for name, timed in seconds.items():
-        middle, low, high = ratio(timed, seconds[TOOLKIT])
-        row = [name, f"{float(np.median(timed)):.3f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"]
+    for name in [TWO, ONE, *(name for name in seconds if name not in (TWO, ONE))]:
+        ratios = [ratio(seconds[script], seconds[name]) for script in (TWO, ONE)]
+        row = [name, f"{float(np.median(seconds[name])):.3f}"]
+        row += [f"{middle:.2f} ({low:.2f} to {high:.2f})" for middle, low, high in ratios]
         if name in memory:
-            above, whole = memory[name]["peak_above"], memory[name]["held"] + memory[name]["peak_above"]
-            row += [f"{whole / 2**20:.0f}", f"{(mine['held'] + mine['peak_above']) / whole:.2f}"]
-            row += [f"{above / 2**20:.0f}", f"{mine['peak_above'] / above:.2f}"]
-        rows.append(row + [""] * (7 - len(row)))
-    head = [
-        "step of",
-        "seconds",
-        "time over this toolkit's",
-        "peak MiB",
-        "this toolkit's over it",
-        "above weights",
-        "this toolkit's over it",
-    ]
+            whole = {key: found["held"] + found["peak_above"] for key, found in memory.items()}
+            above = {key: found["peak_above"] for key, found in memory.items()}
+            for sizes in (whole, above):
+                row += [f"{sizes[name] / 2**20:.0f}", f"{sizes[name] / sizes[TWO]:.2f}"]
+        rows.append(row + [""] * (8 - len(row)))
+    head = ["step of", "seconds", "time of two U-Nets over it", "of one U-Net", "peak MiB", "over two U-Nets'", "above weights", ""]
     return table(head, rows)
 
 

@@ -13,6 +13,7 @@ from benchmarks.step import (
     AGAIN,
     CACHED,
     ONE,
+    SELECTIVE,
     TOOLKIT,
     TWO,
     agreement,
@@ -27,7 +28,7 @@ from examples.shapes.demo import TEACHER
 def test_losses_and_gradients_are_those_of_the_public_scripts(tmp_path: Path) -> None:
     contenders = make_contenders(tmp_path, TEACHER, batch_size=4, rank=4)
     found = agreement(contenders)
-    assert list(found) == [TOOLKIT, CACHED, TWO, ONE]
+    assert list(found) == [TOOLKIT, CACHED, SELECTIVE, TWO, ONE]
     assert found[TOOLKIT]["loss"] > 1e-3
     with torch.no_grad():
         contenders[ONE].adapter[0].add_(0.1)
@@ -37,10 +38,13 @@ def test_losses_and_gradients_are_those_of_the_public_scripts(tmp_path: Path) ->
 
 def test_the_measurement_has_every_contender_and_its_noise() -> None:
     results = measure(TEACHER, batch_size=2, rank=2, rounds=3)
-    assert list(results["seconds"]) == [TOOLKIT, CACHED, TWO, ONE, AGAIN]
+    assert list(results["seconds"]) == [TOOLKIT, CACHED, SELECTIVE, TWO, ONE, AGAIN]
     assert all(len(seconds) == 3 for seconds in results["seconds"].values())
     assert results["memory"][TWO]["held"] > results["memory"][ONE]["held"] == results["memory"][TOOLKIT]["held"]
-    assert step_table(results).count("\n") == 6
+    assert results["memory"][SELECTIVE]["peak_above"] < results["memory"][CACHED]["peak_above"]
+    lines = step_table(results).splitlines()
+    assert [line.split(" | ")[0][2:] for line in lines[2:]] == [TWO, ONE, TOOLKIT, CACHED, SELECTIVE, AGAIN]
+    assert " | 1.00 (1.00 to 1.00) | " in lines[2]
 
 
 def test_the_ratio_is_the_median_of_rounds_and_its_interval_holds_it() -> None:

@@ -1,0 +1,250 @@
+"""How much work until a student draws well: `results/time_to_quality.json`.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.time_to_quality --seeds 0 1 2
+
+On the tiny world, with what `time_to_quality.yaml` lists: the logic of the public LCM-LoRA script (two U-Nets, see
+public_scripts.py) with the settings of its README and with our recipe, and this toolkit with several. All of them learn from the
+same images, written anew, in one process and in turn, some updates each, so that whatever else the machine does falls on all.
+After its turn each is scored. The clock counts this process's own work from loading the model on: encoding into a cache and
+drawing trajectories are in it, scoring is not.
+
+A level is reached where two scorings running are at it or above; the time is that of the first. What has reached all levels rests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+import torch
+import yaml
+from diffusers import LCMScheduler
+
+from benchmarks.methods.tables import table
+from benchmarks.methods.teacher import write_json
+from benchmarks.public_scripts import Settings, TwoUnets
+from examples.shapes.demo import TEACHER
+from examples.shapes.evaluate import decode, generate, prompts_and_seeds
+from examples.shapes.judge import Judge
+from examples.shapes.render import write_dataset
+from lcm.config import TrainConfig
+from lcm.playback import make_scheduler
+from lcm.trainer import Trainer
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PLAN = HERE / "time_to_quality.yaml"
+NAME = "time_to_quality.json"
+NUM_STEPS = (2, 4)
+LEVELS = (0.8, 0.9)
+NUM_IMAGES = 192
+"""One of each caption."""
+IMAGES = 2000
+"""To train on."""
+
+
+class Learner(Protocol):
+    """Something that learns by updates and draws with a stock pipeline."""
+
+    def update(self) -> None: ...
+
+    def drawing(self) -> Any:
+        """A context with the pipeline and how to call it."""
+
+
+class ScriptLearner:
+    """The public script's logic. Images are read by this toolkit's loader, in the same process."""
+
+    def __init__(self, flags: dict[str, Any], data: Path, folder: Path, seed: int) -> None:
+        flags = dict(flags)
+        batch_size = flags.pop("train_batch_size")
+        torch.manual_seed(seed)
+        self.script = TwoUnets(TEACHER, Settings(**flags))
+        config = TrainConfig(
+            pretrained_teacher_model=str(TEACHER),
+            train_data_dir=str(data),
+            output_dir=str(folder),
+            train_batch_size=batch_size,
+            max_train_steps=self.script.settings.max_train_steps,
+            lora_rank=1,
+            seed=seed,
+        )
+        self.batches = Trainer(config).batches(range(config.max_train_steps))
+
+    def update(self) -> None:
+        self.script.step(next(self.batches))
+
+    @contextmanager
+    def drawing(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        pipe = self.script.pipe
+        pipe.unet = self.script.unet.get_base_model()
+        pipe.scheduler = LCMScheduler.from_config(
+            pipe.scheduler.config, original_inference_steps=self.script.settings.num_ddim_timesteps
+        )
+        pipe.set_progress_bar_config(disable=True)
+        yield pipe, {"guidance_scale": 1.0}
+
+
+class ToolkitLearner:
+    """A run of this toolkit."""
+
+    def __init__(self, flags: dict[str, Any], data: Path, folder: Path, seed: int) -> None:
+        own: dict[str, Any] = {"latent_cache_dir": str(folder / "cache")} if flags.get("cache_latents") else {}
+        if "prompts_file" in flags:
+            own |= {"trajectory_dir": str(folder / "trajectories")}
+        else:
+            own |= {"train_data_dir": str(data)}
+        own |= {"pretrained_teacher_model": str(TEACHER), "output_dir": str(folder / "out"), "seed": seed}
+        own |= {"validation_num_steps": list(NUM_STEPS)}
+        self.trainer = Trainer(TrainConfig(**own, **flags))
+        self.batches = self.trainer.batches(range(self.trainer.config.max_train_steps))
+
+    def update(self) -> None:
+        self.trainer.train_step(self.batches)
+
+    @contextmanager
+    def drawing(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        family, recipe = self.trainer.family, self.trainer.publisher.recipe
+        with self.trainer.student.drawing() as unet:
+            pipe = family.few_step_pipe(unet, make_scheduler(family.pipe.scheduler.config, recipe))
+            yield pipe, {"guidance_scale": recipe.guidance_scale, "eta": recipe.eta}
+
+
+KINDS: dict[str, Callable[..., Learner]] = {"public script": ScriptLearner, "this toolkit": ToolkitLearner}
+
+
+@dataclass
+class Course:
+    """One learner on its way. `curve` holds a row a scoring: updates, process seconds, accuracy by number of steps."""
+
+    name: str
+    learner: Learner
+    max_updates: int
+    seconds: float
+    updates: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+    def train(self, count: int) -> None:
+        count = min(count, self.max_updates - self.updates)
+        start = time.process_time()
+        for _ in range(count):
+            self.learner.update()
+        self.seconds += time.process_time() - start
+        self.updates += count
+
+    def score(self, judge: Judge, num_images: int) -> None:
+        prompts, seeds = prompts_and_seeds(num_images)
+        row: dict[str, Any] = {"updates": self.updates, "seconds": round(self.seconds, 2)}
+        with self.learner.drawing() as (pipe, how):
+            for n in NUM_STEPS:
+                latents = generate(pipe, prompts, seeds, n, **how)
+                row[str(n)] = round(float(judge.correct(decode(pipe, latents), prompts).all(axis=1).mean()), 4)
+        self.curve.append(row)
+
+    @property
+    def is_over(self) -> bool:
+        return self.updates >= self.max_updates or all(
+            math.isfinite(reached(self.curve, n, level)) for n in NUM_STEPS for level in LEVELS
+        )
+
+
+def reached(curve: Sequence[dict[str, Any]], num_steps: int, level: float) -> float:
+    """Process seconds of the first of two scorings running with at least `level`; infinite where there are none."""
+    for row, following in itertools.pairwise(curve):
+        if row[str(num_steps)] >= level and following[str(num_steps)] >= level:
+            return float(row["seconds"])
+    return math.inf
+
+
+def turn(updates: int) -> int:
+    """Updates until the next scoring: 10, and from 100 on a tenth of those made."""
+    return max(10, updates // 10)
+
+
+def begin(name: str, flags: dict[str, Any], data: Path, folder: Path, seed: int) -> Course:
+    """Loads the models and makes what a run makes before its first update; `flags` is an entry of the plan."""
+    folder.mkdir()
+    own = {key: value for key, value in flags.items() if key != "kind"}
+    start = time.process_time()
+    learner = KINDS[flags["kind"]](own, data, folder, seed)
+    return Course(name, learner, own["max_train_steps"], time.process_time() - start)
+
+
+def run(plan: dict[str, dict[str, Any]], seed: int, num_images: int = NUM_IMAGES, images: int = IMAGES) -> dict[str, Any]:
+    """Name -> curve."""
+    judge = Judge.load()
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch) / "images"
+        write_dataset(data, images, seed=seed)
+        courses = [begin(name, flags, data, Path(scratch) / name, seed) for name, flags in plan.items()]
+        while going := [course for course in courses if not course.is_over]:
+            for course in going:
+                course.train(turn(course.updates))
+                course.score(judge, num_images)
+                print(seed, course.name, json.dumps(course.curve[-1]), flush=True)
+    return {course.name: course.curve for course in courses}
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median, with the range where there are several; infinity is what was never reached."""
+    middle = median(values)
+    text = "-" if math.isinf(middle) else f"{middle:.0f}"
+    low, high = min(values), max(values)
+    return text if low == high else f"{text} ({low:.0f} to {'-' if math.isinf(high) else format(high, '.0f')})"
+
+
+def times_sooner(
+    first: Sequence[dict[str, Any]], mine: Sequence[dict[str, Any]], num_steps: int, level: float
+) -> tuple[float, bool]:
+    """How many times sooner `mine` was there than `first`, and whether that is only a bound, since `first` ended before."""
+    theirs, ours = reached(first, num_steps, level), reached(mine, num_steps, level)
+    if math.isinf(ours):
+        return 0.0, False
+    return (first[-1]["seconds"] if math.isinf(theirs) else theirs) / ours, math.isinf(theirs)
+
+
+def quality_table(results: dict[str, Any]) -> str:
+    """Seconds to every level, and how many times sooner that is than the first line's."""
+    seeds = list(results["seeds"].values())
+    names, rows = list(seeds[0]), []
+    for name in names:
+        row = [name]
+        for n, level in itertools.product(NUM_STEPS, LEVELS):
+            cell = spread([reached(curves[name], n, level) for curves in seeds])
+            sooner = [times_sooner(curves[names[0]], curves[name], n, level) for curves in seeds]
+            if name != names[0] and (times := median(ratio for ratio, _ in sooner)):
+                cell += f"; {'> ' if any(bound for _, bound in sooner) else ''}{times:.1f}x"
+            row.append(cell)
+        rows.append(row)
+    heads = [f"{level:.0%} at {n} steps" for n, level in itertools.product(NUM_STEPS, LEVELS)]
+    return table(["seconds until", *heads], rows)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results_dir", type=Path, default=RESULTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    args = parser.parse_args(argv)
+    plan, path = yaml.safe_load(PLAN.read_text()), args.results_dir / NAME
+    results = json.loads(path.read_text()) if path.exists() else {}
+    if results.get("plan") != plan:
+        results = {"torch": torch.__version__, "threads": torch.get_num_threads(), "plan": plan, "seeds": {}}
+    for seed in args.seeds:
+        if str(seed) not in results["seeds"]:
+            results["seeds"][str(seed)] = run(plan, seed)
+            write_json(path, results)
+    print(quality_table(results))
+
+
+if __name__ == "__main__":
+    main()
