@@ -11,7 +11,7 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/installed
-	TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error $(BIN)/python -m examples.shapes.demo --output_dir out/demo
+	$(BIN)/python -m examples.shapes.demo --output_dir out/demo
 
 check: .venv/installed
 	$(BIN)/ruff check .

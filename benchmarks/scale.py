@@ -73,7 +73,7 @@ def launch(flags: list[str], num_processes: int, result: Path) -> dict[str, Any]
         *several,
     ]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "benchmarks.scale"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "DIFFUSERS_VERBOSITY": "error"}
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--worker", str(result), *flags], check=True, env=environment)
     return dict(json.loads(result.read_text()))
 

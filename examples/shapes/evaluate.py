@@ -18,7 +18,6 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -27,6 +26,7 @@ from torch import Tensor
 import lcm
 from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS
+from lcm.console import hide_loading_bars
 
 TEACHER_STEPS = 40
 NOISELESS = ("DDIMScheduler", "TCDScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", "DPMSolverMultistepScheduler")
@@ -36,8 +36,7 @@ NOISELESS = ("DDIMScheduler", "TCDScheduler", "EulerDiscreteScheduler", "HeunDis
 def load_pipe(teacher: Path) -> Any:
     """The stock pipeline in float32, without progress bars and hints."""
     diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    hide_loading_bars(str(teacher))
     pipe = StableDiffusionPipeline.from_pretrained(teacher, dtype=torch.float32, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
     return pipe
