@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from lcm.console import hide_loading_bars, is_main, log_plainly, quiet_libraries
+from lcm.console import error_exit, hide_loading_bars, is_main, log_plainly, quiet_libraries
 from lcm.stopping import Stopped, StopRequest
 
 
@@ -36,7 +36,7 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
     """As `main`, for a process that listens to signals. Raises Stopped as long as nothing has begun."""
     quiet_libraries()
     from lcm.adapters import ExportError
-    from lcm.config import error_exit, parse_config
+    from lcm.config import parse_config
     from lcm.fitting import out_of_memory
     from lcm.locking import alone_in
     from lcm.memory import is_out_of_memory

@@ -6,82 +6,28 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from lcm.console import hide_loading_bars, log_plainly, quiet_libraries
-
-
-def cache_inspect(directory: Path) -> int:
-    """Prints what every folder of a cache holds. Returns 1 when there is none."""
-    from lcm.cache import stores
-
-    found = list(stores(directory))
-    for manifest, store in found:
-        facts = ", ".join(f"{name} {value}" for name, value in manifest.items() if name != "kind")
-        print(f"{store.folder}: {manifest['kind']}; {facts}")
-        print(f"  {len(store)} rows in {len(store.files)} files, {store.size() / 2**20:.1f} MiB")
-    if not found:
-        print(f"error: there is no cache in {directory}; lcm cache build makes one", file=sys.stderr)
-    return 0 if found else 1
-
-
-def cache_verify(directory: Path) -> int:
-    """Compares every row with its checksum. Returns 1 when one is damaged or there is no cache."""
-    from lcm.cache import stores
-
-    found, worst = list(stores(directory)), 0
-    for _, store in found:
-        damaged = store.damaged()
-        rows = sum(map(len, damaged.values()))
-        worst = max(worst, int(bool(damaged)))
-        whole = sum(not rows for rows in damaged.values())
-        state = f"{rows} rows damaged, {whole} files not readable" if damaged else "sound"
-        print(f"{store.folder}: {len(store)} rows, {state}")
-        for path, numbers in damaged.items():
-            print(f"  {path.name}: {'all of it' if not numbers else 'rows ' + ', '.join(map(str, numbers))}")
-    if worst:
-        print("the next lcm cache build, or run with --cache_latents, makes the damaged ones again", file=sys.stderr)
-    return worst if found else cache_inspect(directory)
-
-
-def cache_build(argv: Sequence[str]) -> int:
-    """Encodes the data of a training command without training."""
-    from lcm.building import build_cache
-    from lcm.config import error_exit, parse_config
-    from lcm.launching import make_accelerator
-
-    log_plainly()
-    try:
-        config = parse_config([*argv, "--cache_latents", "True"])
-        hide_loading_bars(config.pretrained_teacher_model)
-        build_cache(config, make_accelerator(config))
-    except (ValueError, OSError) as error:
-        if os.environ.get("LCM_TRACEBACK"):
-            raise
-        return error_exit(error)
-    return 0
+from lcm.console import error_exit, quiet_libraries
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 where something is wrong with a file, 2 after a mistake of the user."""
     quiet_libraries()
-    from lcm.data.config import default_cache
+    from lcm.verbs import VERBS
 
     parser = argparse.ArgumentParser(prog="lcm", description="Tools around the distillation of few-step adapters.")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    cache = verbs.add_parser("cache", help="latents and prompt embeddings that are kept on disk").add_subparsers(
-        dest="action", required=True
-    )
-    cache.add_parser("build", help="encode the data of a training command; takes its flags", add_help=False)
-    for name, text in (("inspect", "say what a cache holds"), ("verify", "compare every row with its checksum")):
-        verb = cache.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        verb.add_argument("directory", type=Path, nargs="?", default=default_cache(), help="default: %(default)s")
+    parsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, verb in VERBS.items():
+        verb.configure(parsers.add_parser(name, help=verb.HELP, description=f"{verb.HELP[0].upper()}{verb.HELP[1:]}."))
     args, rest = parser.parse_known_args(argv)
-    if args.action == "build":
-        return cache_build(rest)
-    if rest:
+    if rest and not getattr(args, "takes_rest", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return {"inspect": cache_inspect, "verify": cache_verify}[args.action](args.directory)
+    try:
+        return VERBS[args.verb].run(args, rest)
+    except (ValueError, OSError) as error:
+        if os.environ.get("LCM_TRACEBACK"):
+            raise
+        return error_exit(error)
 
 
 if __name__ == "__main__":

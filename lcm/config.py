@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -404,9 +403,3 @@ def parse_config(argv: Sequence[str] | None = None) -> TrainConfig:
     values = vars(known)
     values.pop("config")
     return TrainConfig(**values)
-
-
-def error_exit(error: Exception) -> int:
-    """Prints a user's mistake as one line; the exit status."""
-    print(f"error: {error}", file=sys.stderr)
-    return 2

@@ -34,3 +34,9 @@ def hide_loading_bars(model: str | None) -> None:
     if Path(str(model)).is_dir():
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
+
+
+def error_exit(error: Exception) -> int:
+    """Prints a user's mistake as one line; the exit status."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2

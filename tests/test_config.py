@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lcm.config import DROPPED_FLAGS, FREE_TO_CHANGE, TrainConfig, error_exit, parse_config, spellings
+from lcm.config import DROPPED_FLAGS, FREE_TO_CHANGE, TrainConfig, parse_config, spellings
+from lcm.console import error_exit
 from lcm.objectives import OBJECTIVES, ObjectiveConfig
 
 FIELDS = [f.name for f in fields(TrainConfig)]

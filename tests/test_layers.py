@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
         *("lcm.console", "lcm.locking", "lcm.progress", "lcm.report", "lcm.saving", "lcm.stopping", "lcm.trackers"),
         *("lcm.optimizer", "lcm.forecast", "lcm.rehearsal", "lcm.fitting", "lcm.measuring", "lcm.preparing"),
     },
-    {"lcm.cli", "pipelines", "train_lcm_lora"},
+    {"lcm.cli", "lcm.verbs", "pipelines", "train_lcm_lora"},
 ]
 CORE_MAY_IMPORT = {"torch", *sys.stdlib_module_names}
 
