@@ -13,9 +13,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lcm.console import error_exit, hide_loading_bars, is_main, log_plainly, quiet_libraries
 from lcm.stopping import Stopped, StopRequest
+
+if TYPE_CHECKING:
+    from lcm.config import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +36,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stopped.status
 
 
+def train(config: TrainConfig, stop: StopRequest) -> None:
+    """Makes the run or what is left of it, or rehearses it. What it gives away goes to the hub, where that was asked for."""
+    from lcm.hub import push
+    from lcm.rehearsal import rehearse
+    from lcm.resuming import AlreadyFinished
+    from lcm.trainer import Trainer
+
+    try:
+        trainer = Trainer(config, stop)
+    except AlreadyFinished as finished:
+        logging.info("%s", finished)
+    else:
+        rehearse(trainer) if config.dry_run else trainer.fit()
+    if config.push_to_hub and is_main() and not config.dry_run:
+        logging.info("uploaded: %s", push(Path(config.output_dir), config.hub_model_id, config.hub_private))
+
+
 def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
     """As `main`, for a process that listens to signals. Raises Stopped as long as nothing has begun."""
     quiet_libraries()
@@ -40,9 +61,7 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
     from lcm.fitting import out_of_memory
     from lcm.locking import alone_in
     from lcm.memory import is_out_of_memory
-    from lcm.rehearsal import rehearse
-    from lcm.resuming import AlreadyFinished, clear_remains, full_disk, what_is_saved
-    from lcm.trainer import Trainer
+    from lcm.resuming import clear_remains, full_disk, what_is_saved
 
     log_plainly()
     output_dir = Path()
@@ -54,10 +73,7 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
         with alone_in(output_dir) if owns else nullcontext():
             if owns:
                 clear_remains(output_dir)
-            trainer = Trainer(config, stop)
-            rehearse(trainer) if config.dry_run else trainer.fit()
-    except AlreadyFinished as finished:
-        logging.info("%s", finished)
+            train(config, stop)
     except (ValueError, OSError, FloatingPointError, ExportError) as error:
         if os.environ.get("LCM_TRACEBACK"):
             raise

@@ -1,151 +1,195 @@
-"""The model card of a finished adapter, with a snippet that runs."""
+"""The model card of what a run gives away: front matter of the hub, code that runs, what was trained and how, its limits."""
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import asdict, replace
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 
+import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from lcm.adapters import WEIGHTS_NAME
-from lcm.config import TrainConfig
+from lcm.config import PLACES, TrainConfig
+from lcm.data.report import JSON_NAME
+from lcm.data.sources import SOURCES, chosen
 from lcm.disk import replacing
+from lcm.objectives import OBJECTIVES
 from lcm.recipe import Recipe
+from lcm.usage import HERE, attaching, guidance_advice, guidance_range, other_tools, snippet, with_style
 
 CARD_NAME = "README.md"
-PIPELINES = {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
+PICTURE_NAME = "images/grid.png"
+IN_ITS_FOLDER = "To be run in the folder of this file:\n\n"
+NOT_OF_TRAINING = {"license", "push_to_hub", "hub_model_id", "hub_private", "dry_run", "report_to", "tracker_project_name"}
+
+
+def public_name(name: str) -> str:
+    """What a card calls a model or data set: a hub id as it is, of a folder its name alone, since paths name people."""
+    return name if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) else PurePath(name).name
+
+
+def on_the_hub(name: str | None) -> bool:
+    """Whether a model or data set that was loaded by this name came from the hub."""
+    return name is not None and not Path(name).exists() and public_name(name) == name
 
 
 def write_card(output_dir: Path, recipe: Recipe, config: TrainConfig, prompts: list[str]) -> None:
     """Writes README.md into `output_dir`."""
-    is_local = Path(recipe.teacher).exists()
-    data = ModelCardData(
+    text = card_text(recipe, config, prompts, count_samples(output_dir))
+    with replacing(output_dir / CARD_NAME) as partial:
+        ModelCard(f"---\n{front_matter(recipe, config, prompts).to_yaml()}\n---\n\n{text}").save(partial)
+
+
+def count_samples(output_dir: Path) -> int | None:
+    """Those that the run was made with; None where the folder does not say."""
+    path = output_dir / JSON_NAME
+    return int(json.loads(path.read_text())["kept"]) if path.exists() else None
+
+
+def front_matter(recipe: Recipe, config: TrainConfig, prompts: list[str]) -> ModelCardData:
+    """What the hub reads. A teacher or data set that lies in a folder is not named: it would be taken for one of the hub."""
+    base = recipe.teacher if on_the_hub(recipe.teacher) else None
+    return ModelCardData(
+        license=config.license,
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        base_model=None if is_local else recipe.teacher,
-        base_model_relation=None if is_local else "finetune" if config.full_finetune else "adapter",
+        base_model=base,
+        base_model_relation=None if base is None else "finetune" if config.full_finetune else "adapter",
+        datasets=[str(config.dataset_name)] if on_the_hub(config.dataset_name) else None,
         tags=[
             "text-to-image",
             "stable-diffusion-xl" if recipe.family == "sdxl" else "stable-diffusion",
             *([] if config.full_finetune else ["lora"]),
             recipe.objective,
         ],
-        widget=[{"text": prompt, "output": {"url": "images/grid.png"}} for prompt in prompts[:1]],
+        inference=False,  # the hub's own would use neither the scheduler nor the number of steps
+        widget=[{"text": prompt, "output": {"url": PICTURE_NAME}} for prompt in prompts[:1]],
     )
-    with replacing(output_dir / CARD_NAME) as partial:
-        ModelCard(f"---\n{data.to_yaml()}\n---\n\n{card_text(recipe, config, prompts)}").save(partial)
 
 
-def call_options(recipe: Recipe) -> str:
-    """What a call passes besides prompt and size."""
-    eta = f"\n    eta={recipe.eta:g}," if recipe.eta else ""
-    return f"num_inference_steps={recipe.usual_steps},\n    guidance_scale={recipe.guidance_scale:g},{eta}"
+# --- what was trained ---------------------------------------------------------------------------------------------------
 
 
-def guidance_advice(recipe: Recipe, guidance: str, w_embedding: bool) -> str:
-    if w_embedding:
-        return f"`guidance_scale` is told to the U-Net, which was trained with {guidance}; it costs nothing."
-    if recipe.guidance_scale > 1:
-        return (
-            f"This adapter leaves guidance to the pipeline: `guidance_scale` (try {recipe.guidance_scale:g}) and negative prompts "
-            "work as with the base model, at two network calls a step."
-        )
-    return f"Keep `guidance_scale` at {recipe.guidance_scale:g}: guidance of {guidance} is already in the weights."
-
-
-def other_tools(recipe: Recipe, grid: int) -> str:
-    """What ComfyUI and A1111 have to be set to."""
-    cfg = f"{recipe.guidance_scale:g}" if max(recipe.trained_guidance_scale) == 1 else "1"  # guidance in the weights needs none
-    if recipe.scheduler == "DDIMScheduler":
-        return f"ComfyUI: sampler `ddim`, scheduler `sgm_uniform`, cfg {cfg}. A1111: sampler DDIM, CFG {cfg}."
-    if recipe.scheduler == "TCDScheduler":
-        return f"ComfyUI: sampler `lcm` or a TCD node, scheduler `sgm_uniform`, cfg {cfg}. A1111: sampler TCD, CFG {cfg}."
-    note = "" if grid == 50 else f"\nComfyUI assumes 50 solver steps; this adapter was trained on {grid}."
-    return f"ComfyUI: sampler `lcm`, scheduler `sgm_uniform`, cfg {cfg}. A1111: sampler LCM, CFG {cfg}.{note}"
-
-
-def loading(recipe: Recipe, full: bool) -> str:
-    pipeline, teacher = PIPELINES[recipe.family], recipe.teacher
-    if full:
-        return f"""# "." is the folder of this file
-unet = UNet2DConditionModel.from_pretrained(".", subfolder="unet", dtype=torch.float32)
-pipe = {pipeline}.from_pretrained({teacher!r}, unet=unet, dtype=torch.float32)"""
-    return f"""pipe = {pipeline}.from_pretrained({teacher!r}, dtype=torch.float32)
-pipe.load_lora_weights(".", weight_name={WEIGHTS_NAME!r})  # the folder of this file"""
-
-
-def snippet(recipe: Recipe, config: TrainConfig, prompt: str) -> str:
-    """Python code that draws one picture with stock diffusers, to be run in the output folder."""
-    overrides = ", ".join(f"{name}={value!r}" for name, value in sorted(recipe.scheduler_config.items()))
-    imports = f"{recipe.scheduler}, {PIPELINES[recipe.family]}" + (", UNet2DConditionModel" if config.full_finetune else "")
-    return f"""import torch
-from diffusers import {imports}
-
-{loading(recipe, config.full_finetune)}
-pipe.scheduler = {recipe.scheduler}.from_config(pipe.scheduler.config, {overrides})
-image = pipe(
-    {prompt!r},
-    {call_options(recipe)}
-    height={recipe.resolution},
-    width={recipe.resolution},
-    generator=torch.Generator("cpu").manual_seed({config.validation_seed}),
-).images[0]
-image.save("image.png")"""
-
-
-def guidance_range(recipe: Recipe) -> str:
-    low, high = recipe.trained_guidance_scale
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
-
-
-def advice(recipe: Recipe, config: TrainConfig) -> str:
-    """The same with this toolkit and with other tools, in Markdown."""
-    attaching = "replaces the two lines after `from_pretrained`"
-    if config.full_finetune:
-        attaching = "puts U-Net and scheduler into the teacher's own pipeline"
-    return f"""With the toolkit that made it, `lcm.attach(pipe, ".")` {attaching}.
-
-{other_tools(recipe, config.num_ddim_timesteps or 50)}
-{guidance_advice(recipe, guidance_range(recipe), config.w_embedding)}"""
-
-
-def card_text(recipe: Recipe, config: TrainConfig, prompts: list[str]) -> str:
-    steps = ", ".join(map(str, recipe.num_inference_steps))
-    rows = "\n".join(f"| {i + 1} | {prompt} |" for i, prompt in enumerate(prompts))
-    grid = config.num_ddim_timesteps or 50
-    kind = "U-Net" if config.full_finetune else "LoRA"
+def training_table(recipe: Recipe, config: TrainConfig, samples: int | None) -> str:
+    grid = f", grid of {config.num_ddim_timesteps}" if config.num_ddim_timesteps else ""
     solver = f"{config.solver}, {config.solver_steps} steps a pair"
     if config.solver_steps is None:
         solver = f"none: coupling {config.coupling}" if config.coupling else "none: no teacher"
-    solver += f", grid of {grid}" if config.num_ddim_timesteps else ""
-    trained = (
-        "the whole U-Net"
-        if config.full_finetune
-        else (f"LoRA, rank {config.lora_rank}, alpha {config.lora_alpha if config.lora_alpha is not None else config.lora_rank:g}")
-    )
-    what = f"An adapter that lets `{recipe.teacher}` and models fine-tuned from it"
-    if config.full_finetune:
-        what = f"A U-Net that lets `{recipe.teacher}`"
+    alpha = config.lora_alpha if config.lora_alpha is not None else config.lora_rank
+    facts = {
+        "teacher": f"`{public_name(recipe.teacher)}` ({recipe.prediction_type}"
+        f"{', zero terminal SNR' if recipe.zero_terminal_snr else ''})",
+        "guidance_scale of the teacher": guidance_range(recipe),
+        "method": recipe.objective,
+        "solver": solver + grid,
+        "loss": f"{config.loss_type}{f', c = {config.huber_c:g}' if config.huber_c else ''}",
+        "target": (config.target or "the teacher's own point")
+        + (f", decay {config.ema_decay:g}" if config.target == "ema" else ""),
+        "trained": "the whole U-Net" if config.full_finetune else f"LoRA, rank {config.lora_rank}, alpha {alpha:g}",
+        "starts from": None if config.init_adapter is None else f"`{public_name(config.init_adapter)}`",
+        "data": data_name(config) + ("" if samples is None else f", {samples} samples"),
+        "updates": config.max_train_steps,
+        "samples per update": f"{config.train_batch_size} x {config.gradient_accumulation_steps} per process",
+        "learning rate": f"{config.learning_rate:g}, {config.lr_scheduler}",
+        "resolution": recipe.resolution,
+        "precision": "float32" if config.mixed_precision == "no" else config.mixed_precision,
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {fact} |" for name, fact in facts.items() if fact is not None)])
+
+
+def data_name(config: TrainConfig) -> str:
+    """Data on the hub by its name, else what kind it is."""
+    return f"`{config.dataset_name}`" if on_the_hub(config.dataset_name) else SOURCES[chosen(config)].what
+
+
+def settings(config: TrainConfig) -> str:
+    """What differs from the method's defaults as a --config file, but for what names files and what is not of the training."""
+    changes = {n: v for n, v in config.changes().items() if n not in PLACES | NOT_OF_TRAINING and v is not None}
+    return yaml.safe_dump(changes, sort_keys=True, allow_unicode=True).strip()
+
+
+def limits(recipe: Recipe, config: TrainConfig) -> list[str]:
+    """What is known to be out of reach, one sentence each."""
+    steps, scheduler = ", ".join(map(str, recipe.num_inference_steps)), recipe.scheduler
+    family = "SDXL" if recipe.family == "sdxl" else "Stable Diffusion 1.x and 2.x"
+    what = "U-Net" if config.full_finetune else "adapter"
+    sides = "other sizes and shapes were not trained"
+    if config.aspect_ratio_buckets:
+        sides = "shapes of about as many pixels were trained, other sizes were not"
+    lines = [
+        f"Made for {steps} steps with `{scheduler}` as it is set above; nothing else was tried.",
+        f"Fits {family} U-Nets with text width {recipe.cross_attention_dim} that predict {recipe.prediction_type}; "
+        + ("it replaces one and cannot be scaled." if config.full_finetune else "others than the teacher's own were not tried."),
+        f"Trained at {recipe.resolution} x {recipe.resolution} pixels: {sides}.",
+    ]
+    if recipe.guidance_scale == 1 and not config.w_embedding and max(recipe.trained_guidance_scale) > 1:
+        lines.append("Guidance is in the weights: it cannot be lowered, and at `guidance_scale=1` negative prompts do nothing.")
+    if scheduler == "TCDScheduler":
+        lines.append(f"`eta={recipe.eta:g}` belongs to how it is played; programs that cannot pass it play something else.")
+    if recipe.injection:
+        lines.append("Stock schedulers play it without its own noise; `lcm.sampling.sample_stochastic_flow` plays it as trained.")
+    if OBJECTIVES[config.objective].experimental:
+        lines.append(f"The method, {recipe.objective}, is experimental.")
+    return [
+        *lines,
+        "What the teacher and the training data lack or distort, this does too; their licences and terms of use apply.",
+        f"The run did not measure the quality of this {what}; the picture above is what there is.",
+    ]
+
+
+# --- the text -----------------------------------------------------------------------------------------------------------
+
+
+def card_for_hub(text: str, repo_id: str, teacher: str) -> str:
+    """A card as others are to read it: its code loads from the hub, and it names no folder of this machine."""
+    return text.replace(IN_ITS_FOLDER, "").replace(HERE, f'"{repo_id}"').replace(teacher, public_name(teacher))
+
+
+def with_toolkit(recipe: Recipe, config: TrainConfig) -> str:
+    if config.full_finetune:  # the code above is all of it
+        return ""
+    return f"With the toolkit that made it, which sets the scheduler too:\n\n```python\n{attaching(recipe)}\n```\n\n"
+
+
+def card_text(recipe: Recipe, config: TrainConfig, prompts: list[str], samples: int | None = None) -> str:
+    teacher = public_name(recipe.teacher)
+    shown = yaml.safe_dump(asdict(replace(recipe, teacher=teacher)), sort_keys=False, allow_unicode=True).strip()
+    title = f"{recipe.objective.upper()}-{'U-Net' if config.full_finetune else 'LoRA'} of {PurePath(teacher).name}"
+    what = f"A U-Net that lets `{teacher}`" if config.full_finetune else f"An adapter that lets `{teacher}` and models like it"
+    columns = ", ".join(map(str, config.validation_num_steps))
+    rows = "\n".join(f"| {i + 1} | {prompt} |" for i, prompt in enumerate(prompts))
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "peft", "accelerate"))
-    return f"""# {recipe.objective.upper()}-{kind} of {Path(recipe.teacher).name}
+    return f"""# {title}
 
-{what} draw in {steps} steps.
+{what} draw in {", ".join(map(str, recipe.num_inference_steps))} steps.
 
-![Rows: prompts. Columns: {", ".join(map(str, config.validation_num_steps))} steps.](images/grid.png)
+![Rows: prompts. Columns: {columns} steps.]({PICTURE_NAME})
 
 ## Use it with diffusers
 
-```python
+{IN_ITS_FOLDER}```python
 {snippet(recipe, config, prompts[0])}
 ```
 
-{advice(recipe, config)}
+{guidance_advice(recipe, config.w_embedding)}
+
+A style LoRA beside it, before the picture is drawn; where the style comes out weak, raise its weight or lower the other:
+
+```python
+{with_style(config.full_finetune)}
+```
+
+{with_toolkit(recipe, config)}## Use it with ComfyUI or A1111
+
+{other_tools(recipe, config)}
 
 ## The picture
 
-Every picture in `images/grid.png` was drawn from this file, reloaded, with
+Every picture in `{PICTURE_NAME}` was drawn from this file, reloaded, with
 `torch.Generator("cpu").manual_seed({config.validation_seed})`.
-Columns: {", ".join(map(str, config.validation_num_steps))} steps. Rows:
+Columns: {columns} steps. Rows:
 
 | row | prompt |
 |---|---|
@@ -153,19 +197,25 @@ Columns: {", ".join(map(str, config.validation_num_steps))} steps. Rows:
 
 ## Training
 
-| | |
-|---|---|
-| teacher | `{recipe.teacher}` ({recipe.prediction_type}{", zero terminal SNR" if recipe.zero_terminal_snr else ""}) |
-| guidance_scale of the teacher | {guidance_range(recipe)} |
-| method | {recipe.objective} |
-| solver | {solver} |
-| loss | {config.loss_type}{f", c = {config.huber_c:g}" if config.huber_c else ""} |
-| target | {config.target or "the teacher's own point"}{f", decay {config.ema_decay:g}" if config.target == "ema" else ""} |
-| trained | {trained} |
-| updates | {config.max_train_steps} |
-| samples per update | {config.train_batch_size} x {config.gradient_accumulation_steps} per process |
-| learning rate | {config.learning_rate:g}, {config.lr_scheduler} |
-| resolution | {config.resolution} |
+{training_table(recipe, config, samples)}
 
-`config.yaml` beside this file holds every setting. Made with {libraries}.
+What differs from the method's defaults:
+
+```yaml
+{settings(config)}
+```
+
+## Recipe
+
+How it has to be played; it travels with the weights, and `lcm.attach` acts on it.
+
+```yaml
+{shown}
+```
+
+## Limitations
+
+{chr(10).join(f"- {line}" for line in limits(recipe, config))}
+
+Made with {libraries}.
 """

@@ -29,6 +29,7 @@ DROPPED_FLAGS = {
     "num_validation_images": "validation_prompts (one row each) and validation_num_steps (one column each)",
     "enable_xformers_memory_efficient_attention": "nothing: PyTorch's own attention is always used",
     "local_rank": "nothing: accelerate launch sets it",
+    "hub_token": "`hf auth login`, or HF_TOKEN in the environment: on the command line a token ends in the shell's history",
     "cast_teacher_unet": "mixed_precision: teacher and student share one U-Net",
 }
 """Flags of other training scripts and what to use here."""
@@ -46,6 +47,10 @@ FREE_TO_CHANGE = frozenset(
         "validation_seed",
         "report_to",
         "tracker_project_name",
+        "license",
+        "push_to_hub",
+        "hub_model_id",
+        "hub_private",
         "logging_dir",
         "logging_steps",
         "dataloader_num_workers",
@@ -204,6 +209,17 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     )
     tracker_project_name: str = field(default="lcm", metadata={"help": "project that the trackers file the run under"})
     logging_dir: str = field(default="logs", metadata={"help": "folder of the trackers' files inside output_dir"})
+    license: str | None = field(
+        default=None,
+        metadata={"help": "licence that the card gives, as the hub spells it (openrail++); default: the card gives none"},
+    )
+    push_to_hub: bool = field(
+        default=False, metadata={"help": "upload weights and card at the end; whether that is allowed is asked at the start"}
+    )
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "with push_to_hub: someone/name; default: the name of output_dir among your own"}
+    )
+    hub_private: bool = field(default=False, metadata={"help": "with push_to_hub: make the repository private"})
     dry_run: bool = field(
         default=False,
         metadata={
@@ -222,6 +238,8 @@ class TrainConfig(ObjectiveConfig, DataConfig):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {getattr(self, name)!r}")
         self._check_trackers()
+        if not self.push_to_hub and (self.hub_model_id is not None or self.hub_private):
+            raise ValueError("hub_model_id and hub_private have no effect without --push_to_hub; pass it too")
         for f in fields(self):
             if getattr(self, f.name) is not None:
                 check_range(f.name, getattr(self, f.name))
@@ -313,6 +331,13 @@ class TrainConfig(ObjectiveConfig, DataConfig):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(asdict(self), sort_keys=True, allow_unicode=True)
+
+    def changes(self) -> dict[str, Any]:
+        """The settings that are not what the method has by itself."""
+        needed = {name: getattr(self, name) for name in ("pretrained_teacher_model", "objective", *SOURCES)}
+        plain = asdict(TrainConfig(**needed))
+        own = {f.name: f.default for f in fields(self) if f.name in needed}
+        return {name: value for name, value in asdict(self).items() if value != {**plain, **own}[name]}
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Fields that shape the training and differ from an earlier configuration: "name: theirs -> ours".

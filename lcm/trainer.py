@@ -38,6 +38,7 @@ from lcm.data.batches import sample_rng
 from lcm.data.records import fingerprint
 from lcm.disk import replacing, warn_if_short
 from lcm.forecast import guess_output_need, plan_of, summarize
+from lcm.hub import check_may_push
 from lcm.launching import make_accelerator
 from lcm.metrics_log import MetricsLog
 from lcm.objectives import OBJECTIVES, LatentBatch
@@ -68,7 +69,9 @@ class Trainer:
         self.process = (self.accelerator.process_index, self.accelerator.num_processes)
         team, device = team_of(self.accelerator), self.accelerator.device
         check_same_command(config, team)
-        resume, cache = open_together(config, self.accelerator, team), open_cache(config, team)
+        resume = open_together(config, self.accelerator, team)
+        check_may_push(config, team)
+        cache = open_cache(config, team)
         self.family, data = load_inputs(config, team, cache, device)
         self.records = data.records
         # samples of one update over all processes

@@ -22,7 +22,6 @@ from lcm.publishing import Publisher
 from lcm.recipe import Recipe
 from lcm.report import REPORT_NAME, write_page
 from lcm.report.curves import HEIGHT, LEFT, WIDTH, Series, chart, log_ticks, nice_ticks, smooth, thin
-from lcm.report.page import changes
 from lcm.report.pictures import choose, data_uri
 from tests.test_trainer import flags, run
 
@@ -231,7 +230,7 @@ def test_what_differs_is_what_was_said(objective: str) -> None:
     source = {"prompts_file": "prompts.txt"} if OBJECTIVES[objective].has_teacher else {"train_data_dir": "photos"}
     said = {"pretrained_teacher_model": "someone/teacher", **source, "objective": objective, "lora_rank": 3, "seed": 7}
     expected = {name: value for name, value in said.items() if (name, value) != ("objective", "lcm")}
-    assert changes(TrainConfig(**said)) == expected
+    assert TrainConfig(**said).changes() == expected
     assert set(source) <= set(SOURCES)
 
 

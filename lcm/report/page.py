@@ -6,7 +6,7 @@ import json
 import platform
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,14 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from lcm.card import advice, snippet
 from lcm.config import TrainConfig
 from lcm.data.report import JSON_NAME, PICTURE_NAME
-from lcm.data.sources import SOURCES
 from lcm.disk import replacing
 from lcm.metrics_log import read_metrics
 from lcm.recipe import Recipe
 from lcm.report.curves import COLOURS, FAINT, WIDE, Point, Series, chart, smooth
 from lcm.report.pictures import data_uri, grids
+from lcm.usage import advice, snippet
 
 REPORT_NAME = "report.html"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "safetensors")
@@ -37,7 +36,7 @@ def write_page(
     lines = read_metrics(output_dir)
     pictures, left_out = grids(output_dir, finished)
     examples = output_dir / PICTURE_NAME
-    changed = changes(config)
+    changed = config.changes()
     page = template().render(
         title=f"{recipe.objective.upper()}-{'U-Net' if config.full_finetune else 'LoRA'} of {Path(recipe.teacher).name}",
         state=state(lines, config, finished),
@@ -168,14 +167,6 @@ def read_data(output_dir: Path) -> Pairs:
         return []
     report = json.loads(path.read_text())
     return [(name.replace("_", " "), shown(value)) for name, value in report.items()]
-
-
-def changes(config: TrainConfig) -> dict[str, Any]:
-    """The settings that are not what the method has by itself."""
-    needed = {name: getattr(config, name) for name in ("pretrained_teacher_model", "objective", *SOURCES)}
-    plain = asdict(TrainConfig(**needed))
-    own = {f.name: f.default for f in fields(config) if f.name in needed}
-    return {name: value for name, value in asdict(config).items() if value != {**plain, **own}[name]}
 
 
 def environment(config: TrainConfig, processes: int) -> Pairs:
