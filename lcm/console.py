@@ -18,6 +18,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it where it is installed: it misses 4-bit kernels
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every address, of uploads with their signatures
 
 
 def log_plainly() -> None:

@@ -14,9 +14,8 @@ import huggingface_hub
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
-from safetensors.torch import load_file, save
 
-from lcm.adapters import WEIGHTS_NAME, read_header
+from lcm.adapters import WEIGHTS_NAME
 from lcm.card import CARD_NAME, PICTURE_NAME, card_for_hub, public_name
 from lcm.config import TrainConfig
 from lcm.data.sources.tables import without_secrets
@@ -143,11 +142,19 @@ def public_content(path: Path, repo_id: str, teacher: str) -> bytes | Path:
     if path.name == "config.json":  # diffusers notes where it loaded the model from, be that its cache
         facts = json.loads(path.read_text())
         return path if facts.pop("_name_or_path", None) is None else (json.dumps(facts, indent=2) + "\n").encode()
-    if path.name == WEIGHTS_NAME and name != teacher:
-        header = read_header(path)
-        recipe = {**json.loads(header[RECIPE_KEY]), "teacher": name}
-        return save(load_file(path), {**header, RECIPE_KEY: json.dumps(recipe, sort_keys=True)})
-    return path
+    return renamed(path, name) if path.name == WEIGHTS_NAME and name != teacher else path
+
+
+def renamed(path: Path, teacher: str) -> bytes:
+    """An adapter file with another name of the teacher in its recipe, always the same bytes: what is there already stays so."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")  # the format: length of the header, header, tensors
+    header = json.loads(content[8:end])
+    recipe = {**json.loads(header["__metadata__"][RECIPE_KEY]), "teacher": teacher}
+    header["__metadata__"] |= {RECIPE_KEY: json.dumps(recipe, sort_keys=True)}
+    written = json.dumps(header).encode()
+    written += b" " * (-len(written) % 8)
+    return len(written).to_bytes(8, "little") + written + content[end:]
 
 
 def push(output_dir: Path, hub_model_id: str | None = None, private: bool = False) -> str:
@@ -196,7 +203,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, ValueError):
         return without_secrets(error)
     host, said = urlsplit(huggingface_hub.constants.ENDPOINT).hostname, f"{type(error).__name__}: {without_secrets(error)}"
-    return f"no connection with {host} ({said}); look at the network, or leave --push_to_hub out"
+    return f"the exchange with {host} failed ({said}); look at the network, or leave --push_to_hub out"
 
 
 def answer(error: HfHubHTTPError) -> str:

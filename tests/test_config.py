@@ -112,6 +112,10 @@ VALUES: dict[str, Any] = {
     "report_to": ["wandb", "trackio"],
     "tracker_project_name": "few.steps-1",
     "logging_dir": "board",
+    "license": "openrail++",
+    "push_to_hub": True,
+    "hub_model_id": "someone/few-steps",
+    "hub_private": True,
     "dry_run": True,
 }
 PROMPTS = {"train_data_dir": None, "prompts_file": "prompts.txt"}
@@ -146,6 +150,8 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "lr_warmup_steps": {"lr_scheduler": "cosine"},
     "ema_decay": {"target": "ema"},
     "snr_gamma": {"weighting": "min_snr"},
+    "hub_model_id": {"push_to_hub": True},
+    "hub_private": {"push_to_hub": True},
 }
 """What a value needs beside it to make sense."""
 CONSEQUENCES: dict[str, dict[str, Any]] = {
