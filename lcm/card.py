@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from lcm.config import PLACES, TrainConfig
+from lcm.config import FREE_TO_CHANGE, PLACES, TrainConfig
 from lcm.data.report import JSON_NAME
 from lcm.data.sources import SOURCES, chosen
 from lcm.disk import replacing
@@ -22,7 +22,6 @@ from lcm.usage import HERE, attaching, guidance_advice, guidance_range, other_to
 CARD_NAME = "README.md"
 PICTURE_NAME = "images/grid.png"
 IN_ITS_FOLDER = "To be run in the folder of this file:\n\n"
-NOT_OF_TRAINING = {"license", "push_to_hub", "hub_model_id", "hub_private", "dry_run", "report_to", "tracker_project_name"}
 
 
 def public_name(name: str) -> str:
@@ -106,7 +105,8 @@ def data_name(config: TrainConfig) -> str:
 
 def settings(config: TrainConfig) -> str:
     """What differs from the method's defaults as a --config file, but for what names files and what is not of the training."""
-    changes = {n: v for n, v in config.changes().items() if n not in PLACES | NOT_OF_TRAINING and v is not None}
+    left_out = (FREE_TO_CHANGE | PLACES) - {"train_batch_size", "gradient_accumulation_steps"}
+    changes = {name: value for name, value in config.changes().items() if name not in left_out and value is not None}
     return yaml.safe_dump(changes, sort_keys=True, allow_unicode=True).strip()
 
 
@@ -157,7 +157,11 @@ def card_text(recipe: Recipe, config: TrainConfig, prompts: list[str], samples: 
     teacher = public_name(recipe.teacher)
     shown = yaml.safe_dump(asdict(replace(recipe, teacher=teacher)), sort_keys=False, allow_unicode=True).strip()
     title = f"{recipe.objective.upper()}-{'U-Net' if config.full_finetune else 'LoRA'} of {PurePath(teacher).name}"
-    what = f"A U-Net that lets `{teacher}`" if config.full_finetune else f"An adapter that lets `{teacher}` and models like it"
+    what = (
+        f"A U-Net that lets `{teacher}`"
+        if config.full_finetune
+        else f"An adapter that lets `{teacher}` and models fine-tuned from it"
+    )
     columns = ", ".join(map(str, config.validation_num_steps))
     rows = "\n".join(f"| {i + 1} | {prompt} |" for i, prompt in enumerate(prompts))
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "peft", "accelerate"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from lcm.adapters import WEIGHTS_NAME
 from lcm.config import TrainConfig
 from lcm.full import UNET_FOLDER
@@ -26,6 +29,11 @@ def guidance_range(recipe: Recipe) -> str:
 # --- diffusers ----------------------------------------------------------------------------------------------------------
 
 
+def written(value: Any) -> str:
+    """As formatted Python code has it."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
 def call_options(recipe: Recipe) -> str:
     """What a call passes besides prompt and size."""
     eta = f"\n    eta={recipe.eta:g}," if recipe.eta else ""
@@ -33,25 +41,27 @@ def call_options(recipe: Recipe) -> str:
 
 
 def loading(recipe: Recipe, full: bool) -> str:
-    pipeline, teacher = PIPELINES[recipe.family], recipe.teacher
+    pipeline, teacher = PIPELINES[recipe.family], written(recipe.teacher)
     if full:
         return f"""unet = UNet2DConditionModel.from_pretrained({HERE}, subfolder="{UNET_FOLDER}", dtype=torch.float32)
-pipe = {pipeline}.from_pretrained({teacher!r}, unet=unet, dtype=torch.float32)"""
-    return f"""pipe = {pipeline}.from_pretrained({teacher!r}, dtype=torch.float32)
+pipe = {pipeline}.from_pretrained({teacher}, unet=unet, dtype=torch.float32)"""
+    return f"""pipe = {pipeline}.from_pretrained({teacher}, dtype=torch.float32)
 pipe.load_lora_weights({HERE}, weight_name="{WEIGHTS_NAME}", adapter_name="lcm")"""
 
 
 def snippet(recipe: Recipe, config: TrainConfig, prompt: str) -> str:
     """Python code that draws one picture with stock diffusers, to be run in the output folder."""
-    overrides = ", ".join(f"{name}={value!r}" for name, value in sorted(recipe.scheduler_config.items()))
+    overrides = "".join(f"    {name}={written(value)},\n" for name, value in sorted(recipe.scheduler_config.items()))
     imports = f"{recipe.scheduler}, {PIPELINES[recipe.family]}" + (", UNet2DConditionModel" if config.full_finetune else "")
     return f"""import torch
 from diffusers import {imports}
 
 {loading(recipe, config.full_finetune)}
-pipe.scheduler = {recipe.scheduler}.from_config(pipe.scheduler.config, {overrides})
+pipe.scheduler = {recipe.scheduler}.from_config(
+    pipe.scheduler.config,
+{overrides})
 image = pipe(
-    {prompt!r},
+    {written(prompt)},
     {call_options(recipe)}
     height={recipe.resolution},
     width={recipe.resolution},
@@ -74,7 +84,7 @@ def attaching(recipe: Recipe) -> str:
     return f"""import lcm
 from diffusers import {PIPELINES[recipe.family]}
 
-pipe = {PIPELINES[recipe.family]}.from_pretrained({recipe.teacher!r})
+pipe = {PIPELINES[recipe.family]}.from_pretrained({written(recipe.teacher)})
 recipe = lcm.attach(pipe, {HERE})"""
 
 

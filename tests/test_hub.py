@@ -100,7 +100,7 @@ def test_a_run_gives_the_hub_its_adapter_and_card_and_says_its_token_nowhere(
     assert (recipe.teacher, recipe.resolution) == (sd_folder.name, 16)
     card = repository.files["README.md"].decode()
     assert f'load_lora_weights("alice/few-steps", weight_name="{WEIGHTS_NAME}"' in card
-    assert f"from_pretrained('{sd_folder.name}'" in card
+    assert f'from_pretrained("{sd_folder.name}"' in card
     assert "config.yaml" not in card and '"."' not in card
 
     del repository.files["images/grid.png"]  # the same command again uploads what is not there

@@ -796,10 +796,10 @@ def test_methods_and_data_that_do_not_go_together_are_refused(
 CARDS: dict[str, tuple[int, list[str]]] = {
     "plain": (4, ["LCMScheduler.from_config", "guidance_scale=1,", "guidance of 5.5 is already in the weights", "rank 4, alpha 2"]),
     "fine-tuned": (4, ["LCMScheduler.from_config", "guidance of 5.5 is already in the weights", "none: no teacher"]),
-    "pcm": (2, ["DDIMScheduler.from_config", "timestep_spacing='trailing'", "num_inference_steps=2,", "in 2 steps", "2 to 5"]),
+    "pcm": (2, ["DDIMScheduler.from_config", 'timestep_spacing="trailing"', "num_inference_steps=2,", "in 2 steps", "2 to 5"]),
     "tcd": (4, ["TCDScheduler.from_config", "original_inference_steps=50", "eta=0.3,", "cfg 1.", "CFG 1."]),
     "preserve_cfg": (4, ["guidance_scale=6,", "leaves guidance to the pipeline", "negative prompts", "cfg 6.", "CFG 6."]),
-    "prompts endpoint": (4, ["DDIMScheduler.from_config", "timestep_spacing='trailing'", "the teacher's own point"]),
+    "prompts endpoint": (4, ["DDIMScheduler.from_config", 'timestep_spacing="trailing"', "the teacher's own point"]),
     "full": (4, ["UNet2DConditionModel.from_pretrained", "the whole U-Net"]),
     "full sdxl": (4, ["UNet2DConditionModel.from_pretrained", "StableDiffusionXLPipeline"]),
     "w_embedding": (4, ["guidance_scale=6,", "`guidance_scale` is told to the U-Net, which was trained with 2 to 10"]),

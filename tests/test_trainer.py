@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import lcm
 import train_lcm_lora
-from lcm.adapters import read_header
+from lcm.adapters import WEIGHTS_NAME, lora_modules, read_header
 from lcm.checkpoint import load_checkpoint
 from lcm.config import parse_config
 from lcm.rehearsal import rehearse
@@ -138,13 +138,23 @@ def test_stock_diffusers_draws_the_grid_from_the_file(
 
 
 def test_the_model_cards_snippet_runs(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The code that draws, what a style adds to it, and the toolkit's own."""
     card = (finished / "README.md").read_text()
-    snippet = card.split("```python\n")[1].split("```")[0]
+    alone, with_style, toolkit = (part.split("```")[0] for part in card.split("```python\n")[1:])
     for path in finished.glob("*.safetensors"):
         shutil.copy(path, tmp_path)
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    shutil.copy(finished / "checkpoint-2" / WEIGHTS_NAME, tmp_path / "path" / "to" / "style.safetensors")
     monkeypatch.chdir(tmp_path)
-    exec(compile(snippet, "README.md", "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(alone, "README.md", "exec"), names)
     assert Image.open(tmp_path / "image.png").size == (16, 16)
+    exec(compile(with_style, "README.md", "exec"), names)
+    assert names["pipe"].get_active_adapters() == ["lcm", "style"]
+    assert next(iter(lora_modules(names["pipe"].unet).values())).scaling == {"lcm": 1.0, "style": 0.8}
+    exec(compile(toolkit, "README.md", "exec"), names)
+    assert names["recipe"] == lcm.read_recipe(finished)
+    assert isinstance(names["pipe"].scheduler, LCMScheduler)
 
 
 @pytest.mark.parametrize("target", ["online", "ema"])
