@@ -115,10 +115,6 @@ def recover(folder: Path, names: Iterable[str]) -> None:
 # --- room ---------------------------------------------------------------------------------------------------------------
 
 
-def mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
-
-
 def readable(nbytes: float) -> str:
     """A size for people: 512 bytes, 3.4 MiB, 118 GiB."""
     if nbytes < 1000:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lcm.checkpoint import RunState, list_checkpoints
 from lcm.config import TrainConfig
-from lcm.disk import Need
+from lcm.disk import Need, readable
 from lcm.families import Family
 from lcm.objectives import OBJECTIVES
 from lcm.saving import bytes_of_checkpoint, bytes_of_trained
@@ -24,11 +24,12 @@ def summarize(config: TrainConfig, family: Family, student: Student, num_records
     frozen = sum(p.numel() for p in family.unet.parameters() if not p.requires_grad)
     epochs = config.max_train_steps * samples_per_step / num_records
     guidance = " to ".join(f"{g:g}" for g in dict.fromkeys(config.guidance_range))
+    each, optimizer = (10, "8-bit AdamW") if config.use_8bit_adam else (16, "AdamW")  # bytes: weight, gradient, two moments
     experimental = " (experimental)" if OBJECTIVES[config.objective].experimental else ""
     return (
         f"{family.name} teacher, {family.schedule.prediction_type}; U-Net {frozen / 1e6:.1f} M parameters frozen in "
-        f"{str(family.unet.dtype).removeprefix('torch.')}, {trained / 1e6:.2f} M trained (with gradients and AdamW "
-        f"{trained * 16 / 2**20:.0f} MiB); {num_records} samples, {samples_per_step} an update, "
+        f"{str(family.unet.dtype).removeprefix('torch.')}, {trained / 1e6:.2f} M trained (with gradients and {optimizer} "
+        f"{readable(trained * each)}); {num_records} samples, {samples_per_step} an update, "
         f"{config.max_train_steps} updates = {epochs:.1f} epochs; {config.objective}{experimental}, guidance_scale "
         f"{guidance}"
     )

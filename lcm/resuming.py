@@ -17,7 +17,7 @@ from lcm.checkpoint import PREFIX, RunState, find_checkpoint, list_checkpoints, 
 from lcm.config import PLACES, TrainConfig
 from lcm.data.report import JSON_NAME, PICTURE_NAME
 from lcm.data.team import Team
-from lcm.disk import FULL, free_bytes, mib, nearest_existing, recover
+from lcm.disk import FULL, free_bytes, nearest_existing, readable, recover
 from lcm.full import UNET_FOLDER, is_full
 from lcm.metrics_log import METRICS_NAME
 from lcm.report import REPORT_NAME
@@ -65,7 +65,7 @@ def full_disk(error: Exception, output_dir: Path) -> OSError | None:
     if not isinstance(error, OSError) or error.errno not in FULL:
         return None
     free = free_bytes(nearest_existing(output_dir))
-    return OSError(f"the disk is full, free are {mib(free)}; make room. {what_is_saved(output_dir).capitalize()}")
+    return OSError(f"the disk is full, free are {readable(free)}; make room. {what_is_saved(output_dir).capitalize()}")
 
 
 OVERWRITTEN = (CARD_NAME, CONFIG_NAME, METRICS_NAME, JSON_NAME, PICTURE_NAME, REPORT_NAME)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lcm.adapters import WEIGHTS_NAME
 from lcm.checkpoint import RunState, checkpoint_path, prune_checkpoints, save_checkpoint
-from lcm.disk import FULL, check_room, free_bytes, mib, optional
+from lcm.disk import FULL, check_room, free_bytes, optional, readable
 from lcm.full import is_full
 
 logger = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ class Saver:
                 "run goes on and saves when there is room",
                 step,
                 self.output_dir,
-                mib(needed),
-                mib(free_bytes(self.output_dir)),
+                readable(needed),
+                readable(free_bytes(self.output_dir)),
             )
             return False
         # the adapter comes after the state is safe: should it fail its check, nothing of the run is lost

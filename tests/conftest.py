@@ -56,3 +56,16 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return worlds.write_images(tmp_path_factory.mktemp("images"))
+
+
+SLOWEST_LAST = (
+    *("test_launch", "test_exactness", "test_trainer", "test_rehearsal", "test_cache", "test_interruption", "test_methods"),
+    *("test_streaming", "test_trajectories", "test_shapes", "test_step", "test_counts", "test_wheel"),
+)
+"""Files that take longest, longest first. They come after all others, which find most mistakes in a minute; among themselves they
+begin with the longest, so that no process is left alone with it at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(SLOWEST_LAST, start=1)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, 0))
