@@ -19,7 +19,7 @@ check: .venv/installed
 	$(BIN)/mypy
 
 test: .venv/installed check
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 soak: .venv/installed
 	$(BIN)/python -m tests.soak --kills 30 --processes 1
