@@ -181,6 +181,7 @@ def load_teacher(config: TrainConfig) -> Family:
     """As the flags say. Raises FileNotFoundError or ValueError naming what is wrong with it."""
     family = load_family(
         str(config.pretrained_teacher_model),
+        base_config=config.base_config,
         dtype=DTYPES[config.mixed_precision],
         revision=config.teacher_revision,
         variant=config.variant,

@@ -70,7 +70,7 @@ with the number of processes counts, and that is compared on its own."""
 PLACES = frozenset(
     [
         *("output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir", "trajectory_dir", "latent_cache_dir", *SOURCES),
-        *("pretrained_teacher_model", "pretrained_vae_model_name_or_path", "init_adapter"),
+        *("pretrained_teacher_model", "base_config", "pretrained_vae_model_name_or_path", "init_adapter"),
     ]
 )
 """Fields that name files: the processes of one run may differ in them, since machines do."""
@@ -126,9 +126,13 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     pretrained_teacher_model: str | None = field(
         default=None,
         metadata={
-            "help": "the model to distil: a diffusers folder or hub id of an SD 1.x, SD 2.x or SDXL pipeline",
+            "help": "the model to distil, an SD 1.x, SD 2.x or SDXL: a diffusers folder, a hub id or a single .safetensors file",
             "aliases": ["--pretrained_model_name_or_path"],
         },
+    )
+    base_config: str | None = field(
+        default=None,
+        metadata={"help": "for a single file: a diffusers folder or hub id of the same kind of model; its weights are not read"},
     )
     pretrained_vae_model_name_or_path: str | None = field(
         default=None, metadata={"help": "another VAE, for example an fp16-safe one for SDXL"}
@@ -230,7 +234,7 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     def __post_init__(self) -> None:
         """Raises ValueError that names the flag and the fix."""
         if not self.pretrained_teacher_model:
-            raise ValueError("--pretrained_teacher_model is missing; pass a diffusers folder or a hub id")
+            raise ValueError("--pretrained_teacher_model is missing; pass a diffusers folder, a .safetensors file or a hub id")
         method = resolve(self)
         # it was a yes or no once, and is so in other scripts
         self.gradient_checkpointing = YES_NO.get(str(self.gradient_checkpointing).lower(), self.gradient_checkpointing)

@@ -28,11 +28,11 @@ def log_plainly() -> None:
 
 
 def hide_loading_bars(model: str | None) -> None:
-    """Where `model` is a folder: bars are for downloads."""
+    """Where `model` is on this machine: bars are for downloads."""
     import diffusers
     import transformers
 
-    if Path(str(model)).is_dir():
+    if Path(str(model)).exists():
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
 

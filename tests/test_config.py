@@ -69,6 +69,7 @@ VALUES: dict[str, Any] = {
     "injection": 0.7,
     "as_control": True,
     "pretrained_teacher_model": "someone/teacher",
+    "base_config": "someone/base",
     "pretrained_vae_model_name_or_path": "someone/vae",
     "teacher_revision": "123",
     "variant": "fp16",

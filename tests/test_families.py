@@ -162,7 +162,7 @@ def test_folders_that_are_no_teacher_are_explained(sd_folder: Path, tmp_path: Pa
     shutil.copytree(sd_folder, tmp_path / "teacher")
     index = tmp_path / "teacher" / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "FluxPipeline"}))
-    with pytest.raises(ValueError, match="is a FluxPipeline; this toolkit distils StableDiffusionPipeline and"):
+    with pytest.raises(ValueError, match="is a FluxPipeline; this toolkit works with StableDiffusionPipeline and"):
         load_family(str(tmp_path / "teacher"))
 
 
