@@ -47,6 +47,15 @@ def is_single_file(path: str | os.PathLike[str]) -> bool:
     return not Path(path).is_dir() and Path(path).suffix in (".safetensors", *PICKLED)
 
 
+def is_base(path: str | os.PathLike[str]) -> bool:
+    """Whether a complete model lies here, a diffusers folder or a single file, rather than an adapter."""
+    if Path(path).is_dir():
+        return Path(path, "model_index.json").is_file()
+    return (
+        Path(path).is_file() and Path(path).suffix == ".safetensors" and any(n.startswith(UNET) for n in tensor_names(Path(path)))
+    )
+
+
 @contextmanager
 def named_by(**flags: str) -> Iterator[None]:
     """Inside the block, what `load_base` says of its arguments begins with these names instead of their own."""

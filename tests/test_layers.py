@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
         *("lcm.data", "lcm.cache", "lcm.checkpoint", "lcm.config", "lcm.validation", "lcm.card", "lcm.usage", "lcm.hub"),
         *("lcm.launching", "lcm.metrics_log", "lcm.publishing", "lcm.resuming", "lcm.student", "lcm.building", "lcm.trainer"),
         *("lcm.console", "lcm.locking", "lcm.progress", "lcm.report", "lcm.saving", "lcm.stopping", "lcm.trackers"),
-        *("lcm.optimizer", "lcm.forecast", "lcm.rehearsal", "lcm.fitting", "lcm.measuring", "lcm.preparing"),
+        *("lcm.optimizer", "lcm.forecast", "lcm.rehearsal", "lcm.fitting", "lcm.measuring", "lcm.preparing", "lcm.generating"),
     },
     {"lcm.cli", "lcm.verbs", "pipelines", "train_lcm_lora"},
 ]

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Protocol
 
-from lcm.verbs import cache, push
+from lcm.verbs import cache, generate, push
 
 
 class Verb(Protocol):
@@ -24,4 +24,4 @@ class Verb(Protocol):
         names the fix; it becomes one line and status 2."""
 
 
-VERBS: dict[str, Verb] = {"cache": cache, "push": push}
+VERBS: dict[str, Verb] = {"cache": cache, "generate": generate, "push": push}

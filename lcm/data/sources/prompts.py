@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from lcm.data.config import DataConfig
 
 
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a text file, blank ones included. Raises FileNotFoundError, or ValueError where none is a prompt."""
+    if not path.is_file():
+        raise FileNotFoundError(f"prompts_file: there is no file {path}; pass a text file with one prompt a line")
+    try:
+        with path.open(encoding="utf-8-sig") as file:  # its lines end at line breaks alone, unlike those of str.splitlines
+            prompts = [line.strip() for line in file]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"prompts_file: {path} is not UTF-8: {error}; save it as UTF-8") from error
+    if not any(prompts):
+        raise ValueError(f"prompts_file: {path} holds no prompt; write one on every line")
+    return prompts
+
+
 class Prompts(Source):
     """`trajectories_per_prompt` records without a picture for every line of a text file that is not blank."""
 
@@ -21,16 +35,7 @@ class Prompts(Source):
     has_images = False
 
     def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
-        path = Path(where)
-        if not path.is_file():
-            raise FileNotFoundError(f"prompts_file: there is no file {path}; pass a text file with one prompt a line")
-        try:
-            with path.open(encoding="utf-8-sig") as file:  # its lines end at line breaks alone, unlike those of str.splitlines
-                prompts = [line.strip() for line in file]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"prompts_file: {path} is not UTF-8: {error}; save it as UTF-8") from error
-        if not any(prompts):
-            raise ValueError(f"prompts_file: {path} holds no prompt; write one on every line")
+        prompts = read_prompts(Path(where))
         if "" in prompts:
             dropped["blank lines"] += prompts.count("")
         for number, prompt in enumerate(prompts, 1):

@@ -1,0 +1,235 @@
+"""Pictures from a base model with adapters: prompts x inference steps x seeds, a file for each, a grid for every seed."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+import lcm
+from lcm.bases import is_base
+from lcm.disk import replacing
+from lcm.playback import SCHEDULERS, family_name, make_scheduler
+from lcm.recipe import Recipe
+from lcm.registry import closest
+
+INDEX_NAME = "images.json"
+FEW_STEP = ("LCMScheduler", "TCDScheduler")
+PLAYABLE = sorted({*SCHEDULERS, *(scheduler.name for scheduler in KarrasDiffusionSchedulers)})
+"""Schedulers of diffusers for models with discrete timesteps."""
+
+
+# --- what is drawn ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`row` counts the prompts from 1."""
+
+    row: int
+    prompt: str
+    steps: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its file: no two in a plan are alike, whatever the prompts are; letters, digits and dashes, 100 at most."""
+        plain = unicodedata.normalize("NFKD", self.prompt).encode("ascii", "ignore").decode().lower()
+        words = re.sub(r"[^a-z0-9]+", "-", plain)[:40].strip("-")
+        return "-".join([f"{self.row:04d}", *([words] if words else []), f"{self.steps}steps", f"seed{self.seed}"]) + ".png"
+
+
+def plan(prompts: Sequence[str], steps: Sequence[int], seeds: Sequence[int]) -> list[Picture]:
+    """Pictures of the same number of steps stand together, in the order in which they are drawn."""
+    rows = list(enumerate(prompts, 1))
+    return [Picture(row, text, n, seed) for n in dict.fromkeys(steps) for row, text in rows for seed in dict.fromkeys(seeds)]
+
+
+def grid_name(seed: int) -> str:
+    return f"grid-seed{seed}.png"
+
+
+def check_folder(folder: Path, pictures: Sequence[Picture]) -> None:
+    """Raises ValueError when a file of this plan is there already."""
+    names = [INDEX_NAME, *(grid_name(p.seed) for p in pictures), *(p.name for p in pictures)]
+    for name in names:
+        if (folder / name).exists():
+            raise ValueError(f"output: {folder / name} exists and would be overwritten; pass another --output, or --overwrite")
+
+
+# --- with what ----------------------------------------------------------------------------------------------------------
+
+
+def read_recipes(adapters: Mapping[str, float]) -> dict[str, Recipe | None]:
+    """By path, None for an adapter of another trainer. Raises FileNotFoundError, or ValueError for a base model."""
+    recipes: dict[str, Recipe | None] = {}
+    for path in adapters:
+        if is_base(path):
+            raise ValueError(f"adapter: {path} is a base model, not an adapter; pass it as --base")
+        try:
+            recipes[path] = lcm.read_recipe(path)
+        except ValueError as error:
+            if "carries no recipe" not in str(error):
+                raise
+            recipes[path] = None
+    return recipes
+
+
+def leading(recipes: Mapping[str, Recipe | None]) -> Recipe | None:
+    """The recipe that says how to play several adapters: the first."""
+    return next((recipe for recipe in recipes.values() if recipe is not None), None)
+
+
+def check_playable(recipes: Mapping[str, Recipe | None], scheduler: str | None) -> None:
+    """Raises ValueError for a scheduler that is none, and where nothing says which one the adapters are played with."""
+    if scheduler is not None and scheduler not in PLAYABLE:
+        raise ValueError(f"scheduler: there is no {scheduler!r} for these models.{closest(scheduler, PLAYABLE)}")
+    if recipes and leading(recipes) is None and scheduler is None:
+        raise ValueError(
+            f"adapter: {next(iter(recipes))} carries no recipe: it was not written by this toolkit; say how it is played with "
+            "--scheduler (LCMScheduler for an LCM-LoRA), or name an adapter that has a recipe beside it"
+        )
+
+
+def recipe_for(pipe: Any, scheduler: str) -> Recipe:
+    """What is known of adapters without a recipe: that they are meant for this pipeline."""
+    config = pipe.scheduler.config
+    return Recipe(
+        objective="unknown",
+        family=family_name(pipe.unet),
+        cross_attention_dim=pipe.unet.config.cross_attention_dim,
+        prediction_type=config.get("prediction_type", "epsilon"),
+        zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
+        scheduler=scheduler if scheduler in SCHEDULERS else "LCMScheduler",
+        scheduler_config={},
+        trained_guidance_scale=[1.0, 1.0],
+        teacher="",
+        resolution=0,
+    )
+
+
+def prepare(pipe: Any, adapters: Mapping[str, float], recipes: Mapping[str, Recipe | None], scheduler: str | None) -> None:
+    """Attaches the adapters and sets the scheduler: the one asked for, else that of the leading recipe, else the base's own.
+
+    Raises ValueError for an adapter that does not fit.
+    """
+    own = pipe.scheduler.config
+    played = leading(recipes) or (recipe_for(pipe, scheduler or "") if adapters else None)
+    for number, (path, weight) in enumerate(adapters.items(), 1):
+        lcm.attach(pipe, path, weight, adapter_name=f"adapter_{number}", recipe=recipes[path] or played)
+    if played is not None:
+        pipe.scheduler = make_scheduler(own, played)
+    if scheduler is not None:
+        pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of all pictures alike. `height` and `width` in pixels, None for the size that the base draws at."""
+
+    guidance_scale: float
+    eta: float = 0.0
+    negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+
+
+# --- drawing ------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def draw(pipe: Any, pictures: Sequence[Picture], settings: Settings, batch_size: int) -> Iterator[tuple[Picture, Image.Image]]:
+    """Each from noise of `torch.Generator("cpu").manual_seed(seed)`, so that it depends neither on the batch nor on the device."""
+    options = asdict(settings)
+    negative = options.pop("negative_prompt")
+    for steps in dict.fromkeys(picture.steps for picture in pictures):
+        alike = [picture for picture in pictures if picture.steps == steps]
+        for start in range(0, len(alike), batch_size):
+            batch = alike[start : start + batch_size]
+            images = pipe(
+                [picture.prompt for picture in batch],
+                negative_prompt=None if negative is None else [negative] * len(batch),
+                num_inference_steps=steps,
+                generator=[torch.Generator("cpu").manual_seed(picture.seed) for picture in batch],
+                **options,
+            ).images
+            yield from zip(batch, images, strict=True)
+
+
+def parameters(picture: Picture, size: tuple[int, int], settings: Settings, scheduler: str, base: str, adapters: str) -> str:
+    """What a picture was drawn with, in the words of A1111, which many viewers read."""
+    facts = {
+        "Steps": picture.steps,
+        "Sampler": scheduler.removesuffix("Scheduler"),
+        "CFG scale": f"{settings.guidance_scale:g}",
+        "Seed": picture.seed,
+        "Size": f"{size[0]}x{size[1]}",
+        "Model": Path(base).stem,
+        **({"Adapters": json.dumps(adapters, ensure_ascii=False)} if adapters else {}),
+    }
+    negative = f"\nNegative prompt: {settings.negative_prompt}" if settings.negative_prompt else ""
+    return f"{picture.prompt}{negative}\n" + ", ".join(f"{name}: {value}" for name, value in facts.items())
+
+
+def save_png(image: Image.Image, path: Path, text: str | None = None) -> None:
+    """Complete or not at all, with `text` as its parameters."""
+    info = PngInfo()
+    if text is not None:
+        info.add_text("parameters", text)
+    with replacing(path) as partial:
+        image.save(partial, format="PNG", pnginfo=info)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# --- the grid -----------------------------------------------------------------------------------------------------------
+
+FONT_SIZE, LINE, BORDER = 12, 16, 4
+LARGEST_SIDE = 16384
+
+
+def fitting(size: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:
+    """The size of a picture in a grid of so many, no side of which is longer than LARGEST_SIDE."""
+    room = LARGEST_SIDE * 3 // 4  # the rest is for prompts and borders
+    scale = min(1.0, room / (size[0] * columns), room / (size[1] * rows))
+    return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
+
+
+def draw_grid(folder: Path, pictures: Sequence[Picture]) -> Image.Image:
+    """Rows are prompts, columns inference steps, from the files of one seed."""
+    prompts = dict(sorted({p.row: p.prompt for p in pictures}.items()))
+    steps = list(dict.fromkeys(p.steps for p in pictures))
+    with Image.open(folder / pictures[0].name) as first:
+        width, height = fitting(first.size, len(prompts), len(steps))
+    column, line = max(width, 4 * LINE) + BORDER, max(height, 3 * LINE) + BORDER
+    margin = min(20 * LINE, max(10 * LINE, width))
+    grid = Image.new("RGB", (margin + len(steps) * column, LINE + BORDER + len(prompts) * line), "white")
+    pen, font = ImageDraw.Draw(grid), ImageFont.load_default(FONT_SIZE)
+    tops = {row: LINE + BORDER + place * line for place, row in enumerate(prompts)}
+    for row, prompt in prompts.items():
+        lines = textwrap.wrap(prompt, margin // 7, max_lines=max(1, (line - BORDER) // LINE), placeholder=" ...")
+        for number, words in enumerate(lines):
+            pen.text((BORDER, tops[row] + number * LINE), words, fill="black", font=font)
+    lefts = {n: margin + place * column for place, n in enumerate(steps)}
+    for n, left in lefts.items():
+        pen.text((left, 1), f"{n} step{'s' if n > 1 else ''}", fill="black", font=font)
+    for picture in pictures:
+        with Image.open(folder / picture.name) as image:
+            grid.paste(
+                image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), (lefts[picture.steps], tops[picture.row])
+            )
+    return grid
