@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError
 
-from lcm.adapters import read_header, tensor_names
+from lcm.adapters import WEIGHTS_NAME, read_header, tensor_names
 
 UNET, VAE = "model.diffusion_model.input_blocks.", "first_stage_model."
 ORIGINAL_LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -81,6 +81,8 @@ def check_folder(folder: Path, argument: str) -> str:
     Raises FileNotFoundError or ValueError naming what it lacks, before any weight is read.
     """
     index = folder / "model_index.json"
+    if (folder / WEIGHTS_NAME).is_file() and not index.is_file():
+        raise ValueError(f"{argument}: {folder} holds an adapter, not a base model; pass the model that it was made for")
     if not index.is_file():
         raise FileNotFoundError(f"{argument}: {folder} has no model_index.json; pass a diffusers pipeline folder")
     try:
