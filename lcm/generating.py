@@ -7,7 +7,7 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +136,21 @@ def prepare(pipe: Any, adapters: Mapping[str, float], recipes: Mapping[str, Reci
 
 @dataclass(frozen=True)
 class Settings:
-    """Of all pictures alike. `height` and `width` in pixels, None for the size that the base draws at."""
+    """Of all pictures alike. `height` and `width` in pixels, None for the side that the base draws at."""
 
     guidance_scale: float
     eta: float = 0.0
     negative_prompt: str | None = None
     height: int | None = None
     width: int | None = None
+
+    def with_size(self, pipe: Any) -> Settings:
+        """Both sides stated: given one alone, the pipelines would leave it out. Raises ValueError where the base has none."""
+        side = pipe.unet.config.sample_size
+        if not isinstance(side, int) and None in (self.height, self.width):
+            raise ValueError(f"height: the base states no side of its own (sample_size {side}); pass --height and --width")
+        sides = {name: getattr(self, name) or side * pipe.vae_scale_factor for name in ("height", "width")}
+        return replace(self, **sides)
 
 
 # --- drawing ------------------------------------------------------------------------------------------------------------

@@ -185,11 +185,11 @@ def test_a_v_model_is_not_taken_for_another(
 
 
 def test_a_teacher_is_refused_by_the_name_of_its_flag(world: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="^pretrained_teacher_model: there is no file"):
+    with pytest.raises(FileNotFoundError, match=r"^pretrained_teacher_model: there is no file"):
         load_family("nowhere.safetensors")
-    with pytest.raises(ValueError, match="^base_config: .*could not be downloaded"):
+    with pytest.raises(ValueError, match=r"^base_config: .*could not be downloaded"):
         load_family(str(world / "sd.safetensors"))
-    with pytest.raises(ValueError, match="^teacher_revision: a single file has none"):
+    with pytest.raises(ValueError, match=r"^teacher_revision: a single file has none"):
         load_family(str(world / "sd.safetensors"), revision="main")
 
 

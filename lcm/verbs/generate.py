@@ -69,8 +69,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     prepare(pipe, adapters, recipes, args.scheduler)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
-    args.output.mkdir(parents=True, exist_ok=True)
-    write(pipe, pictures, settings, args, adapters)
+    write(pipe, pictures, settings.with_size(pipe), args, adapters)
     return 0
 
 
@@ -83,6 +82,7 @@ def write(pipe: Any, pictures: Sequence[Any], settings: Any, args: argparse.Name
     scheduler, entries = type(pipe.scheduler).__name__, []
     named = ", ".join(f"{path}={weight:g}" for path, weight in adapters.items())
     shows_bar = sys.stderr.isatty()
+    args.output.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(pictures), unit="picture", disable=not shows_bar, dynamic_ncols=True) as bar:
         for picture, image in draw(pipe, pictures, settings, args.batch_size):
             path = args.output / picture.name
