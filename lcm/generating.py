@@ -91,8 +91,8 @@ def leading(recipes: Mapping[str, Recipe | None]) -> Recipe | None:
     return next((recipe for recipe in recipes.values() if recipe is not None), None)
 
 
-def check_playable(recipes: Mapping[str, Recipe | None], scheduler: str | None) -> None:
-    """Raises ValueError for a scheduler that is none, and where nothing says which one the adapters are played with."""
+def check_playable(recipes: Mapping[str, Recipe | None], scheduler: str | None, steps: Sequence[int]) -> None:
+    """Raises ValueError for a scheduler that is none, for steps that the adapters have not, and where nothing says how to play."""
     if scheduler is not None and scheduler not in PLAYABLE:
         raise ValueError(f"scheduler: there is no {scheduler!r} for these models.{closest(scheduler, PLAYABLE)}")
     if recipes and leading(recipes) is None and scheduler is None:
@@ -100,6 +100,10 @@ def check_playable(recipes: Mapping[str, Recipe | None], scheduler: str | None) 
             f"adapter: {next(iter(recipes))} carries no recipe: it was not written by this toolkit; say how it is played with "
             "--scheduler (LCMScheduler for an LCM-LoRA), or name an adapter that has a recipe beside it"
         )
+    recipe = leading(recipes)
+    most = recipe.scheduler_config.get("original_inference_steps") if recipe and scheduler is None else None
+    if most is not None and max(steps, default=0) > most:
+        raise ValueError(f"steps: the adapter was trained on {most} solver steps; pass 1..{most}, not {max(steps)}")
 
 
 def recipe_for(pipe: Any, scheduler: str) -> Recipe:
@@ -195,6 +199,7 @@ def save_png(image: Image.Image, path: Path, text: str | None = None) -> None:
     info = PngInfo()
     if text is not None:
         info.add_text("parameters", text)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         image.save(partial, format="PNG", pnginfo=info)
 

@@ -241,6 +241,8 @@ def test_nothing_is_overwritten_unasked(
         (["--adapter", "nowhere.safetensors"], "no adapter at nowhere.safetensors"),
         (["--adapter", "x=heavy"], "adapter: 'heavy' in x=heavy is no weight; write PATH=0.8"),
         (["--adapter", "x=nan"], "must be a finite number"),
+        (["--height", "13"], "height.*divisible by 8 but are 13 and 16"),
+        (["--adapter", "ADAPTER", "--steps", "1", "60"], "steps: the adapter was trained on 50 solver steps; pass 1..50, not 60"),
         (["--steps", "4", "0"], "steps must be positive; got 0"),
         (["--batch_size", "0"], "batch_size must be positive; got 0"),
         (["--seeds", "-1"], "seeds must lie in"),
@@ -252,9 +254,9 @@ def test_nothing_is_overwritten_unasked(
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing_behind(
-    sd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    sd_folder: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    words = [str(sd_folder) if word == "BASE" else word for word in words]
+    words = [{"BASE": str(sd_folder), "ADAPTER": str(adapter)}.get(word, word) for word in words]
     assert generate(sd_folder, tmp_path / "out", *words) == 2
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()

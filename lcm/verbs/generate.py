@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from lcm.generating import FEW_STEP, Settings, check_folder, check_playable, leading, plan, prepare, read_recipes
 
     recipes = read_recipes(adapters)
-    check_playable(recipes, args.scheduler)
+    check_playable(recipes, args.scheduler, args.steps or [])
     recipe, few = leading(recipes), args.scheduler in FEW_STEP
     settings = Settings(
         guidance_scale=first_of(args.guidance_scale, recipe and recipe.guidance_scale, 1.0 if few else 7.5),
@@ -82,7 +82,6 @@ def write(pipe: Any, pictures: Sequence[Any], settings: Any, args: argparse.Name
     scheduler, entries = type(pipe.scheduler).__name__, []
     named = ", ".join(f"{path}={weight:g}" for path, weight in adapters.items())
     shows_bar = sys.stderr.isatty()
-    args.output.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(pictures), unit="picture", disable=not shows_bar, dynamic_ncols=True) as bar:
         for picture, image in draw(pipe, pictures, settings, args.batch_size):
             path = args.output / picture.name
