@@ -17,7 +17,7 @@ from lcm.data.sources import SOURCES, chosen
 from lcm.disk import replacing
 from lcm.objectives import OBJECTIVES
 from lcm.recipe import Recipe
-from lcm.usage import HERE, attaching, guidance_advice, guidance_range, other_tools, snippet, with_style
+from lcm.usage import HERE, attaching, guidance_advice, guidance_range, other_tools, snippet, with_style, written
 
 CARD_NAME = "README.md"
 PICTURE_NAME = "images/grid.png"
@@ -144,13 +144,15 @@ def limits(recipe: Recipe, config: TrainConfig) -> list[str]:
 
 def card_for_hub(text: str, repo_id: str, teacher: str) -> str:
     """A card as others are to read it: its code loads from the hub, and it names no folder of this machine."""
+    # the configuration that a single file was loaded with
+    text = re.sub(r'(?<=, config=)"(?:[^"\\\n]|\\.)*"', lambda found: written(public_name(json.loads(found[0]))), text)
     return text.replace(IN_ITS_FOLDER, "").replace(HERE, f'"{repo_id}"').replace(teacher, public_name(teacher))
 
 
 def with_toolkit(recipe: Recipe, config: TrainConfig) -> str:
     if config.full_finetune:  # the code above is all of it
         return ""
-    return f"With the toolkit that made it, which sets the scheduler too:\n\n```python\n{attaching(recipe)}\n```\n\n"
+    return f"With the toolkit that made it, which sets the scheduler too:\n\n```python\n{attaching(recipe, config)}\n```\n\n"
 
 
 def card_text(recipe: Recipe, config: TrainConfig, prompts: list[str], samples: int | None = None) -> str:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from lcm.adapters import WEIGHTS_NAME
+from lcm.bases import is_single_file
 from lcm.config import TrainConfig
 from lcm.full import UNET_FOLDER
 from lcm.recipe import Recipe
@@ -40,12 +41,20 @@ def call_options(recipe: Recipe) -> str:
     return f"num_inference_steps={recipe.usual_steps},\n    guidance_scale={recipe.guidance_scale:g},{eta}"
 
 
-def loading(recipe: Recipe, full: bool) -> str:
-    pipeline, teacher = PIPELINES[recipe.family], written(recipe.teacher)
-    if full:
+def teacher_call(recipe: Recipe, config: TrainConfig, more: str = "") -> str:
+    """The call that loads the teacher, with `more` arguments."""
+    method, pipeline = "from_pretrained", PIPELINES[recipe.family]
+    if is_single_file(recipe.teacher):
+        method = "from_single_file"
+        more = f", config={written(config.base_config)}{more}" if config.base_config else more
+    return f"{pipeline}.{method}({written(recipe.teacher)}{more})"
+
+
+def loading(recipe: Recipe, config: TrainConfig) -> str:
+    if config.full_finetune:
         return f"""unet = UNet2DConditionModel.from_pretrained({HERE}, subfolder="{UNET_FOLDER}", dtype=torch.float32)
-pipe = {pipeline}.from_pretrained({teacher}, unet=unet, dtype=torch.float32)"""
-    return f"""pipe = {pipeline}.from_pretrained({teacher}, dtype=torch.float32)
+pipe = {teacher_call(recipe, config, ", unet=unet, dtype=torch.float32")}"""
+    return f"""pipe = {teacher_call(recipe, config, ", dtype=torch.float32")}
 pipe.load_lora_weights({HERE}, weight_name="{WEIGHTS_NAME}", adapter_name="lcm")"""
 
 
@@ -56,7 +65,7 @@ def snippet(recipe: Recipe, config: TrainConfig, prompt: str) -> str:
     return f"""import torch
 from diffusers import {imports}
 
-{loading(recipe, config.full_finetune)}
+{loading(recipe, config)}
 pipe.scheduler = {recipe.scheduler}.from_config(
     pipe.scheduler.config,
 {overrides})
@@ -79,12 +88,12 @@ def with_style(full: bool) -> str:
 # --- this toolkit -------------------------------------------------------------------------------------------------------
 
 
-def attaching(recipe: Recipe) -> str:
+def attaching(recipe: Recipe, config: TrainConfig) -> str:
     """What `lcm.attach` needs, from a stock pipeline on."""
     return f"""import lcm
 from diffusers import {PIPELINES[recipe.family]}
 
-pipe = {PIPELINES[recipe.family]}.from_pretrained({written(recipe.teacher)})
+pipe = {teacher_call(recipe, config)}
 recipe = lcm.attach(pipe, {HERE})"""
 
 

@@ -16,6 +16,7 @@ import train_lcm_lora
 from lcm.adapters import WEIGHTS_NAME
 from lcm.bases import load_base
 from lcm.cache.encoded import latent_facts, prompt_rows
+from lcm.card import card_for_hub
 from lcm.data import Record, TrajectorySpec
 from lcm.data.trajectories import trajectory_key
 from lcm.families import load_family
@@ -210,7 +211,9 @@ def test_a_run_from_a_file_is_the_run_from_the_folder_resumed_or_not(
     capsys.readouterr()
     assert train_lcm_lora.main(flags(world / "sd", images, tmp_path / "file", max_train_steps=3, **few)) == 2
     assert "made with another configuration (base_config:" in capsys.readouterr().err
-    snippet = (tmp_path / "file" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    card = (tmp_path / "file" / "README.md").read_text()
+    assert str(world) not in card_for_hub(card, "alice/few-steps", str(world / "sd.safetensors"))
+    snippet = card.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path / "file")
     exec(compile(snippet, "README.md", "exec"), {})
     assert (tmp_path / "file" / "image.png").is_file()
