@@ -9,13 +9,14 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from lcm.cache import EncodedSamples, Encoder, PictureSet, encode_samples
+from lcm.cache import EncodedSamples, Encoder, PictureSet, encode_prompts, encode_samples
 from lcm.config import TrainConfig
 from lcm.data import Record, SampleBatch, Trajectories, TrajectorySpec, load_data, make_missing_shards, open_trajectories
 from lcm.data.buckets import Buckets, by_aspect_ratio, one_square
@@ -26,6 +27,8 @@ from lcm.families import Family, load_family
 from lcm.objectives import OBJECTIVES, LatentBatch, make_recipe
 from lcm.recipe import Recipe
 from lcm.resuming import check_same_command
+from lcm.styles import check_unet_alone, fold_styles, identity_of_styles
+from lcm.teachers import check_alike, share_parts
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -41,6 +44,8 @@ def build_recipe(config: TrainConfig, family: Family, first: Recipe | None) -> R
         zero_terminal_snr=family.zero_terminal_snr,
         teacher=str(config.pretrained_teacher_model),
         resolution=config.resolution,
+        teacher_loras=[style.facts() for style in config.styles],
+        extra_teachers=config.extra_teachers,
     )
     if config.w_embedding:  # the value that the pipeline embeds; it guides nothing by itself
         recipe = dataclasses.replace(recipe, guidance_scale=sum(config.guidance_range) / 2)
@@ -115,13 +120,17 @@ def make_folder(folder: Path, flag: str) -> None:
         raise ValueError(f"{flag}: {folder} cannot be written ({error}); choose another folder") from error
 
 
-def load_inputs(config: TrainConfig, team: Team, cache: Path | None, device: torch.device) -> tuple[Family, LoadedData]:
-    """The teacher and the data, which are looked at first; a stream needs the teacher on `device`, where it is encoded."""
-    if not config.streaming:
-        data = load_data(config, team, cache)
-        return team.together(lambda: load_teacher(config)), data
-    family = team.together(lambda: load_teacher(config))
-    family.pipe.to(device)
+def load_inputs(config: TrainConfig, team: Team, cache: Path | None, device: torch.device) -> tuple[list[Family], LoadedData]:
+    """The teachers, on `device`, and the data, which are looked at first; a stream is encoded there, by the first."""
+    data = None if config.streaming else load_data(config, team, cache)
+    families = team.together(lambda: load_teachers(config))
+    for family in families:
+        family.pipe.to(device)
+    return families, stream_inputs(config, team, cache, families[0]) if data is None else data
+
+
+def stream_inputs(config: TrainConfig, team: Team, cache: Path | None, family: Family) -> LoadedData:
+    """Of --streaming, encoded as they come."""
     assert cache is not None
     if config.dry_run:  # every process for itself, and no more than its one step reads
         few = min(config.train_batch_size, config.max_train_samples or config.train_batch_size)
@@ -133,7 +142,14 @@ def load_inputs(config: TrainConfig, team: Team, cache: Path | None, device: tor
         assert part.pictures is not None
         encoder.add(PictureSet(part.records, part.pictures, build_buckets(config, family, part), config, config.seed))
 
-    return family, load_stream(config, team, cache, encode_part)
+    return load_stream(config, team, cache, encode_part)
+
+
+def identify_styles(config: TrainConfig, team: Team) -> list[list[Any]]:
+    """Content and weights of --teacher_lora. Raises ValueError, on all processes, where theirs differ."""
+    identity = team.together(lambda: identity_of_styles(config.styles))
+    team.check_same(str(identity), "files or weights of teacher_lora", "--teacher_lora")
+    return identity
 
 
 def with_resolution(config: TrainConfig, family: Family) -> TrainConfig:
@@ -142,13 +158,15 @@ def with_resolution(config: TrainConfig, family: Family) -> TrainConfig:
 
 
 def build_encoded(
-    config: TrainConfig, family: Family, data: LoadedData, buckets: Buckets, directory: Path, team: Team
-) -> EncodedSamples:
-    """What --cache_latents reads instead of encoding, made now where `directory` lacks it."""
+    config: TrainConfig, families: Sequence[Family], data: LoadedData, buckets: Buckets, directory: Path, team: Team
+) -> list[EncodedSamples]:
+    """What --cache_latents reads instead of encoding, for every teacher, made now where `directory` lacks it."""
     prompts = prompts_to_encode(config, data.records)
     pictures = None if data.pictures is None else PictureSet(data.records, data.pictures, buckets, config, config.seed)
     team, workers = ALONE if config.dry_run else team, config.dataloader_num_workers
-    return encode_samples(family, prompts, pictures, directory=directory, team=team, workers=workers, reread=data.reread)
+    first = encode_samples(families[0], prompts, pictures, directory=directory, team=team, workers=workers, reread=data.reread)
+    others = [encode_prompts(family, prompts, directory=directory, team=team) for family in families[1:]]
+    return [first, *(dataclasses.replace(first, prompts=encoded) for encoded in others)]
 
 
 def prompts_to_encode(config: TrainConfig, records: Sequence[Record]) -> list[str]:
@@ -171,10 +189,9 @@ def build_cache(config: TrainConfig, accelerator: Accelerator) -> None:
     check_same_command(config, team)
     cache = open_cache(config, team)
     assert cache is not None
-    family, data = load_inputs(config, team, cache, accelerator.device)
-    config = with_resolution(config, family)
-    family.pipe.to(accelerator.device)
-    build_encoded(config, family, data, build_buckets(config, family, data), cache, team)
+    families, data = load_inputs(config, team, cache, accelerator.device)
+    config = with_resolution(config, families[0])
+    build_encoded(config, families, data, build_buckets(config, families[0], data), cache, team)
 
 
 def load_teacher(config: TrainConfig) -> Family:
@@ -187,8 +204,29 @@ def load_teacher(config: TrainConfig) -> Family:
         variant=config.variant,
         vae_path=config.pretrained_vae_model_name_or_path,
     )
+    if config.full_finetune:
+        check_unet_alone(config.styles)
+    fold_styles(family.pipe, config.styles)
     if config.loss_type == "lpips":
         family.pipe.vae.float()  # gradients pass through it: they would underflow in half precision
+    return family
+
+
+def load_teachers(config: TrainConfig) -> list[Family]:
+    """The teacher and the extra ones, which share its VAE. Raises ValueError for one that is of another kind."""
+    first = load_teacher(config)
+    return [first, *(load_extra(config, path, first) for path in config.extra_teachers)]
+
+
+def load_extra(config: TrainConfig, path: str, first: Family) -> Family:
+    """Revision, variant and VAE are flags for the first alone."""
+    own = dataclasses.replace(config, pretrained_teacher_model=path, teacher_revision=None, variant=None)
+    try:
+        family = load_teacher(dataclasses.replace(own, pretrained_vae_model_name_or_path=None))
+    except (ValueError, OSError) as error:
+        raise type(error)(str(error).replace("pretrained_teacher_model", "extra_teachers")) from error
+    check_alike(first, family, path)
+    share_parts(first, family)
     return family
 
 

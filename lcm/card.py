@@ -17,6 +17,7 @@ from lcm.data.sources import SOURCES, chosen
 from lcm.disk import replacing
 from lcm.objectives import OBJECTIVES
 from lcm.recipe import Recipe
+from lcm.styles import in_words
 from lcm.usage import HERE, attaching, guidance_advice, guidance_range, other_tools, snippet, with_style, written
 
 CARD_NAME = "README.md"
@@ -80,6 +81,8 @@ def training_table(recipe: Recipe, config: TrainConfig, samples: int | None) -> 
     facts = {
         "teacher": f"`{public_name(recipe.teacher)}` ({recipe.prediction_type}"
         f"{', zero terminal SNR' if recipe.zero_terminal_snr else ''})",
+        "extra teachers": ", ".join(f"`{public_name(path)}`" for path in recipe.extra_teachers) or None,
+        "style LoRAs in the teacher": in_words(recipe.teacher_loras) or None,
         "guidance_scale of the teacher": guidance_range(recipe),
         "method": recipe.objective,
         "solver": solver + grid,
@@ -155,6 +158,16 @@ def with_toolkit(recipe: Recipe, config: TrainConfig) -> str:
     return f"With the toolkit that made it, which sets the scheduler too:\n\n```python\n{attaching(recipe, config)}\n```\n\n"
 
 
+def style_advice(recipe: Recipe, config: TrainConfig) -> str:
+    """A paragraph where the teacher had style LoRAs."""
+    if not recipe.teacher_loras:
+        return ""
+    how = "Load this adapter beside them, with these weights: so it was trained"
+    if config.full_finetune:
+        how = "They are part of this U-Net"
+    return f"\n\nThe teacher had style LoRAs in it: {in_words(recipe.teacher_loras)}. {how}."
+
+
 def card_text(recipe: Recipe, config: TrainConfig, prompts: list[str], samples: int | None = None) -> str:
     teacher = public_name(recipe.teacher)
     shown = yaml.safe_dump(asdict(replace(recipe, teacher=teacher)), sort_keys=False, allow_unicode=True).strip()
@@ -169,7 +182,7 @@ def card_text(recipe: Recipe, config: TrainConfig, prompts: list[str], samples: 
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "peft", "accelerate"))
     return f"""# {title}
 
-{what} draw in {", ".join(map(str, recipe.num_inference_steps))} steps.
+{what} draw in {", ".join(map(str, recipe.num_inference_steps))} steps.{style_advice(recipe, config)}
 
 ![Rows: prompts. Columns: {columns} steps.]({PICTURE_NAME})
 

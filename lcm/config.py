@@ -21,6 +21,7 @@ from lcm.losses import Loss, l2
 from lcm.objectives import Method, ObjectiveConfig, resolve
 from lcm.registry import closest
 from lcm.schedule import NoiseSchedule
+from lcm.styles import Style
 
 DROPPED_FLAGS = {
     "w_min": "guidance_scale_min, which is w_min + 1",
@@ -71,6 +72,7 @@ PLACES = frozenset(
     [
         *("output_dir", "resume_from_checkpoint", "logging_dir", "cache_dir", "trajectory_dir", "latent_cache_dir", *SOURCES),
         *("pretrained_teacher_model", "base_config", "pretrained_vae_model_name_or_path", "init_adapter"),
+        *("teacher_lora", "extra_teachers"),
     ]
 )
 """Fields that name files: the processes of one run may differ in them, since machines do."""
@@ -97,7 +99,7 @@ MAY_BE_ZERO = (
     "eta",
     "tangent_warmup",
 )
-MAY_BE_EMPTY = ("validation_prompts", "landing_steps", "report_to")
+MAY_BE_EMPTY = ("validation_prompts", "landing_steps", "report_to", "teacher_lora", "extra_teachers")
 BELOW_ONE = ("ema_decay", "export_ema_decay", "adam_beta1", "adam_beta2", "lora_dropout")
 
 
@@ -139,6 +141,14 @@ class TrainConfig(ObjectiveConfig, DataConfig):
     )
     teacher_revision: str | None = field(default=None, metadata={"help": "hub revision of the teacher", "aliases": ["--revision"]})
     variant: str | None = field(default=None, metadata={"help": "file variant of the teacher, for example fp16"})
+    teacher_lora: list[str] = field(
+        default_factory=list,
+        metadata={"help": "style LoRAs that become part of the teacher, each PATH or PATH=WEIGHT: file, folder or hub id"},
+    )
+    extra_teachers: list[str] = field(
+        default_factory=list,
+        metadata={"help": "further models of the teacher's architecture; every update is made on one of them all, in turn"},
+    )
 
     lora_rank: int = field(default=64, metadata={"help": "rank of every adapted layer"})
     lora_alpha: float | None = field(default=None, metadata={"help": "the adapter acts with strength alpha / rank; default: rank"})
@@ -302,6 +312,11 @@ class TrainConfig(ObjectiveConfig, DataConfig):
             )
         if self.w_embedding and self.preserve_cfg:
             raise ValueError("w_embedding tells the U-Net a guidance that preserve_cfg leaves to the pipeline; pass one of them")
+        if self.full_finetune and self.extra_teachers:
+            raise ValueError(
+                "extra_teachers: an adapter is trained on the weights of several models, full_finetune trains those of one; leave "
+                "one of the two out"
+            )
         if self.full_finetune and self.tangent_mode == "jvp" and self.mixed_precision != "no":
             raise ValueError("tangent_mode jvp cannot differentiate through autocast; use fd, or --mixed_precision no")
         if self.full_finetune:
@@ -322,6 +337,11 @@ class TrainConfig(ObjectiveConfig, DataConfig):
         if self.prompts_file is not None:
             flags.pop("solver", None)
         return flags
+
+    @property
+    def styles(self) -> list[Style]:
+        """Of --teacher_lora."""
+        return [Style.parse(text) for text in self.teacher_lora]
 
     @property
     def uses_progress(self) -> bool:

@@ -25,9 +25,10 @@ def summarize(config: TrainConfig, family: Family, student: Student, num_records
     epochs = config.max_train_steps * samples_per_step / num_records
     guidance = " to ".join(f"{g:g}" for g in dict.fromkeys(config.guidance_range))
     each, optimizer = (10, "8-bit AdamW") if config.use_8bit_adam else (16, "AdamW")  # bytes: weight, gradient, two moments
+    teachers = f"mixture of {1 + len(config.extra_teachers)} teachers" if config.extra_teachers else "teacher"
     experimental = " (experimental)" if OBJECTIVES[config.objective].experimental else ""
     return (
-        f"{family.name} teacher, {family.schedule.prediction_type}; U-Net {frozen / 1e6:.1f} M parameters frozen in "
+        f"{family.name} {teachers}, {family.schedule.prediction_type}; U-Net {frozen / 1e6:.1f} M parameters frozen in "
         f"{str(family.unet.dtype).removeprefix('torch.')}, {trained / 1e6:.2f} M trained (with gradients and {optimizer} "
         f"{readable(trained * each)}); {num_records} samples, {samples_per_step} an update, "
         f"{config.max_train_steps} updates = {epochs:.1f} epochs; {config.objective}{experimental}, guidance_scale "

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from lcm.config import CHOICES
 from lcm.data import collate
@@ -93,14 +93,19 @@ def warm_up(trainer: Trainer) -> None:
             return
 
 
+def tensors_of(modules: Sequence[nn.Module]) -> list[Tensor]:
+    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+
+
 def held_by(trainer: Trainer) -> dict[str, list[Tensor]]:
     """What lies in the memory of the device between updates."""
-    student, family, here = trainer.student, trainer.family, trainer.accelerator.device.type
+    student, here = trainer.student, trainer.accelerator.device.type
     moments = [value for values in student.optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
-    encoders = [tensor for part in (family.pipe.vae, *family.text_encoders()) for tensor in (*part.parameters(), *part.buffers())]
-    parts = {
-        UNET: [tensor for tensor in (*family.unet.parameters(), *family.unet.buffers()) if not tensor.requires_grad],
-        ENCODERS: encoders,
+    encoders: list[nn.Module] = [part for family in trainer.families for part in (family.pipe.vae, *family.text_encoders())]
+    unets: list[nn.Module] = [family.unet for family in trainer.families]
+    parts: dict[str, list[Tensor]] = {
+        UNET: [tensor for tensor in tensors_of(unets) if not tensor.requires_grad],
+        ENCODERS: tensors_of(encoders),
         TRAINED: list(student.parameters),
         MOMENTS: moments,
         AVERAGES: [average for ema in (student.nets.ema, student.export_ema) if ema for average in ema.averages],

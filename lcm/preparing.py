@@ -25,6 +25,7 @@ from lcm.data.trajectories import (
     trajectory_key,
 )
 from lcm.disk import Need
+from lcm.families import Family
 from lcm.forecast import duration
 from lcm.networks import adapters_disabled
 from lcm.trainer import Trainer
@@ -65,18 +66,19 @@ def preparations(trainer: Trainer) -> list[Preparation]:
     if folder is not None and not trainer.config.streaming:
         found += [of_rows(rows, folder, trainer) for rows in rows_of(trainer, trainer.data)]
     if trainer.config.prompts_file is not None:
-        found.append(of_trajectories(trainer))
-    return found
+        found += [of_trajectories(family, trainer) for family in trainer.families]
+    return list({made.need.folder: made for made in found}.values())  # teachers may have something in common
 
 
 def rows_of(trainer: Trainer, data: LoadedData) -> list[Rows]:
     """All that --cache_latents would read of these data."""
     config, family = trainer.config, trainer.family
-    rows, _ = prompt_rows(family, prompts_to_encode(config, data.records))
+    prompts = prompts_to_encode(config, data.records)
+    rows = [prompt_rows(family, prompts)[0] for family in trainer.families]
     if data.pictures is None:
-        return [rows]
+        return rows
     pictures = PictureSet(data.records, data.pictures, build_buckets(config, family, data), config, config.seed)
-    return [rows, picture_rows(family, pictures, workers=0)]
+    return [*rows, picture_rows(family, pictures, workers=0)]
 
 
 def of_rows(rows: Rows, folder: Path, trainer: Trainer) -> Preparation:
@@ -94,8 +96,8 @@ def probe(rows: Rows, keys: list[str], device: torch.device) -> tuple[float, Row
     return seconds_of(lambda: list(rows.make(jobs)), device) / len(jobs), next(rows.make(jobs))[1]
 
 
-def of_trajectories(trainer: Trainer) -> Preparation:
-    config, family, records = trainer.config, trainer.family, trainer.data.records
+def of_trajectories(family: Family, trainer: Trainer) -> Preparation:
+    config, records = trainer.config, trainer.data.records
     spec, device = trajectory_spec(config), trainer.accelerator.device
     folder = trajectory_folder(config) / trajectory_key(family, records, spec)
     shape, seconds = (spec.num_points, *family.latent_shape(spec.resolution)), 0.0

@@ -20,7 +20,8 @@ class Recipe:
     `scheduler` is a class name of diffusers, `scheduler_config` what to override in the base model's own scheduler
     configuration. `guidance_scale` is the value to pass at inference (1 = no guidance); `trained_guidance_scale` is what the
     teacher was guided with, [low, high]. `eta` is the stochasticity to pass where the scheduler is `TCDScheduler`, `injection`
-    the noise of `lcm.sampling.sample_stochastic_flow`.
+    the noise of `lcm.sampling.sample_stochastic_flow`. `teacher_loras` are the style LoRAs that the teacher had, each with its
+    `file` and `weight`: an adapter is to be attached beside them. `extra_teachers` are those that it was trained on besides.
     """
 
     objective: str
@@ -37,6 +38,8 @@ class Recipe:
     guidance_scale: float = 1.0
     eta: float = 0.0
     injection: float = 0.0
+    teacher_loras: list[dict[str, Any]] = field(default_factory=list)
+    extra_teachers: list[str] = field(default_factory=list)
 
     @property
     def usual_steps(self) -> int:

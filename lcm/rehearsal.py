@@ -8,6 +8,7 @@ import logging
 import statistics
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,7 +185,9 @@ def tell_what_follows(trainer: Trainer, update: float, besides: Besides) -> list
     if not trainer.accelerator.is_main_process:
         return []
     plan = plan_of(trainer.config, trainer.step)
-    with trainer.family.at_hand(trainer.accelerator.device):
+    with ExitStack() as stack:
+        for family in trainer.families:
+            stack.enter_context(family.at_hand(trainer.accelerator.device))
         before = preparations(trainer)
     for made in before:
         tell("before", "%s: %d of %d still to be made, %s", made.what, made.missing, made.wanted, readable(made.need.nbytes))

@@ -22,6 +22,7 @@ from lcm.full import UNET_FOLDER, is_full
 from lcm.metrics_log import METRICS_NAME
 from lcm.report import REPORT_NAME
 from lcm.student import UNVERIFIED
+from lcm.styles import identity_of_styles
 
 CONFIG_NAME = "config.yaml"
 WRITTEN = (
@@ -137,7 +138,7 @@ def is_ours(output_dir: Path) -> bool:
 
 
 def check_same_run(state: RunState, config: TrainConfig, samples_per_step: int, data_fingerprint: str) -> None:
-    """Raises ValueError when the checkpoint was made with other settings or other data."""
+    """Raises ValueError when the checkpoint was made with other settings, other style LoRAs or other data."""
     missing = {"step", "config", "data", "samples_per_step", "optimizer_groups", "lr_scheduler", "skipped"} - state.facts.keys()
     if missing:
         raise ValueError(f"resume_from_checkpoint: the checkpoint lacks {', '.join(sorted(missing))}; pass an earlier one")
@@ -149,6 +150,10 @@ def check_same_run(state: RunState, config: TrainConfig, samples_per_step: int, 
         raise ValueError(
             f"{where} was made with another configuration ({'; '.join(differences)}); use the same settings, or start a "
             "new run in another --output_dir"
+        )
+    if state.facts.get("teacher_loras", []) != identity_of_styles(config.styles):
+        raise ValueError(
+            f"{where} was made with files of teacher_lora whose content was another; restore them, or start a new run elsewhere"
         )
     if state.facts["step"] > config.max_train_steps:
         raise ValueError(f"{where} is beyond max_train_steps={config.max_train_steps}; pass more steps")

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,16 +24,18 @@ from lcm.building import (
     build_trajectories,
     caution,
     encode,
+    identify_styles,
     load_inputs,
     open_cache,
     team_of,
     unneeded,
     with_resolution,
 )
+from lcm.cache import EncodedSamples
 from lcm.card import CARD_NAME
 from lcm.checkpoint import RunState, flatten_optimizer, list_checkpoints, restore_optimizer
 from lcm.config import TrainConfig
-from lcm.data import SampleBatch, StepSampler, TrainDataset, collate, make_report, write_report
+from lcm.data import SampleBatch, StepSampler, TrainDataset, Trajectories, collate, make_report, write_report
 from lcm.data.batches import sample_rng
 from lcm.data.records import fingerprint
 from lcm.disk import replacing, warn_if_short
@@ -49,6 +51,7 @@ from lcm.resuming import CONFIG_NAME, check_same_command, check_together, open_t
 from lcm.saving import Saver
 from lcm.stopping import Stopped, StopRequest, outlive_signals
 from lcm.student import build_student, load_first
+from lcm.teachers import Bases, MixedDataset, MixedSampler
 from lcm.trackers import start_trackers
 from lcm.validation import prompts_of
 
@@ -71,8 +74,9 @@ class Trainer:
         check_same_command(config, team)
         resume = open_together(config, self.accelerator, team)
         check_may_push(config, team)
-        cache = open_cache(config, team)
-        self.family, data = load_inputs(config, team, cache, device)
+        cache, self.styles = open_cache(config, team), identify_styles(config, team)
+        self.families, data = load_inputs(config, team, cache, device)
+        self.family = self.families[0]
         self.records = data.records
         # samples of one update over all processes
         self.samples_per_step = config.train_batch_size * config.gradient_accumulation_steps * self.process[1]
@@ -88,7 +92,6 @@ class Trainer:
             check_together(resume, config, self.samples_per_step, self.data_fingerprint, team)
         if (warning := caution(self.family, config)) is not None:
             logger.warning("%s", warning)
-        self.family.pipe.to(device)
         method = OBJECTIVES[config.objective]
         perceptual = make_lpips(self.family.pixels, device) if config.loss_type == "lpips" else None
         self.objective = method.build(config, self.family.schedule.to(device), perceptual)
@@ -97,13 +100,16 @@ class Trainer:
         if config.dry_run and (config.prompts_file is not None or cache is not None):
             data = data.first(config.train_batch_size)  # it makes what its steps read, and leaves nothing behind
             self.records, self.buckets = data.records, build_buckets(config, self.family, data)
-        self.encoded = self.trajectories = None
+        self.encoded: Sequence[EncodedSamples | None] = [None] * len(self.families)
+        self.trajectories: Sequence[Trajectories | None] = [None] * len(self.families)
         if cache is not None:
-            self.encoded = build_encoded(config, self.family, data, self.buckets, cache, team)
+            self.encoded = build_encoded(config, self.families, data, self.buckets, cache, team)
         if config.prompts_file is not None:
-            self.trajectories = build_trajectories(config, self.family, self.records, team, device)
-        self.family.park(unneeded(self.family, config))
+            self.trajectories = [build_trajectories(config, family, self.records, team, device) for family in self.families]
+        for family in self.families:
+            family.park(unneeded(family, config))
         self.student = build_student(config, self.family, self.accelerator, first)
+        self.bases = Bases(self.student.unet, [family.unet for family in self.families[1:]])
         recipe = build_recipe(config, self.family, first.recipe if first else None)
         self.publisher = Publisher(config, self.accelerator, self.family, recipe, prompts, self.student)
         self.lr_scheduler = get_scheduler(
@@ -129,7 +135,7 @@ class Trainer:
     # --- the step ---------------------------------------------------------------------------------------------------
 
     def encode(self, batch: SampleBatch) -> LatentBatch:
-        return encode(self.family, batch, self.accelerator.device)
+        return encode(self.families[batch.teacher], batch, self.accelerator.device)
 
     def train_step(self, batches: Iterator[SampleBatch]) -> tuple[Tensor, Tensor]:
         """One update from `gradient_accumulation_steps` batches. Returns this process's mean loss and the gradient norm.
@@ -141,7 +147,7 @@ class Trainer:
         for micro in range(self.config.gradient_accumulation_steps):
             batch = next(batches)
             self.student.nets.dropout_seed = self._dropout_seed(micro)
-            with self.accelerator.accumulate(self.student.prepared):
+            with self.bases.standing(batch.teacher), self.accelerator.accumulate(self.student.prepared):
                 per_sample, (t, _, _) = self.objective.with_times(self.student.nets, self.encode(batch), progress)
                 self.accelerator.backward(per_sample.mean())
             losses.append(per_sample.detach())
@@ -199,16 +205,16 @@ class Trainer:
 
     # --- the run ----------------------------------------------------------------------------------------------------
 
-    def dataset(self) -> TrainDataset:
-        """The samples, by epoch and index."""
+    def dataset(self, teacher: int = 0) -> TrainDataset:
+        """The samples as a teacher needs them, by epoch and index."""
         return TrainDataset(
             self.records,
             self.config,
             self.latent_shape,
             self.config.seed,
             buckets=self.buckets,
-            trajectories=self.trajectories,
-            encoded=self.encoded,
+            trajectories=self.trajectories[teacher],
+            encoded=self.encoded[teacher],
             extra_noises=self.objective.extra_noises,
         )
 
@@ -225,8 +231,8 @@ class Trainer:
         workers = self.config.dataloader_num_workers
         return iter(
             DataLoader(
-                self.dataset(),
-                batch_sampler=sampler,
+                MixedDataset([self.dataset(teacher) for teacher in range(len(self.families))]),
+                batch_sampler=MixedSampler(sampler, len(self.families)),
                 collate_fn=collate,
                 num_workers=workers,
                 persistent_workers=workers > 0,
@@ -331,6 +337,7 @@ class Trainer:
         facts = {
             "config": asdict(self.config),
             "data": self.data_fingerprint,
+            "teacher_loras": self.styles,
             "samples_per_step": self.samples_per_step,
             "optimizer_groups": groups,
             "lr_scheduler": self.lr_scheduler.state_dict(),

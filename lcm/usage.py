@@ -10,6 +10,7 @@ from lcm.bases import is_single_file
 from lcm.config import TrainConfig
 from lcm.full import UNET_FOLDER
 from lcm.recipe import Recipe
+from lcm.styles import code_beside
 
 PIPELINES = {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 SAMPLERS = {
@@ -62,10 +63,11 @@ def snippet(recipe: Recipe, config: TrainConfig, prompt: str) -> str:
     """Python code that draws one picture with stock diffusers, to be run in the output folder."""
     overrides = "".join(f"    {name}={written(value)},\n" for name, value in sorted(recipe.scheduler_config.items()))
     imports = f"{recipe.scheduler}, {PIPELINES[recipe.family]}" + (", UNet2DConditionModel" if config.full_finetune else "")
+    styles = "" if config.full_finetune else code_beside(config.styles)
     return f"""import torch
 from diffusers import {imports}
 
-{loading(recipe, config)}
+{loading(recipe, config)}{styles}
 pipe.scheduler = {recipe.scheduler}.from_config(
     pipe.scheduler.config,
 {overrides})

@@ -73,6 +73,8 @@ VALUES: dict[str, Any] = {
     "pretrained_vae_model_name_or_path": "someone/vae",
     "teacher_revision": "123",
     "variant": "fp16",
+    "teacher_lora": ["someone/ink=0.8", "styles/oil.safetensors"],
+    "extra_teachers": ["someone/photo", "models/anime"],
     "lora_rank": 8,
     "lora_alpha": 4.0,
     "lora_target_modules": ["to_q", "to_out.0"],

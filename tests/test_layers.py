@@ -21,14 +21,15 @@ LAYERS: list[set[str]] = [
     },
     {
         *("lcm", "lcm.families", "lcm.adapters", "lcm.conditioning", "lcm.networks", "lcm.full", "lcm.perceptual", "lcm.playback"),
-        *("lcm.bases", "lcm.disk", "lcm.lora", "lcm.recompute", "lcm.memory"),
+        *("lcm.bases", "lcm.disk", "lcm.lora", "lcm.styles", "lcm.recompute", "lcm.memory"),
     },
     {"lcm.objectives"},
     {
         *("lcm.data", "lcm.cache", "lcm.checkpoint", "lcm.config", "lcm.validation", "lcm.card", "lcm.usage", "lcm.hub"),
         *("lcm.launching", "lcm.metrics_log", "lcm.publishing", "lcm.resuming", "lcm.student", "lcm.building", "lcm.trainer"),
         *("lcm.console", "lcm.locking", "lcm.progress", "lcm.report", "lcm.saving", "lcm.stopping", "lcm.trackers"),
-        *("lcm.optimizer", "lcm.forecast", "lcm.rehearsal", "lcm.fitting", "lcm.measuring", "lcm.preparing", "lcm.generating"),
+        *("lcm.optimizer", "lcm.teachers", "lcm.forecast", "lcm.rehearsal", "lcm.fitting", "lcm.measuring", "lcm.preparing"),
+        "lcm.generating",
     },
     {"lcm.cli", "lcm.verbs", "pipelines", "train_lcm_lora"},
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lcm.cache.build import MANIFEST, Rows
-from lcm.cache.encoded import EncodedSamples, Encoder, PictureSet, encode_samples, picture_rows, prompt_rows
+from lcm.cache.encoded import EncodedSamples, Encoder, PictureSet, encode_prompts, encode_samples, picture_rows, prompt_rows
 from lcm.cache.store import Store
 
 
@@ -18,4 +18,15 @@ def stores(directory: Path) -> Iterator[tuple[dict[str, Any], Store]]:
         yield json.loads(path.read_text()), Store(path.parent)
 
 
-__all__ = ["EncodedSamples", "Encoder", "PictureSet", "Rows", "Store", "encode_samples", "picture_rows", "prompt_rows", "stores"]
+__all__ = [
+    "EncodedSamples",
+    "Encoder",
+    "PictureSet",
+    "Rows",
+    "Store",
+    "encode_prompts",
+    "encode_samples",
+    "picture_rows",
+    "prompt_rows",
+    "stores",
+]

@@ -44,6 +44,7 @@ class Sample:
     uniform_guidance: float
     uniform_landing: float
     extra_noise: Tensor | None
+    teacher: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class SampleBatch:
 
     One of three is there: `pixels`; of pictures encoded beforehand, `moments` [B, 2C, h, w] in the VAE's precision; without
     pictures, `trajectory` [B, M, C, h, w], clean latents first, all points or those that the method keeps. `embeds` are the
-    prompts as encoded beforehand, None where they are not. `extra_noise` is [B, K, C, h, w], None where K = 0.
+    prompts as encoded beforehand, None where they are not. `extra_noise` is [B, K, C, h, w], None where K = 0. `teacher` is the
+    number of the one whose trajectories and embeddings these are.
     """
 
     keys: list[str]
@@ -68,6 +70,7 @@ class SampleBatch:
     uniform_guidance: Tensor
     uniform_landing: Tensor
     extra_noise: Tensor | None
+    teacher: int = 0
 
 
 def stack(parts: list[Tensor | None]) -> Tensor | None:
@@ -92,6 +95,7 @@ def collate(samples: list[Sample]) -> SampleBatch:
         uniform_guidance=torch.tensor([s.uniform_guidance for s in samples], dtype=torch.float32),
         uniform_landing=torch.tensor([s.uniform_landing for s in samples], dtype=torch.float32),
         extra_noise=stack([s.extra_noise for s in samples]),
+        teacher=samples[0].teacher,
     )
 
 

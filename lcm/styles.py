@@ -1,0 +1,146 @@
+"""Style LoRAs that become part of a base model: what they add is summed into its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lcm.adapters import lora_modules, read_header, tensor_names
+from lcm.playback import load, locate
+from lcm.recipe import RECIPE_KEY
+
+NAME = "style"
+TEXT_KEYS = ("lora_te", "text_encoder")
+DOWN = (".lora_down.weight", ".lora_A.weight", "lora.down.weight", ".lora_linear_layer.down.weight")
+"""How the names of the text encoders' tensors begin, and those of one tensor for every adapted layer end, in any layout."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """A LoRA (file, folder or hub id) and the weight that it acts with."""
+
+    path: str
+    weight: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Style:
+        """PATH or PATH=WEIGHT."""
+        path, _, weight = text.rpartition("=")
+        try:
+            return cls(path, float(weight)) if path else cls(text)
+        except ValueError:
+            return cls(text)  # a path may have an = of its own
+
+    def facts(self) -> dict[str, Any]:
+        """What a recipe tells: the name without its folder, the weight."""
+        return {"file": Path(self.path).name if Path(self.path).exists() else self.path, "weight": self.weight}
+
+    def file(self) -> Path:
+        """Raises FileNotFoundError that says what was tried."""
+        try:
+            return locate(self.path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"teacher_lora: {error}") from error
+
+
+def identity_of_styles(styles: Sequence[Style]) -> list[list[Any]]:
+    """The content of every file, a SHA-256, and its weight, as JSON has it."""
+    return [[hashlib.sha256(style.file().read_bytes()).hexdigest(), style.weight] for style in styles]
+
+
+def models_of(pipe: Any) -> dict[str, Any]:
+    """What a LoRA can change in a pipeline, by name."""
+    found = {name: getattr(pipe, name, None) for name in ("unet", "text_encoder", "text_encoder_2")}
+    return {name: model for name, model in found.items() if model is not None}
+
+
+def fold_styles(pipe: Any, styles: Sequence[Style]) -> None:
+    """Adds weight * alpha / rank * B A of every LoRA to the weights that it adapts, in U-Net and text encoders.
+
+    Summed in float32 and rounded once to the precision of the pipeline, which has no adapters before nor afterwards.
+    Raises FileNotFoundError, or ValueError for a file that does not fit, or of which not everything found its place.
+    """
+    if not styles:
+        return
+    models = models_of(pipe)
+    dtypes = {name: model.dtype for name, model in models.items()}
+    for model in models.values():
+        nn.Module.float(model)  # the libraries' own methods warn of what is asked for here
+    for style in styles:
+        fold(pipe, models, style)
+    for name, model in models.items():
+        nn.Module.to(model, dtypes[name]).requires_grad_(False).eval()
+
+
+def fold(pipe: Any, models: dict[str, Any], style: Style) -> None:
+    """One LoRA into float32 weights."""
+    file = style.file()
+    try:
+        check_is_style(file)
+        load(pipe, file, NAME)
+        check_text_part(models, file)
+    except ValueError as error:
+        raise ValueError(f"teacher_lora {style.path}: {error}") from error
+    pipe.set_adapters(NAME, style.weight)
+    pipe.fuse_lora(components=list(models), adapter_names=[NAME])
+    pipe.unload_lora_weights()
+
+
+def check_is_style(file: Path) -> None:
+    """Raises ValueError for a file without a LoRA, and for the adapter of a few-step run."""
+    if RECIPE_KEY in read_header(file):
+        raise ValueError(
+            f"{file} is a few-step adapter of this toolkit, and a teacher with it would be no teacher; pass a style's LoRA, or go "
+            "on training this one with --init_adapter"
+        )
+    if not any(name.endswith(DOWN) for name in tensor_names(file)):
+        raise ValueError(f"{file} holds no LoRA (no pairs of matrices that diffusers knows); pass a LoRA of the teacher's family")
+
+
+def text_layers(file: Path) -> int:
+    """How many layers of text encoders a file adapts."""
+    return sum(name.startswith(TEXT_KEYS) and name.endswith(DOWN) for name in tensor_names(file))
+
+
+def check_unet_alone(styles: Sequence[Style]) -> None:
+    """Raises ValueError for a LoRA of text encoders too, where a U-Net is all that will be given away."""
+    for style in styles:
+        if count := text_layers(style.file()):
+            raise ValueError(
+                f"teacher_lora: {style.path} also adapts {count} layers of text encoders, which the U-Net of --full_finetune "
+                "cannot carry; train an adapter instead, or pass a LoRA of the U-Net alone"
+            )
+
+
+def check_text_part(models: dict[str, Any], file: Path) -> None:
+    """Raises ValueError when not all that a file has for the text encoders was loaded: diffusers says nothing."""
+    encoders = [model for name, model in models.items() if name != "unet"]
+    loaded, expected = sum(len(lora_modules(encoder)) for encoder in encoders), text_layers(file)
+    if loaded != expected:
+        raise ValueError(
+            f"only {loaded} of the {expected} adapted layers of text encoders in {file} found their place; use a teacher of the "
+            "LoRA's kind"
+        )
+
+
+# --- what a card says ---------------------------------------------------------------------------------------------------
+
+
+def in_words(facts: Sequence[dict[str, Any]]) -> str:
+    """Those of a recipe: ink.safetensors (weight 0.8) and oil.safetensors (weight 1)."""
+    return " and ".join(f"{style['file']} (weight {style['weight']:g})" for style in facts)
+
+
+def code_beside(styles: Sequence[Style]) -> str:
+    """Further lines of Python that load styles into `pipe` beside an adapter named lcm, and set all weights; none without styles."""
+    names = [f"style_{number}" for number in range(1, len(styles) + 1)]
+    pairs = zip(styles, names, strict=True)
+    lines = [f'\npipe.load_lora_weights({json.dumps(style.path)}, adapter_name="{name}")' for style, name in pairs]
+    weights = [1.0, *(style.weight for style in styles)]
+    return "".join([*lines, f"\npipe.set_adapters({json.dumps(['lcm', *names])}, {weights})"]) if styles else ""
