@@ -248,6 +248,12 @@ def unneeded(family: Family, config: TrainConfig) -> list[nn.Module]:
     return text if vae_is_asked else [family.pipe.vae, *text]
 
 
+def park(families: Sequence[Family], config: TrainConfig) -> None:
+    """Moves what no step asks for into main memory."""
+    for family in families:
+        family.park(unneeded(family, config))
+
+
 def temporary_folder() -> Path:
     """For this process alone; gone when it ends."""
     folder = Path(tempfile.mkdtemp())

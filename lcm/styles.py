@@ -138,7 +138,7 @@ def in_words(facts: Sequence[dict[str, Any]]) -> str:
 
 
 def code_beside(styles: Sequence[Style]) -> str:
-    """Further lines of Python that load styles into `pipe` beside an adapter named lcm, and set all weights; none without styles."""
+    """Further lines of Python that load styles into `pipe` beside an adapter named lcm, and set all weights, if there are any."""
     names = [f"style_{number}" for number in range(1, len(styles) + 1)]
     pairs = zip(styles, names, strict=True)
     lines = [f'\npipe.load_lora_weights({json.dumps(style.path)}, adapter_name="{name}")' for style, name in pairs]

@@ -27,8 +27,8 @@ from lcm.building import (
     identify_styles,
     load_inputs,
     open_cache,
+    park,
     team_of,
-    unneeded,
     with_resolution,
 )
 from lcm.cache import EncodedSamples
@@ -39,6 +39,7 @@ from lcm.data import SampleBatch, StepSampler, TrainDataset, Trajectories, colla
 from lcm.data.batches import sample_rng
 from lcm.data.records import fingerprint
 from lcm.disk import replacing, warn_if_short
+from lcm.families import Family
 from lcm.forecast import guess_output_need, plan_of, summarize
 from lcm.hub import check_may_push
 from lcm.launching import make_accelerator
@@ -76,7 +77,6 @@ class Trainer:
         check_may_push(config, team)
         cache, self.styles = open_cache(config, team), identify_styles(config, team)
         self.families, data = load_inputs(config, team, cache, device)
-        self.family = self.families[0]
         self.records = data.records
         # samples of one update over all processes
         self.samples_per_step = config.train_batch_size * config.gradient_accumulation_steps * self.process[1]
@@ -106,8 +106,7 @@ class Trainer:
             self.encoded = build_encoded(config, self.families, data, self.buckets, cache, team)
         if config.prompts_file is not None:
             self.trajectories = [build_trajectories(config, family, self.records, team, device) for family in self.families]
-        for family in self.families:
-            family.park(unneeded(family, config))
+        park(self.families, config)
         self.student = build_student(config, self.family, self.accelerator, first)
         self.bases = Bases(self.student.unet, [family.unet for family in self.families[1:]])
         recipe = build_recipe(config, self.family, first.recipe if first else None)
@@ -124,6 +123,11 @@ class Trainer:
         self.step = self.skipped = 0
         if resume is not None:
             self._restore(resume)
+
+    @property
+    def family(self) -> Family:
+        """The first teacher, with the U-Net that is trained."""
+        return self.families[0]
 
     def _with_steps(self, config: TrainConfig) -> TrainConfig:
         """The configuration with its epochs, if any, counted in updates."""
