@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
+from lcm.bases import is_single_file
 from lcm.cache import EncodedSamples, Encoder, PictureSet, encode_prompts, encode_samples
 from lcm.config import TrainConfig
 from lcm.data import Record, SampleBatch, Trajectories, TrajectorySpec, load_data, make_missing_shards, open_trajectories
@@ -196,9 +197,11 @@ def build_cache(config: TrainConfig, accelerator: Accelerator) -> None:
 
 def load_teacher(config: TrainConfig) -> Family:
     """As the flags say. Raises FileNotFoundError or ValueError naming what is wrong with it."""
+    path = str(config.pretrained_teacher_model)
     family = load_family(
-        str(config.pretrained_teacher_model),
-        base_config=config.base_config,
+        path,
+        # among several teachers, of those in one file
+        base_config=config.base_config if is_single_file(path) or not config.extra_teachers else None,
         dtype=DTYPES[config.mixed_precision],
         revision=config.teacher_revision,
         variant=config.variant,
