@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lcm.playback import attach, read_recipe
     from lcm.recipe import Recipe
+    from lcm.serving import Engine, Request, serve
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "__version__", "attach", "read_recipe"]
+__all__ = ["Engine", "Recipe", "Request", "__version__", "attach", "read_recipe", "serve"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from lcm.recipe import Recipe
 
         return Recipe
+    if name in ("Engine", "Request", "serve"):
+        from lcm import serving
+
+        return getattr(serving, name)
     raise AttributeError(f"module 'lcm' has no attribute {name!r}")
