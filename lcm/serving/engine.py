@@ -177,12 +177,13 @@ class Engine:
     def _decode(self, z: Tensor, return_dict: bool, dtype: torch.dtype) -> Any:
         """Stock SDXL widens a VAE of half precision for its decode and narrows it afterwards; others may have done either."""
         vae = self.pipe.vae
-        if z.dtype == torch.float32:
+        if z.dtype == torch.float32 != vae.dtype:
             vae.to(torch.float32)
         try:
             return vae.decode(z, return_dict=return_dict)
         finally:
-            vae.to(dtype)
+            if vae.dtype != dtype:
+                vae.to(dtype)
 
     def _deliver(self) -> None:
         """Outside the step, since futures call back."""

@@ -53,10 +53,10 @@ class Request:
         return {**self.options, **own}
 
     def check_options(self, pipe: Any, own: Mapping[str, Any]) -> None:
+        for name in self.options:
+            if name in self.__dataclass_fields__ or name in ("generator", "num_images_per_prompt", "return_dict"):
+                raise ValueError(f"options: {name!r} is not for them; a request is one picture, its fields are those of Request")
         accepted = inspect.signature(getattr(pipe, "stock_class", type(pipe)).__call__).parameters
         for name in [*own, *self.options]:
             if name not in accepted:
                 raise TypeError(f"{type(pipe).__name__} has no argument {name!r}.{closest(name, accepted)}")
-        for name in self.options:
-            if name in self.__dataclass_fields__ or name in ("generator", "num_images_per_prompt", "return_dict"):
-                raise ValueError(f"options: {name!r} is not for them; a request is one picture, its fields are those of Request")
