@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import counts, scale, step, time_to_quality
+from benchmarks import counts, scale, serve, step, time_to_quality
 from examples.shapes.tables import fill
 
 README = Path(__file__).parent / "README.md"
@@ -20,6 +20,7 @@ TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "step": (README, step.NAME, step.step_table),
     "quality": (README, time_to_quality.NAME, time_to_quality.quality_table),
     "scale": (README, scale.NAME, scale.scale_table),
+    "serve": (README, serve.NAME, serve.serve_table),
     "fit": (TRAINING, counts.NAME, counts.fit_table),
 }
 """Marker -> the page that it is in, the file of its raw results, and what makes its table of them."""

@@ -15,7 +15,7 @@ from lcm.config import DROPPED_FLAGS, FREE_TO_CHANGE, TrainConfig, parse_config,
 from tests.conftest import ROOT
 
 DOCUMENTS = (
-    *("README.md", "docs/training.md", "docs/methods.md", "benchmarks/README.md"),
+    *("README.md", "docs/training.md", "docs/methods.md", "docs/serving.md", "benchmarks/README.md"),
     *("examples/shapes/README.md", "examples/accelerate/README.md"),
 )
 
@@ -33,6 +33,15 @@ def test_python_snippets_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.M
         exec(compile(snippet, "README.md", "exec"), {})
     for name in ("star", "ring", "ring_2_steps"):
         assert Image.open(tmp_path / f"{name}.png").size == (64, 64)
+
+
+def test_python_snippets_of_the_page_on_serving_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for snippet in blocks("docs/serving.md", "python"):
+        exec(compile(snippet, "docs/serving.md", "exec"), names)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"served-0.png", "served-1.png", "served-2.png", "star.png"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -200,7 +200,8 @@ BAD = {
     "divisible by 8": Request("x", height=17, width=16),
     "one string": Request(["x", "y"], **SIZE),  # type: ignore[arg-type]
     "Did you mean 'guidance_rescale'": Request("x", options={"guidance_rescal": 0.5}),
-    "'seed' is not for them": Request("x", options={"seed": 1}),
+    "'height' is a field of Request": Request("x", options={"height": 16}),
+    "submit it again with another seed": Request("x", options={"num_images_per_prompt": 2}),
     "takes 2 rows of the U-Net, max_batch is 1": Request("x", guidance_scale=2.0, **SIZE),
     "not supported between": Request("x", guidance_scale="2", **SIZE),  # type: ignore[arg-type]
 }

@@ -143,11 +143,14 @@ class Engine:
             self._running.pop(future).stop()
 
     def _admit(self) -> None:
-        while self._waiting and self._rows_running() + self._waiting[0][1].rows <= self.max_batch:
-            future, drawing = self._waiting.popleft()
+        while self._waiting:
+            future, drawing = self._waiting[0]
             if not future.cancelled():
+                if self._rows_running() + drawing.rows > self.max_batch:
+                    return
                 self._running[future] = drawing
                 drawing.start()
+            self._waiting.popleft()
 
     def _settle(self) -> None:
         """Until everybody waits for the U-Net or has ended."""
@@ -177,8 +180,8 @@ class Engine:
     def _decode(self, z: Tensor, return_dict: bool, dtype: torch.dtype) -> Any:
         """Stock SDXL widens a VAE of half precision for its decode and narrows it afterwards; others may have done either."""
         vae = self.pipe.vae
-        if z.dtype == torch.float32 != vae.dtype:
-            vae.to(torch.float32)
+        if z.dtype == torch.float32 and vae.dtype != z.dtype:
+            vae.to(z.dtype)
         try:
             return vae.decode(z, return_dict=return_dict)
         finally:

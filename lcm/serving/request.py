@@ -12,6 +12,14 @@ import torch
 from lcm.recipe import Recipe
 from lcm.registry import closest
 
+REFUSED = {
+    "generator": "it follows from the seed",
+    "num_images_per_prompt": "a request is one picture; submit it again with another seed",
+    "return_dict": "the result is the picture",
+    "cross_attention_kwargs": "it changes networks that requests share; set the weights of adapters on the pipeline",
+}
+"""Arguments of the pipelines' calls, and why."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -54,8 +62,10 @@ class Request:
 
     def check_options(self, pipe: Any, own: Mapping[str, Any]) -> None:
         for name in self.options:
-            if name in self.__dataclass_fields__ or name in ("generator", "num_images_per_prompt", "return_dict"):
-                raise ValueError(f"options: {name!r} is not for them; a request is one picture, its fields are those of Request")
+            if name in self.__dataclass_fields__:
+                raise ValueError(f"options: {name!r} is a field of Request; set it there")
+            if name in REFUSED:
+                raise ValueError(f"options: {name!r} cannot be set for one request: {REFUSED[name]}")
         accepted = inspect.signature(getattr(pipe, "stock_class", type(pipe)).__call__).parameters
         for name in [*own, *self.options]:
             if name not in accepted:
