@@ -188,7 +188,7 @@ def serve_table(results: dict[str, Any]) -> str:
         for waits in results["waits"].values():
             row += [f"{median(column):.2f}" for column in zip(*waits[name], strict=True)]
         rows.append(row)
-    head = ["", "images per second", "over one by one", "U-Net calls"]
+    head = [f"{count} requests, {len(seconds[ONE])} rounds", "images per second", "over one by one", "U-Net calls"]
     for load in results["waits"]:
         head += [f"seconds to wait at load {load}", "95 %"]
     return table(head, rows)

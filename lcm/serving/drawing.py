@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Self
 
+import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
 
@@ -23,36 +25,53 @@ class Cancelled(BaseException):
     """Raised inside a pipeline's call to end it."""
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What pipelines ask about their networks. Gathered once, since diffusers walks through all of a network's modules for it."""
+
+    device: torch.device
+    dtypes: dict[str, torch.dtype]
+
+
+def gather_facts(pipe: Any) -> Facts:
+    networks = {name: getattr(pipe, name, None) for name in (*NETWORKS, "vae")}
+    return Facts(pipe._execution_device, {name: network.dtype for name, network in networks.items() if network is not None})
+
+
 class Shared(nn.Module):
     """A network in whose place somebody else is asked. Everything else about it is the network's own."""
 
-    def __init__(self, name: str, network: Any, ask: Ask) -> None:
+    def __init__(self, name: str, network: Any, facts: Facts, ask: Ask) -> None:
         super().__init__()
-        self.name, self.network, self.ask = name, network, ask
-        self.dtype = network.dtype  # its own, also while `decode` has widened it for somebody else
+        vars(self)["network"] = network  # not as a part, lest it be walked through
+        self.name, self.ask = name, ask
+        self.device, self.dtype = facts.device, facts.dtypes[name]
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.network, name)
+        return getattr(self.network, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.ask(Call(self.name, *args, **kwargs))
 
 
 class SharedVAE(Shared):
+    """Its `dtype` is the VAE's own, also while the VAE is widened for somebody else's decode."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        self.network.to(*args, **kwargs)
+        return self
+
     def decode(self, z: Any, return_dict: bool = True, generator: Any = None) -> Any:
         """As `AutoencoderKL.decode`, which does not use its generator."""
         return self.ask(Call(self.name, z, return_dict=return_dict, dtype=self.dtype))
 
 
-def own_pipeline(pipe: Any, ask: Ask) -> Any:
+def own_pipeline(pipe: Any, facts: Facts, ask: Ask) -> Any:
     """A copy of a pipeline with a scheduler and a state of its own, whose networks ask."""
     own = copy.copy(pipe)
-    shared = {name: Shared(name, network, ask) for name in NETWORKS if (network := getattr(pipe, name, None)) is not None}
+    shared = {name: Shared(name, getattr(pipe, name), facts, ask) for name in NETWORKS if name in facts.dtypes}
     if isinstance(pipe.vae, AutoencoderKL | AutoencoderTiny):
-        shared["vae"] = SharedVAE("vae", pipe.vae, ask)
+        shared["vae"] = SharedVAE("vae", pipe.vae, facts, ask)
     # not by attributes: pipelines write down the classes of what they are given
     vars(own).update(shared, scheduler=type(pipe.scheduler).from_config(pipe.scheduler.config), maybe_free_model_hooks=lambda: None)
     own.set_progress_bar_config(disable=True)
@@ -65,18 +84,18 @@ class Drawing:
     After `start` and every `go_on`, `call` is what it waits for, or None when it has ended with an `image` or an `error`.
     """
 
-    def __init__(self, pipe: Any, arguments: dict[str, Any], rows: int) -> None:
-        self.rows = rows
+    def __init__(self, arguments: dict[str, Any], rows: int) -> None:
+        self.arguments, self.rows = arguments, rows
         self.image: Any = None
         self.error: Exception | None = None
         self.call: Call | None = None
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        self._thread = threading.Thread(target=self._draw, args=(pipe, arguments), daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def _draw(self, pipe: Any, arguments: dict[str, Any]) -> None:
+    def _draw(self, pipe: Any, facts: Facts) -> None:
         try:
-            self.image = own_pipeline(pipe, self._ask)(**arguments).images[0]
+            self.image = own_pipeline(pipe, facts, self._ask)(**self.arguments).images[0]
         except Cancelled:
             pass
         except Exception as error:
@@ -93,7 +112,8 @@ class Drawing:
             raise error
         return output
 
-    def start(self) -> None:
+    def start(self, pipe: Any, facts: Facts) -> None:
+        self._thread = threading.Thread(target=self._draw, args=(pipe, facts), daemon=True)
         self._thread.start()
         self.call = self._calls.get()
 
@@ -104,5 +124,5 @@ class Drawing:
     def stop(self) -> None:
         """Ends it at its next call, with neither image nor error."""
         self._answers.put((None, Cancelled()))
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()

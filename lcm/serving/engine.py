@@ -22,7 +22,7 @@ from torch import Tensor
 from lcm.families.base import PIXELS_AT_ONCE
 from lcm.recipe import Recipe
 from lcm.serving.calls import Call, groups, make
-from lcm.serving.drawing import Drawing
+from lcm.serving.drawing import Drawing, gather_facts
 from lcm.serving.request import Request
 
 PIPELINES = (
@@ -69,7 +69,7 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise RuntimeError("this engine is closed; make another")
-            self._waiting.append((future, Drawing(self.pipe, arguments, rows)))
+            self._waiting.append((future, Drawing(arguments, rows)))
             self._changed.notify_all()
         return future
 
@@ -148,8 +148,10 @@ class Engine:
             if not future.cancelled():
                 if self._rows_running() + drawing.rows > self.max_batch:
                     return
+                if not self._running:  # while it was idle, the pipeline may have been changed
+                    self._facts = gather_facts(self.pipe)
                 self._running[future] = drawing
-                drawing.start()
+                drawing.start(self.pipe, self._facts)
             self._waiting.popleft()
 
     def _settle(self) -> None:
