@@ -133,7 +133,8 @@ def check_agreement(pipe: Any, requests: list[Request]) -> dict[str, dict[str, i
     """U-Net calls and rows, and the largest difference to one by one. Raises ValueError where the pictures are others."""
     rows: list[int] = []
     hook = pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
-    found, wanted = {}, {}
+    found: dict[str, dict[str, int]] = {}
+    wanted: Images = {}
     for name in (ONE, STATIC, CONTINUOUS):
         rows.clear()
         images = {
