@@ -1,0 +1,44 @@
+"""diffusers' own layout: names with dots, alpha in the header, where only newer versions of diffusers read it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lcm.disk import replacing
+from lcm.formats.adapter import COMPONENTS, Adapter, Factors, common
+from lcm.formats.reading import METADATA_KEY
+
+
+def peft_config(modules: dict[str, Factors]) -> dict[str, Any]:
+    """PEFT's configuration of these layers, as JSON has it."""
+    rank, alpha = common(modules.values())
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type] - written as an integer by habit, used as a number
+        target_modules=sorted(modules),
+        rank_pattern={f"^{name}": f.rank for name, f in modules.items() if f.rank != rank},
+        alpha_pattern={f"^{name}": f.alpha for name, f in modules.items() if f.alpha != alpha},
+    )
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+
+
+def matrices(adapter: Adapter) -> dict[str, Tensor]:
+    state = {}
+    for module, factors in adapter.modules.items():
+        state[f"{module}.lora_A.weight"] = factors.down.contiguous()
+        state[f"{module}.lora_B.weight"] = factors.up.contiguous()
+    return state
+
+
+def write(adapter: Adapter, path: Path) -> None:
+    """One file with the configuration in its header."""
+    parts = {name: adapter.component(name) for name in COMPONENTS}
+    flat = {f"{name}.{key}": value for name, part in parts.items() if part for key, value in peft_config(part).items()}
+    with replacing(path) as partial:
+        save_file(matrices(adapter), partial, metadata={**adapter.header, METADATA_KEY: json.dumps(flat, sort_keys=True)})

@@ -1,0 +1,121 @@
+"""Tensor names of adapter files, taken apart: which layer, which part of its adapter, and in whose spelling."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lcm.formats.names import dotted, from_ldm, is_layer
+
+PART = re.compile(
+    r"(?P<kohya>\.lora_(?P<k>down|up)\.weight)|(?P<peft>\.lora_(?P<p>[AB])(?:\.(?P<adapter>\w+))?\.weight)"
+    r"|(?P<old>[._]lora(?:_linear_layer)?\.(?P<o>down|up)\.weight)|(?P<alpha>\.alpha)"
+)
+DIRECTION = {"A": "down", "B": "up"}
+
+PREFIXES: dict[str, str] = {
+    "lora_unet_": "unet",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+    "lora_te_": "text_encoder",
+    "unet.": "unet",
+    "text_encoder.": "text_encoder",
+    "text_encoder_2.": "text_encoder_2",
+    "diffusion_model.": "unet",
+    **dict.fromkeys(("base_model.model.", "base_model_model_", "module.", "_orig_mod."), ""),
+}
+"""What may stand before the name of a layer -> the component that it names, if it does."""
+
+SPELLINGS: dict[tuple[str, str, bool], str] = {
+    ("lora_", "kohya", False): "kohya",
+    ("lora_", "kohya", True): "kohya with ldm blocks",
+    ("unet.", "peft", False): "diffusers",
+    ("unet.", "old", False): "old diffusers",
+    ("diffusion_model.", "kohya", True): "ldm",
+    ("diffusion_model.", "peft", True): "ldm",
+    ("base_model.model.", "peft", False): "peft",
+    ("", "peft", False): "model only",
+    ("", "old", False): "old model only",
+}
+"""Prefix, style of the parts, whether blocks are numbered as in the original ldm model -> the layout that is spelt so."""
+
+FOREIGN = (
+    (re.compile(r"\.(dora_scale|lora_magnitude_vector)"), "a DoRA scale, which a plain LoRA cannot express"),
+    (re.compile(r"\.hada_"), "part of a LoHa"),
+    (re.compile(r"\.lokr_"), "part of a LoKr"),
+    (re.compile(r"\.(oft_|boft_|glora|a1\.|b1\.|ia3_)"), "part of an adapter that is no LoRA"),
+    (re.compile(r"\.lora_mid\."), "the core of a Tucker decomposition, which diffusers does not load"),
+    (re.compile(r"\.(diff|diff_b|w_norm|b_norm)$"), "a plain weight difference, no LoRA"),
+    (re.compile(r"\.lora_embedding_|\.(lora_[AB]|lora_down|lora_up)\.bias$|modules_to_save"), "beside LoRA, and loads nowhere else"),
+)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a tensor belongs: `module` is "<component>.<layer as diffusers names it>", `part` is "down", "up" or "alpha".
+
+    `stem` is the file's own name of the layer, `style` that of the part ("kohya", "peft", "old", "alpha"), `layout` what is spelt
+    so, or the prefixes that no layout has.
+    """
+
+    module: str
+    part: str
+    stem: str
+    style: str
+    layout: str
+
+
+def strip_prefixes(stem: str) -> tuple[list[str], str]:
+    """The prefixes of a name, outermost first, and what is left."""
+    found: list[str] = []
+    while prefix := next((p for p in PREFIXES if stem.startswith(p)), None):
+        found.append(prefix)
+        stem = stem[len(prefix) :]
+    return found, stem
+
+
+def plain(name: str, is_text: bool) -> str:
+    """A dotted name without what older files and wrapped models put into it."""
+    name = name.replace("._orig_mod.", ".").replace(".processor.", ".")
+    name = re.sub(r"\.to_out$", ".to_out.0", name)
+    if is_text:
+        name = re.sub(r"\.self_attn\.to_(q|k|v|out)(?:\.0)?$", r".self_attn.\1_proj", name)
+        name = f"text_model.{name}" if name.startswith("encoder.") else name
+    return name
+
+
+def layout_of(prefixes: list[str], style: str, adapter: str | None, is_ldm: bool) -> str:
+    """The layout that is spelt so, or the prefix that none has."""
+    kind = "".join(prefixes)
+    first = prefixes[0] if len(prefixes) == 1 else kind
+    if first.startswith("lora_"):
+        first = "lora_" if len(prefixes) == 1 else kind
+    elif first in ("text_encoder.", "text_encoder_2."):
+        first = "unet."
+    if adapter is None and (first, style, is_ldm) in SPELLINGS:
+        return SPELLINGS[first, style, is_ldm]
+    detail = f", adapter name {adapter!r}" if adapter else ""
+    return f"no layout (prefix {kind!r}, {style} keys{detail})"
+
+
+def parse(key: str, layers_per_block: int = 2) -> Slot:
+    """Raises ValueError that says what the tensor is, where it is no part of a LoRA on a known layer."""
+    for pattern, what in FOREIGN:
+        if pattern.search(key):
+            raise ValueError(what)
+    found = next((match for match in PART.finditer(key) if match.end() == len(key)), None)
+    if found is None:
+        raise ValueError("no part of a LoRA")
+    style = next(name for name in ("kohya", "peft", "old", "alpha") if found[name])
+    part = found["k"] or found["o"] or DIRECTION.get(found["p"], "alpha")
+    stem = key[: found.start()]
+    prefixes, rest = strip_prefixes(stem)
+    components = {PREFIXES[prefix] for prefix in prefixes} - {""}
+    if len(components) > 1:
+        raise ValueError(f"its prefixes name {' and '.join(sorted(components))} at once")
+    component = components.pop() if components else "unet"
+    name = plain(rest if "." in rest else dotted(rest), component != "unet")
+    layer = from_ldm(name, layers_per_block) if component == "unet" else name
+    if not is_layer(component, layer):
+        raise ValueError(f"{rest!r} names no linear or conv layer of a Stable Diffusion {component.replace('_', ' ')}")
+    return Slot(f"{component}.{layer}", part, stem, style, layout_of(prefixes, style, found["adapter"], layer != name))

@@ -1,0 +1,36 @@
+"""The layout of the official LCM-LoRAs: names with underscores, diffusers' blocks, alpha as a tensor. It loads everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from lcm.disk import replacing
+from lcm.formats.adapter import Adapter, uniform
+from lcm.formats.names import underscored
+from lcm.formats.reading import METADATA_KEY
+
+PREFIX = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
+
+
+def stem(module: str, is_alone: bool) -> str:
+    """With one text encoder, as in SD 1.x, it is "te" without a number."""
+    component, _, layer = module.partition(".")
+    prefix = "lora_te_" if component == "text_encoder" and is_alone else PREFIX[component]
+    return prefix + underscored(layer)
+
+
+def write(adapter: Adapter, path: Path) -> None:
+    """One file, with one alpha for all layers of a component. diffusers refuses its own metadata in such a file: it is left out."""
+    adapter = uniform(adapter)
+    is_alone = adapter.text_width != 2048 and not adapter.component("text_encoder_2")
+    state = {}
+    for module, factors in adapter.modules.items():
+        name = stem(module, is_alone)
+        state[f"{name}.lora_down.weight"] = factors.down.contiguous()
+        state[f"{name}.lora_up.weight"] = factors.up.contiguous()
+        state[f"{name}.alpha"] = torch.tensor(factors.alpha)
+    with replacing(path) as partial:
+        save_file(state, partial, metadata={key: value for key, value in adapter.header.items() if key != METADATA_KEY})

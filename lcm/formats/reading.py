@@ -1,0 +1,227 @@
+"""Reading adapter files: of every layout, mixed or damaged. Only safetensors are opened, since pickles can run code."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.utils.other import get_pattern_key
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lcm.formats.adapter import Adapter, BadFile, Factors
+from lcm.formats.keys import Slot, parse
+
+PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+METADATA_KEY = "lora_adapter_metadata"
+"""Header key under which diffusers keeps the PEFT configuration, by component."""
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLE_MAGIC = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def find(path: str | Path) -> Path:
+    """The safetensors file behind a file, a folder of ours, of diffusers or of PEFT, or a hub id.
+
+    Raises FileNotFoundError that says what was tried.
+    """
+    from lcm.playback import locate  # here, so that playback may use these modules
+
+    folder = Path(path)
+    if (folder / PEFT_WEIGHTS).is_file():
+        return folder / PEFT_WEIGHTS
+    pickles = [file for file in folder.glob("*") if file.suffix in PICKLE_SUFFIXES] if folder.is_dir() else []
+    try:
+        return locate(path)
+    except FileNotFoundError:
+        if pickles:
+            refuse_pickle(pickles[0])
+        raise
+
+
+def refuse_pickle(path: Path) -> None:
+    raise BadFile(
+        f"{path} is a pickle, which can run code when it is opened, so it was not; convert it where you trust it: "
+        "safetensors.torch.save_file(torch.load(path, weights_only=True), 'adapter.safetensors')"
+    )
+
+
+def check_container(path: Path) -> None:
+    """Raises BadFile for pickles, by name and by content, and for what is no safetensors file, before anything parses it."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    is_safetensors = start[8:] == b"{"  # after the header's length of 8 bytes, which may look like anything
+    if path.suffix in PICKLE_SUFFIXES or (not is_safetensors and start.startswith(PICKLE_MAGIC)):
+        refuse_pickle(path)
+    if not is_safetensors:
+        raise BadFile(f"{path} is no safetensors file; download or export it again as one")
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header. Raises BadFile for what is damaged or no safetensors file."""
+    check_container(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            return tensors, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise BadFile(f"{path} is damaged or cut short ({error}); download or export it again") from error
+
+
+# --- the strength, where no tensor states it ---------------------------------------------------------------------------
+
+
+def json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadFile(f"{where} is not valid JSON ({error}); export the adapter again") from error
+    if not isinstance(value, dict):
+        raise BadFile(f"{where} is no JSON object; export the adapter again")
+    return value
+
+
+def configurations(path: Path, header: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """PEFT's configuration of every component that the header, or the file beside the weights, describes."""
+    if METADATA_KEY in header:
+        flat = json_object(header[METADATA_KEY], f"{METADATA_KEY} in {path}")
+        found: dict[str, dict[str, Any]] = {}
+        for key, value in flat.items():
+            component, _, name = key.rpartition(".")
+            found.setdefault(component or "unet", {})[name] = value
+        return found
+    beside = path.with_name(PEFT_CONFIG)
+    if path.name == PEFT_WEIGHTS and beside.is_file():
+        return {"unet": json_object(beside.read_text(), str(beside))}
+    return {}
+
+
+def configured_alpha(config: dict[str, Any], layer: str, rank: int) -> float:
+    """PEFT's rule: alpha of the layer or of all, times sqrt(rank) where the scale is alpha / sqrt(rank)."""
+    pattern: dict[str, float] = config.get("alpha_pattern") or {}
+    alpha = float(pattern.get(get_pattern_key(pattern.keys(), layer), config["lora_alpha"]))
+    return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
+
+
+# --- matrices into layers ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Parts:
+    """What of one layer has come so far: tensors and the keys they came from."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def put(self, key: str, slot: Slot, tensor: Tensor) -> str | None:
+        """What is wrong, if the tensor cannot be taken. The same values twice are once."""
+        if slot.part in self.tensors and not same(self.tensors[slot.part], tensor):
+            return f"{key} and {self.keys[slot.part]} are the same tensor of the same layer with different values; delete one"
+        self.tensors[slot.part], self.keys[slot.part] = tensor, key
+        return None
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    return one.numel() == other.numel() and torch.equal(one.flatten().double(), other.flatten().double())
+
+
+def tensor_problem(tensor: Tensor, part: str) -> str | None:
+    if part == "alpha":
+        if tensor.numel() != 1 or not math.isfinite(float(tensor)) or float(tensor) == 0:
+            return f"is no usable alpha ({tensor.tolist() if tensor.numel() < 5 else list(tensor.shape)}); delete it and pass --alpha"
+        return None
+    if tensor.dtype not in FLOATS:
+        return f"holds {tensor.dtype} values; export the adapter in float16, bfloat16 or float32"
+    if tensor.dim() not in (2, 4) or not tensor.numel():
+        return f"has the shape {list(tensor.shape)}; a LoRA's matrices have 2 or 4 axes"
+    if not tensor.isfinite().all():
+        return "holds values that are not finite; the training diverged, or the precision was too low"
+    return None
+
+
+def pair_problem(parts: Parts) -> str | None:
+    """What keeps the two matrices from being a LoRA."""
+    if missing := [part for part in ("down", "up") if part not in parts.tensors]:
+        return f"{next(iter(parts.keys.values()))} has no {missing[0]} matrix beside it; its layer is incomplete"
+    down, up = parts.tensors["down"], parts.tensors["up"]
+    if down.shape[0] != up.shape[1] or (up.dim() == 4 and up.shape[2:] != (1, 1)):
+        return (
+            f"{parts.keys['down']} of {list(down.shape)} and {parts.keys['up']} of {list(up.shape)} do not fit each other: "
+            "the first axis of the one is the rank, the second of the other"
+        )
+    return None
+
+
+def collect(tensors: dict[str, Tensor], layers_per_block: int) -> tuple[dict[str, Parts], list[Slot], list[str]]:
+    """Parts by layer, the slots that were recognised, and a problem for each tensor that was not."""
+    found: dict[str, Parts] = {}
+    slots, problems = [], []
+    for key, tensor in tensors.items():
+        try:
+            slot = parse(key, layers_per_block)
+        except ValueError as error:
+            problems.append(f"{key} is dropped: {error}")
+            continue
+        if wrong := tensor_problem(tensor, slot.part):
+            problems.append(f"{key} {wrong}")
+            continue
+        slots.append(slot)
+        if wrong := found.setdefault(slot.module, Parts()).put(key, slot, tensor):
+            problems.append(wrong)
+    return found, slots, problems
+
+
+def factors(parts: Parts, alpha: float) -> Factors:
+    """A 4-axis matrix beside a 2-axis one is the same 1 x 1 convolution spelt twice: `down` decides."""
+    down, up = parts.tensors["down"], parts.tensors["up"]
+    up = up.flatten(1) if down.dim() == 2 else up.reshape(*up.shape[:2], 1, 1)
+    return Factors(down, up, alpha)
+
+
+def read_adapter(path: str | Path, alpha: float | None = None, layers_per_block: int = 2) -> Adapter:
+    """Every layout, mixed and half converted files too, from a file, a folder or a hub id.
+
+    `alpha` is that of a file which states none; without it, alpha = rank is assumed and noted. `layers_per_block` is that of the
+    U-Net, for files with ldm block numbers. What is not understood is in `problems`; `checked()` raises for it.
+    Raises FileNotFoundError for no file, BadFile for one that cannot be read, ValueError for an alpha where the file has its own.
+    """
+    file = find(path)
+    tensors, header = load_tensors(file)
+    found, slots, problems = collect(tensors, layers_per_block)
+    configs = configurations(file, header)
+    if any(config.get("use_dora") for config in configs.values()):
+        problems.append(f"{file}: its configuration says use_dora, which a plain LoRA cannot express")
+    modules, assumed = {}, []
+    for module, parts in found.items():
+        if wrong := pair_problem(parts):
+            problems.append(wrong)
+            continue
+        rank, (component, _, layer) = parts.tensors["down"].shape[0], module.partition(".")
+        if "alpha" in parts.tensors:
+            value = float(parts.tensors["alpha"])
+        elif "lora_alpha" in configs.get(component, {}):
+            value = configured_alpha(configs[component], layer, rank)
+        else:
+            assumed.append(module)
+            value = float(rank) if alpha is None else alpha
+        modules[module] = factors(parts, value)
+    if alpha is not None and len(assumed) < len(modules):
+        raise ValueError(f"{file} states alpha for {len(modules) - len(assumed)} layers; leave --alpha out")
+    if not modules and not problems:
+        problems.append(f"{file} holds no tensors; export the adapter again")
+    return Adapter(modules, header, slots, notes(assumed, alpha, len(modules), header), problems)
+
+
+def notes(assumed: list[str], alpha: float | None, count: int, header: dict[str, str]) -> list[str]:
+    """What was assumed of a file that does not say it."""
+    if not assumed or alpha is not None:
+        return []
+    stated = header.get("ss_network_alpha")
+    hint = f"; its header says ss_network_alpha {stated}" if stated else ""
+    where = "the file does" if len(assumed) == count else f"{len(assumed)} of {count} layers do"
+    return [f"{where} not state alpha: taken as the rank, so that the scale is 1{hint} (--alpha overrides)"]
