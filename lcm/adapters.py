@@ -100,19 +100,31 @@ def kohya_state_dict(unet: Any, dtype: torch.dtype = torch.float16) -> dict[str,
     return state
 
 
+def family_header(family: str, width: int, prediction_type: str, rank: int, alpha: float) -> dict[str, str]:
+    """The keys by which web UIs tell SD 1.x, SD 2.x and SDXL apart, and those of rank and alpha."""
+    is_sdxl, is_v2 = family == "sdxl", family == "sd" and width == 1024
+    version, architecture = ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base") if is_sdxl else ("sd_v1", "stable-diffusion-v1")
+    if is_v2:
+        v = "-v" if prediction_type == "v_prediction" else ""
+        version, architecture = f"sd_v2{v}", "stable-diffusion-v2-768-v" if v else "stable-diffusion-v2-512"
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{architecture}/lora",
+        "ss_base_model_version": version,
+        "ss_v2": str(is_v2),
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(alpha),
+    }
+
+
 def header(unet: Any, recipe: Recipe, training: dict[str, str]) -> dict[str, str]:
     """The file's metadata: our recipe, SAI ModelSpec keys, and the `ss_*` keys by which web UIs tell SD from SDXL."""
     rank, alpha = next((layer.r["default"], layer.lora_alpha["default"]) for layer in lora_modules(unet).values())
-    is_sdxl, is_v2 = recipe.family == "sdxl", recipe.family == "sd" and recipe.cross_attention_dim == 1024
-    version, architecture = ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base") if is_sdxl else ("sd_v1", "stable-diffusion-v1")
-    if is_v2:
-        v = "-v" if recipe.prediction_type == "v_prediction" else ""
-        version, architecture = f"sd_v2{v}", "stable-diffusion-v2-768-v" if v else "stable-diffusion-v2-512"
     return {
         "format": "pt",
         RECIPE_KEY: recipe.to_json(),
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{architecture}/lora",
+        **family_header(recipe.family, recipe.cross_attention_dim, recipe.prediction_type, rank, alpha),
         "modelspec.implementation": "diffusers",
         "modelspec.title": f"{recipe.objective.upper()}-LoRA of {Path(recipe.teacher).name}",
         "modelspec.resolution": f"{recipe.resolution}x{recipe.resolution}",
@@ -120,11 +132,6 @@ def header(unet: Any, recipe: Recipe, training: dict[str, str]) -> dict[str, str
         "modelspec.usage_hint": f"{recipe.scheduler}, {min(recipe.num_inference_steps)}-{max(recipe.num_inference_steps)} "
         f"steps, guidance_scale {recipe.guidance_scale}",
         "ss_output_name": Path(WEIGHTS_NAME).stem,
-        "ss_base_model_version": version,
-        "ss_v2": str(is_v2),
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": str(alpha),
         **training,
     }
 

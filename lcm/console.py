@@ -38,6 +38,7 @@ def hide_loading_bars(model: str | None) -> None:
 
 
 def error_exit(error: Exception) -> int:
-    """Prints a user's mistake as one line; the exit status."""
+    """Prints a user's mistake as one line; the exit status, the error's own `status` where it has one."""
     print(f"error: {error}", file=sys.stderr)
-    return 2
+    status: int = getattr(error, "status", 2)
+    return status

@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     },
     {
         *("lcm", "lcm.families", "lcm.adapters", "lcm.conditioning", "lcm.networks", "lcm.full", "lcm.perceptual", "lcm.playback"),
-        *("lcm.bases", "lcm.disk", "lcm.lora", "lcm.styles", "lcm.recompute", "lcm.memory", "lcm.serving"),
+        *("lcm.bases", "lcm.disk", "lcm.lora", "lcm.styles", "lcm.recompute", "lcm.memory", "lcm.serving", "lcm.formats"),
     },
     {"lcm.objectives"},
     {

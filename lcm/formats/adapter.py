@@ -15,7 +15,7 @@ from lcm.formats.names import ATTENTION
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
 
-class BadFile(ValueError):
+class AdapterError(ValueError):
     """Something is wrong with a file, not with the command: the exit status is 1."""
 
     status = 1
@@ -52,9 +52,7 @@ class Factors:
             up = (up.float() * factor).to(up.dtype)
         more = rank - self.rank
         up, down = torch.nn.functional.pad(up, (0, more)), torch.nn.functional.pad(down, (0, 0, 0, more))
-        return Factors(
-            down.reshape(rank, *self.down.shape[1:]), up.reshape(len(up), rank, *self.up.shape[2:]), alpha
-        )
+        return Factors(down.reshape(rank, *self.down.shape[1:]), up.reshape(len(up), rank, *self.up.shape[2:]), alpha)
 
     def to(self, dtype: torch.dtype) -> Factors:
         return replace(self, down=self.down.to(dtype), up=self.up.to(dtype))
@@ -94,10 +92,10 @@ class Adapter:
         return readers[0].down.shape[1] if readers else None
 
     def checked(self) -> Adapter:
-        """Itself. Raises BadFile where there are problems."""
+        """Itself. Raises AdapterError where there are problems."""
         if self.problems:
             more = f" (and {len(self.problems) - 1} more; lcm inspect lists them)" if len(self.problems) > 1 else ""
-            raise BadFile(f"{self.problems[0]}{more}")
+            raise AdapterError(f"{self.problems[0]}{more}")
         return self
 
     def with_modules(self, modules: dict[str, Factors]) -> Adapter:
@@ -129,11 +127,11 @@ def uniform(adapter: Adapter) -> Adapter:
 def largest_difference(one: Adapter, other: Adapter) -> tuple[float, str]:
     """The largest difference between the deltas of a layer, relative to its norm, and the layer.
 
-    Raises BadFile when they have not the same layers.
+    Raises AdapterError when they have not the same layers.
     """
     if one.modules.keys() != other.modules.keys():
         first = sorted(one.modules.keys() ^ other.modules.keys())[0]
-        raise BadFile(f"{len(one.modules)} layers became {len(other.modules)}; the first that differs is {first}")
+        raise AdapterError(f"{len(one.modules)} layers became {len(other.modules)}; the first that differs is {first}")
     worst = (0.0, "")
     for name, factors in one.modules.items():
         before, after = factors.delta(), other.modules[name].delta()

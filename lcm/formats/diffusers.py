@@ -10,7 +10,6 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lcm.disk import replacing
 from lcm.formats.adapter import COMPONENTS, Adapter, Factors, common
 from lcm.formats.reading import METADATA_KEY
 
@@ -20,7 +19,7 @@ def peft_config(modules: dict[str, Factors]) -> dict[str, Any]:
     rank, alpha = common(modules.values())
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type] - written as an integer by habit, used as a number
+        lora_alpha=alpha,  # type: ignore[arg-type]
         target_modules=sorted(modules),
         rank_pattern={f"^{name}": f.rank for name, f in modules.items() if f.rank != rank},
         alpha_pattern={f"^{name}": f.alpha for name, f in modules.items() if f.alpha != alpha},
@@ -40,5 +39,4 @@ def write(adapter: Adapter, path: Path) -> None:
     """One file with the configuration in its header."""
     parts = {name: adapter.component(name) for name in COMPONENTS}
     flat = {f"{name}.{key}": value for name, part in parts.items() if part for key, value in peft_config(part).items()}
-    with replacing(path) as partial:
-        save_file(matrices(adapter), partial, metadata={**adapter.header, METADATA_KEY: json.dumps(flat, sort_keys=True)})
+    save_file(matrices(adapter), path, metadata={**adapter.header, METADATA_KEY: json.dumps(flat, sort_keys=True)})

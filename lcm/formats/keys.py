@@ -46,7 +46,10 @@ FOREIGN = (
     (re.compile(r"\.(oft_|boft_|glora|a1\.|b1\.|ia3_)"), "part of an adapter that is no LoRA"),
     (re.compile(r"\.lora_mid\."), "the core of a Tucker decomposition, which diffusers does not load"),
     (re.compile(r"\.(diff|diff_b|w_norm|b_norm)$"), "a plain weight difference, no LoRA"),
-    (re.compile(r"\.lora_embedding_|\.(lora_[AB]|lora_down|lora_up)\.bias$|modules_to_save"), "beside LoRA, and loads nowhere else"),
+    (
+        re.compile(r"\.lora_embedding_|\.(lora_[AB]|lora_down|lora_up)\.bias$|modules_to_save"),
+        "beside LoRA, and loads nowhere else",
+    ),
 )
 
 

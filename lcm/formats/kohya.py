@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lcm.disk import replacing
 from lcm.formats.adapter import Adapter, uniform
 from lcm.formats.names import underscored
 from lcm.formats.reading import METADATA_KEY
@@ -23,7 +22,7 @@ def stem(module: str, is_alone: bool) -> str:
 
 
 def write(adapter: Adapter, path: Path) -> None:
-    """One file, with one alpha for all layers of a component. diffusers refuses its own metadata in such a file: it is left out."""
+    """One file, made `uniform`. diffusers refuses its own metadata in such a file: it is left out."""
     adapter = uniform(adapter)
     is_alone = adapter.text_width != 2048 and not adapter.component("text_encoder_2")
     state = {}
@@ -32,5 +31,4 @@ def write(adapter: Adapter, path: Path) -> None:
         state[f"{name}.lora_down.weight"] = factors.down.contiguous()
         state[f"{name}.lora_up.weight"] = factors.up.contiguous()
         state[f"{name}.alpha"] = torch.tensor(factors.alpha)
-    with replacing(path) as partial:
-        save_file(state, partial, metadata={key: value for key, value in adapter.header.items() if key != METADATA_KEY})
+    save_file(state, path, metadata={key: value for key, value in adapter.header.items() if key != METADATA_KEY})

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from lcm.disk import replacing
 from lcm.formats.adapter import Adapter
 from lcm.formats.diffusers import peft_config
 from lcm.formats.reading import METADATA_KEY, PEFT_CONFIG, PEFT_WEIGHTS
@@ -17,13 +16,12 @@ def write(adapter: Adapter, path: Path) -> None:
     """A folder with weights and configuration. Raises ValueError for text encoders: such a folder is about one model."""
     layers = adapter.component("unet")
     if len(layers) < len(adapter.modules):
-        raise ValueError(f"a PEFT folder holds the adapter of one model, and this one has text encoder layers too; use --to kohya")
+        raise ValueError("a PEFT folder holds the adapter of one model, and this one has text encoder layers too; use --to kohya")
     state = {}
     for name, factors in layers.items():
         state[f"base_model.model.{name}.lora_A.weight"] = factors.down.contiguous()
         state[f"base_model.model.{name}.lora_B.weight"] = factors.up.contiguous()
     header = {key: value for key, value in adapter.header.items() if key != METADATA_KEY}
-    with replacing(path) as partial:
-        partial.mkdir(parents=True)
-        save_file(state, partial / PEFT_WEIGHTS, metadata={"format": "pt", **header})
-        (partial / PEFT_CONFIG).write_text(json.dumps(peft_config(layers), indent=2, sort_keys=True))
+    path.mkdir()
+    save_file(state, path / PEFT_WEIGHTS, metadata={"format": "pt", **header})
+    (path / PEFT_CONFIG).write_text(json.dumps(peft_config(layers), indent=2, sort_keys=True))

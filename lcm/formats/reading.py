@@ -13,7 +13,7 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lcm.formats.adapter import Adapter, BadFile, Factors
+from lcm.formats.adapter import Adapter, AdapterError, Factors
 from lcm.formats.keys import Slot, parse
 
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -45,32 +45,32 @@ def find(path: str | Path) -> Path:
 
 
 def refuse_pickle(path: Path) -> None:
-    raise BadFile(
+    raise AdapterError(
         f"{path} is a pickle, which can run code when it is opened, so it was not; convert it where you trust it: "
         "safetensors.torch.save_file(torch.load(path, weights_only=True), 'adapter.safetensors')"
     )
 
 
 def check_container(path: Path) -> None:
-    """Raises BadFile for pickles, by name and by content, and for what is no safetensors file, before anything parses it."""
+    """Raises AdapterError for pickles, by name and by content, and for what is no safetensors file, before anything parses it."""
     with path.open("rb") as file:
         start = file.read(9)
     is_safetensors = start[8:] == b"{"  # after the header's length of 8 bytes, which may look like anything
     if path.suffix in PICKLE_SUFFIXES or (not is_safetensors and start.startswith(PICKLE_MAGIC)):
         refuse_pickle(path)
     if not is_safetensors:
-        raise BadFile(f"{path} is no safetensors file; download or export it again as one")
+        raise AdapterError(f"{path} is no safetensors file; download or export it again as one")
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header. Raises BadFile for what is damaged or no safetensors file."""
+    """Tensors and header. Raises AdapterError for what is damaged or no safetensors file."""
     check_container(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
             return tensors, dict(file.metadata() or {})
     except SafetensorError as error:
-        raise BadFile(f"{path} is damaged or cut short ({error}); download or export it again") from error
+        raise AdapterError(f"{path} is damaged or cut short ({error}); download or export it again") from error
 
 
 # --- the strength, where no tensor states it ---------------------------------------------------------------------------
@@ -80,9 +80,9 @@ def json_object(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise BadFile(f"{where} is not valid JSON ({error}); export the adapter again") from error
+        raise AdapterError(f"{where} is not valid JSON ({error}); export the adapter again") from error
     if not isinstance(value, dict):
-        raise BadFile(f"{where} is no JSON object; export the adapter again")
+        raise AdapterError(f"{where} is no JSON object; export the adapter again")
     return value
 
 
@@ -133,7 +133,9 @@ def same(one: Tensor, other: Tensor) -> bool:
 def tensor_problem(tensor: Tensor, part: str) -> str | None:
     if part == "alpha":
         if tensor.numel() != 1 or not math.isfinite(float(tensor)) or float(tensor) == 0:
-            return f"is no usable alpha ({tensor.tolist() if tensor.numel() < 5 else list(tensor.shape)}); delete it and pass --alpha"
+            return (
+                f"is no usable alpha ({tensor.tolist() if tensor.numel() < 5 else list(tensor.shape)}); delete it and pass --alpha"
+            )
         return None
     if tensor.dtype not in FLOATS:
         return f"holds {tensor.dtype} values; export the adapter in float16, bfloat16 or float32"
@@ -188,7 +190,7 @@ def read_adapter(path: str | Path, alpha: float | None = None, layers_per_block:
 
     `alpha` is that of a file which states none; without it, alpha = rank is assumed and noted. `layers_per_block` is that of the
     U-Net, for files with ldm block numbers. What is not understood is in `problems`; `checked()` raises for it.
-    Raises FileNotFoundError for no file, BadFile for one that cannot be read, ValueError for an alpha where the file has its own.
+    Raises FileNotFoundError for no file, AdapterError for an unreadable one, ValueError for an alpha where the file has its own.
     """
     file = find(path)
     tensors, header = load_tensors(file)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.loaders.peft import PeftAdapterMixin
 from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import nn
 
 from lcm.formats.adapter import Adapter, Factors
 from lcm.formats.keys import Slot
@@ -65,13 +66,13 @@ def layer(factors: Factors) -> nn.Module:
         return nn.Conv2d(inputs, outputs, kernel[0]) if kernel else nn.Linear(inputs, outputs)
 
 
-def diffusers_takes(adapter: Adapter, tensors: dict[str, Tensor]) -> Taken:
+def diffusers_takes(adapter: Adapter, file: Path) -> Taken:
     """By `load_lora_weights` of the stock pipeline, on a skeleton of the U-Net."""
     skeleton = Skeleton(adapter.component("unet"))
     pipeline = StableDiffusionXLPipeline if adapter.text_width == 2048 else StableDiffusionPipeline
-    metadata = stock_metadata(adapter)
+    config = SimpleNamespace(layers_per_block=2)
     try:
-        state, alphas = pipeline.lora_state_dict(dict(tensors), unet_config=SimpleNamespace(layers_per_block=2))
+        state, alphas, metadata = pipeline.lora_state_dict(str(file), unet_config=config, return_lora_metadata=True)
         pipeline.load_lora_into_unet(
             state, network_alphas=alphas, unet=skeleton, adapter_name="default", metadata=metadata, low_cpu_mem_usage=True
         )
@@ -87,8 +88,6 @@ def is_filled(module: LoraLayer) -> bool:
 
 
 # --- web UIs ------------------------------------------------------------------------------------------------------------
-
-UI_STYLES = ("kohya", "peft", "old")
 
 
 def whole_layers(slots: list[Slot]) -> Iterator[tuple[str, Slot, bool]]:
@@ -137,10 +136,10 @@ def ui_takes(adapter: Adapter, recognised: Callable[[str, Slot], bool]) -> Taken
     return taken(adapter, {name: layers[name].scale if has else 1.0 for name, has in found.items() if name in layers})
 
 
-def what_takes(adapter: Adapter, tensors: dict[str, Tensor]) -> dict[str, Taken]:
-    """Program -> what it takes of the U-Net's layers. `tensors` are the file's own."""
+def what_takes(adapter: Adapter, file: Path) -> dict[str, Taken]:
+    """Program -> what it takes of the U-Net's layers in `file`, from which `adapter` was read."""
     return {
-        "diffusers load_lora_weights": diffusers_takes(adapter, tensors),
+        "diffusers load_lora_weights": diffusers_takes(adapter, file),
         "ComfyUI": ui_takes(adapter, in_comfyui),
         "A1111": ui_takes(adapter, in_a1111(adapter)),
     }

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Protocol
 
-from lcm.verbs import cache, generate, push
+from lcm.verbs import cache, convert, generate, inspect, merge, push, repair, resize, verify
 
 
 class Verb(Protocol):
@@ -24,4 +24,14 @@ class Verb(Protocol):
         names the fix; it becomes one line and status 2."""
 
 
-VERBS: dict[str, Verb] = {"cache": cache, "generate": generate, "push": push}
+VERBS: dict[str, Verb] = {
+    "generate": generate,
+    "inspect": inspect,
+    "verify": verify,
+    "repair": repair,
+    "convert": convert,
+    "merge": merge,
+    "resize": resize,
+    "push": push,
+    "cache": cache,
+}

@@ -1,0 +1,51 @@
+"""Arguments that several verbs have in common."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from lcm.formats.adapter import Adapter
+
+
+def add_input(parser: argparse.ArgumentParser, name: str = "file") -> None:
+    parser.add_argument(name, help="an adapter: a safetensors file, a folder that holds one, or a hub id")
+    parser.add_argument("--alpha", type=float, help="alpha of a file that states none; default: its rank, so that the scale is 1")
+
+
+def add_writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype", choices=("float16", "bfloat16", "float32"), help="precision to write; default: that of the input"
+    )
+    parser.add_argument("--force", action="store_true", help="replace what is already there")
+
+
+def dtype_of(args: argparse.Namespace, source: Adapter) -> torch.dtype:
+    """The precision to write: the flag's, else that of most matrices of the input."""
+    import torch
+
+    from lcm.formats.saving import ROUNDING
+
+    kept = next((dtype for dtype in source.dtypes if dtype in ROUNDING), torch.float32)
+    return getattr(torch, args.dtype) if args.dtype else kept
+
+
+def read(args: argparse.Namespace, path: str, layers_per_block: int = 2) -> Adapter:
+    """The adapter behind a path. Prints what had to be assumed. Raises AdapterError for what could not be understood."""
+    from lcm.formats.reading import read_adapter
+
+    adapter = read_adapter(path, getattr(args, "alpha", None), layers_per_block).checked()
+    for note in adapter.notes:
+        print(f"note: {note}")
+    return adapter
+
+
+def written(path: Path, adapter: Adapter) -> None:
+    """Says what was written."""
+    ranks = sorted({factors.rank for factors in adapter.modules.values()})
+    layout = ", ".join(adapter.layouts)
+    print(f"{path}: {len(adapter.modules)} layers, rank {', '.join(map(str, ranks))}, {layout} layout; read back and compared")

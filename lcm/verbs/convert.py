@@ -1,0 +1,29 @@
+"""From one layout to another."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from lcm.verbs.arguments import add_input, add_writing, dtype_of, read, written
+
+HELP = "write an adapter in another layout"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_input(parser)
+    parser.add_argument("output", type=Path, help="the file to write, or a folder for it; peft writes a folder")
+    parser.add_argument("--to", required=True, choices=("kohya", "diffusers", "peft"), help="the layout")
+    add_writing(parser)
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from lcm.formats.reading import find
+    from lcm.formats.saving import check_free, place, save
+
+    file, output = find(args.file), place(args.output, args.to)
+    check_free(output, [file], args.force)
+    adapter = read(args, args.file)
+    written(output, save(adapter, output, dtype_of(args, adapter), args.to))
+    return 0
