@@ -10,14 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from lcm.adapters import add_lora, kohya_state_dict, lora_modules
+from lcm.adapters import WEIGHTS_NAME, add_lora, kohya_state_dict, lora_modules
+from lcm.formats.names import dotted, from_ldm, is_layer, underscored
+from lcm.formats.reading import read_adapter
+from lcm.formats.saving import save
+from lcm.formats.tools import what_takes
 
 SD15_UNET: dict[str, Any] = {
     "sample_size": 64,
@@ -251,3 +257,53 @@ def test_diffusers_converts_and_loads_every_module(case: Case) -> None:
         assert layer.scaling["default"] == ALPHA / RANK, name
         assert tuple(layer.lora_A["default"].weight.shape) == case.layers[name].down(RANK), name
         assert tuple(layer.lora_B["default"].weight.shape) == case.layers[name].up(RANK), name
+
+
+# --- files of other layouts, for the real architectures --------------------------------------------------------------------
+
+SD2_UNET = {**SD15_UNET, "cross_attention_dim": 1024, "use_linear_projection": True, "attention_head_dim": (5, 10, 20, 20)}
+
+
+@pytest.mark.parametrize("config", [SD15_UNET, SD2_UNET, SDXL_UNET], ids=["sd15", "sd2", "sdxl"])
+def test_underscored_names_of_every_layer_are_cut_where_the_dots_were(config: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+    layers = [name for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    assert [name for name in layers if dotted(underscored(name)) != name or not is_layer("unet", name)] == []
+
+
+def test_numbers_of_the_original_blocks_become_those_of_diffusers(case: Case) -> None:
+    for name, _ in ldm_layers(case.model):
+        assert "lora_unet_" + underscored(from_ldm(dotted(underscored(name)))) == kohya_name(name)
+
+
+def filled(case: Case) -> dict[str, Tensor]:
+    return {key: torch.zeros_like(value) if value.dim() else value for key, value in case.state.items()}
+
+
+def test_what_programs_take_of_our_file_and_of_one_in_diffusers_layout(case: Case, tmp_path: Path) -> None:
+    """Left out are, of diffusers' layout, all attention in ComfyUI and all in A1111; of kohya's, one layer of SDXL in A1111."""
+    modules, file = case.model.modules, tmp_path / WEIGHTS_NAME
+    attention = sum(".attn" in name for name, _ in ldm_layers(case.model))
+    save_file(filled(case), file)
+    adapter = read_adapter(file)
+    kohya = what_takes(adapter, file)
+    misplaced = case.model is SDXL
+    assert [taken.count for taken in kohya.values()] == [modules, modules, modules - misplaced]
+    assert kohya["A1111"].missing == ("up_blocks.0.upsamplers.0.conv" if misplaced else "")
+    assert not any(taken.misscaled for taken in kohya.values())
+    save(adapter, tmp_path / "dotted.safetensors", torch.float16, "diffusers")
+    dotted_file = what_takes(read_adapter(tmp_path / "dotted.safetensors"), tmp_path / "dotted.safetensors")
+    assert [taken.count for taken in dotted_file.values()] == [modules, modules - attention, 0]
+    assert modules - attention == (228 if case.model is SDXL else 150)
+    assert dotted_file["ComfyUI"].misscaled == modules - attention  # alpha is where ComfyUI does not look
+
+
+def test_a_file_with_the_original_block_numbers_is_rewritten_by_the_names_that_all_know(case: Case, tmp_path: Path) -> None:
+    original = {kohya_name(name): f"lora_unet_{underscored(name)}" for name, _ in ldm_layers(case.model)}
+    state = {f"{original[stem]}.{part}": value for key, value in filled(case).items() for stem, part in [key.split(".", 1)]}
+    save_file(state, tmp_path / WEIGHTS_NAME)
+    adapter = read_adapter(tmp_path)
+    assert adapter.problems == [] and list(adapter.layouts) == ["kohya with ldm blocks"]
+    rewritten = save(adapter, tmp_path / "out.safetensors", torch.float16)
+    assert {slot.stem for slot in rewritten.slots} == set(case.layers)

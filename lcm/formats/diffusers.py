@@ -19,7 +19,7 @@ def peft_config(modules: dict[str, Factors]) -> dict[str, Any]:
     rank, alpha = common(modules.values())
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_alpha=alpha,
         target_modules=sorted(modules),
         rank_pattern={f"^{name}": f.rank for name, f in modules.items() if f.rank != rank},
         alpha_pattern={f"^{name}": f.alpha for name, f in modules.items() if f.alpha != alpha},

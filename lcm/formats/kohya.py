@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lcm.formats.adapter import Adapter, uniform
+from lcm.formats.adapter import Adapter, AdapterError, uniform
 from lcm.formats.names import underscored
 from lcm.formats.reading import METADATA_KEY
 
@@ -21,8 +21,20 @@ def stem(module: str, is_alone: bool) -> str:
     return prefix + underscored(layer)
 
 
+def check_text_encoders(adapter: Adapter) -> None:
+    """Raises AdapterError for attention without its last layer, by which diffusers recognises kohya's text encoders."""
+    for component in ("text_encoder", "text_encoder_2"):
+        attention = [name for name in adapter.component(component) if ".self_attn." in name]
+        if attention and not any(name.endswith(".out_proj") for name in attention):
+            raise AdapterError(
+                f"{component}.{attention[0]} would be left out by diffusers, which knows the text encoders of kohya files by their "
+                "out_proj layers, and here are none; lcm convert --to diffusers writes what it reads"
+            )
+
+
 def write(adapter: Adapter, path: Path) -> None:
     """One file, made `uniform`. diffusers refuses its own metadata in such a file: it is left out."""
+    check_text_encoders(adapter)
     adapter = uniform(adapter)
     is_alone = adapter.text_width != 2048 and not adapter.component("text_encoder_2")
     state = {}

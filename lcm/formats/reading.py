@@ -188,9 +188,9 @@ def factors(parts: Parts, alpha: float) -> Factors:
 def read_adapter(path: str | Path, alpha: float | None = None, layers_per_block: int = 2) -> Adapter:
     """Every layout, mixed and half converted files too, from a file, a folder or a hub id.
 
-    `alpha` is that of a file which states none; without it, alpha = rank is assumed and noted. `layers_per_block` is that of the
+    `alpha` is that of layers which state none; without it, alpha = rank is assumed and noted. `layers_per_block` is that of the
     U-Net, for files with ldm block numbers. What is not understood is in `problems`; `checked()` raises for it.
-    Raises FileNotFoundError for no file, AdapterError for an unreadable one, ValueError for an alpha where the file has its own.
+    Raises FileNotFoundError for no file, AdapterError for an unreadable one, ValueError for an alpha where all have their own.
     """
     file = find(path)
     tensors, header = load_tensors(file)
@@ -212,18 +212,22 @@ def read_adapter(path: str | Path, alpha: float | None = None, layers_per_block:
             assumed.append(module)
             value = float(rank) if alpha is None else alpha
         modules[module] = factors(parts, value)
-    if alpha is not None and len(assumed) < len(modules):
-        raise ValueError(f"{file} states alpha for {len(modules) - len(assumed)} layers; leave --alpha out")
+    if alpha is not None and modules and not assumed:
+        raise ValueError(f"{file} states alpha for all its {len(modules)} layers; leave --alpha out")
+    if alpha is None and 0 < len(assumed) < len(modules):
+        problems.append(
+            f"{assumed[0]} and {len(assumed) - 1} more of {len(modules)} layers do not state alpha, and the others do; pass "
+            "--alpha for them, or restore the file"
+        )
     if not modules and not problems:
         problems.append(f"{file} holds no tensors; export the adapter again")
-    return Adapter(modules, header, slots, notes(assumed, alpha, len(modules), header), problems)
+    return Adapter(modules, header, slots, notes(assumed, alpha, header), problems)
 
 
-def notes(assumed: list[str], alpha: float | None, count: int, header: dict[str, str]) -> list[str]:
+def notes(assumed: list[str], alpha: float | None, header: dict[str, str]) -> list[str]:
     """What was assumed of a file that does not say it."""
     if not assumed or alpha is not None:
         return []
     stated = header.get("ss_network_alpha")
     hint = f"; its header says ss_network_alpha {stated}" if stated else ""
-    where = "the file does" if len(assumed) == count else f"{len(assumed)} of {count} layers do"
-    return [f"{where} not state alpha: taken as the rank, so that the scale is 1{hint} (--alpha overrides)"]
+    return [f"no layer states alpha: taken as the rank, so that the scale is 1{hint} (--alpha overrides)"]

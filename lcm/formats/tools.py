@@ -45,7 +45,7 @@ def taken(adapter: Adapter, scales: dict[str, float]) -> Taken:
 
 
 class Skeleton(PeftAdapterMixin, nn.Module):
-    """A module tree with the adapted layers and nothing else, on the meta device: all that the stock loader looks at."""
+    """A module tree with the adapted layers and nothing else, which takes no memory: all that the stock loader looks at."""
 
     def __init__(self, layers: dict[str, Factors]) -> None:
         super().__init__()
@@ -60,10 +60,12 @@ class Skeleton(PeftAdapterMixin, nn.Module):
 
 
 def layer(factors: Factors) -> nn.Module:
-    """What the factors adapt."""
+    """What the factors adapt, with one number in the place of all its weights."""
     outputs, (_, inputs, *kernel) = len(factors.up), factors.down.shape
     with torch.device("meta"):
-        return nn.Conv2d(inputs, outputs, kernel[0]) if kernel else nn.Linear(inputs, outputs)
+        shell = nn.Conv2d(inputs, outputs, kernel[0], bias=False) if kernel else nn.Linear(inputs, outputs, bias=False)
+    shell.weight = nn.Parameter(torch.zeros((), dtype=factors.up.dtype).expand(shell.weight.shape), requires_grad=False)
+    return shell
 
 
 def diffusers_takes(adapter: Adapter, file: Path) -> Taken:
@@ -83,7 +85,7 @@ def diffusers_takes(adapter: Adapter, file: Path) -> Taken:
 
 
 def is_filled(module: LoraLayer) -> bool:
-    """Whether both matrices came from the file."""
+    """Whether both matrices came from the file: what did not is left without memory."""
     return not any(part["default"].weight.is_meta for part in (module.lora_A, module.lora_B))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def add_input(parser: argparse.ArgumentParser, name: str = "file") -> None:
     parser.add_argument(name, help="an adapter: a safetensors file, a folder that holds one, or a hub id")
-    parser.add_argument("--alpha", type=float, help="alpha of a file that states none; default: its rank, so that the scale is 1")
+    parser.add_argument("--alpha", type=float, help="alpha of layers that state none; default: its rank, so that the scale is 1")
 
 
 def add_writing(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -60,22 +61,18 @@ def component(part: dict[str, Any]) -> dict[str, Any]:
     def counted(values: Any) -> dict[str, int]:
         return {f"{value:g}" if isinstance(value, float) else str(value): n for value, n in Counter(values).most_common()}
 
-    leaves = (name.rpartition("transformer_blocks.")[2].split(".", 2)[-1] if "ff.net" in name else name for name in part)
     return {
         "layers": len(part),
         "ranks": counted(f.rank for f in part.values()),
         "alphas": counted(f.alpha for f in part.values()),
         "dtypes": counted(str(f.up.dtype).removeprefix("torch.") for f in part.values()),
-        "targets": counted(target(name) for name in leaves),
+        "targets": counted(target(name) for name in part),
     }
 
 
 def target(name: str) -> str:
-    """The end of a layer's name by which training flags choose it."""
-    head, _, leaf = name.rpartition(".")
-    if leaf.isdigit() or leaf in ("proj", "conv"):
-        return f"{target(head)}.{leaf}" if not head.endswith("ff.net") else f"ff.net.{leaf}"
-    return leaf
+    """The end of a layer's name by which training flags choose it: what follows the last numbered block."""
+    return re.split(r"(?:blocks|resnets|attentions|layers)\.\d+\.", name)[-1].removeprefix("attn1.").removeprefix("attn2.")
 
 
 def programs(adapter: Adapter, file: Any) -> dict[str, Any]:

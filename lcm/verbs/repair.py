@@ -30,12 +30,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from lcm.console import hide_loading_bars
     from lcm.formats.applying import load_base, verify
     from lcm.formats.reading import find
     from lcm.formats.saving import check_free, identified, place, save
 
     file, output = find(args.file), place(args.output)
     check_free(output, [file], args.force)
+    hide_loading_bars(args.base)
     pipe = load_base(args.base) if args.base else None
     adapter = read(args, args.file, pipe.unet.config.layers_per_block if pipe else 2)
     adapter.header = identified(adapter, recipe(args, adapter, pipe) if args.objective else None)
