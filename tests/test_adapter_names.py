@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lcm.adapters import WEIGHTS_NAME, add_lora, kohya_state_dict, lora_modules
+from lcm.formats import diffusers, kohya
 from lcm.formats.names import dotted, from_ldm, is_layer, underscored
 from lcm.formats.reading import read_adapter
-from lcm.formats.saving import save
 from lcm.formats.tools import what_takes
 
 SD15_UNET: dict[str, Any] = {
@@ -287,12 +287,12 @@ def test_what_programs_take_of_our_file_and_of_one_in_diffusers_layout(case: Cas
     attention = sum(".attn" in name for name, _ in ldm_layers(case.model))
     save_file(filled(case), file)
     adapter = read_adapter(file)
-    kohya = what_takes(adapter, file)
+    ours = what_takes(adapter, file)
     misplaced = case.model is SDXL
-    assert [taken.count for taken in kohya.values()] == [modules, modules, modules - misplaced]
-    assert kohya["A1111"].missing == ("up_blocks.0.upsamplers.0.conv" if misplaced else "")
-    assert not any(taken.misscaled for taken in kohya.values())
-    save(adapter, tmp_path / "dotted.safetensors", torch.float16, "diffusers")
+    assert [taken.count for taken in ours.values()] == [modules, modules, modules - misplaced]
+    assert ours["A1111"].missing == ("up_blocks.0.upsamplers.0.conv" if misplaced else "")
+    assert not any(taken.misscaled for taken in ours.values())
+    diffusers.write(adapter, tmp_path / "dotted.safetensors")
     dotted_file = what_takes(read_adapter(tmp_path / "dotted.safetensors"), tmp_path / "dotted.safetensors")
     assert [taken.count for taken in dotted_file.values()] == [modules, modules - attention, 0]
     assert modules - attention == (228 if case.model is SDXL else 150)
@@ -305,5 +305,5 @@ def test_a_file_with_the_original_block_numbers_is_rewritten_by_the_names_that_a
     save_file(state, tmp_path / WEIGHTS_NAME)
     adapter = read_adapter(tmp_path)
     assert adapter.problems == [] and list(adapter.layouts) == ["kohya with ldm blocks"]
-    rewritten = save(adapter, tmp_path / "out.safetensors", torch.float16)
-    assert {slot.stem for slot in rewritten.slots} == set(case.layers)
+    kohya.write(adapter, tmp_path / "out.safetensors")
+    assert {slot.stem for slot in read_adapter(tmp_path / "out.safetensors").slots} == set(case.layers)
