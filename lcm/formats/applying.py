@@ -15,6 +15,7 @@ from torch import nn
 
 from lcm.adapters import probe
 from lcm.formats.adapter import COMPONENTS, Adapter, AdapterError, Factors
+from lcm.formats.tools import quietly
 
 
 def load_base(path: str) -> Any:
@@ -90,7 +91,8 @@ def verify(pipe: Any, adapter: Adapter, file: Path) -> Verdict:
     inputs = probe(pipe.unet)
     base = pipe.unet(**inputs).sample
     try:
-        pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="default")
+        with quietly():
+            pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="default")
     except Exception as refusal:  # whatever a user would see
         raise AdapterError(
             f"diffusers refuses {file}: {' '.join(str(refusal).split())[:300]}; lcm repair writes one it takes"

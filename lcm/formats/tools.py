@@ -5,8 +5,11 @@ A layer that a program does not recognise is left out without an error, and one 
 
 from __future__ import annotations
 
+import logging
 import re
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +71,19 @@ def layer(factors: Factors) -> nn.Module:
     return shell
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """What the libraries say of a file while they try it is said by the verdict, once."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def diffusers_takes(adapter: Adapter, file: Path) -> Taken:
     """By `load_lora_weights` of the stock pipeline, on a skeleton of the U-Net."""
     skeleton = Skeleton(adapter.component("unet"))
@@ -75,9 +91,10 @@ def diffusers_takes(adapter: Adapter, file: Path) -> Taken:
     config = SimpleNamespace(layers_per_block=2)
     try:
         state, alphas, metadata = pipeline.lora_state_dict(str(file), unet_config=config, return_lora_metadata=True)
-        pipeline.load_lora_into_unet(
-            state, network_alphas=alphas, unet=skeleton, adapter_name="default", metadata=metadata, low_cpu_mem_usage=True
-        )
+        with quietly():
+            pipeline.load_lora_into_unet(
+                state, network_alphas=alphas, unet=skeleton, adapter_name="default", metadata=metadata, low_cpu_mem_usage=True
+            )
     except Exception as error:  # whatever a user would see
         return Taken(0, 0, error=" ".join(str(error).split())[:160])
     loaded = {name: m for name, m in skeleton.named_modules() if isinstance(m, LoraLayer) and is_filled(m)}

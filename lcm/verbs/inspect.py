@@ -117,7 +117,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     if len(facts["problems"]) > 20:
         text.append(f"and {len(facts['problems']) - 20} more problems; --json lists all")
     if facts["repair"] and not facts["problems"]:
-        text.append("\nrun lcm repair: it writes a file that all of them take")
+        text.append("\nrun lcm repair: it writes a file that they take")
     return text
 
 
