@@ -86,7 +86,8 @@ def test_the_settings_of_the_card_are_those_of_the_training(objective: str, tmp_
 
 def places(objective: str) -> dict[str, Any]:
     method = OBJECTIVES[objective]
-    own = {"pretrained_teacher_model": "teacher", "base_config": None, "pretrained_vae_model_name_or_path": None}
+    own: dict[str, Any] = {"pretrained_teacher_model": "teacher", "base_config": None, "pretrained_vae_model_name_or_path": None}
+    own |= {"teacher_lora": [], "extra_teachers": []}
     if not method.from_trajectories:
         return own
     images = ("random_flip", "center_crop", "aspect_ratio_buckets")

@@ -8,22 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
 from torch import nn
 
 from lcm.adapters import probe
 from lcm.formats.adapter import COMPONENTS, Adapter, AdapterError, Factors
 from lcm.formats.tools import quietly
-
-
-def load_base(path: str) -> Any:
-    """A stock pipeline in float32 from a folder or the hub. Raises FileNotFoundError that says what is wrong."""
-    try:
-        return DiffusionPipeline.from_pretrained(path, dtype=torch.float32, use_safetensors=True, safety_checker=None)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise FileNotFoundError(f"--base {path} could not be loaded: {' '.join(str(error).split())}") from error
 
 
 def own_name(model: nn.Module, layer: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +15,25 @@ if TYPE_CHECKING:
 def add_input(parser: argparse.ArgumentParser, name: str = "file") -> None:
     parser.add_argument(name, help="an adapter: a safetensors file, a folder that holds one, or a hub id")
     parser.add_argument("--alpha", type=float, help="alpha of layers that state none; default: its rank, so that the scale is 1")
+
+
+def add_base(parser: argparse.ArgumentParser, use: str, required: bool = False) -> None:
+    parser.add_argument("--base", required=required, help=f"diffusers folder, hub id, or single .safetensors file: {use}")
+    parser.add_argument(
+        "--base_config", help="for a single file: a diffusers folder or hub id of the same kind of model; its weights are not read"
+    )
+
+
+def load(args: argparse.Namespace, dtype: torch.dtype | None = None) -> Any:
+    """The stock pipeline that --base and --base_config name, in float32 unless told otherwise."""
+    import torch
+
+    from lcm.bases import load_base, named_by
+    from lcm.console import hide_loading_bars
+
+    hide_loading_bars(args.base)
+    with named_by(path="base"):
+        return load_base(args.base, base_config=args.base_config, dtype=dtype or torch.float32)
 
 
 def add_writing(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcm.verbs.arguments import add_base, load
+
 if TYPE_CHECKING:
     import torch
 
@@ -18,8 +20,7 @@ DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--base", required=True, help="diffusers folder, hub id, or single .safetensors file")
-    add("--base_config", help="for a single file: a diffusers folder or hub id of the same kind of model; its weights are not read")
+    add_base(parser, "what the pictures are drawn with", required=True)
     add("--adapter", nargs="+", default=[], metavar="PATH[=WEIGHT]", help="files, output folders or hub ids; default weight: 1")
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", nargs="+", help="one picture for each, and for each of --steps and --seeds")
@@ -41,8 +42,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     check_numbers(args)
     adapters = dict(map(with_weight, args.adapter))
-    from lcm.bases import load_base, named_by
-    from lcm.console import hide_loading_bars
     from lcm.data.sources.prompts import read_prompts
     from lcm.generating import FEW_STEP, Settings, check_folder, check_playable, leading, plan, prepare, read_recipes
 
@@ -63,9 +62,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     if not args.overwrite:
         check_folder(args.output, pictures)
     device = choose_device(args.device)
-    hide_loading_bars(args.base)
-    with named_by(path="base"):
-        pipe = load_base(args.base, base_config=args.base_config, dtype=choose_dtype(args.dtype, device))
+    pipe = load(args, choose_dtype(args.dtype, device))
     prepare(pipe, adapters, recipes, args.scheduler)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcm.verbs.arguments import add_input, add_writing, dtype_of, read, written
+from lcm.verbs.arguments import add_base, add_input, add_writing, dtype_of, load, read, written
 
 if TYPE_CHECKING:
     from lcm.formats.adapter import Adapter
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_input(parser)
     parser.add_argument("output", type=Path, help="the file to write, or a folder for it")
     add_writing(parser)
-    parser.add_argument("--base", help="a diffusers folder or hub id; the result is also proved on it")
+    add_base(parser, "the result is also proved on it")
     parser.add_argument("--objective", help="the method that the adapter was trained with, e.g. lcm; writes its standard recipe")
     parser.add_argument(
         "--prediction_type",
@@ -30,15 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from lcm.console import hide_loading_bars
-    from lcm.formats.applying import load_base, verify
+    from lcm.formats.applying import verify
     from lcm.formats.reading import find
     from lcm.formats.saving import check_free, identified, place, save
 
     file, output = find(args.file), place(args.output)
     check_free(output, [file], args.force)
-    hide_loading_bars(args.base)
-    pipe = load_base(args.base) if args.base else None
+    pipe = load(args) if args.base else None
     adapter = read(args, args.file, pipe.unet.config.layers_per_block if pipe else 2)
     adapter.header = identified(adapter, recipe(args, adapter, pipe) if args.objective else None)
     result = save(adapter, output, dtype_of(args, adapter))

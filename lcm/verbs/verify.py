@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from lcm.verbs.arguments import add_input, read
+from lcm.verbs.arguments import add_base, add_input, load, read
 
 HELP = "attach an adapter to a base by stock diffusers, and compare with W + alpha / rank B A done by hand"
 TOLERANCE = 1e-3
@@ -14,18 +14,16 @@ TOLERANCE = 1e-3
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_input(parser)
-    parser.add_argument("--base", required=True, help="the base model: a diffusers folder or a hub id")
+    add_base(parser, "what the adapter is attached to", required=True)
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from lcm.console import hide_loading_bars
-    from lcm.formats.applying import load_base, verify
+    from lcm.formats.applying import verify
     from lcm.formats.reading import find
     from lcm.formats.tools import what_takes
 
     file = find(args.file)
-    hide_loading_bars(args.base)
-    pipe = load_base(args.base)
+    pipe = load(args)
     adapter = read(args, args.file, pipe.unet.config.layers_per_block)
     print(f"{file} on {args.base}")
     for name, taken in list(what_takes(adapter, file).items())[1:]:
