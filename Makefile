@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check soak
+.PHONY: demo test check docs soak
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,9 @@ check: .venv/installed
 
 test: .venv/installed check
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict
 
 soak: .venv/installed
 	$(BIN)/python -m tests.soak --kills 30 --processes 1

@@ -2,8 +2,8 @@
 
     python -m benchmarks.counts
 
-The U-Nets of Stable Diffusion 1.5 (512 pixels) and SDXL (1024) are built from their published configurations on meta tensors,
-which have shapes and no memory. On them runs the objective `lcm` of this toolkit, forward and backward, as the trainer runs it
+The U-Nets of Stable Diffusion 1.5 (512 pixels), 2.1 (768) and SDXL (1024) are built from their published configurations on meta
+tensors, which have shapes and no memory. On them runs the objective `lcm` of this toolkit, forward and backward, as the trainer runs it
 with `--mixed_precision fp16`: frozen weights in half precision, an adapter of rank 64 in float32. Latents and embeddings are
 given, and the optimizer is not in it. Attention is counted as the fused kernel.
 """
@@ -61,9 +61,11 @@ class Model:
 
 
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+CLIP_H = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16, "hidden_act": "gelu"}
 CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
 MODELS = {
     "sd15": Model("Stable Diffusion 1.5", "sd15.json", 512, None, ((CLIPTextModel, CLIP_L),)),
+    "sd21": Model("Stable Diffusion 2.1", "sd21.json", 768, None, ((CLIPTextModel, CLIP_H),)),
     "sdxl": Model(
         "SDXL",
         "sdxl.json",

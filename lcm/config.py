@@ -24,6 +24,11 @@ from lcm.schedule import NoiseSchedule
 from lcm.styles import Style
 
 DROPPED_FLAGS = {
+    "train_shards_path_or_url": "webdataset for tar shards on this machine, dataset_name for a data set on the hub",
+    "use_fix_crop_and_size": "nothing: SDXL is told how each image was cut; center_crop cuts all alike",
+    "encode_batch_size": "nothing: the VAE encodes one picture at a time; cache_latents encodes each once",
+    "vae_encode_batch_size": "nothing: the VAE encodes one picture at a time; cache_latents encodes each once",
+    "scale_lr": "learning_rate: it is the rate itself, whatever the batch and the number of processes",
     "w_min": "guidance_scale_min, which is w_min + 1",
     "w_max": "guidance_scale_max, which is w_max + 1",
     "validation_prompt": "validation_prompts",
