@@ -77,7 +77,7 @@ def test_live_memory_is_the_peak_of_what_was_made() -> None:
 
 def test_the_models_are_the_published_ones() -> None:
     """Parameters and adapted layers of the official LCM-LoRAs: 278 for SD 1.5, 788 for SDXL."""
-    for name, parameters, layers in (("sd15", 859_520_964, 278), ("sdxl", 2_567_463_684, 788)):
+    for name, parameters, layers in (("sd15", 859_520_964, 278), ("sd21", 865_910_724, 278), ("sdxl", 2_567_463_684, 788)):
         unet = build_unet(MODELS[name])
         assert sum(p.numel() for p in unet.parameters()) == parameters
         assert len(layers_named(unet, LORA_TARGETS)) == layers

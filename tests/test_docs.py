@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import yaml
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
+from benchmarks import counts
 from examples.shapes.tables import filled
 from lcm.config import DROPPED_FLAGS, FREE_TO_CHANGE, TrainConfig, parse_config, read_yaml, spellings
-from tests.documents import DOCUMENTS, ROOT, blocks, follow, known_flags, prose
+from tests.documents import DOCUMENTS, ROOT, blocks, commands, follow, known_flags, prose
 
 
 @pytest.fixture
@@ -108,3 +110,22 @@ def test_every_flag_of_the_public_scripts_is_accepted_or_answered() -> None:
         else:
             named = ours.strip("`-")
             assert spellings().get(name) == named or DROPPED_FLAGS[name].startswith(named), name
+
+
+TEACHERS = {"stable-diffusion-v1-5": "sd15", "stable-diffusion-2-1": "sd21", "stable-diffusion-xl-base-1.0": "sdxl"}
+
+
+def test_the_commands_for_cards_fit_by_the_counts() -> None:
+    models = json.loads((counts.RESULTS / counts.NAME).read_text())["models"]
+    found = [block.text for block in blocks("docs/distil.md") if block.text.startswith("# ")]
+    assert len(found) == 9
+    for text in found:
+        size, room = map(int, re.findall(r"\d+", text.splitlines()[0]))
+        config = parse_config(next(commands(text))[3:])
+        model = models[TEACHERS[Path(str(config.pretrained_teacher_model)).name]]
+        flags = [f"--{name}" for name in ("cache_latents", "use_8bit_adam") if getattr(config, name)]
+        case = counts.CASES[", " + " ".join(flags) if flags else ""]
+        step = {"no": model["step"], **model["checkpointing"]}[config.gradient_checkpointing]
+        free = size * counts.GIGA - counts.BESIDES - counts.held_bytes(model, *case)
+        assert room == free // step["peak_bytes_per_image"], text
+        assert config.train_batch_size <= 0.92 * room and config.mixed_precision == "fp16" and config.lora_rank == counts.RANK
