@@ -3,9 +3,9 @@
     python -m benchmarks.counts
 
 The U-Nets of Stable Diffusion 1.5 (512 pixels), 2.1 (768) and SDXL (1024) are built from their published configurations on meta
-tensors, which have shapes and no memory. On them runs the objective `lcm` of this toolkit, forward and backward, as the trainer runs it
-with `--mixed_precision fp16`: frozen weights in half precision, an adapter of rank 64 in float32. Latents and embeddings are
-given, and the optimizer is not in it. Attention is counted as the fused kernel.
+tensors, which have shapes and no memory. On them runs the objective `lcm` of this toolkit, forward and backward, as the trainer
+runs it with `--mixed_precision fp16`: frozen weights in half precision, an adapter of rank 64 in float32. Latents and embeddings
+are given, and the optimizer is not in it. Attention is counted as the fused kernel.
 """
 
 from __future__ import annotations

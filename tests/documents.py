@@ -5,6 +5,7 @@ A page is followed from its first block to its last, in one folder and with one 
 - `python` blocks are run; after `<!-- not run: REASON -->` they are compiled only.
 - `bash` blocks are parsed, every command by the parser of its program; after `<!-- run -->` they are run.
 - a `yaml` block that begins with `# NAME.yaml` is written to that file.
+- a command with flags inside a sentence is parsed.
 - a `text` block after `<!-- output -->` is what the block before it has printed.
 """
 
@@ -18,13 +19,13 @@ import os
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import tomllib
 from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState, GradientState
 from torch.distributed.run import get_args_parser
@@ -32,6 +33,7 @@ from torch.distributed.run import get_args_parser
 import lcm.cli
 import train_lcm_lora
 from lcm.config import parse_config, spellings
+from lcm.objectives import OBJECTIVES
 from lcm.verbs import VERBS
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +43,8 @@ DOCUMENTS = (
     *("benchmarks/README.md", "examples/shapes/README.md", "examples/accelerate/README.md"),
 )
 FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`((?:python -m|lcm|accelerate launch|torchrun) [^`]*--[^`]*)`")
+"""A command with flags inside a sentence."""
 MARKS = {"": ("python", "bash", "yaml", "text", ""), "run": ("bash",), "output": ("text",), "not run": ("python",)}
 
 
@@ -66,16 +70,22 @@ def blocks(document: str) -> Iterator[Block]:
 
 
 def prose(document: str) -> str:
-    """A page without its blocks."""
-    return FENCE.sub("", (ROOT / document).read_text(encoding="utf-8"))
+    """A page without its blocks and without the commands in its sentences."""
+    return INLINE.sub("", FENCE.sub("", (ROOT / document).read_text(encoding="utf-8")))
 
 
 def follow(document: str) -> int:
     """Does what the page says in the current folder; returns the number of blocks. Raises what goes wrong, with the line."""
+    with mock.patch.dict(OBJECTIVES):  # where a page adds a method, it is gone afterwards
+        for command in INLINE.findall(FENCE.sub("", (ROOT / document).read_text(encoding="utf-8"))):
+            do(Block("bash", command, "", 0), f"{document}: {command}", {})
+        return sum(1 for _ in followed(document))
+
+
+def followed(document: str) -> Iterator[Block]:
     namespace: dict[str, Any] = {"__name__": "documentation"}
-    printed, count = "", 0
+    printed = ""
     for block in blocks(document):
-        count += 1
         try:
             if block.mark == "output":
                 assert block.text.strip() == printed.strip()
@@ -84,7 +94,7 @@ def follow(document: str) -> int:
             printed = output.getvalue()
         except (Exception, SystemExit) as error:
             raise AssertionError(f"{document}:{block.line}: {error!r}, after the output\n{printed}") from error
-    return count
+        yield block
 
 
 def do(block: Block, where: str, namespace: dict[str, Any]) -> None:
@@ -111,15 +121,29 @@ def commands(text: str) -> Iterator[list[str]]:
             yield command
 
 
-class Parsed(Exception):
+class Parsed(Exception):  # noqa: N818 - not an error
     """Raised instead of running a program whose flags were understood."""
 
 
-def parse_and_stop(parser: argparse.ArgumentParser, args: Sequence[str] | None = None, namespace: Any = None) -> None:
-    _, rest = parser.parse_known_args(args, namespace)
-    if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    raise Parsed
+@contextlib.contextmanager
+def only_parsed(name: str) -> Iterator[None]:
+    """Inside the block programs stop when they have read their flags. Raises AssertionError for one that reads none."""
+    read = argparse.ArgumentParser.parse_known_args
+
+    def parse_args(parser: argparse.ArgumentParser, args: Sequence[str] | None = None) -> None:
+        _, rest = read(parser, args)
+        assert rest == [], f"{name} has no {' '.join(rest)}"
+        raise Parsed
+
+    def parse_known_args(parser: argparse.ArgumentParser, args: Sequence[str] | None = None) -> None:
+        _, rest = read(parser, args)
+        assert {word[2:] for word in rest if word.startswith("--")} <= spellings().keys(), rest  # handed on to training
+        raise Parsed
+
+    patched = mock.patch.multiple(argparse.ArgumentParser, parse_args=parse_args, parse_known_args=parse_known_args)
+    with patched, contextlib.suppress(Parsed):
+        yield
+        raise AssertionError(f"{name} reads no flags")
 
 
 def train(words: list[str], run: bool) -> None:
@@ -170,8 +194,8 @@ def python(words: list[str], run: bool) -> None:
         elif "ArgumentParser" not in Path(str(module.__file__)).read_text(encoding="utf-8"):
             assert argv == []
         else:
-            with mock.patch.object(argparse.ArgumentParser, "parse_args", parse_and_stop), contextlib.suppress(Parsed):
-                raise AssertionError(f"{name} parsed nothing: {module.main()}")
+            with only_parsed(name):
+                module.main()
     return None
 
 
