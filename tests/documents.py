@@ -217,7 +217,7 @@ def known(words: list[str], run: bool) -> None:
 
 PROGRAMS: dict[str, Callable[[list[str], bool], None]] = {
     **{"lcm": lcm_command, "accelerate": accelerate, "torchrun": torchrun, "python": python, "python3": python},
-    **{"make": make, "pip": pip, ".": known, "git": known, "cd": known},
+    **{"make": make, "pip": pip, ".": known, "hf": known},
 }
 
 

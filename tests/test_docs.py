@@ -87,7 +87,8 @@ SCRIPTS_FLAGS = """
     lr_warmup_steps gradient_accumulation_steps use_8bit_adam adam_beta1 adam_beta2 adam_weight_decay adam_epsilon
     max_grad_norm proportion_empty_prompts w_min w_max num_ddim_timesteps loss_type huber_c lora_rank lora_alpha
     lora_dropout lora_target_modules timestep_scaling_factor mixed_precision allow_tf32 cast_teacher_unet
-    enable_xformers_memory_efficient_attention gradient_checkpointing local_rank validation_steps tracker_project_name
+    enable_xformers_memory_efficient_attention gradient_checkpointing local_rank validation_steps tracker_project_name push_to_hub
+    hub_model_id hub_token
 """.split()
 """Of the three scripts for LoRAs in diffusers' examples/consistency_distillation, read in their sources."""
 

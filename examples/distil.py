@@ -1,0 +1,31 @@
+"""Trains from Python instead of from the command line, and draws with the result.
+
+python -m examples.distil --train_data_dir photos/ --output_dir out/ --max_train_steps 1000
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import examples.quickstart
+from lcm.config import parse_config
+from lcm.console import log_plainly
+from lcm.stopping import StopRequest
+from lcm.trainer import Trainer
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`argv` are the flags of train_lcm_lora.py; the teacher is the tiny one unless they name another."""
+    log_plainly()
+    given = list(sys.argv[1:] if argv is None else argv)
+    config = parse_config(["--pretrained_teacher_model", "examples/shapes/teacher", *given])
+    Trainer(config, StopRequest()).fit()
+    picture = str(Path(config.output_dir) / "image.png")
+    base = str(config.pretrained_teacher_model)
+    examples.quickstart.main(["--base", base, "--adapter", config.output_dir, "--output", picture])
+
+
+if __name__ == "__main__":
+    main()
