@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lcm.playback import attach, read_recipe
+    from lcm.playback import attach, detach, read_recipe
     from lcm.recipe import Recipe
     from lcm.serving import Engine, Request, serve
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "Recipe", "Request", "__version__", "attach", "read_recipe", "serve"]
+__all__ = ["Engine", "Recipe", "Request", "__version__", "attach", "detach", "read_recipe", "serve"]
 
 
 def __getattr__(name: str) -> Any:
     # on demand, so that `import lcm.schedule` needs torch alone
-    if name in ("attach", "read_recipe"):
+    if name in ("attach", "detach", "read_recipe"):
         from lcm import playback
 
         return getattr(playback, name)

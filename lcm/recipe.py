@@ -13,6 +13,11 @@ UNCLIPPED: dict[str, Any] = {"clip_sample": False, "thresholding": False}
 """Overrides of every scheduler: some base models' configurations clip to the range of pictures, which latents leave."""
 
 
+def family_name(unet: Any) -> str:
+    """ "sdxl" for a U-Net that takes pooled embeddings and time ids, else "sd"."""
+    return "sdxl" if unet.config.addition_embed_type == "text_time" else "sd"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Facts that `lcm.attach` acts on, and those a reader wants to know.
@@ -60,3 +65,24 @@ class Recipe:
             return cls(**{name: value for name, value in values.items() if name in known})
         except TypeError as error:
             raise ValueError(f"the adapter's recipe is incomplete ({error}); export the adapter again") from error
+
+    @classmethod
+    def lcm_lora(cls, pipe: Any) -> Recipe:
+        """The recipe of an LCM-LoRA that carries none, such as latent-consistency/lcm-lora-sdv1-5, on this pipeline.
+
+        `LCMScheduler` on the 50 steps that the published ones were trained on, no guidance. Nothing in such a file tells it
+        from a style, which is why it has to be said.
+        """
+        config = pipe.unet.config
+        return cls(
+            objective="lcm",
+            family=family_name(pipe.unet),
+            cross_attention_dim=config.cross_attention_dim,
+            prediction_type=pipe.scheduler.config.get("prediction_type", "epsilon"),
+            zero_terminal_snr=pipe.scheduler.config.get("rescale_betas_zero_snr", False),
+            scheduler="LCMScheduler",
+            scheduler_config={"original_inference_steps": 50, "timestep_scaling": 10.0},
+            trained_guidance_scale=[],
+            teacher="unknown",
+            resolution=config.sample_size * pipe.vae_scale_factor,
+        )

@@ -1,0 +1,213 @@
+"""Attaching adapters to a stock pipeline, all of them or none, and taking them off again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lcm.adapters import lora_modules
+from lcm.full import is_full
+from lcm.playback.compatibility import check_compatible, make_scheduler
+from lcm.playback.loading import activate, load, replace_unet, swap
+from lcm.playback.locating import find_recipe, locate, read_recipe, style_name
+from lcm.playback.state import Attachment, PipelineState, adapted_models, adapter_names, attachment, current_recipe
+from lcm.playback.watching import unwatch, watch
+from lcm.recipe import Recipe
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass
+class Entry:
+    """One of the adapters asked for. `file` is None for one already loaded and for a whole U-Net."""
+
+    source: PathLike
+    weight: float
+    name: str
+    file: Path | None
+    is_unet: bool
+    recipe: Recipe | None
+
+
+def read_entry(pipe: Any, source: PathLike, weight: float) -> Entry:
+    """A name of a loaded adapter comes before a path of the same spelling."""
+    if isinstance(source, str) and source in adapter_names(pipe):
+        found = attachment(pipe)
+        return Entry(source, weight, source, None, False, found.recipes.get(source) if found else None)
+    if is_full(source):
+        return Entry(source, weight, style_name(source), None, True, find_recipe(source))
+    file = locate(source)
+    return Entry(source, weight, style_name(source), file, False, find_recipe(file))
+
+
+def find_lead(pipe: Any, entries: list[Entry], recipe: Recipe | None) -> Entry | None:
+    """The entry whose recipe sets the scheduler: the first, where the caller gives a recipe. None: one attached before stays.
+
+    Raises ValueError when there are none or several.
+    """
+    if recipe is not None:
+        return entries[0]
+    with_recipe = [entry for entry in entries if entry.recipe]
+    leads = [entry for entry in with_recipe if entry.weight] or with_recipe
+    if len(leads) > 1:
+        names = " and ".join(str(entry.source) for entry in leads)
+        raise ValueError(
+            f"{names} each have a recipe, and a pipeline one scheduler; give all but one the weight 0, or pass recipe="
+        )
+    if not leads and current_recipe(pipe) is None:
+        files = [entry.source for entry in entries if entry.file]
+        if not files:
+            raise ValueError(f"no recipe is known of the loaded adapter {entries[0].name!r}; pass recipe=")
+        read_recipe(files[0])  # says what to do
+    return leads[0] if leads else None
+
+
+def check_names(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bool) -> None:
+    """Raises ValueError when an adapter would get a name that is taken, or when there is nothing to swap."""
+    taken, found = adapter_names(pipe), attachment(pipe)
+    if hotswap and (lead is None or lead.file is None):
+        raise ValueError("hotswap=True puts the adapter with a recipe in the place of the attached one; pass its file")
+    for entry in entries:
+        if entry.file is None:
+            continue
+        if hotswap and entry is lead:
+            if not found or entry.name not in found.added:
+                raise ValueError(f"hotswap=True: no adapter named {entry.name!r} was attached; attach the first one without it")
+        elif entry.name in taken:
+            raise ValueError(
+                f"an adapter named {entry.name!r} is already loaded; call lcm.detach(pipe), or pass hotswap=True to put this one "
+                "in its place, or another adapter_name (a style is named after its file)"
+            )
+        taken = taken | {entry.name}
+
+
+def check_others(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bool) -> None:
+    """Raises ValueError when another adapter with a recipe would go on playing beside the lead."""
+    found = attachment(pipe)
+    named = {entry.source for entry in entries} | ({lead.name} if lead and hotswap else set())
+    for name in found.recipes.keys() - named if found and lead else ():
+        layers = [layer for layer in lora_modules(adapted_models(pipe)[0]).values() if name in layer.r]
+        if any(name in layer.active_adapters and float(layer.scaling[name]) for layer in layers):
+            raise ValueError(
+                f"the adapter {name!r}, attached before, has a recipe of its own and is active; call lcm.detach(pipe) first, or "
+                f"name it with the weight 0: lcm.attach(pipe, {{{name!r}: 0.0, {str(lead.source)!r}: {lead.weight}}})"  # type: ignore[union-attr]
+            )
+
+
+def own_scheduler_config(pipe: Any) -> Any:
+    """That of the base model, not of the scheduler an earlier adapter has set."""
+    found = attachment(pipe)
+    return (found.before.scheduler if found and pipe.scheduler is found.scheduler else pipe.scheduler).config
+
+
+def check_not_fused(pipe: Any) -> None:
+    """Raises ValueError for adapters added to the weights: others have no effect beside them, and none can be taken out."""
+    if any(layer.merged for model in adapted_models(pipe) for layer in lora_modules(model).values()):
+        raise ValueError(
+            "adapters are fused into the weights; call pipe.unfuse_lora(components=['unet']) first (pipe.unload_lora_weights() "
+            "keeps them there for good)"
+        )
+
+
+def check_enabled(pipe: Any) -> None:
+    """Raises ValueError where a new adapter would be switched off like those there."""
+    if any(layer.disable_adapters for model in adapted_models(pipe) for layer in lora_modules(model).values()):
+        raise ValueError("the pipeline's adapters are switched off; call pipe.enable_lora() first")
+
+
+def put_in(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bool, before: PipelineState) -> None:
+    """The adapters, a swapped one last: that undoes itself."""
+    swapped = lead if hotswap else None
+    for entry in sorted(entries, key=lambda entry: (entry is swapped, not entry.is_unet)):
+        if entry.is_unet:
+            replace_unet(pipe, entry.source, entry.weight)
+        elif entry.file and entry is swapped:
+            swap(pipe, entry.file, entry.name)
+        elif entry.file:
+            load(pipe, entry.file, entry.name)
+    activate(pipe, {entry.name: entry.weight for entry in entries if not entry.is_unet}, before)
+
+
+def attach(
+    pipe: Any,
+    adapters: PathLike | Mapping[Any, float],
+    weight: float = 1.0,
+    *,
+    adapter_name: str = "lcm",
+    recipe: Recipe | None = None,
+    hotswap: bool = False,
+) -> Recipe:
+    """Loads adapters into a stock SD or SDXL pipeline and sets the scheduler of the recipe that one of them carries.
+
+    `adapters` is a safetensors file, an output folder or a hub id ("owner/name" or "owner/name/file.safetensors"); or a mapping
+    from these, or from names of loaded adapters, to weights: {"out/": 1.0, "style.safetensors": 0.8}. The one with the recipe is
+    named `adapter_name`, styles after their files. Adapters already active keep their weights unless they are named. A folder
+    with a whole U-Net puts that in the place of the pipeline's own. `recipe` replaces the one in the (first) file:
+    `lcm.Recipe.lcm_lora(pipe)` for LCM-LoRAs from elsewhere. `hotswap` puts the file into the tensors of the adapter attached
+    before, so that a compiled U-Net is not compiled again.
+
+    Afterwards call the pipeline with few steps and the recipe's `guidance_scale`; it warns, once each, about settings that ruin
+    few-step pictures. `detach` undoes everything. Returns the recipe.
+    Raises ValueError when an adapter does not fit the pipeline, which is then unchanged.
+    """
+    if isinstance(adapters, Mapping):
+        if weight != 1.0 or not adapters:
+            raise ValueError("pass the weights inside the mapping, as in lcm.attach(pipe, {'out/': 1.0, 'style.safetensors': 0.8})")
+    else:
+        adapters = {adapters: weight}
+    entries = [read_entry(pipe, source, float(value)) for source, value in adapters.items()]
+    lead = find_lead(pipe, entries, recipe)
+    if lead and lead.file:
+        lead.name = adapter_name
+    check_names(pipe, entries, lead, hotswap)
+    check_not_fused(pipe)
+    check_enabled(pipe)
+    if recipe is None:
+        check_others(pipe, entries, lead, hotswap)
+        recipe = lead.recipe if lead else current_recipe(pipe)
+    assert recipe is not None  # `find_lead` has seen to it
+    scheduler = pipe.scheduler
+    if lead:
+        check_compatible(pipe, recipe, own_scheduler_config(pipe))
+        scheduler = make_scheduler(own_scheduler_config(pipe), recipe)
+    before, added = PipelineState.of(pipe), {entry.name for entry in entries if entry.file and not (hotswap and entry is lead)}
+    try:
+        put_in(pipe, entries, lead, hotswap, before)
+    except BaseException:
+        before.restore(pipe, added)
+        raise
+    pipe.scheduler = scheduler
+    record(pipe, before, entries, lead, recipe)
+    return recipe
+
+
+def record(pipe: Any, before: PipelineState, entries: list[Entry], lead: Entry | None, recipe: Recipe) -> None:
+    """Remembers how to undo it, and watches the calls."""
+    found = attachment(pipe) or Attachment(before, recipe, pipe.scheduler, None)
+    found.added |= {entry.name for entry in entries if entry.file}
+    found.recipes |= {entry.name: entry.recipe for entry in entries if entry.recipe and not entry.is_unet}
+    found.warned = set()
+    if lead:
+        found.recipe, found.scheduler, found.lead = recipe, pipe.scheduler, None if lead.is_unet else lead.name
+        if found.lead:
+            found.recipes[found.lead] = recipe
+    pipe._lcm_attachment = found
+    watch(pipe)
+
+
+def detach(pipe: Any) -> None:
+    """Undoes every `attach` on this pipeline: the scheduler and U-Net objects are those of before, the adapters that came with it
+    are gone, those from before are as active and as strong as they were. Adapters loaded by other means meanwhile stay.
+
+    Raises ValueError when `attach` was not called on this pipeline, or while adapters are fused into the weights.
+    """
+    found = attachment(pipe)
+    if found is None:
+        raise ValueError("lcm.attach was not called on this pipeline; there is nothing to detach")
+    check_not_fused(pipe)
+    found.before.restore(pipe, found.added)
+    unwatch(pipe)
+    del pipe._lcm_attachment

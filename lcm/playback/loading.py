@@ -1,0 +1,123 @@
+"""Adapter files into networks, with a proof that all of the file has arrived."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lcm.adapters import lora_modules, tensor_names
+from lcm.full import load_unet
+from lcm.playback.state import PipelineState, adapted_models, set_scaling
+
+DOWN_PROJECTIONS = (
+    ".lora_down.weight", ".lora_A.weight", ".lora.down.weight", "_lora.down.weight", ".lora_linear_layer.down.weight",
+)  # fmt: skip
+"""How the layouts that diffusers reads end the name of the first matrix of an adapted layer."""
+
+
+def down_projections(file: Path) -> list[str]:
+    """One tensor name for every adapted layer in the file."""
+    return [key for key in tensor_names(file) if key.endswith(DOWN_PROJECTIONS)]
+
+
+def check_arrived(file: Path, loaded: int) -> None:
+    """Raises ValueError unless every layer of the file is loaded: diffusers leaves out, with a log line, what it cannot place."""
+    expected = len(down_projections(file))
+    if loaded == expected > 0:
+        return
+    if not expected:
+        raise ValueError(f"{file} holds no LoRA matrices; use an adapter of rank decompositions, as diffusers and kohya write them")
+    raise ValueError(
+        f"only {loaded} of the {expected} adapted layers in {file} found their place; nothing was changed. "
+        f"Where the base model is of the right kind, the file's layout is one that diffusers does not read: lcm repair {file} OUT"
+    )
+
+
+def stock_load(pipe: Any, file: Path, adapter_name: str, **options: Any) -> None:
+    """`pipe.load_lora_weights`. Raises ValueError, in one line, when it fails."""
+    try:
+        pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter_name, **options)
+    except (RuntimeError, KeyError, OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file} does not fit this pipeline ({reason}); use a base model of the adapter's kind") from error
+
+
+def load(pipe: Any, file: Path, adapter_name: str) -> None:
+    """Raises ValueError when not all of the file finds its place."""
+    tensor_names(file)
+    stock_load(pipe, file, adapter_name)
+    check_arrived(file, sum(adapter_name in layer.r for model in adapted_models(pipe) for layer in lora_modules(model).values()))
+
+
+def highest_rank(file: Path) -> int:
+    with safe_open(file, framework="pt") as opened:
+        return max((opened.get_slice(key).get_shape()[0] for key in down_projections(file)), default=0)
+
+
+@torch.no_grad()
+def swap(pipe: Any, file: Path, adapter_name: str) -> None:
+    """Puts the file's tensors into those of a loaded adapter: the same parameters, so compiled code need not be compiled again.
+
+    Raises ValueError when they do not fit, and leaves the adapter as it was.
+    """
+    layers = {name: layer for name, layer in lora_modules(adapted_models(pipe)[0]).items() if adapter_name in layer.r}
+    matrices = {name: (layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight) for name, layer in layers.items()}
+    rank, room = highest_rank(file), max(a.shape[0] for a, _ in matrices.values())
+    if rank > room:
+        raise ValueError(
+            f"{file} has rank {rank}, the adapter in its place has room for {room}; call "
+            f"pipe.enable_lora_hotswap(target_rank={rank}) before the first lcm.attach, and compile after it"
+        )
+    saved = [(tensor, tensor.clone()) for pair in matrices.values() for tensor in pair]
+    scales = {name: float(layer.scaling[adapter_name]) for name, layer in layers.items()}
+    try:
+        for a, _ in matrices.values():
+            a.zero_()  # what the file fills is seen afterwards
+        stock_load(pipe, file, adapter_name, hotswap=True)
+        check_arrived(file, sum(bool(a.any()) for a, _ in matrices.values()))
+    except BaseException:
+        for tensor, value in saved:
+            tensor.copy_(value)
+        for name, layer in layers.items():
+            set_scaling(layer, adapter_name, scales[name])
+        raise
+    for layer in layers.values():  # `set_scale` reads it, and swapping does not write it
+        layer.lora_alpha[adapter_name] = float(layer.scaling[adapter_name]) * layer.r[adapter_name]
+
+
+def activate(pipe: Any, weights: Mapping[str, float], before: PipelineState) -> None:
+    """Switches adapters on beside those active before, which keep their scales: loading one had made it the only active one."""
+    for model in adapted_models(pipe):
+        state = before.of_model(model)
+        layers = lora_modules(model)
+        here = {name for layer in layers.values() for name in layer.r}
+        active = [*state.active, *(name for name in weights if name in here and name not in state.active)]
+        for name, layer in layers.items():
+            if list(layer.active_adapters) != active:
+                layer.set_adapter(active, inference_mode=True)
+            for key, value in state.scales(name).items():
+                set_scaling(layer, key, value)
+            for key in weights.keys() & layer.scaling.keys():
+                weigh(layer, key, weights[key])
+
+
+def weigh(layer: Any, adapter_name: str, weight: float) -> None:
+    """`weight` times alpha / rank, as `set_adapters` has it."""
+    scale = layer.scaling[adapter_name]
+    layer.set_scale(adapter_name, weight)
+    value, layer.scaling[adapter_name] = layer.scaling[adapter_name], scale
+    set_scaling(layer, adapter_name, value)
+
+
+def replace_unet(pipe: Any, path: str | os.PathLike[str], weight: float) -> None:
+    """Raises ValueError where the U-Net in use has adapters, or for a weight: there is nothing to scale."""
+    if weight != 1.0:
+        raise ValueError(f"{path} holds a whole U-Net, not an adapter; it cannot be attached with weight {weight}")
+    if lora_modules(pipe.unet):
+        raise ValueError(f"{path} replaces the pipeline's U-Net, whose adapters would be lost; attach it first, adapters after")
+    pipe.register_modules(unet=load_unet(path, pipe.unet))
