@@ -1,8 +1,19 @@
-"""Few-step text-to-image pipelines in the conventions of diffusers."""
+"""Few-step pipelines in the conventions of diffusers."""
 
 from __future__ import annotations
 
 from pipelines.pipeline_few_step_sd import FewStepStableDiffusionPipeline
+from pipelines.pipeline_few_step_sd_img2img import FewStepStableDiffusionImg2ImgPipeline
+from pipelines.pipeline_few_step_sd_inpaint import FewStepStableDiffusionInpaintPipeline
 from pipelines.pipeline_few_step_sdxl import FewStepStableDiffusionXLPipeline
+from pipelines.pipeline_few_step_sdxl_img2img import FewStepStableDiffusionXLImg2ImgPipeline
+from pipelines.pipeline_few_step_sdxl_inpaint import FewStepStableDiffusionXLInpaintPipeline
 
-__all__ = ["FewStepStableDiffusionPipeline", "FewStepStableDiffusionXLPipeline"]
+__all__ = [
+    "FewStepStableDiffusionImg2ImgPipeline",
+    "FewStepStableDiffusionInpaintPipeline",
+    "FewStepStableDiffusionPipeline",
+    "FewStepStableDiffusionXLImg2ImgPipeline",
+    "FewStepStableDiffusionXLInpaintPipeline",
+    "FewStepStableDiffusionXLPipeline",
+]

@@ -1,19 +1,40 @@
-"""What the few-step pipelines share: an adapter, few steps by default, no guidance by default."""
+"""What the few-step pipelines share: an adapter, its steps and guidance by default, one seed per picture."""
 
 from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 
 import lcm
+from lcm.playback import current_recipe
 from lcm.registry import closest
 
 
+def count_prompts(prompt: Any, prompt_embeds: Any) -> int:
+    if prompt is None:
+        return 1 if prompt_embeds is None else len(prompt_embeds)
+    return 1 if isinstance(prompt, str) else len(prompt)
+
+
+def generators(seed: int | Sequence[int], count: int) -> list[torch.Generator]:
+    """One generator per picture, on the CPU so that every device draws the same noise. An int counts up: seed, seed + 1, ...
+
+    Raises ValueError when there is not one seed per picture.
+    """
+    seeds = [seed + i for i in range(count)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != count:
+        raise ValueError(
+            f"seed has {len(seeds)} numbers for {count} pictures (prompts x num_images_per_prompt); pass one for each, or an int"
+        )
+    return [torch.Generator().manual_seed(int(number)) for number in seeds]
+
+
 class FewStepMixin:
-    """Goes before a stock text-to-image pipeline class; loading, encoding, offloading and denoising stay the stock ones."""
+    """Goes before a stock pipeline class; loading, encoding, offloading and denoising stay the stock ones."""
 
     stock_class: ClassVar[Any]
     components: dict[str, Any]
@@ -22,39 +43,55 @@ class FewStepMixin:
     def from_pretrained_with_adapter(
         cls,
         base: str | os.PathLike[str],
-        adapter: str | os.PathLike[str],
+        adapter: str | os.PathLike[str] | Mapping[Any, float],
         *,
         weight: float = 1.0,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Loads a base model and attaches an adapter. Raises as `lcm.attach` does."""
+        """Loads a base model and attaches an adapter, or several. Raises as `lcm.attach` does."""
         pipe: Self = cls.from_pretrained(base, dtype=dtype)  # type: ignore[attr-defined]
-        pipe.attach(adapter, weight)
+        lcm.attach(pipe, adapter, weight)
         return pipe
 
-    def attach(self, path: str | os.PathLike[str], weight: float = 1.0) -> lcm.Recipe:
+    def attach(self, adapters: str | os.PathLike[str] | Mapping[Any, float], weight: float = 1.0, **options: Any) -> lcm.Recipe:
         """`lcm.attach` on this pipeline; calls then have the recipe's steps, guidance and eta as their defaults."""
-        self.recipe: lcm.Recipe = lcm.attach(self, path, weight)
-        return self.recipe
+        return lcm.attach(self, adapters, weight, **options)
+
+    @property
+    def recipe(self) -> lcm.Recipe | None:
+        """That of the attached adapter."""
+        return current_recipe(self)
 
     def __call__(
-        self, prompt: Any = None, *, num_inference_steps: int | None = None, guidance_scale: float | None = None, **options: Any
+        self,
+        prompt: Any = None,
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] | None = None,
+        **options: Any,
     ) -> Any:
         """The stock call with defaults for a distilled model: those of the attached recipe, else 4 steps without guidance.
 
-        `options` are the stock pipeline's other arguments. Raises TypeError for one that the stock pipeline does not have (it
-        would ignore it).
+        `seed` is one number per picture, prompts x num_images_per_prompt of them, or the first of numbers that count up. A seed
+        gives the same picture whatever else is in the batch. `options` are the stock pipeline's other arguments. Raises TypeError
+        for one that the stock pipeline does not have (it would ignore it), ValueError for seeds that do not fit.
         """
         accepted = inspect.signature(self.stock_class.__call__).parameters
         for name in options.keys() - accepted.keys():
             raise TypeError(f"{self.stock_class.__name__} has no argument {name!r}.{closest(name, accepted)}")
-        recipe: lcm.Recipe | None = getattr(self, "recipe", None)
+        recipe = self.recipe
         if num_inference_steps is None:
             num_inference_steps = recipe.usual_steps if recipe else 4
         if guidance_scale is None:
             guidance_scale = recipe.guidance_scale if recipe else 1.0
         if recipe is not None and recipe.eta:
             options.setdefault("eta", recipe.eta)
+        if seed is not None:
+            if options.get("generator") is not None:
+                raise ValueError("seed and generator exclude each other; pass one of them")
+            prompts = count_prompts(prompt, options.get("prompt_embeds"))
+            options["generator"] = generators(seed, prompts * (options.get("num_images_per_prompt") or 1))
         return super().__call__(  # type: ignore[misc]
             prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, **options
         )
@@ -65,7 +102,10 @@ class FewStepMixin:
         Raises ValueError while adapters are attached: their layers would not be found again.
         """
         if any(self.get_list_adapters().values()):  # type: ignore[attr-defined]
-            raise ValueError("adapters are attached; call fuse_lora() and unload_lora_weights() first, or only the latter")
+            raise ValueError(
+                "adapters are attached; call lcm.detach(pipe) first, or, to keep them in the weights, fuse_lora() and "
+                "unload_lora_weights()"
+            )
         keep = {name: value for name, value in self.config.items() if name in self._optional_config()}  # type: ignore[attr-defined]
         self.stock_class(**self.components, **keep).save_pretrained(save_directory, **options)
 

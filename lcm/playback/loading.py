@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,8 @@ def down_projections(file: Path) -> list[str]:
 def check_arrived(file: Path, loaded: int) -> None:
     """Raises ValueError unless every layer of the file is loaded: diffusers leaves out, with a log line, what it cannot place."""
     expected = len(down_projections(file))
-    if loaded == expected > 0:
+    if loaded == expected:
         return
-    if not expected:
-        raise ValueError(f"{file} holds no LoRA matrices; use an adapter of rank decompositions, as diffusers and kohya write them")
     raise ValueError(
         f"only {loaded} of the {expected} adapted layers in {file} found their place; nothing was changed. "
         f"Where the base model is of the right kind, the file's layout is one that diffusers does not read: lcm repair {file} OUT"
@@ -40,6 +39,8 @@ def check_arrived(file: Path, loaded: int) -> None:
 
 def stock_load(pipe: Any, file: Path, adapter_name: str, **options: Any) -> None:
     """`pipe.load_lora_weights`. Raises ValueError, in one line, when it fails."""
+    if not down_projections(file):
+        raise ValueError(f"{file} holds no LoRA matrices; use an adapter of rank decompositions, as diffusers and kohya write them")
     try:
         pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter_name, **options)
     except (RuntimeError, KeyError, OSError, ValueError, SafetensorError) as error:
@@ -49,7 +50,6 @@ def stock_load(pipe: Any, file: Path, adapter_name: str, **options: Any) -> None
 
 def load(pipe: Any, file: Path, adapter_name: str) -> None:
     """Raises ValueError when not all of the file finds its place."""
-    tensor_names(file)
     stock_load(pipe, file, adapter_name)
     check_arrived(file, sum(adapter_name in layer.r for model in adapted_models(pipe) for layer in lora_modules(model).values()))
 
@@ -57,6 +57,24 @@ def load(pipe: Any, file: Path, adapter_name: str) -> None:
 def highest_rank(file: Path) -> int:
     with safe_open(file, framework="pt") as opened:
         return max((opened.get_slice(key).get_shape()[0] for key in down_projections(file)), default=0)
+
+
+@contextmanager
+def put_back_on_error(pipe: Any) -> Iterator[None]:
+    """Adapters stay in the U-Net: diffusers deletes the one that it could not swap."""
+    unet = adapted_models(pipe)[0]
+    containers: list[Any] = [unet.peft_config]
+    for layer in lora_modules(unet).values():
+        containers += [getattr(layer, name) for name in (*layer.adapter_layer_names, *layer.other_param_names)]
+    contents = [dict(container.items()) for container in containers]
+    try:
+        yield
+    except BaseException:
+        for container, content in zip(containers, contents, strict=True):
+            if container.keys() != content.keys():
+                container.clear()
+            container.update(content)
+        raise
 
 
 @torch.no_grad()
@@ -74,18 +92,16 @@ def swap(pipe: Any, file: Path, adapter_name: str) -> None:
             f"pipe.enable_lora_hotswap(target_rank={rank}) before the first lcm.attach, and compile after it"
         )
     saved = [(tensor, tensor.clone()) for pair in matrices.values() for tensor in pair]
-    scales = {name: float(layer.scaling[adapter_name]) for name, layer in layers.items()}
-    try:
-        for a, _ in matrices.values():
-            a.zero_()  # what the file fills is seen afterwards
-        stock_load(pipe, file, adapter_name, hotswap=True)
-        check_arrived(file, sum(bool(a.any()) for a, _ in matrices.values()))
-    except BaseException:
-        for tensor, value in saved:
-            tensor.copy_(value)
-        for name, layer in layers.items():
-            set_scaling(layer, adapter_name, scales[name])
-        raise
+    with put_back_on_error(pipe):
+        try:
+            for a, _ in matrices.values():
+                a.zero_()  # what the file fills is seen afterwards
+            stock_load(pipe, file, adapter_name, hotswap=True)
+            check_arrived(file, sum(bool(a.any()) for a, _ in matrices.values()))
+        except BaseException:
+            for tensor, value in saved:
+                tensor.copy_(value)
+            raise
     for layer in layers.values():  # `set_scale` reads it, and swapping does not write it
         layer.lora_alpha[adapter_name] = float(layer.scaling[adapter_name]) * layer.r[adapter_name]
 

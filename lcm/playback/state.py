@@ -44,12 +44,13 @@ def delete_from(layer: LoraLayer, names: Collection[str]) -> None:
 
 @dataclass
 class ModelState:
-    """The adapters of one network: active ones and scales of every adapted layer, gradients, what the loaders keep."""
+    """The adapters of one network: active ones and scales of every adapted layer, gradients, modes, what the loaders keep."""
 
     model: Any
-    layers: dict[str, tuple[list[str], dict[str, float]]]
-    gradients: list[tuple[nn.Parameter, bool]]
-    attributes: dict[str, Any]
+    layers: dict[str, tuple[list[str], dict[str, float]]] = field(default_factory=dict)
+    gradients: list[tuple[nn.Parameter, bool]] = field(default_factory=list)
+    modes: list[tuple[nn.Module, bool]] = field(default_factory=list)
+    attributes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Any) -> ModelState:
@@ -58,7 +59,8 @@ class ModelState:
             for name, layer in lora_modules(model).items()
         }
         attributes = {name: vars(model)[name] for name in LOADER_ATTRIBUTES if name in vars(model)}
-        return cls(model, layers, [(p, p.requires_grad) for p in model.parameters()], attributes)
+        gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        return cls(model, layers, gradients, [(module, module.training) for module in model.modules()], attributes)
 
     @property
     def active(self) -> list[str]:
@@ -85,6 +87,8 @@ class ModelState:
         self._restore_attributes(added)
         for parameter, requires_grad in self.gradients:
             parameter.requires_grad_(requires_grad)
+        for module, training in self.modes:
+            module.training = training
 
     def _restore_attributes(self, added: Collection[str]) -> None:
         here = vars(self.model)
@@ -111,7 +115,7 @@ class PipelineState:
 
     def of_model(self, model: Any) -> ModelState:
         """Empty for a network that was not there."""
-        return next((state for state in self.models if state.model is model), ModelState(model, {}, [], {}))
+        return next((state for state in self.models if state.model is model), ModelState(model))
 
     def restore(self, pipe: Any, added: Collection[str]) -> None:
         """The same objects as before, without the adapters `added`."""

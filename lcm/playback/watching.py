@@ -20,7 +20,7 @@ MODERATE_GUIDANCE = 2.0
 
 
 class Watched:
-    """Stands in for one method of one pipeline object: calls the method, then looks at what it says of the settings.
+    """Stands in for one method of one pipeline object: calls it, then looks at its result and arguments.
 
     It goes along when the pipeline is copied or pickled, and does not keep it alive.
     """
@@ -31,7 +31,7 @@ class Watched:
     def __call__(self, *args: Any, **options: Any) -> Any:
         pipe = self.pipe()
         result = getattr(type(pipe), self.method)(pipe, *args, **options)
-        self.look(pipe, *args, **options)
+        self.look(pipe, result, *args, **options)
         return result
 
     def __getstate__(self) -> dict[str, Any]:
@@ -41,25 +41,25 @@ class Watched:
         vars(self).update({**state, "pipe": weakref.ref(state["pipe"])})
 
 
-def look_at_strength(
-    pipe: Any, num_inference_steps: int, strength: float, device: Any = None, denoising_start: float | None = None
-) -> None:
+def look_at_strength(pipe: Any, result: Any, num_inference_steps: int, strength: float, *args: Any, **options: Any) -> None:
     """Raises ValueError when image-to-image would make no step at all: stock pipelines return an empty batch then."""
     found = attachment(pipe)
-    if found is None or denoising_start is not None:
+    if found is None:
         return
-    found.steps = min(int(num_inference_steps * strength), num_inference_steps)
+    found.steps = int(result[1])
     if found.steps < 1:
-        enough = "" if strength <= 0 else f"; pass num_inference_steps={steps_for(1, strength)} or more, or a higher strength"
-        raise ValueError(f"{num_inference_steps} steps at strength {strength} make no step at all{enough}")
+        enough = f"num_inference_steps={enough_steps(strength)} or more, or " if strength > 0 else ""
+        raise ValueError(
+            f"{num_inference_steps} steps at strength {strength} make no step, and no picture; pass {enough}a higher strength"
+        )
 
 
-def steps_for(steps: int, strength: float) -> int:
-    """The num_inference_steps of which a stock image-to-image pipeline makes `steps`."""
-    return next(n for n in itertools.count(steps) if int(n * strength) >= steps)
+def enough_steps(strength: float) -> int:
+    """The smallest num_inference_steps of which a stock image-to-image pipeline makes one."""
+    return next(n for n in itertools.count(1) if int(n * strength) >= 1)
 
 
-def look_at_settings(pipe: Any, generator: Any = None, eta: float | None = None) -> None:
+def look_at_settings(pipe: Any, result: Any, generator: Any = None, eta: float | None = None) -> None:
     """Called once per call of every pipeline, with its scheduler and guidance set."""
     found = attachment(pipe)
     if found is None:
