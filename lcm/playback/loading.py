@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,12 +39,29 @@ def check_arrived(file: Path, loaded: int) -> None:
     )
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Without the remarks of the libraries about parts that a file need not have: what matters is checked here."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="peft")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def stock_load(pipe: Any, file: Path, adapter_name: str, **options: Any) -> None:
     """`pipe.load_lora_weights`. Raises ValueError, in one line, when it fails."""
     if not down_projections(file):
         raise ValueError(f"{file} holds no LoRA matrices; use an adapter of rank decompositions, as diffusers and kohya write them")
     try:
-        pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter_name, **options)
+        with unheard():
+            pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter_name, **options)
     except (RuntimeError, KeyError, OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{file} does not fit this pipeline ({reason}); use a base model of the adapter's kind") from error
