@@ -57,7 +57,7 @@ class FewStepImageMixin(FewStepMixin):
         knows_strength = "strength" in inspect.signature(self.scheduler.set_timesteps).parameters
         if self.has_own_timesteps or denoising_start is not None or not knows_strength:
             given = {} if denoising_start is None else {"denoising_start": denoising_start}
-            return super().get_timesteps(num_inference_steps, strength, device, **given)  # type: ignore[misc, no-any-return]
+            return super().get_timesteps(num_inference_steps, strength, device, **given)  # type: ignore[misc]
         self.scheduler.set_timesteps(num_inference_steps, device=device, strength=strength)
         self.scheduler.set_begin_index(0)
         return self.scheduler.timesteps, num_inference_steps

@@ -27,6 +27,8 @@ from diffusers import (
     StableDiffusionXLInpaintPipeline,
 )
 from diffusers.utils import convert_state_dict_to_diffusers
+from huggingface_hub import HfApi
+from huggingface_hub.errors import EntryNotFoundError
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
@@ -470,6 +472,18 @@ def test_a_compiled_block_is_not_compiled_again_for_a_hot_swap(adapter: Path, tm
     np.testing.assert_allclose(weaker, draw(fresh, **SIZE, **FEW), atol=1e-5)
 
 
+def test_a_compiled_wrapping_stays(adapter: Path) -> None:
+    pipe = build_sd()
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+    before, wrapped = weights(pipe), pipe.unet
+    lcm.attach(pipe, adapter, 0.5)
+    layer = wrapped._orig_mod.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
+    assert (layer.scaling, list(layer.active_adapters)) == ({"lcm": 0.5}, ["lcm"])
+    lcm.detach(pipe)
+    assert pipe.unet is wrapped
+    assert_same_weights(before, weights(pipe))
+
+
 def test_an_adapter_is_found_by_file_folder_and_hub_id(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "other.safetensors"
     other.write_bytes((adapter / WEIGHTS_NAME).read_bytes())
@@ -486,6 +500,17 @@ def test_an_adapter_is_found_by_file_folder_and_hub_id(adapter: Path, tmp_path: 
     monkeypatch.setattr("lcm.playback.locating.hf_hub_download", answer)
     assert locate("someone/lcm-lora") == locate("someone/styles/deep/ink.safetensors") == other
     assert asked == [("someone/lcm-lora", WEIGHTS_NAME), ("someone/styles", "deep/ink.safetensors")]
+
+    def lacking(repo_id: str, filename: str) -> str:
+        if filename != "ink.safetensors":
+            raise EntryNotFoundError("404")
+        return str(other)
+
+    monkeypatch.setattr("lcm.playback.locating.hf_hub_download", lacking)
+    monkeypatch.setattr(HfApi, "list_repo_files", lambda self, repo_id: ["README.md", "ink.safetensors"])
+    assert locate("someone/ink") == other
+    with pytest.raises(FileNotFoundError, match=r"someone/ink is neither .* answers with x\.safetensors"):
+        locate("someone/ink/x.safetensors")
     for path in ("a/b/c.txt", "/nowhere/x", "./a/b"):
         with pytest.raises(FileNotFoundError, match="no adapter at"):
             locate(path)

@@ -47,26 +47,28 @@ def choose(names: Iterable[str], where: str) -> str:
     )
 
 
+def fetch(repo_id: str, name: str) -> Path:
+    """Raises FileNotFoundError, whatever went wrong."""
+    try:
+        return Path(hf_hub_download(repo_id, name))
+    except Exception as error:
+        raise FileNotFoundError(f"{repo_id} is neither a local path nor a hub id that answers with {name} ({error})") from error
+
+
 def download(name: str) -> Path:
     """The file of a hub id "owner/name", or "owner/name/file.safetensors", in the local cache.
 
-    Raises FileNotFoundError when nothing answers.
+    Raises FileNotFoundError when nothing answers, or when it is not clear which file is meant.
     """
     owner, repository, *inside = name.split("/")
     repo_id = f"{owner}/{repository}"
     try:
-        try:
-            return Path(hf_hub_download(repo_id, "/".join(inside) or WEIGHTS_NAME))
-        except EntryNotFoundError as error:
-            if inside or isinstance(error, LocalEntryNotFoundError):  # offline: what else the repository holds is not known
-                raise
-            return Path(hf_hub_download(repo_id, choose(HfApi().list_repo_files(repo_id), repo_id)))
-    except ValueError:
-        raise
-    except Exception as error:
-        if isinstance(error, FileNotFoundError) and not isinstance(error, EntryNotFoundError):
-            raise
-        raise FileNotFoundError(f"{name} is neither a local path nor a hub id that answers ({error})") from error
+        return fetch(repo_id, "/".join(inside) or WEIGHTS_NAME)
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        if inside or not isinstance(cause, EntryNotFoundError) or isinstance(cause, LocalEntryNotFoundError):
+            raise  # offline, what else the repository holds is not known
+    return fetch(repo_id, choose(HfApi().list_repo_files(repo_id), repo_id))
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
