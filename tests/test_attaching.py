@@ -35,24 +35,16 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import lcm
-from lcm.adapters import WEIGHTS_NAME, add_lora, export_lora, kohya_state_dict, read_header
+from lcm.adapters import WEIGHTS_NAME, add_lora, kohya_state_dict, read_header
 from lcm.playback import locate
 from tests.test_adapters import make_recipe
-from tests.test_playback import everything
+from tests.test_playback import everything, write_adapter
 from tests.worlds import SD_BETAS, build_sd, build_sdxl, build_unet, randomize_lora
 
 PICTURE = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
 MASK = (torch.arange(256).reshape(1, 1, 16, 16) % 16 < 8).float()
 FEW = {"num_inference_steps": 2, "guidance_scale": 1.0}
 BASE = {"num_inference_steps": 2, "guidance_scale": 2.0}
-
-
-def write_adapter(folder: Path, build: Callable[[], Any], recipe: lcm.Recipe, rank: int = 4, scale: float = 0.1) -> Path:
-    unet = build().unet
-    add_lora(unet, rank)
-    randomize_lora(unet, scale)
-    export_lora(unet, folder / WEIGHTS_NAME, recipe)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,8 @@ from pipelines import (
 from pipelines.few_step_image import for_every_image
 from tests.conftest import ROOT
 from tests.test_adapters import make_recipe
-from tests.test_attaching import MASK, PICTURE, SIZE, nine_channels, stock, write_adapter
+from tests.test_attaching import MASK, PICTURE, SIZE, nine_channels, stock
+from tests.test_playback import write_adapter
 from tests.test_readme import blocks
 from tests.worlds import build_sd, build_sdxl
 

@@ -23,10 +23,10 @@ from tests.worlds import build_sd, build_sdxl, build_unet, randomize_lora
 STEPS = (1, 2, 3, 4, 6, 8)
 
 
-def write_adapter(folder: Path, build: Any, recipe: lcm.Recipe) -> Path:
+def write_adapter(folder: Path, build: Any, recipe: lcm.Recipe, rank: int = 4, scale: float = 0.1) -> Path:
     unet = build().unet
-    add_lora(unet, 4)
-    randomize_lora(unet, 0.1)
+    add_lora(unet, rank)
+    randomize_lora(unet, scale)
     export_lora(unet, folder / WEIGHTS_NAME, recipe)
     return folder
 

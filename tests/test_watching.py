@@ -25,7 +25,8 @@ from diffusers import (
 
 import lcm
 from tests.test_adapters import make_recipe
-from tests.test_attaching import FEW, MASK, PICTURE, SIZE, draw, stock, write_adapter
+from tests.test_attaching import FEW, MASK, PICTURE, SIZE, draw, stock
+from tests.test_playback import write_adapter
 from tests.worlds import build_sd, build_sdxl
 
 PHASES = {"scheduler": "DDIMScheduler", "scheduler_config": {"timestep_spacing": "trailing"}, "num_inference_steps": [4]}

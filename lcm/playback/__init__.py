@@ -6,6 +6,7 @@ from lcm.playback.attaching import attach, detach
 from lcm.playback.compatibility import SCHEDULERS, check_compatible, make_scheduler
 from lcm.playback.locating import find_recipe, locate, read_recipe
 from lcm.playback.state import current_recipe
+from lcm.recipe import family_name
 
 __all__ = [
     "SCHEDULERS",
@@ -13,6 +14,7 @@ __all__ = [
     "check_compatible",
     "current_recipe",
     "detach",
+    "family_name",
     "find_recipe",
     "locate",
     "make_scheduler",
