@@ -20,7 +20,8 @@ from PIL.PngImagePlugin import PngInfo
 import lcm
 from lcm.bases import is_base
 from lcm.disk import replacing
-from lcm.playback import SCHEDULERS, family_name, make_scheduler
+from lcm.playback import SCHEDULERS, find_recipe, locate
+from lcm.playback.loading import load
 from lcm.recipe import Recipe
 from lcm.registry import closest
 
@@ -73,16 +74,11 @@ def check_folder(folder: Path, pictures: Sequence[Picture]) -> None:
 
 def read_recipes(adapters: Mapping[str, float]) -> dict[str, Recipe | None]:
     """By path, None for an adapter of another trainer. Raises FileNotFoundError, or ValueError for a base model."""
-    recipes: dict[str, Recipe | None] = {}
+    recipes = {}
     for path in adapters:
         if is_base(path):
             raise ValueError(f"adapter: {path} is a base model, not an adapter; pass it as --base")
-        try:
-            recipes[path] = lcm.read_recipe(path)
-        except ValueError as error:
-            if "carries no recipe" not in str(error):
-                raise
-            recipes[path] = None
+        recipes[path] = find_recipe(path)
     return recipes
 
 
@@ -106,36 +102,30 @@ def check_playable(recipes: Mapping[str, Recipe | None], scheduler: str | None, 
         raise ValueError(f"steps: the adapter was trained on {most} solver steps; pass 1..{most}, not {max(steps)}")
 
 
-def recipe_for(pipe: Any, scheduler: str) -> Recipe:
-    """What is known of adapters without a recipe: that they are meant for this pipeline."""
-    config = pipe.scheduler.config
-    return Recipe(
-        objective="unknown",
-        family=family_name(pipe.unet),
-        cross_attention_dim=pipe.unet.config.cross_attention_dim,
-        prediction_type=config.get("prediction_type", "epsilon"),
-        zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
-        scheduler=scheduler if scheduler in SCHEDULERS else "LCMScheduler",
-        scheduler_config={},
-        trained_guidance_scale=[1.0, 1.0],
-        teacher="",
-        resolution=0,
-    )
-
-
 def prepare(pipe: Any, adapters: Mapping[str, float], recipes: Mapping[str, Recipe | None], scheduler: str | None) -> None:
     """Attaches the adapters and sets the scheduler: the one asked for, else that of the leading recipe, else the base's own.
 
     Raises ValueError for an adapter that does not fit.
     """
-    own = pipe.scheduler.config
-    played = leading(recipes) or (recipe_for(pipe, scheduler or "") if adapters else None)
-    for number, (path, weight) in enumerate(adapters.items(), 1):
-        lcm.attach(pipe, path, weight, adapter_name=f"adapter_{number}", recipe=recipes[path] or played)
-    if played is not None:
-        pipe.scheduler = make_scheduler(own, played)
-    if scheduler is not None:
+    recipe = leading(recipes)
+    if adapters and recipe is None and scheduler in SCHEDULERS:
+        recipe = replace(Recipe.lcm_lora(pipe), scheduler=str(scheduler), scheduler_config={})
+    if recipe is None:
+        load_styles(pipe, adapters)
+    else:
+        order = sorted(adapters, key=lambda path: recipes[path] != recipe)  # the first is the one that the recipe is of
+        lcm.attach(pipe, {path: adapters[path] for path in order}, recipe=recipe)
+    if scheduler is not None and scheduler != type(pipe.scheduler).__name__:
         pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+
+
+def load_styles(pipe: Any, adapters: Mapping[str, float]) -> None:
+    """Adapters of which none makes the base a few-step model."""
+    names = [f"adapter_{number}" for number in range(1, len(adapters) + 1)]
+    for path, name in zip(adapters, names, strict=True):
+        load(pipe, locate(path), name)
+    if adapters:
+        pipe.set_adapters(names, list(adapters.values()))
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ from typing import Any
 
 from torch import nn
 
-from lcm.adapters import lora_modules, read_header, tensor_names
-from lcm.playback import load, locate
+from lcm.adapters import read_header
+from lcm.playback import locate
+from lcm.playback.loading import down_projections, load
+from lcm.playback.locating import path_and_weight
 from lcm.recipe import RECIPE_KEY
 
 NAME = "style"
 TEXT_KEYS = ("lora_te", "text_encoder")
-DOWN = (".lora_down.weight", ".lora_A.weight", "lora.down.weight", ".lora_linear_layer.down.weight")
-"""How the names of the text encoders' tensors begin, and those of one tensor for every adapted layer end, in any layout."""
+"""How the names of the text encoders' tensors begin, in any layout."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,8 @@ class Style:
 
     @classmethod
     def parse(cls, text: str) -> Style:
-        """PATH or PATH=WEIGHT."""
-        path, _, weight = text.rpartition("=")
-        try:
-            return cls(path, float(weight)) if path else cls(text)
-        except ValueError:
-            return cls(text)  # a path may have an = of its own
+        """PATH or PATH=WEIGHT. Raises ValueError for a weight that is none."""
+        return cls(*path_and_weight(text, "teacher_lora"))
 
     def facts(self) -> dict[str, Any]:
         """What a recipe tells: the name without its folder, the weight."""
@@ -84,7 +81,6 @@ def fold(pipe: Any, models: dict[str, Any], style: Style) -> None:
     try:
         check_is_style(file)
         load(pipe, file, NAME)
-        check_text_part(models, file)
     except ValueError as error:
         raise ValueError(f"teacher_lora {style.path}: {error}") from error
     pipe.set_adapters(NAME, style.weight)
@@ -93,19 +89,17 @@ def fold(pipe: Any, models: dict[str, Any], style: Style) -> None:
 
 
 def check_is_style(file: Path) -> None:
-    """Raises ValueError for a file without a LoRA, and for the adapter of a few-step run."""
+    """Raises ValueError for the adapter of a few-step run."""
     if RECIPE_KEY in read_header(file):
         raise ValueError(
             f"{file} is a few-step adapter of this toolkit, and a teacher with it would be no teacher; pass a style's LoRA, or go "
             "on training this one with --init_adapter"
         )
-    if not any(name.endswith(DOWN) for name in tensor_names(file)):
-        raise ValueError(f"{file} holds no LoRA (no pairs of matrices that diffusers knows); pass a LoRA of the teacher's family")
 
 
 def text_layers(file: Path) -> int:
     """How many layers of text encoders a file adapts."""
-    return sum(name.startswith(TEXT_KEYS) and name.endswith(DOWN) for name in tensor_names(file))
+    return sum(name.startswith(TEXT_KEYS) for name in down_projections(file))
 
 
 def check_unet_alone(styles: Sequence[Style]) -> None:
@@ -116,17 +110,6 @@ def check_unet_alone(styles: Sequence[Style]) -> None:
                 f"teacher_lora: {style.path} also adapts {count} layers of text encoders, which the U-Net of --full_finetune "
                 "cannot carry; train an adapter instead, or pass a LoRA of the U-Net alone"
             )
-
-
-def check_text_part(models: dict[str, Any], file: Path) -> None:
-    """Raises ValueError when not all that a file has for the text encoders was loaded: diffusers says nothing."""
-    encoders = [model for name, model in models.items() if name != "unet"]
-    loaded, expected = sum(len(lora_modules(encoder)) for encoder in encoders), text_layers(file)
-    if loaded != expected:
-        raise ValueError(
-            f"only {loaded} of the {expected} adapted layers of text encoders in {file} found their place; use a teacher of the "
-            "LoRA's kind"
-        )
 
 
 # --- what a card says ---------------------------------------------------------------------------------------------------

@@ -21,11 +21,9 @@ from pipelines import (
     FewStepStableDiffusionXLPipeline,
 )
 from pipelines.few_step_image import for_every_image
-from tests.conftest import ROOT
 from tests.test_adapters import make_recipe
 from tests.test_attaching import MASK, PICTURE, SIZE, nine_channels, stock
 from tests.test_playback import write_adapter
-from tests.test_readme import blocks
 from tests.worlds import build_sd, build_sdxl
 
 IMAGE: dict[str, Any] = {"image": PICTURE, "strength": 0.6}
@@ -147,11 +145,3 @@ def test_the_recipe_comes_and_goes_with_the_adapter(adapters: dict[Any, Path]) -
     assert pipe.recipe is None
     lcm.detach(pipe)
     assert pipe.recipe is None
-
-
-def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.chdir(tmp_path)
-    for snippet in blocks("docs/attaching.md", "python"):
-        exec(compile(snippet, "docs/attaching.md", "exec"), {})
-    assert {path.name for path in tmp_path.glob("*.png")} == {"star.png", "red.png"}

@@ -72,10 +72,14 @@ def draw(pipe: Any) -> Tensor:
     ("a/b.safetensors=0.75", Style("a/b.safetensors", 0.75)),
     ("someone/ink=-1e-1", Style("someone/ink", -0.1)),
     ("a=b/c=2", Style("a=b/c", 2.0)),
-    ("a=b", Style("a=b", 1.0)),
 ])  # fmt: skip
 def test_a_style_is_a_path_and_a_weight(text: str, style: Style) -> None:
     assert Style.parse(text) == style
+
+
+def test_a_weight_that_is_none_is_named() -> None:
+    with pytest.raises(ValueError, match="teacher_lora: 'b' in a=b is no weight"):
+        Style.parse("a=b")
 
 
 @pytest.mark.parametrize("name", ["text.safetensors", "unet.safetensors", "kohya.safetensors", "sd", "sdxl"])

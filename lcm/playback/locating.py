@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -86,6 +87,23 @@ def locate(path: str | os.PathLike[str]) -> Path:
     if (text.count("/") == 1 or names_a_file) and not local.is_absolute() and not text.startswith("."):
         return download(text)
     raise FileNotFoundError(f"no adapter at {path}; pass a {WEIGHTS_NAME} file, the folder that holds it, or a hub id")
+
+
+def path_and_weight(word: str, flag: str) -> tuple[str, float]:
+    """PATH or PATH=WEIGHT, as commands take them. A path that is there may have an equals sign of its own.
+
+    Raises ValueError, naming the flag, for a weight that is no finite number.
+    """
+    path, equals, weight = word.rpartition("=")
+    if not equals or Path(word).exists():
+        return word, 1.0
+    try:
+        value = float(weight)
+    except ValueError as error:
+        raise ValueError(f"{flag}: {weight!r} in {word} is no weight; write PATH=0.8") from error
+    if not math.isfinite(value):
+        raise ValueError(f"{flag}: the weight in {word} must be a finite number")
+    return path, value
 
 
 def find_recipe(path: str | os.PathLike[str]) -> Recipe | None:

@@ -41,10 +41,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     check_numbers(args)
-    adapters = dict(map(with_weight, args.adapter))
     from lcm.data.sources.prompts import read_prompts
     from lcm.generating import FEW_STEP, Settings, check_folder, check_playable, leading, plan, prepare, read_recipes
+    from lcm.playback.locating import path_and_weight
 
+    adapters = dict(path_and_weight(word, "adapter") for word in args.adapter)
     recipes = read_recipes(adapters)
     check_playable(recipes, args.scheduler, args.steps or [])
     recipe, few = leading(recipes), args.scheduler in FEW_STEP
@@ -101,20 +102,6 @@ def write(pipe: Any, pictures: Sequence[Any], settings: Any, args: argparse.Name
 def first_of(*values: Any) -> Any:
     """The first that is not None, and None if none is."""
     return next((value for value in values if value is not None), None)
-
-
-def with_weight(word: str) -> tuple[str, float]:
-    """PATH or PATH=WEIGHT. A path that is there may have an equals sign of its own."""
-    path, equals, weight = word.rpartition("=")
-    if not equals or Path(word).exists():
-        return word, 1.0
-    try:
-        value = float(weight)
-    except ValueError as error:
-        raise ValueError(f"adapter: {weight!r} in {word} is no weight; write PATH=0.8") from error
-    if not math.isfinite(value):
-        raise ValueError(f"adapter: the weight in {word} must be a finite number")
-    return path, value
 
 
 def check_numbers(args: argparse.Namespace) -> None:

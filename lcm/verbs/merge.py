@@ -54,7 +54,7 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
         add_deltas(pipe, adapter, weight)
         print(f"{path}: {len(adapter.modules)} layers, weight {weight:g}")
     if recipe is not None:
-        check_compatible(pipe, recipe)
+        check_compatible(pipe, recipe, pipe.scheduler.config)
         pipe.scheduler = make_scheduler(pipe.scheduler.config, recipe)
     if args.dtype:
         pipe.to(dtype=getattr(torch, args.dtype))
