@@ -195,6 +195,8 @@ def read_adapter(path: str | Path, alpha: float | None = None, layers_per_block:
     file = find(path)
     tensors, header = load_tensors(file)
     found, slots, problems = collect(tensors, layers_per_block)
+    if problems and not found:
+        raise AdapterError(f"{file} holds no LoRA: of its {len(tensors)} tensors none can be used. {problems[0]}")
     configs = configurations(file, header)
     if any(config.get("use_dora") for config in configs.values()):
         problems.append(f"{file}: its configuration says use_dora, which a plain LoRA cannot express")

@@ -112,8 +112,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
     text += ["", f"  {'program':<28} takes of the U-Net's {facts['unet_layers']} layers"]
     text += [f"  {name:<28} {taken_line(taken)}" for name, taken in facts["programs"].items()]
     text.append(f"  {'lcm.attach':<28} {facts['attach']}")
-    text += [f"\nnote: {note}" for note in facts["notes"]]
-    text += [f"\nproblem: {problem}" for problem in facts["problems"][:20]]
+    text += [f"note: {note}" for note in facts["notes"]]
+    text += [f"problem: {problem}" for problem in facts["problems"][:20]]
     if len(facts["problems"]) > 20:
         text.append(f"and {len(facts['problems']) - 20} more problems; --json lists all")
     if facts["repair"] and not facts["problems"]:
