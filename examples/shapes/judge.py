@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -52,19 +53,21 @@ class Judge(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
     @classmethod
-    def load(cls, path: Path = WEIGHTS) -> Judge:
+    def load(cls, path: Path = WEIGHTS) -> Self:
         judge = cls()
         judge.load_state_dict({name: value.float() for name, value in load_file(path).items()})
         return judge.eval()
 
     @torch.no_grad()
-    def correct(self, images: list[Image.Image], captions: list[str]) -> np.ndarray:
-        """Which attributes of each picture agree with its caption: bool [B, 3] for (shape, color, background)."""
+    def predict(self, images: list[Image.Image]) -> np.ndarray:
+        """What every head sees: int64 [B, heads]."""
         pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images]))
         pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        labels = torch.tensor([CAPTION_TO_LABELS[text] for text in captions])
-        predicted = torch.cat([torch.stack([logits.argmax(1) for logits in self(part).values()], 1) for part in pixels.split(256)])
-        return (predicted == labels).numpy()
+        return torch.cat([torch.stack([h.argmax(1) for h in self(part).values()], 1) for part in pixels.split(256)]).numpy()
+
+    def correct(self, images: list[Image.Image], captions: list[str]) -> np.ndarray:
+        """Which attributes of each picture agree with its caption: bool [B, 3] for (shape, color, background)."""
+        return self.predict(images)[:, : len(HEADS)] == np.array([CAPTION_TO_LABELS[text] for text in captions])
 
     def accuracy(self, images: list[Image.Image], captions: list[str]) -> float:
         """Share of pictures with all three attributes right."""
@@ -79,14 +82,10 @@ def blur_and_noise(pixels: Tensor) -> Tensor:
     return pixels + 0.1 * torch.rand(()) * torch.randn_like(pixels)
 
 
-def train(num_steps: int, seed: int) -> Judge:
-    torch.manual_seed(seed)
-    judge = Judge()
+def train(judge: Judge, images: Tensor, labels: Tensor, num_steps: int) -> Judge:
+    """Pictures [N, 3, 64, 64] uint8 with the labels of every head, int64 [N, heads]."""
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=num_steps)
-    scenes = sample_dataset(192 * 80, seed)
-    images = torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2)
-    labels = torch.tensor([CAPTION_TO_LABELS[scene.caption] for scene in scenes])
     for step in range(num_steps):
         rows = torch.randint(len(images), (64,))
         logits = judge(blur_and_noise(images[rows].float() / 127.5 - 1.0))
@@ -100,19 +99,28 @@ def train(num_steps: int, seed: int) -> Judge:
     return judge.eval()
 
 
+def save(judge: Judge, path: Path) -> None:
+    """Writes the weights in fp16."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.half().contiguous() for name, value in judge.state_dict().items()}, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    judge = train(args.num_steps, args.seed)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half().contiguous() for name, value in judge.state_dict().items()}, args.output_dir / WEIGHTS.name)
+    torch.manual_seed(args.seed)
+    judge = Judge()
+    scenes = sample_dataset(192 * 80, args.seed)
+    images = torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2)
+    labels = torch.tensor([CAPTION_TO_LABELS[scene.caption] for scene in scenes])
+    save(train(judge, images, labels, args.num_steps), args.output_dir / WEIGHTS.name)
     scenes = sample_dataset(3840, args.seed + 1)
-    images = [Image.fromarray(render(scene)) for scene in scenes]
+    pictures = [Image.fromarray(render(scene)) for scene in scenes]
     judge = Judge.load(args.output_dir / WEIGHTS.name)
-    print(f"held-out renders, all three right: {judge.accuracy(images, [s.caption for s in scenes]):.4%} of {len(scenes)}")
+    print(f"held-out renders, all three right: {judge.accuracy(pictures, [s.caption for s in scenes]):.4%} of {len(scenes)}")
 
 
 if __name__ == "__main__":

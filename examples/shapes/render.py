@@ -9,7 +9,7 @@ import argparse
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,23 +108,31 @@ def sample_scene(attributes: tuple[str, str, str], rng: np.random.Generator) -> 
     return Scene(*attributes, x=float(x), y=float(y), radius=float(radius), rotation=float(rng.uniform(0, 2 * math.pi)))
 
 
+def edges(scene: Scene) -> list[list[tuple[float, float]]]:
+    """The closed lines of a figure in supersampled pixels: its outline and, of a ring, the hole."""
+    k, cos, sin = SUPERSAMPLE, math.cos(scene.rotation), math.sin(scene.rotation)
+    radii = [scene.radius, scene.radius * RING_HOLE] if scene.shape == "ring" else [scene.radius]
+    return [
+        [
+            (k * (scene.x + radius * (x * cos - y * sin)), k * (scene.y + radius * (x * sin + y * cos)))
+            for x, y in OUTLINES[scene.shape]()
+        ]
+        for radius in radii
+    ]
+
+
 def render(scene: Scene) -> np.ndarray:
     """Draws a scene, anti-aliased. Returns [64, 64, 3] uint8."""
     k = SUPERSAMPLE
     image = Image.new("RGB", (SIZE * k, SIZE * k), BACKGROUNDS[scene.background])
     draw = ImageDraw.Draw(image)
-    cos, sin = math.cos(scene.rotation), math.sin(scene.rotation)
-
-    def place(radius: float) -> list[tuple[float, float]]:
-        return [
-            (k * (scene.x + radius * (x * cos - y * sin)), k * (scene.y + radius * (x * sin + y * cos)))
-            for x, y in OUTLINES[scene.shape]()
-        ]
-
-    draw.polygon(place(scene.radius), fill=COLORS[scene.color])
-    if scene.shape == "ring":
-        draw.polygon(place(scene.radius * RING_HOLE), fill=BACKGROUNDS[scene.background])
+    for line, fill in zip(edges(scene), (COLORS[scene.color], BACKGROUNDS[scene.background]), strict=False):
+        draw.polygon(line, fill=fill)
     return np.asarray(image.reduce(k))
+
+
+Style = Callable[[Scene], np.ndarray]
+"""A scene -> its picture, [64, 64, 3] uint8."""
 
 
 def sample_dataset(num_images: int, seed: int) -> list[Scene]:
@@ -133,13 +141,17 @@ def sample_dataset(num_images: int, seed: int) -> list[Scene]:
     return [sample_scene(ATTRIBUTES[i % len(ATTRIBUTES)], rng) for i in range(num_images)]
 
 
-def write_dataset(output_dir: Path, num_images: int, seed: int = 0) -> None:
-    """Writes PNG files and `metadata.jsonl` (`file_name`, `text`), the image-folder layout of `datasets`."""
+def write_dataset(output_dir: Path, num_images: int, seed: int = 0, styles: Sequence[Style] = (render,)) -> None:
+    """Writes PNG files and `metadata.jsonl` (`file_name`, `text`), the image-folder layout of `datasets`.
+
+    Every style draws the 192 captions in its turn.
+    """
     output_dir.mkdir(parents=True, exist_ok=True)
     with (output_dir / "metadata.jsonl").open("w") as metadata:
         for i, scene in enumerate(sample_dataset(num_images, seed)):
             file_name = f"{i:05d}.png"
-            Image.fromarray(render(scene)).save(output_dir / file_name)
+            style = styles[i // len(CAPTIONS) % len(styles)]
+            Image.fromarray(style(scene)).save(output_dir / file_name)
             metadata.write(json.dumps({"file_name": file_name, "text": scene.caption}) + "\n")
 
 

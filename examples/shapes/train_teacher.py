@@ -11,7 +11,9 @@ Interrupted, the same command goes on from `--state`.
 from __future__ import annotations
 
 import argparse
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,7 +22,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from examples.shapes.render import CAPTIONS, sample_dataset
+from examples.shapes.render import CAPTIONS, Style, render, sample_dataset
 from examples.shapes.tokenizer import build_tokenizer
 from examples.shapes.train_vae import render_batch
 
@@ -75,8 +77,8 @@ class LatentPool:
     """VAE posteriors of many renders in memory; every draw samples the posterior anew."""
 
     @torch.no_grad()
-    def __init__(self, vae: AutoencoderKL, num_images: int, seed: int) -> None:
-        moments = [vae.encode(pixels).latent_dist.parameters for pixels in render_batch(num_images, seed).split(192)]
+    def __init__(self, vae: AutoencoderKL, num_images: int, seed: int, style: Style = render) -> None:
+        moments = [vae.encode(pixels).latent_dist.parameters for pixels in render_batch(num_images, seed, style).split(192)]
         self.mean, logvar = torch.cat(moments).chunk(2, dim=1)
         self.std = (0.5 * logvar).exp()
         self.scaling_factor = vae.config.scaling_factor
@@ -98,6 +100,27 @@ class Teacher(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, input_ids: Tensor) -> Tensor:
         return self.unet(x_t, t, self.text_encoder(input_ids)[0], return_dict=False)[0]
+
+
+def loss_weights(scheduler: DDIMScheduler) -> Tensor:
+    """[1000]: an error in epsilon counts as the error in v it makes (1 / alpha^2), up to 4: at high noise the caption decides."""
+    epsilon = scheduler.config.prediction_type == "epsilon"
+    return (1 / scheduler.alphas_cumprod).clamp(max=4.0) if epsilon else torch.ones(1000)
+
+
+def diffusion_loss(predict: Callable[[Tensor, Tensor], Tensor], latents: Tensor, scheduler: DDIMScheduler) -> Tensor:
+    """The plain loss of `predict(x_t, t)` on latents [B, 4, 8, 8] at unit variance."""
+    noise = torch.randn_like(latents)
+    t = torch.randint(0, 1000, (len(latents),))
+    target = noise if scheduler.config.prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, t)
+    error = (predict(scheduler.add_noise(latents, noise, t), t) - target).square().mean((1, 2, 3))
+    return (loss_weights(scheduler)[t] * error).mean()
+
+
+def without_some(captions: Tensor) -> Tensor:
+    """Caption indices [B], a tenth of them replaced by that of the empty prompt, which follows the captions."""
+    captions[torch.rand(len(captions)) < EMPTY_PROMPT_PROBABILITY] = len(CAPTIONS)
+    return captions
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup: int = 200) -> float:
@@ -125,17 +148,11 @@ def train(args: argparse.Namespace, tokenizer: CLIPTokenizer, vae: AutoencoderKL
         torch.manual_seed(args.seed + first_step)
     input_ids = tokenizer([*CAPTIONS, ""], padding="max_length", max_length=77, return_tensors="pt").input_ids
     pool = LatentPool(vae, args.num_images, args.seed)
-    # an error in epsilon counts as the error in v it makes (1 / alpha^2), up to 4: at high noise the caption decides
-    weight = (1 / scheduler.alphas_cumprod).clamp(max=4.0) if args.prediction_type == "epsilon" else torch.ones(1000)
     start, mean_loss = time.perf_counter(), 0.0
     for step in range(first_step, args.num_steps):
         latents, captions = pool.draw(args.batch_size)
-        captions[torch.rand(args.batch_size) < EMPTY_PROMPT_PROBABILITY] = len(CAPTIONS)
-        noise = torch.randn_like(latents)
-        t = torch.randint(0, 1000, (args.batch_size,))
-        target = noise if args.prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, t)
-        error = (teacher(scheduler.add_noise(latents, noise, t), t, input_ids[captions]) - target).square().mean((1, 2, 3))
-        loss = (weight[t] * error).mean()
+        ids = input_ids[without_some(captions)]
+        loss = diffusion_loss(functools.partial(teacher, input_ids=ids), latents, scheduler)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for group in optimizer.param_groups:

@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from examples.shapes.render import render, sample_dataset
+from examples.shapes.render import Style, render, sample_dataset
 
 KL_WEIGHT = 1e-4  # per latent element, against errors per pixel: the posterior std stays a few % of the latents'
 
@@ -24,9 +24,9 @@ def to_pixels(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-def render_batch(num_images: int, seed: int) -> Tensor:
-    """[B, 3, 64, 64] float32 renders of random captions."""
-    return to_pixels(np.stack([render(scene) for scene in sample_dataset(num_images, seed)]))
+def render_batch(num_images: int, seed: int, style: Style = render) -> Tensor:
+    """[B, 3, 64, 64] float32 pictures of the captions in turn."""
+    return to_pixels(np.stack([style(scene) for scene in sample_dataset(num_images, seed)]))
 
 
 def build_vae() -> AutoencoderKL:
