@@ -40,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
     "README.md",
     *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
-    *("benchmarks/README.md", "examples/shapes/README.md", "examples/accelerate/README.md"),
+    *("benchmarks/README.md", "examples/shapes/README.md", "examples/shapes/community/README.md", "examples/accelerate/README.md"),
 )
 FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:python -m|lcm|accelerate launch|torchrun) [^`]*--[^`]*)`")

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 from PIL import Image
 
 import lcm
@@ -130,7 +129,7 @@ def pictures(cell: Cell, output_dir: Path, config: Path, prompts: list[str], see
     return decode(pipe, generate(pipe, prompts, seeds, cell.steps, cell.guidance_scale, eta=eta))
 
 
-def share(name: str, right: np.ndarray) -> dict[str, float]:
+def share(name: str, right: Any) -> dict[str, float]:
     value = float(right.mean())
     return {name: round(value, 4), f"{name}_plus_minus": round(interval(value, len(right)), 4)}
 
