@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 from PIL import Image
 
 import lcm
@@ -129,22 +130,22 @@ def pictures(cell: Cell, output_dir: Path, config: Path, prompts: list[str], see
     return decode(pipe, generate(pipe, prompts, seeds, cell.steps, cell.guidance_scale, eta=eta))
 
 
-def share(name: str, right: Any) -> dict[str, float]:
-    value = float(right.mean())
-    return {name: round(value, 4), f"{name}_plus_minus": round(interval(value, len(right)), 4)}
+def share(name: str, agrees: np.ndarray) -> dict[str, float]:
+    """Of the pictures that agree in all columns of bool [B, columns], with the half width of its 95 % interval."""
+    value = float(agrees.all(axis=1).mean())
+    return {name: round(value, 4), f"{name}_plus_minus": round(interval(value, len(agrees)), 4)}
 
 
 def measure(cell: Cell, output_dir: Path, config: Path, num_images: int) -> dict[str, Any]:
     prompts, seeds = prompts_and_seeds(num_images)
     images = pictures(cell, output_dir, config, prompts, seeds)
     agrees = StyleJudge.load().agrees(images, prompts, cell.model)
-    right, kept = agrees[:, :3].all(axis=1), agrees[:, 3]
     return {
         **asdict(cell),
         "images": num_images,
-        **share("all_right", right),
-        **share("in_style", kept),
-        **share("both", agrees.all(axis=1)),
+        **share("all_right", agrees[:, :3]),
+        **share("in_style", agrees[:, 3:]),
+        **share("both", agrees),
         **dict(zip(HEADS, agrees.mean(axis=0).round(4).tolist(), strict=False)),
     }
 
@@ -179,7 +180,7 @@ def draw(output_dir: Path, config: Path) -> None:
         }
         for label, cell in cells.items():
             rows.append((f"{model}\n{label}", pictures(cell, output_dir, config, [CAPTIONS[i] for i in shown], shown)))
-    labelled_rows(rows).quantize(256).save(output_dir / "community.png")
+    labelled_rows(rows).save(output_dir / "community.png")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The styles of the community: how each draws a scene. Shape, colour and background stay what the caption says.
 
-python -m examples.shapes.community.styles --output_dir out/styles.png
+python -m examples.shapes.community.styles --output out/styles.png
 """
 
 from __future__ import annotations
@@ -94,13 +94,13 @@ STYLES: dict[str, Style] = {"plain": render, "outlined": outlined, "pastel": pas
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("out/styles.png"), help="the picture to write")
+    parser.add_argument("--output", type=Path, default=Path("out/styles.png"), help="the picture to write")
     args = parser.parse_args()
     scenes = sample_dataset(len(CAPTIONS), 0)
     shown = [scenes[i] for i in spread(len(CAPTIONS))]
     rows = [(name, [Image.fromarray(draw(scene)) for scene in shown]) for name, draw in STYLES.items()]
-    args.output_dir.parent.mkdir(parents=True, exist_ok=True)
-    labelled_rows(rows).save(args.output_dir)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    labelled_rows(rows).save(args.output)
 
 
 if __name__ == "__main__":
