@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from lcm import Engine, Request
 from lcm.adapters import add_lora
 from pipelines import FewStepStableDiffusionPipeline
 from tests.test_adapters import make_recipe
+from tests.test_playback import write_adapter
 from tests.worlds import build_sd, build_sdxl, build_unet, randomize_lora
 
 NUMBERS = {"output_type": "np"}
@@ -171,6 +173,19 @@ def test_other_arguments_of_the_call_are_options() -> None:
     *results, failed = sorted(lcm.serve(pipe, [*requests, empty]), key=lambda result: result.index)
     check(pipe, results, requests)
     assert "strength" in str(failed.error)
+
+
+def test_an_attached_pipeline_that_begins_with_pictures_is_served_without_warnings(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    pipe = StableDiffusionImg2ImgPipeline(**build_sd().components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    recipe = lcm.attach(pipe, write_adapter(tmp_path, build_sd, make_recipe()))
+    options = {**NUMBERS, "image": Image.new("RGB", (16, 16), "red"), "strength": 0.5}
+    requests = [Request("a star", i, steps, options=options) for i, steps in enumerate((2, 4))]
+    results = list(lcm.serve(pipe, requests, recipe=recipe))  # before any call has set the scheduler of the pipeline itself
+    assert [str(warning.message) for warning in recwarn if "adapter" in str(warning.message)] == []
+    check(pipe, results, requests)
 
 
 def test_half_precision_keeps_its_dtype_and_widens_the_vae_as_stock_sdxl_does() -> None:

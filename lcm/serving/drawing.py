@@ -13,6 +13,8 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
 
+from lcm.playback.state import attachment
+from lcm.playback.watching import unwatch, watch
 from lcm.serving.calls import Answer, Call
 
 Ask = Callable[[Call], Any]
@@ -75,6 +77,9 @@ def own_pipeline(pipe: Any, facts: Facts, ask: Ask) -> Any:
     # not by attributes: pipelines write down the classes of what they are given
     vars(own).update(shared, scheduler=type(pipe.scheduler).from_config(pipe.scheduler.config), maybe_free_model_hooks=lambda: None)
     own.set_progress_bar_config(disable=True)
+    if attachment(own):  # what looks at the calls of an attached pipeline is bound to the object
+        unwatch(own)
+        watch(own)
     return own
 
 
