@@ -1,6 +1,6 @@
 """Plays a few-step adapter and a style LoRA together, and takes both off again.
 
-python -m examples.mix --style night.safetensors --output mixed/      # python -m examples.night makes that style
+python -m examples.mix --prompt "a cyan ring on a black background" --output mixed/
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import torch
 from diffusers import DiffusionPipeline
 
 import lcm
+from examples.shapes.community.load import MODELS, community_model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="examples/shapes/teacher", help="diffusers folder or hub id")
+    parser.add_argument("--base", help="diffusers folder or hub id; default: the bundled teacher with a decoder for styles")
     parser.add_argument("--adapter", default="examples/shapes/lcm_lora", help="output folder, file or hub id")
-    parser.add_argument("--style", default="night.safetensors", help="file or hub id")
+    parser.add_argument("--style", default=str(MODELS / "neon.safetensors"), help="file or hub id")
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.8], help="of the style, a picture each")
-    parser.add_argument("--prompt", default="a yellow star on a brown background")
+    parser.add_argument("--prompt", default="a cyan ring on a black background")
     parser.add_argument("--output", type=Path, default=Path("mixed"), help="folder")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
 
-    pipe = DiffusionPipeline.from_pretrained(args.base, dtype=torch.float32)
+    pipe = DiffusionPipeline.from_pretrained(args.base, dtype=torch.float32) if args.base else community_model("plain")
     for weight in args.weights:
         recipe = lcm.attach(pipe, {args.adapter: 1.0, args.style: weight})
         options = {"num_inference_steps": recipe.usual_steps, "guidance_scale": recipe.guidance_scale}
