@@ -16,9 +16,9 @@ PIPELINES = {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline
 SAMPLERS = {
     "LCMScheduler": ("`lcm`", "LCM"),
     "TCDScheduler": ("TCD where a node for it is installed, else `lcm`", "TCD where it is installed, else LCM"),
-    "DDIMScheduler": ("`ddim`", "DDIM"),
+    "DDIMScheduler": ("`ddim`", "Euler"),
 }
-"""What ComfyUI and A1111 call the schedulers of recipes."""
+"""What ComfyUI and A1111 call the schedulers of recipes. A1111's own DDIM has leading timesteps, whatever the schedule type."""
 HERE = '"."'
 """How the code names the folder that it is run in, which is that of the files."""
 

@@ -125,7 +125,7 @@ TOOLS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "lcm": ({}, {}, ["sampler `lcm`", "`sgm_uniform`", "4 steps, cfg 1.", "sampler LCM", "CFG 1."]),
     "grid": ({}, {"num_ddim_timesteps": 20}, ["this adapter was trained on 20"]),
     "tcd": ({}, {"objective": "tcd"}, ["TCD where a node", "TCD where it is installed, else LCM"]),
-    "ddim": ({}, {"objective": "pcm"}, ["sampler `ddim`", "sampler DDIM"]),
+    "ddim": ({}, {"objective": "pcm"}, ["sampler `ddim`", "sampler Euler, schedule type SGM Uniform"]),
     "cfg": ({}, {"preserve_cfg": True, "proportion_empty_prompts": 0.1, "guidance_scale": 6.0}, ["cfg 6.", "CFG 6."]),
     "v": ({"prediction_type": "v_prediction", "zero_terminal_snr": True}, {}, ["`v_prediction` and zsnr on"]),
     "full": ({}, {"full_finetune": True}, ["Load Diffusion Model", "A1111 does not read"]),

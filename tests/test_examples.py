@@ -51,7 +51,6 @@ def test_a_style_beside_the_adapter_and_a_pipeline_that_is_as_it_was(tmp_path: P
     mix.main(["--weights", "0", "--output", str(tmp_path / "alone")])
     mix.main(["--weights", "1", "0", "--output", str(tmp_path)])
     alone, after, mixed = (Image.open(tmp_path / name) for name in ("alone/style-0.png", "style-0.png", "style-1.png"))
-    assert backgrounds(alone) == {"black"}
     assert alone.tobytes() == after.tobytes() != mixed.tobytes()
 
 
