@@ -19,6 +19,8 @@ from lcm.lora import LAYERS, lower_before_passes
 from lcm.recipe import RECIPE_KEY, Recipe
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+"""How the names of files end that can run code when they are read: none is ever opened."""
 
 LORA_TARGETS = (
     "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError
 
-from lcm.adapters import WEIGHTS_NAME, read_header, tensor_names
+from lcm.adapters import PICKLED, WEIGHTS_NAME, read_header, tensor_names
 
 UNET, VAE = "model.diffusion_model.input_blocks.", "first_stage_model."
 ORIGINAL_LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -33,7 +33,6 @@ ORIGINAL_LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Pipeline class -> its parts in a single file, by the beginnings of their tensors' names. The first tells the classes apart."""
 
-PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 """Components of some folders that drawing from text does without."""

@@ -110,6 +110,15 @@ def runs(folder: Path, case: Case) -> Iterator[int | None]:
     yield wait(start([train(folder, case, "resumed", rank) for rank in range(case.processes)], top / "log"))
 
 
+def move(folder: Path, case: Case) -> int | None:
+    """One process goes on with what two began."""
+    top, samples = folder / case.name, Case(1, case.accumulation, case.workers, case.cache, case.buckets)
+    shutil.copytree(top / "whole" / f"checkpoint-{STEPS // 2}", top / "moved" / f"checkpoint-{STEPS // 2}")
+    for name in ("metrics.jsonl", "config.yaml"):
+        shutil.copy(top / "whole" / name, top / "moved")
+    return wait(start([lambda: train_lcm_lora.main(command(folder, samples, top / "moved"))], top / "log"))
+
+
 def wait_in_vain(folder: Path, rank: int) -> Job:
     """Process 0 waits for a second one that never comes, and notes what that ends with."""
 
@@ -139,6 +148,7 @@ def main() -> int:
     statuses = [wait(start([wait_in_vain(folder, rank) for rank in range(2)], folder / "log"))]
     for case in (*ONE, *TWO):
         statuses += runs(folder, case)
+    statuses.append(move(folder, TWO[0]))
     return int(any(statuses))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+import train_lcm_lora
 from lcm.config import DROPPED_FLAGS, FREE_TO_CHANGE, TrainConfig, parse_config, spellings
 from lcm.console import error_exit
 from lcm.objectives import OBJECTIVES, ObjectiveConfig
@@ -957,3 +958,11 @@ def test_an_empty_list_in_yaml_is_named(tmp_path: Path, name: str, objective: st
 
 def test_no_landing_steps_in_yaml_means_anywhere(tmp_path: Path) -> None:
     assert parse(*write_yaml(tmp_path, "objective: tcd\nlanding_steps: []\n")).landing_steps == []
+
+
+def test_help_lists_the_flags_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train_lcm_lora.main(["--help"])
+    said = capsys.readouterr().out
+    for flag in ("--pretrained_teacher_model", "--guidance_scale", "--resume_from_checkpoint", "--dry_run", "--config"):
+        assert flag in said

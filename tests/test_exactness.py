@@ -64,7 +64,13 @@ def test_a_resumed_run_is_the_whole_run_bit_for_bit(made: Path, case: Case) -> N
 
 @pytest.mark.parametrize("case", TWO, ids=lambda case: case.name)
 def test_another_machine_needs_neither_the_folder_nor_the_checkpoint(made: Path, case: Case) -> None:
-    assert sorted(path.name for path in (made / case.name).iterdir() if path.is_dir()) == ["resumed", "whole"]
+    assert {path.name for path in (made / case.name).iterdir() if path.is_dir()} - {"moved"} == {"resumed", "whole"}
+
+
+def test_another_number_of_processes_goes_on_with_the_same_run(made: Path) -> None:
+    top = made / TWO[0].name
+    assert losses(top / "moved") == pytest.approx(losses(top / "whole"), rel=1e-3)
+    assert len(losses(top / "moved")) == STEPS
 
 
 @pytest.mark.parametrize(("cache", "buckets"), [(False, False), (True, False), (False, True), (True, True)])

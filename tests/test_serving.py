@@ -322,16 +322,16 @@ def test_a_server_runs_the_engine_in_one_thread_and_submits_from_others() -> Non
         np.testing.assert_allclose(future.result(), picture, atol=2e-5)
 
 
-def test_defaults_are_those_of_the_recipe(rows: list[int]) -> None:
+def test_defaults_are_those_of_the_recipe(rows: list[int], tmp_path: Path) -> None:
     recipe = make_recipe(num_inference_steps=[1, 3], guidance_scale=1.5, scheduler="TCDScheduler", eta=0.4)
     pipe = build(scheduler=TCDScheduler)
     count_rows(pipe.unet, rows)
     plain, said = Request("a ring", 7, **SIZE), Request("a ring", 7, 3, guidance_scale=1.5, eta=0.4, **SIZE)
     few = FewStepStableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
-    few.recipe = recipe
+    lcm.attach(few, write_adapter(tmp_path, build_sd, recipe))
     for served, given in ((pipe, recipe), (few, None)):
         (result,) = lcm.serve(served, [plain], recipe=given)
-        np.testing.assert_allclose(result.image, alone(pipe, said), atol=2e-5)
+        np.testing.assert_allclose(result.image, alone(served, said), atol=2e-5)
     rows.clear()
     list(lcm.serve(pipe, [plain]))
     assert rows == [1, 1, 1, 1]

@@ -532,7 +532,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     ("changes", "messages"),
     [
         ({"train_data_dir": "nowhere"}, ["nowhere is not a folder"]),
-        ({"pretrained_teacher_model": "./nowhere"}, ["is not a folder; pass a diffusers pipeline folder or a hub id"]),
+        (
+            {"pretrained_teacher_model": "./nowhere"},
+            ["is not a folder; pass a diffusers pipeline folder, a .safetensors file"],
+        ),
         ({"lora_rank": 0}, ["lora_rank must be positive"]),
         ({"lora_alpha": -1}, ["lora_alpha must be positive"]),
         ({"resolution": 18}, ["resolution must be a multiple of 4"]),

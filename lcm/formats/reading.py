@@ -13,6 +13,7 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lcm.adapters import PICKLED
 from lcm.formats.adapter import Adapter, AdapterError, Factors
 from lcm.formats.keys import Slot, parse
 
@@ -20,7 +21,6 @@ PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 METADATA_KEY = "lora_adapter_metadata"
 """Header key under which diffusers keeps the PEFT configuration, by component."""
 
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 PICKLE_MAGIC = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -28,20 +28,14 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def find(path: str | Path) -> Path:
     """The safetensors file behind a file, a folder of ours, of diffusers or of PEFT, or a hub id.
 
-    Raises FileNotFoundError that says what was tried.
+    Raises FileNotFoundError that says what was tried, ValueError for a pickle.
     """
     from lcm.playback import locate  # here, so that playback may use these modules
 
     folder = Path(path)
     if (folder / PEFT_WEIGHTS).is_file():
         return folder / PEFT_WEIGHTS
-    pickles = [file for file in folder.glob("*") if file.suffix in PICKLE_SUFFIXES] if folder.is_dir() else []
-    try:
-        return locate(path)
-    except FileNotFoundError:
-        if pickles:
-            refuse_pickle(pickles[0])
-        raise
+    return locate(path)
 
 
 def refuse_pickle(path: Path) -> None:
@@ -56,7 +50,7 @@ def check_container(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(9)
     is_safetensors = start[8:] == b"{"  # after the header's length of 8 bytes, which may look like anything
-    if path.suffix in PICKLE_SUFFIXES or (not is_safetensors and start.startswith(PICKLE_MAGIC)):
+    if path.suffix in PICKLED or (not is_safetensors and start.startswith(PICKLE_MAGIC)):
         refuse_pickle(path)
     if not is_safetensors:
         raise AdapterError(f"{path} is no safetensors file; download or export it again as one")

@@ -10,11 +10,9 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from lcm.adapters import WEIGHTS_NAME, read_header
+from lcm.adapters import PICKLED, WEIGHTS_NAME, read_header
 from lcm.full import is_full, read_full_recipe
 from lcm.recipe import RECIPE_KEY, Recipe
-
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def refuse_pickle(path: str | os.PathLike[str]) -> None:

@@ -20,6 +20,7 @@ from diffusers import (
 from torch import Tensor
 
 from lcm.families.base import PIXELS_AT_ONCE
+from lcm.playback import current_recipe
 from lcm.recipe import Recipe
 from lcm.serving.calls import Call, groups, make
 from lcm.serving.drawing import Drawing, gather_facts
@@ -39,8 +40,8 @@ class Engine:
     guided request takes two. Requests begin in the order they came in, none is overtaken. While an engine is at work, nobody else
     may use or change the pipeline.
 
-    `submit` and `Future.cancel` may be called from any thread, `step` or `run` from one. `recipe` gives requests their defaults; a
-    pipeline of this package has its own. Raises ValueError for a pipeline of another kind or a max_batch below 1.
+    `submit` and `Future.cancel` may be called from any thread, `step` or `run` from one. `recipe` gives requests their defaults,
+    else that of the attached adapter does. Raises ValueError for a pipeline of another kind or a max_batch below 1.
     """
 
     def __init__(self, pipe: Any, *, max_batch: int = 8, recipe: Recipe | None = None) -> None:
@@ -49,7 +50,7 @@ class Engine:
             raise ValueError(f"cannot serve {type(pipe).__name__}; pass one of {kinds}, or of a class derived from them")
         if max_batch < 1:
             raise ValueError(f"max_batch must be at least 1; got {max_batch}")
-        self.pipe, self.max_batch, self.recipe = pipe, max_batch, recipe or getattr(pipe, "recipe", None)
+        self.pipe, self.max_batch, self.recipe = pipe, max_batch, recipe or current_recipe(pipe)
         self._waiting: deque[tuple[Future[Any], Drawing]] = deque()
         self._running: dict[Future[Any], Drawing] = {}
         self._changed = threading.Condition()
