@@ -337,6 +337,51 @@ def converted(pipe: Any, folder: Path) -> None:
     StableDiffusionPipeline.save_lora_weights(folder, convert_state_dict_to_diffusers(get_peft_model_state_dict(unet)))
 
 
+def rewritten(change: Callable[[dict[str, torch.Tensor]], None], name: str = "x.safetensors") -> Callable[[Any, Path], None]:
+    """A kohya file after `change` of its tensors."""
+
+    def write(pipe: Any, folder: Path) -> None:
+        unet = build_sd().unet
+        add_lora(unet, 2)
+        randomize_lora(unet)
+        state = kohya_state_dict(unet, torch.float32)
+        change(state)
+        folder.mkdir()
+        save_file(state, folder / name)
+
+    return write
+
+
+def first(state: dict[str, torch.Tensor], ending: str) -> str:
+    return next(key for key in state if key.endswith(ending))
+
+
+def another_alpha(state: dict[str, torch.Tensor]) -> None:
+    state[first(state, "to_q.alpha")] *= 2  # diffusers does not see those of single attention layers
+
+
+def not_finite(state: dict[str, torch.Tensor]) -> None:
+    state[first(state, "conv1.lora_up.weight")].fill_(float("nan"))
+
+
+def dora(state: dict[str, torch.Tensor]) -> None:
+    state[first(state, "to_q.alpha").replace(".alpha", ".dora_scale")] = torch.ones(8, 1)
+
+
+def dotted(prefix: str, down: str, up: str) -> Callable[[dict[str, torch.Tensor]], None]:
+    """One layer under the given names."""
+
+    def change(state: dict[str, torch.Tensor]) -> None:
+        layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+        stem = f"lora_unet_{layer.replace('.', '_')}"
+        matrices = {f"{prefix}{layer}.{name}.weight": state[f"{stem}.{part}.weight"] for name, part in
+                    ((down, "lora_down"), (up, "lora_up"))}  # fmt: skip
+        state.clear()
+        state.update(matrices)
+
+    return change
+
+
 def no_lora(pipe: Any, folder: Path) -> None:
     folder.mkdir()
     save_file({"emb_params": torch.zeros(2, 16)}, folder / "embedding.safetensors")
@@ -344,10 +389,22 @@ def no_lora(pipe: Any, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("write", "message"),
-    [(model_only, "lcm repair"), (peft_folder, "lcm repair"), (converted, "lcm repair"), (no_lora, "holds no LoRA matrices")],
+    [
+        (model_only, "lcm repair"),
+        (peft_folder, "lcm repair"),
+        (converted, "lcm repair"),
+        (no_lora, "holds no LoRA matrices"),
+        (rewritten(another_alpha), "another strength .* lcm repair"),
+        (rewritten(not_finite), "not finite"),
+        (rewritten(dora), "is a DoRA"),
+        (rewritten(dotted("unet._orig_mod.", "lora_A", "lora_B")), "only 0 of the 1 .* lcm repair"),
+        (rewritten(dotted("unet.", "lora_linear_layer.down", "lora_linear_layer.up")), "lcm repair"),
+        (rewritten(dotted("unet.", "lora_A.default", "lora_B.default")), "lcm repair"),
+        (rewritten(dotted("unet.base_model.model.", "lora_A", "lora_B")), "lcm repair"),
+    ],
 )
 @pytest.mark.parametrize("role", ["adapter", "style"])
-def test_files_that_stock_diffusers_loads_without_effect_are_refused(
+def test_files_that_stock_diffusers_loads_without_effect_or_wrong_are_refused(
     adapter: Path, tmp_path: Path, write: Any, message: str, role: str
 ) -> None:
     source = build_sd()
@@ -361,6 +418,12 @@ def test_files_that_stock_diffusers_loads_without_effect_are_refused(
         else:
             lcm.attach(pipe, tmp_path / "file", recipe=make_recipe())
     assert everything(pipe) == before
+
+
+def test_a_safetensors_file_needs_its_name_for_diffusers_not_to_unpickle_it(adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.SAFETENSORS").write_bytes((adapter / WEIGHTS_NAME).read_bytes())
+    with pytest.raises(ValueError, match=r"rename it to end with \.safetensors"):
+        lcm.attach(build_sd(), tmp_path / "x.SAFETENSORS")
 
 
 def test_an_lcm_lora_without_a_recipe_is_called_one(adapter: Path, style: Path, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import textwrap
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,15 +30,51 @@ def down_projections(file: Path) -> list[str]:
     return [key for key in tensor_names(file) if key.endswith(DOWN_PROJECTIONS)]
 
 
-def check_arrived(file: Path, loaded: int) -> None:
-    """Raises ValueError unless every layer of the file is loaded: diffusers leaves out, with a log line, what it cannot place."""
+def stated_scales(file: Path) -> list[float]:
+    """alpha / rank of every layer, smallest first, where the file states an alpha for any; a layer without one is played at 1."""
+    with safe_open(file, framework="pt") as opened:
+        names = set(opened.keys())
+        if not any(name.endswith(".alpha") for name in names):
+            return []
+        scales = []
+        for key in down_projections(file):
+            alpha = f"{key.removesuffix('.lora_down.weight')}.alpha"
+            rank = opened.get_slice(key).get_shape()[0]
+            scales.append(float(opened.get_tensor(alpha)) / rank if alpha in names else 1.0)
+        return sorted(scales)
+
+
+def check_arrived(file: Path, layers: Sequence[Any], adapter_name: str) -> None:
+    """Raises ValueError unless every layer of the file is among `layers`, finite and as strong as the file says: diffusers leaves
+    out, with a log line, what it cannot place, and gives layers whose alpha it does not find that of another.
+    """
     expected = len(down_projections(file))
-    if loaded == expected:
-        return
-    raise ValueError(
-        f"only {loaded} of the {expected} adapted layers in {file} found their place; nothing was changed. "
-        f"Where the base model is of the right kind, the file's layout is one that diffusers does not read: lcm repair {file} OUT"
-    )
+    if len(layers) != expected:
+        raise ValueError(
+            f"only {len(layers)} of the {expected} adapted layers in {file} found their place; nothing was changed. "
+            "Where the base model is of the right kind, the file's layout is one that diffusers does not read: "
+            f"lcm repair {file} OUT"
+        )
+    matrices = [part[adapter_name].weight for layer in layers for part in (layer.lora_A, layer.lora_B)]
+    if not all(bool(matrix.float().isfinite().all()) for matrix in matrices if not matrix.is_meta):
+        raise ValueError(f"{file} holds values that are not finite; the training diverged, or the precision was too low")
+    found = sorted(float(layer.scaling[adapter_name]) for layer in layers)
+    wrong = sum(not math.isclose(*pair, rel_tol=1e-3) for pair in zip(stated_scales(file), found, strict=False))
+    if wrong:
+        raise ValueError(
+            f"diffusers would play layers of {file} with another strength than alpha / rank of the file; nothing was changed. "
+            f"A file that it plays right is written by: lcm repair {file} OUT"
+        )
+
+
+def filled(layer: Any, adapter_name: str) -> bool:
+    """Whether the layer has the adapter with values: diffusers leaves matrices that it finds no values for on "meta", where an
+    offloaded pipeline has its weights, too.
+    """
+    if adapter_name not in layer.r:
+        return False
+    matrices = [part[adapter_name].weight for part in (layer.lora_A, layer.lora_B)]
+    return bool(layer.get_base_layer().weight.is_meta) or not any(matrix.is_meta for matrix in matrices)
 
 
 @contextmanager
@@ -57,20 +95,31 @@ def unheard() -> Iterator[None]:
 
 def stock_load(pipe: Any, file: Path, adapter_name: str, **options: Any) -> None:
     """`pipe.load_lora_weights`. Raises ValueError, in one line, when it fails."""
+    if file.suffix != ".safetensors":
+        raise ValueError(f"diffusers would read {file} as a pickle; rename it to end with .safetensors")
     if not down_projections(file):
-        raise ValueError(f"{file} holds no LoRA matrices; use an adapter of rank decompositions, as diffusers and kohya write them")
+        raise ValueError(
+            f"{file} holds no LoRA matrices under names that diffusers reads; use an adapter of rank decompositions, as "
+            f"diffusers and kohya write them. Where it is one with other names: lcm repair {file} OUT"
+        )
+    if any(name.endswith(".dora_scale") for name in tensor_names(file)):
+        raise ValueError(f"{file} is a DoRA, of which diffusers would play the LoRA alone; use a plain LoRA")
     try:
         with unheard():
             pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter_name, **options)
-    except (RuntimeError, KeyError, OSError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file} does not fit this pipeline ({reason}); use a base model of the adapter's kind") from error
+    except (RuntimeError, LookupError, OSError, ValueError, SafetensorError) as error:
+        reason = textwrap.shorten(str(error), 300, placeholder=" ...")
+        raise ValueError(
+            f"{file} does not fit this pipeline ({reason}); use a base model of the adapter's kind. Where it is one, diffusers "
+            f"does not read the file's layout: lcm repair {file} OUT"
+        ) from error
 
 
 def load(pipe: Any, file: Path, adapter_name: str) -> None:
     """Raises ValueError when not all of the file finds its place."""
     stock_load(pipe, file, adapter_name)
-    check_arrived(file, sum(adapter_name in layer.r for model in adapted_models(pipe) for layer in lora_modules(model).values()))
+    layers = [layer for model in adapted_models(pipe) for layer in lora_modules(model).values()]
+    check_arrived(file, [layer for layer in layers if filled(layer, adapter_name)], adapter_name)
 
 
 def highest_rank(file: Path) -> int:
@@ -116,7 +165,7 @@ def swap(pipe: Any, file: Path, adapter_name: str) -> None:
             for a, _ in matrices.values():
                 a.zero_()  # what the file fills is seen afterwards
             stock_load(pipe, file, adapter_name, hotswap=True)
-            check_arrived(file, sum(bool(a.any()) for a, _ in matrices.values()))
+            check_arrived(file, [layers[name] for name, (a, _) in matrices.items() if bool(a.any())], adapter_name)
         except BaseException:
             for tensor, value in saved:
                 tensor.copy_(value)

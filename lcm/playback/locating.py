@@ -80,7 +80,7 @@ def locate(path: str | os.PathLike[str]) -> Path:
     if local.is_file():
         return local
     if local.is_dir():
-        return local / choose((file.name for file in local.iterdir() if file.is_file()), f"the folder {local}")
+        return local / choose((file.name for file in local.iterdir() if file.is_file()), str(local))
     names_a_file = text.count("/") >= 2 and text.endswith(".safetensors")
     if (text.count("/") == 1 or names_a_file) and not local.is_absolute() and not text.startswith("."):
         return download(text)
