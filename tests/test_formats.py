@@ -229,16 +229,17 @@ def test_text_encoders_of_both_spellings(tmp_path: Path) -> None:
     assert new.problems == converted.problems == []
     assert len(new.component("text_encoder")) == len(new.component("text_encoder_2")) == 6
     equal_deltas(converted, {name: factors.delta() for name, factors in new.modules.items()})
-    save(new, tmp_path / WEIGHTS_NAME, torch.float32)
-    fresh = build_sdxl()
-    fresh.load_lora_weights(tmp_path / WEIGHTS_NAME)
-    for here, there in zip((pipe.text_encoder, pipe.text_encoder_2), (fresh.text_encoder, fresh.text_encoder_2), strict=True):
-        theirs = {n: m for n, m in there.named_modules() if isinstance(m, LoraLayer)}
-        ours = {n: m for n, m in here.named_modules() if isinstance(m, LoraLayer)}
-        assert theirs.keys() == ours.keys()
-        for name, layer in ours.items():
-            (active,) = theirs[name].active_adapters
-            assert torch.allclose(theirs[name].get_delta_weight(active), layer.get_delta_weight("default"), atol=1e-6)
+    for layout in ("kohya", "diffusers"):
+        save(new, tmp_path / f"{layout}.safetensors", torch.float32, layout)
+        fresh = build_sdxl()
+        fresh.load_lora_weights(tmp_path / f"{layout}.safetensors")
+        for here, there in zip((pipe.text_encoder, pipe.text_encoder_2), (fresh.text_encoder, fresh.text_encoder_2), strict=True):
+            theirs = {n: m for n, m in there.named_modules() if isinstance(m, LoraLayer)}
+            ours = {n: m for n, m in here.named_modules() if isinstance(m, LoraLayer)}
+            assert theirs.keys() == ours.keys()
+            for name, layer in ours.items():
+                (active,) = theirs[name].active_adapters
+                assert torch.allclose(theirs[name].get_delta_weight(active), layer.get_delta_weight("default"), atol=1e-6)
 
 
 def test_text_encoders_that_diffusers_would_misread_in_a_kohya_file_are_refused(tmp_path: Path) -> None:

@@ -14,15 +14,21 @@ from lcm.formats.adapter import COMPONENTS, Adapter, Factors, common
 from lcm.formats.reading import METADATA_KEY
 
 
+def pattern(name: str) -> str:
+    """PEFT's pattern for one layer. Newer text encoders leave the first part of their names out: what follows it fits all."""
+    rest = name.removeprefix("text_model.")
+    return f"^{name}" if rest == name else rest
+
+
 def peft_config(modules: dict[str, Factors]) -> dict[str, Any]:
     """PEFT's configuration of these layers, as JSON has it."""
     rank, alpha = common(modules.values())
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
-        target_modules=sorted(modules),
-        rank_pattern={f"^{name}": f.rank for name, f in modules.items() if f.rank != rank},
-        alpha_pattern={f"^{name}": f.alpha for name, f in modules.items() if f.alpha != alpha},
+        target_modules=sorted(name.removeprefix("text_model.") for name in modules),
+        rank_pattern={pattern(name): f.rank for name, f in modules.items() if f.rank != rank},
+        alpha_pattern={pattern(name): f.alpha for name, f in modules.items() if f.alpha != alpha},
     )
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
 
