@@ -13,7 +13,7 @@ from torch import nn
 
 from lcm.adapters import probe
 from lcm.formats.adapter import COMPONENTS, Adapter, AdapterError, Factors
-from lcm.formats.tools import quietly
+from lcm.formats.tools import ATTACHED, is_filled, quietly
 
 
 def own_name(model: nn.Module, layer: str) -> str:
@@ -66,8 +66,8 @@ def scales(pipe: Any) -> dict[str, float]:
     for component in COMPONENTS:
         model = pipe.components.get(component)
         for name, layer in model.named_modules() if model is not None else ():
-            if isinstance(layer, LoraLayer) and "default" in layer.scaling:
-                found[f"{component}.{name}"] = layer.scaling["default"]
+            if isinstance(layer, LoraLayer) and ATTACHED in layer.scaling and is_filled(layer):
+                found[f"{component}.{name}"] = layer.scaling[ATTACHED]
     return found
 
 
@@ -82,7 +82,7 @@ def verify(pipe: Any, adapter: Adapter, file: Path) -> Verdict:
     base = pipe.unet(**inputs).sample
     try:
         with quietly():
-            pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="default")
+            pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=ATTACHED)
     except Exception as refusal:  # whatever a user would see
         raise AdapterError(
             f"diffusers refuses {file}: {' '.join(str(refusal).split())[:300]}; lcm repair writes one it takes"

@@ -24,6 +24,9 @@ from lcm.formats.adapter import Adapter, Factors
 from lcm.formats.keys import Slot
 from lcm.formats.names import underscored
 
+ATTACHED = "verified"
+"""A name of an adapter. Under "default" diffusers would also read keys with `.default.`, as it does under no other."""
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -93,17 +96,17 @@ def diffusers_takes(adapter: Adapter, file: Path) -> Taken:
         state, alphas, metadata = pipeline.lora_state_dict(str(file), unet_config=config, return_lora_metadata=True)
         with quietly():
             pipeline.load_lora_into_unet(
-                state, network_alphas=alphas, unet=skeleton, adapter_name="default", metadata=metadata, low_cpu_mem_usage=True
+                state, network_alphas=alphas, unet=skeleton, adapter_name=ATTACHED, metadata=metadata, low_cpu_mem_usage=True
             )
     except Exception as error:  # whatever a user would see
         return Taken(0, 0, error=" ".join(str(error).split())[:160])
     loaded = {name: m for name, m in skeleton.named_modules() if isinstance(m, LoraLayer) and is_filled(m)}
-    return taken(adapter, {name: m.scaling["default"] for name, m in loaded.items()})
+    return taken(adapter, {name: m.scaling[ATTACHED] for name, m in loaded.items()})
 
 
 def is_filled(module: LoraLayer) -> bool:
     """Whether both matrices came from the file: what did not is left without memory."""
-    return not any(part["default"].weight.is_meta for part in (module.lora_A, module.lora_B))
+    return not any(part[ATTACHED].weight.is_meta for part in (module.lora_A, module.lora_B))
 
 
 # --- web UIs ------------------------------------------------------------------------------------------------------------
