@@ -240,6 +240,49 @@ def test_commands_that_make_no_sense_are_one_line(ours: Path, tmp_path: Path, ca
         assert message in error and error.count("\n") == 1
 
 
+def test_force_replaces_what_it_writes_and_no_other_folder(
+    ours: Path, sd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (("convert", ours, "--to", "kohya"), ("convert", ours, "--to", "peft")):
+        theirs = tmp_path / command[-1] / "theirs.safetensors"
+        theirs.mkdir(parents=True)
+        (theirs / "picture.png").write_bytes(b"precious")
+        assert run(*command[:2], theirs, *command[2:], "--force") == 2
+        assert "would delete all that is in it" in capsys.readouterr().err
+        assert (theirs / "picture.png").read_bytes() == b"precious"
+    assert run("merge", ours, "--base", sd_folder, "--output", tmp_path / "peft", "--force") == 2
+    assert "without model_index.json" in capsys.readouterr().err
+    (tmp_path / "file").write_text("precious")
+    assert run("convert", ours, tmp_path / "file", "--to", "peft", "--force") == 2
+    assert "is a file" in capsys.readouterr().err and (tmp_path / "file").read_text() == "precious"
+    for _ in range(2):
+        assert run("convert", ours, tmp_path / "ours", "--to", "peft", "--force") == 0
+
+
+def test_numbers_that_are_none_are_mistakes(
+    ours: Path, sd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command, message in (
+        (("merge", ours, "--base", sd_folder, "--weights", "nan", "--output", tmp_path / "out"), "nan is no finite number"),
+        (("repair", ours, tmp_path / "out", "--alpha", "0"), "an alpha of 0"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            run(*command)
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_that_has_no_kohya_name_for_diffusers_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layers = ("unet.add_embedding.linear_1", "unet.mid_block.attentions.0.proj_in")
+    state = {
+        f"{layer}.lora_{part}.weight": torch.ones(shape) for layer in layers for part, shape in (("A", (2, 16)), ("B", (16, 2)))
+    }
+    save_file(state, tmp_path / "x.safetensors")
+    assert run("repair", tmp_path / "x.safetensors", tmp_path / "out") == 1
+    assert "leaves out add_embedding.linear_1" in (error := capsys.readouterr().err) and "lcm convert --to diffusers" in error
+    assert run("convert", tmp_path / "x.safetensors", tmp_path / "out", "--to", "diffusers") == 0
+
+
 def test_different_models_are_not_merged(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stock_kohya(adapted(build_unet(cross_attention_dim=24)), tmp_path)
     assert run("merge", ours, tmp_path, "--output", tmp_path / "out") == 2

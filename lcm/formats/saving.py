@@ -11,7 +11,7 @@ from lcm.disk import replacing
 from lcm.formats import diffusers, kohya, peft
 from lcm.formats.adapter import Adapter, AdapterError, common, largest_difference
 from lcm.formats.reading import METADATA_KEY, read_adapter
-from lcm.formats.tools import diffusers_takes
+from lcm.formats.tools import Taken, diffusers_takes
 from lcm.recipe import RECIPE_KEY, Recipe
 
 LAYOUTS = {"kohya": kohya.write, "diffusers": diffusers.write, "peft": peft.write}
@@ -42,12 +42,27 @@ def place(output: Path, layout: str = "kohya") -> Path:
     return output if output.suffix == ".safetensors" or layout == "peft" else output / WEIGHTS_NAME
 
 
-def check_free(path: Path, sources: list[Path], force: bool) -> None:
-    """Raises ValueError where writing `path` would destroy something that was not given up."""
+def check_free(path: Path, sources: list[Path], force: bool, sign: str = "") -> None:
+    """Raises ValueError where writing `path` would destroy something that was not given up.
+
+    `sign` is the file by which the folder that is to be written is known; "" where it is no folder. Any other folder stays.
+    """
     if any(path.resolve() == source.resolve() or path.resolve() in source.resolve().parents for source in sources):
         raise ValueError(f"{path} is the input; pass another place for the output")
     if path.exists() and not force:
         raise ValueError(f"{path} is already there; pass another place, or --force to replace it")
+    if path.is_file() and sign:
+        raise ValueError(f"{path} is a file, and a folder is to be written; pass another place")
+    if path.is_dir() and any(path.iterdir()) and not (sign and (path / sign).is_file()):
+        known = f" without {sign}" if sign else ""
+        raise ValueError(f"{path} is a folder{known}: --force would delete all that is in it; pass another place")
+
+
+def told(taken: Taken) -> str:
+    """What a program does not take, or takes wrong, in words."""
+    if taken.error:
+        return taken.error
+    return f"it leaves out {taken.missing}" if taken.missing else f"{taken.misscaled} layers with another strength"
 
 
 def save(adapter: Adapter, path: Path, dtype: torch.dtype, layout: str = "kohya") -> Adapter:
@@ -71,6 +86,9 @@ def save(adapter: Adapter, path: Path, dtype: torch.dtype, layout: str = "kohya"
             )
         if layout != "peft":
             taken = diffusers_takes(read, partial)
+            other = ". lcm convert --to diffusers has names for all layers" if layout == "kohya" else ""
             if taken.error or taken.misscaled or taken.count < len(read.component("unet")):
-                raise AdapterError(f"diffusers would not load the file as it is meant ({taken}); nothing was written")
+                raise AdapterError(
+                    f"diffusers would not load the {layout} file as it is meant ({told(taken)}); nothing was written{other}"
+                )
     return read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,25 @@ if TYPE_CHECKING:
     from lcm.formats.adapter import Adapter
 
 
+def finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is no finite number")
+    return value
+
+
+def usable_alpha(text: str) -> float:
+    value = finite(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("an alpha of 0 switches every layer off; pass another number")
+    return value
+
+
 def add_input(parser: argparse.ArgumentParser, name: str = "file") -> None:
     parser.add_argument(name, help="an adapter: a safetensors file, a folder that holds one, or a hub id")
-    parser.add_argument("--alpha", type=float, help="alpha of layers that state none; default: its rank, so that the scale is 1")
+    parser.add_argument(
+        "--alpha", type=usable_alpha, help="alpha of layers that state none; default: its rank, so that the scale is 1"
+    )
 
 
 def add_base(parser: argparse.ArgumentParser, use: str, required: bool = False) -> None:

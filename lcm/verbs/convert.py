@@ -19,11 +19,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from lcm.formats.reading import find
+    from lcm.formats.reading import PEFT_CONFIG, find
     from lcm.formats.saving import check_free, place, save
 
     file, output = find(args.file), place(args.output, args.to)
-    check_free(output, [file], args.force)
+    check_free(output, [file], args.force, PEFT_CONFIG if args.to == "peft" else "")
     adapter = read(args, args.file)
     written(output, save(adapter, output, dtype_of(args, adapter), args.to))
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcm.verbs.arguments import add_base, add_writing, dtype_of, load, read, written
+from lcm.verbs.arguments import add_base, add_writing, dtype_of, finite, load, read, written
 
 if TYPE_CHECKING:
     from lcm.recipe import Recipe
@@ -18,7 +18,7 @@ HELP = "add an adapter to a base model's weights, or several adapters to one"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapters", nargs="+", help="one with --base, two or more without: files, folders or hub ids")
     add_base(parser, "the result is a base model with the adapters in it")
-    parser.add_argument("--weights", type=float, nargs="+", help="one for each adapter; default: 1")
+    parser.add_argument("--weights", type=finite, nargs="+", help="one for each adapter; default: 1")
     parser.add_argument("--rank", type=int, help="rank of the merged adapter; default: the sum of the ranks, which is exact")
     parser.add_argument("--output", type=Path, required=True, help="with --base a folder, else a file or a folder for it")
     add_writing(parser)
@@ -45,7 +45,7 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     from lcm.full import RECIPE_NAME, UNET_FOLDER
     from lcm.playback import check_compatible, make_scheduler
 
-    check_free(args.output, [Path(args.base), *map(Path, args.adapters)], args.force)
+    check_free(args.output, [Path(args.base), *map(Path, args.adapters)], args.force, "model_index.json")
     pipe = load(args)
     recipe = None
     for path, weight in zip(args.adapters, weights, strict=True):
