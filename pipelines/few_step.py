@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import torch
@@ -25,7 +26,9 @@ def generators(seed: int | Sequence[int], count: int) -> list[torch.Generator]:
 
     Raises ValueError when there is not one seed per picture.
     """
-    seeds = [seed + i for i in range(count)] if isinstance(seed, int) else list(seed)
+    if not isinstance(seed, Integral | Iterable) or isinstance(seed, str):
+        raise ValueError(f"seed must be an integer, or a list of one for each picture; got {seed!r}")
+    seeds = [int(seed) + i for i in range(count)] if isinstance(seed, Integral) else list(seed)
     if len(seeds) != count:
         raise ValueError(
             f"seed has {len(seeds)} numbers for {count} pictures (prompts x num_images_per_prompt); pass one for each, or an int"

@@ -470,6 +470,42 @@ def test_weights_stand_in_one_place(adapter: Path) -> None:
             lcm.attach(build_sd(), adapters, weight)
 
 
+@pytest.mark.parametrize(
+    ("adapters", "options", "message"),
+    [
+        (["A"], {}, "a mapping from several of them to weights; got \\["),
+        (None, {}, "a mapping from several of them to weights; got None"),
+        ({"A": float("nan")}, {}, "the weight of A must be a finite number, got nan"),
+        ({"A": {"unet": 0.5}}, {}, "the weight of A must be a finite number, got .*pipe.set_adapters afterwards"),
+        ({"A": 1.0, "./A": 0.5}, {"recipe": make_recipe()}, "./A is named twice"),
+        ("A", {"adapter_name": "v1.5"}, "adapter_name='v1.5' cannot name an adapter"),
+        ("A", {"recipe": "lcm"}, "recipe must be a lcm.Recipe"),
+    ],
+)
+def test_what_attach_does_not_take_is_named(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, adapters: Any, options: dict[str, Any], message: str
+) -> None:
+    (adapter.parent / "A").unlink(missing_ok=True)
+    (adapter.parent / "A").symlink_to(adapter)
+    monkeypatch.chdir(adapter.parent)
+    pipe = build_sd()
+    before = everything(pipe)
+    with pytest.raises(ValueError, match=message):
+        lcm.attach(pipe, adapters, **options)
+    assert everything(pipe) == before
+
+
+def test_an_adapter_with_a_part_for_the_text_encoder_is_not_swapped(adapter: Path, style: Path) -> None:
+    """The part would stay: diffusers swaps the U-Net's alone."""
+    pipe = build_sd()
+    lcm.attach(pipe, style, recipe=make_recipe())
+    held = weights(pipe), everything(pipe)
+    with pytest.raises(ValueError, match="has a part for the text encoders, which cannot be swapped"):
+        lcm.attach(pipe, adapter, hotswap=True)
+    assert_same_weights(held[0], weights(pipe))
+    assert everything(pipe) == held[1]
+
+
 def test_hot_swapping_is_attaching_the_other(adapter: Path, style: Path, tmp_path: Path) -> None:
     recipe = make_recipe(scheduler_config={"original_inference_steps": 40})
     other = write_adapter(tmp_path / "other", build_sd, recipe, scale=0.2)
@@ -503,8 +539,9 @@ def test_a_swap_that_does_not_fit_leaves_the_adapter_as_it_was(adapter: Path, tm
     pipe = build_sd()
     lcm.attach(pipe, adapter, 0.5)
     held = weights(pipe), everything(pipe)
-    with pytest.raises(ValueError, match="does not fit this pipeline"):
+    with pytest.raises(ValueError, match="does not fit this pipeline") as caught:
         lcm.attach(pipe, tmp_path / "x.safetensors", hotswap=True)
+    assert len(str(caught.value)) < 600
     assert_same_weights(held[0], weights(pipe))
     assert everything(pipe) == held[1]
 
@@ -546,6 +583,10 @@ def test_an_adapter_is_found_by_file_folder_and_hub_id(adapter: Path, tmp_path: 
     (tmp_path / "second.safetensors").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"but other\.safetensors, second\.safetensors; name one"):
         locate(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setenv("HOME", str(adapter.parent))
+        assert locate(f"~/{adapter.name}") == adapter / WEIGHTS_NAME
+        assert lcm.attach(build_sd(), f"~/{adapter.name}") == lcm.read_recipe(f"~/{adapter.name}") == lcm.read_recipe(adapter)
     asked = []
 
     def answer(repo_id: str, filename: str) -> str:

@@ -73,6 +73,12 @@ def test_seeds_that_do_not_fit_are_refused() -> None:
         draw(pipe, ["a", "b"], seed=[1], num_images_per_prompt=2)
     with pytest.raises(ValueError, match="seed and generator exclude each other"):
         draw(pipe, seed=1, generator=torch.Generator())
+    for seed in (1.5, "x"):
+        with pytest.raises(ValueError, match="seed must be an integer"):
+            draw(pipe, seed=seed)
+    picture = draw(pipe, seed=3, **SIZE)
+    for seed in (np.int64(3), np.array([3])):
+        assert np.array_equal(draw(pipe, seed=seed, **SIZE), picture)
     embeds = torch.zeros(2, 77, 16)
     assert len(pipe(prompt_embeds=embeds, seed=[1, 2], num_inference_steps=1, output_type="latent", **SIZE).images) == 2
 

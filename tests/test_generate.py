@@ -175,8 +175,8 @@ def test_without_adapters_the_base_draws_as_it_does_in_stock_diffusers(sd_folder
 
 
 def test_weights_and_several_adapters(sd_folder: Path, adapter: Path, foreign: Path, tmp_path: Path) -> None:
-    """The style first: the recipe counts wherever it stands."""
-    words = ["--adapter", f"{foreign}=0.25", f"{adapter}=0.5", "--steps", 2]
+    """The style first: the recipe counts wherever it stands. A flag that is repeated goes on."""
+    words = ["--adapter", f"{foreign}=0.25", "--adapter", f"{adapter}=0.5", "--steps", 2]
     assert generate(sd_folder, tmp_path / "two", *words, prompts=PROMPTS[:1]) == 0
     pipe = build_sd()
     lcm.attach(pipe, adapter, 0.75)  # two of the same add up
@@ -241,6 +241,7 @@ def test_nothing_is_overwritten_unasked(
         (["--adapter", "nowhere.safetensors"], "no adapter at nowhere.safetensors"),
         (["--adapter", "x=heavy"], "adapter: 'heavy' in x=heavy is no weight; write PATH=0.8"),
         (["--adapter", "x=nan"], "must be a finite number"),
+        (["--adapter", "ADAPTER", "--adapter", "ADAPTER"], "adapter: .* is named twice"),
         (["--height", "13"], "height.*divisible by 8 but are 13 and 16"),
         (["--adapter", "ADAPTER", "--steps", "1", "60"], "steps: the adapter was trained on 50 solver steps; pass 1..50, not 60"),
         (["--steps", "4", "0"], "steps must be positive; got 0"),

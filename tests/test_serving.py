@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
@@ -218,7 +219,11 @@ BAD = {
     "'height' is a field of Request": Request("x", options={"height": 16}),
     "submit it again with another seed": Request("x", options={"num_images_per_prompt": 2}),
     "takes 2 rows of the U-Net, max_batch is 1": Request("x", guidance_scale=2.0, **SIZE),
-    "not supported between": Request("x", guidance_scale="2", **SIZE),  # type: ignore[arg-type]
+    "seed must be an integer of 64 bits; got 'one'": Request("x", "one"),  # type: ignore[arg-type]
+    "64 bits; got 0.5": Request("x", 0.5),  # type: ignore[arg-type]
+    "64 bits; got 18446744073709551616": Request("x", 2**64),
+    "guidance_scale must be a finite number; got nan": Request("x", guidance_scale=math.nan),
+    "guidance_scale must be a finite number; got '2'": Request("x", guidance_scale="2", **SIZE),  # type: ignore[arg-type]
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +35,20 @@ def check_enabled(pipe: Any) -> None:
     """Raises ValueError where a new adapter would be switched off like those there."""
     if any(layer.disable_adapters for model in adapted_models(pipe) for layer in lora_modules(model).values()):
         raise ValueError("the pipeline's adapters are switched off; call pipe.enable_lora() first")
+
+
+def checked_weight(source: Any, weight: Any) -> float:
+    """Raises ValueError for all but a finite number: not-a-number makes black pictures."""
+    try:
+        value = float(weight)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(
+            f"the weight of {source} must be a finite number, got {weight!r}; for weights by blocks or by networks call "
+            "pipe.set_adapters afterwards"
+        )
+    return value
 
 
 def put_in(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bool, before: PipelineState) -> None:
@@ -74,9 +89,13 @@ def attach(
     if isinstance(adapters, Mapping):
         if weight != 1.0 or not adapters:
             raise ValueError("pass the weights inside the mapping, as in lcm.attach(pipe, {'out/': 1.0, 'style.safetensors': 0.8})")
-    else:
+    elif isinstance(adapters, str | os.PathLike):
         adapters = {adapters: weight}
-    entries = [read_entry(pipe, source, float(value)) for source, value in adapters.items()]
+    else:
+        raise ValueError(f"pass a path, a hub id, or a mapping from several of them to weights; got {adapters!r}")
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise ValueError(f"recipe must be a lcm.Recipe, as lcm.Recipe.lcm_lora(pipe) makes one; got {recipe!r}")
+    entries = [read_entry(pipe, source, checked_weight(source, value)) for source, value in adapters.items()]
     lead = find_lead(pipe, entries, recipe)
     if lead and lead.file:
         lead.name = adapter_name

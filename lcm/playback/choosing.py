@@ -31,8 +31,9 @@ def read_entry(pipe: Any, source: str | os.PathLike[str], weight: float) -> Entr
     if isinstance(source, str) and source in adapter_names(pipe):
         found = attachment(pipe)
         return Entry(source, weight, source, None, False, found.recipes.get(source) if found else None)
-    if is_full(source):
-        return Entry(source, weight, style_name(source), None, True, find_recipe(source))
+    local = Path(source).expanduser()
+    if is_full(local):
+        return Entry(local, weight, style_name(local), None, True, find_recipe(local))
     file = locate(source)
     return Entry(source, weight, style_name(source), file, False, find_recipe(file))
 
@@ -64,9 +65,15 @@ def check_names(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bo
     taken, found = adapter_names(pipe), attachment(pipe)
     if hotswap and (lead is None or lead.file is None):
         raise ValueError("hotswap=True puts the adapter with a recipe in the place of the attached one; pass its file")
+    files: set[Path] = set()
     for entry in entries:
         if entry.file is None:
             continue
+        if not entry.name or "." in entry.name:
+            raise ValueError(f"adapter_name={entry.name!r} cannot name an adapter: it must not be empty or have a dot")
+        if entry.file.resolve() in files:
+            raise ValueError(f"{entry.source} is named twice; name it once, with one weight")
+        files.add(entry.file.resolve())
         if hotswap and entry is lead:
             if not found or entry.name not in found.added:
                 raise ValueError(f"hotswap=True: no adapter named {entry.name!r} was attached; attach the first one without it")

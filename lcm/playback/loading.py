@@ -151,7 +151,13 @@ def swap(pipe: Any, file: Path, adapter_name: str) -> None:
 
     Raises ValueError when they do not fit, and leaves the adapter as it was.
     """
-    layers = {name: layer for name, layer in lora_modules(adapted_models(pipe)[0]).items() if adapter_name in layer.r}
+    unet, *encoders = adapted_models(pipe)
+    if any(adapter_name in layer.r for encoder in encoders for layer in lora_modules(encoder).values()):
+        raise ValueError(
+            f"the adapter {adapter_name!r} has a part for the text encoders, which cannot be swapped and would stay; call "
+            f"lcm.detach(pipe) and attach {file} without hotswap"
+        )
+    layers = {name: layer for name, layer in lora_modules(unet).items() if adapter_name in layer.r}
     matrices = {name: (layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight) for name, layer in layers.items()}
     rank, room = highest_rank(file), max(a.shape[0] for a, _ in matrices.values())
     if rank > room:

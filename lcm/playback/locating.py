@@ -75,14 +75,14 @@ def locate(path: str | os.PathLike[str]) -> Path:
 
     Raises FileNotFoundError that says what was tried, ValueError for a pickle: none is ever opened.
     """
-    local, text = Path(path), str(path)
+    local, text = Path(path).expanduser(), str(path)
     refuse_pickle(path)
     if local.is_file():
         return local
     if local.is_dir():
         return local / choose((file.name for file in local.iterdir() if file.is_file()), str(local))
     names_a_file = text.count("/") >= 2 and text.endswith(".safetensors")
-    if (text.count("/") == 1 or names_a_file) and not local.is_absolute() and not text.startswith("."):
+    if (text.count("/") == 1 or names_a_file) and not local.is_absolute() and not text.startswith((".", "~")):
         return download(text)
     raise FileNotFoundError(f"no adapter at {path}; pass a {WEIGHTS_NAME} file, the folder that holds it, or a hub id")
 
@@ -106,8 +106,9 @@ def path_and_weight(word: str, flag: str) -> tuple[str, float]:
 
 def find_recipe(path: str | os.PathLike[str]) -> Recipe | None:
     """The recipe in an adapter's header, or beside a whole U-Net; None for what this toolkit did not write."""
-    if is_full(path):
-        return read_full_recipe(path)
+    local = Path(path).expanduser()
+    if is_full(local):
+        return read_full_recipe(local)
     header = read_header(locate(path))
     return Recipe.from_json(header[RECIPE_KEY]) if RECIPE_KEY in header else None
 

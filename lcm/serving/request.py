@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,13 +50,17 @@ class Request:
             raise TypeError(f"prompt must be one string, a request is one picture; got {type(self.prompt).__name__}")
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"num_inference_steps must be a positive integer; got {steps!r}")
+        if not isinstance(guidance_scale, numbers.Real) or not math.isfinite(guidance_scale):
+            raise ValueError(f"guidance_scale must be a finite number; got {guidance_scale!r}")
+        if not isinstance(self.seed, numbers.Integral) or not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"seed must be an integer of 64 bits; got {self.seed!r}")
         eta = self.eta if self.eta is not None else recipe.eta if recipe else 0.0
         perhaps = {"negative_prompt": self.negative_prompt, "height": self.height, "width": self.width, "eta": eta or None}
         own = {
             "prompt": self.prompt,
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
-            "generator": torch.Generator().manual_seed(self.seed),
+            "generator": torch.Generator().manual_seed(int(self.seed)),
             **{name: value for name, value in perhaps.items() if value is not None},
         }
         self.check_options(pipe, own)

@@ -21,13 +21,15 @@ DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_base(parser, "what the pictures are drawn with", required=True)
-    add("--adapter", nargs="+", default=[], metavar="PATH[=WEIGHT]", help="files, output folders or hub ids; default weight: 1")
+    adapters_help = "files, output folders or hub ids; default weight: 1"
+    add("--adapter", nargs="+", action="extend", default=[], metavar="PATH[=WEIGHT]", help=adapters_help)
     prompts = parser.add_mutually_exclusive_group(required=True)
-    prompts.add_argument("--prompt", nargs="+", help="one picture for each, and for each of --steps and --seeds")
+    prompts.add_argument("--prompt", nargs="+", action="extend", help="one picture for each, and for each of --steps and --seeds")
     prompts.add_argument("--prompts_file", type=Path, help="text file, one prompt a line")
     add("--negative_prompt", help="what to keep away from; needs a guidance_scale above 1")
-    add("--steps", type=int, nargs="+", help="inference steps, the columns of the grid; default: what the adapter's recipe names")
-    add("--seeds", "--seed", type=int, nargs="+", default=[0], help="a picture from each; default: 0")
+    steps_help = "inference steps, the columns of the grid; default: what the adapter's recipe names"
+    add("--steps", type=int, nargs="+", action="extend", help=steps_help)
+    add("--seeds", "--seed", type=int, nargs="+", action="extend", help="a picture from each; default: 0")
     add("--guidance_scale", type=float, help="default: the recipe's; 7.5 without adapters")
     add("--scheduler", help="a class of diffusers, for example DDIMScheduler; default: the recipe's, or the base's own")
     add("--height", type=int, help="pixels; default: what the adapter was trained at, or the base draws at")
@@ -40,12 +42,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    args.seeds = args.seeds or [0]
     check_numbers(args)
     from lcm.data.sources.prompts import read_prompts
     from lcm.generating import FEW_STEP, Settings, check_folder, check_playable, leading, plan, prepare, read_recipes
-    from lcm.playback.locating import path_and_weight
 
-    adapters = dict(path_and_weight(word, "adapter") for word in args.adapter)
+    adapters = read_weights(args.adapter)
     recipes = read_recipes(adapters)
     check_playable(recipes, args.scheduler, args.steps or [])
     recipe, few = leading(recipes), args.scheduler in FEW_STEP
@@ -102,6 +104,18 @@ def write(pipe: Any, pictures: Sequence[Any], settings: Any, args: argparse.Name
 def first_of(*values: Any) -> Any:
     """The first that is not None, and None if none is."""
     return next((value for value in values if value is not None), None)
+
+
+def read_weights(words: Sequence[str]) -> dict[str, float]:
+    """PATH[=WEIGHT] -> weights by path. Raises ValueError for a path that is named twice."""
+    from lcm.playback.locating import path_and_weight
+
+    adapters: dict[str, float] = {}
+    for path, weight in (path_and_weight(word, "adapter") for word in words):
+        if path in adapters:
+            raise ValueError(f"adapter: {path} is named twice; name it once, with one weight")
+        adapters[path] = weight
+    return adapters
 
 
 def check_numbers(args: argparse.Namespace) -> None:
