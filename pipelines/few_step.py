@@ -86,6 +86,8 @@ class FewStepMixin:
         recipe = self.recipe
         if num_inference_steps is None:
             num_inference_steps = recipe.usual_steps if recipe else 4
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1; got {num_inference_steps}")
         if guidance_scale is None:
             guidance_scale = recipe.guidance_scale if recipe else 1.0
         if recipe is not None and recipe.eta:

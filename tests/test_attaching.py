@@ -506,6 +506,13 @@ def test_an_adapter_with_a_part_for_the_text_encoder_is_not_swapped(adapter: Pat
     assert everything(pipe) == held[1]
 
 
+def test_a_part_of_the_steps_that_holds_none_is_named_by_its_argument(sdxl_adapter: Path) -> None:
+    pipe = StableDiffusionXLImg2ImgPipeline(**build_sdxl().components, add_watermarker=False)
+    lcm.attach(pipe, sdxl_adapter)
+    with pytest.raises(ValueError, match=r"2 steps from denoising_start=0\.99 on make no step"):
+        pipe("a", image=torch.zeros(1, 4, 8, 8), denoising_start=0.99, **FEW)
+
+
 def test_hot_swapping_is_attaching_the_other(adapter: Path, style: Path, tmp_path: Path) -> None:
     recipe = make_recipe(scheduler_config={"original_inference_steps": 40})
     other = write_adapter(tmp_path / "other", build_sd, recipe, scale=0.2)

@@ -67,12 +67,14 @@ def test_a_seed_gives_the_same_picture_wherever_it_stands(name: str, adapters: d
         assert not np.allclose(other, alone, atol=1e-2)
 
 
-def test_seeds_that_do_not_fit_are_refused() -> None:
+def test_seeds_and_steps_that_do_not_fit_are_refused() -> None:
     pipe = stock(FewStepStableDiffusionPipeline, build_sd())
     with pytest.raises(ValueError, match="seed has 1 numbers for 4 pictures"):
         draw(pipe, ["a", "b"], seed=[1], num_images_per_prompt=2)
     with pytest.raises(ValueError, match="seed and generator exclude each other"):
         draw(pipe, seed=1, generator=torch.Generator())
+    with pytest.raises(ValueError, match="num_inference_steps must be at least 1; got 0"):
+        draw(pipe, num_inference_steps=0)
     for seed in (1.5, "x"):
         with pytest.raises(ValueError, match="seed must be an integer"):
             draw(pipe, seed=seed)

@@ -47,6 +47,11 @@ def look_at_strength(pipe: Any, result: Any, num_inference_steps: int, strength:
     if found is None:
         return
     found.steps = int(result[1])
+    if found.steps < 1 and (start := options.get("denoising_start")) is not None:
+        raise ValueError(
+            f"{num_inference_steps} steps from denoising_start={start} on make no step, and no picture; pass more of them, "
+            "or a lower denoising_start"
+        )
     if found.steps < 1:
         enough = f"num_inference_steps={enough_steps(strength)} or more, or " if strength > 0 else ""
         raise ValueError(
