@@ -540,7 +540,7 @@ def test_hot_swapping_is_attaching_the_other(adapter: Path, style: Path, tmp_pat
 
 def test_a_swap_that_does_not_fit_leaves_the_adapter_as_it_was(adapter: Path, tmp_path: Path) -> None:
     state = load_file(adapter / WEIGHTS_NAME)
-    for key in [key for key in state if "mid_block_attentions_0_proj_in" in key]:
+    for key in [key for key in state if "mid_block_attentions_0" in key]:
         state[key.replace("attentions_0", "attentions_7")] = state[key].clone()
     save_file(state, tmp_path / "x.safetensors", metadata=read_header(adapter / WEIGHTS_NAME))
     pipe = build_sd()
@@ -548,7 +548,7 @@ def test_a_swap_that_does_not_fit_leaves_the_adapter_as_it_was(adapter: Path, tm
     held = weights(pipe), everything(pipe)
     with pytest.raises(ValueError, match="does not fit this pipeline") as caught:
         lcm.attach(pipe, tmp_path / "x.safetensors", hotswap=True)
-    assert len(str(caught.value)) < 600
+    assert len(str(caught.value)) < 600  # not the names of all layers
     assert_same_weights(held[0], weights(pipe))
     assert everything(pipe) == held[1]
 
