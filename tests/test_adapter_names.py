@@ -305,5 +305,7 @@ def test_a_file_with_the_original_block_numbers_is_rewritten_by_the_names_that_a
     save_file(state, tmp_path / WEIGHTS_NAME)
     adapter = read_adapter(tmp_path)
     assert adapter.problems == [] and list(adapter.layouts) == ["kohya with ldm blocks"]
+    assert ["read with 2 layers a block" in note for note in adapter.notes] == [True]
+    assert read_adapter(tmp_path, layers_per_block=2).notes == []
     kohya.write(adapter, tmp_path / "out.safetensors")
     assert {slot.stem for slot in read_adapter(tmp_path / "out.safetensors").slots} == set(case.layers)

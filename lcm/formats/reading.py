@@ -179,16 +179,17 @@ def factors(parts: Parts, alpha: float) -> Factors:
     return Factors(down, up, alpha)
 
 
-def read_adapter(path: str | Path, alpha: float | None = None, layers_per_block: int = 2) -> Adapter:
+def read_adapter(path: str | Path, alpha: float | None = None, layers_per_block: int | None = None) -> Adapter:
     """Every layout, mixed and half converted files too, from a file, a folder or a hub id.
 
     `alpha` is that of layers which state none; without it, alpha = rank is assumed and noted. `layers_per_block` is that of the
-    U-Net, for files with ldm block numbers. What is not understood is in `problems`; `checked()` raises for it.
+    U-Net, for files with ldm block numbers; without it, 2 is assumed and noted. What is not understood is in `problems`;
+    `checked()` raises for it.
     Raises FileNotFoundError for no file, AdapterError for an unreadable one, ValueError for an alpha where all have their own.
     """
     file = find(path)
     tensors, header = load_tensors(file)
-    found, slots, problems = collect(tensors, layers_per_block)
+    found, slots, problems = collect(tensors, layers_per_block or 2)
     if problems and not found:
         raise AdapterError(f"{file} holds no LoRA: of its {len(tensors)} tensors none can be used. {problems[0]}")
     configs = configurations(file, header)
@@ -217,7 +218,12 @@ def read_adapter(path: str | Path, alpha: float | None = None, layers_per_block:
         )
     if not modules and not problems:
         problems.append(f"{file} holds no tensors; export the adapter again")
-    return Adapter(modules, header, slots, notes(assumed, alpha, header), problems)
+    said = notes(assumed, alpha, header)
+    if layers_per_block is None and any("ldm" in slot.layout for slot in slots):
+        said.append(
+            "blocks are numbered as in the original model: read with 2 layers a block; --base, where a verb has it, says how many"
+        )
+    return Adapter(modules, header, slots, said, problems)
 
 
 def notes(assumed: list[str], alpha: float | None, header: dict[str, str]) -> list[str]:

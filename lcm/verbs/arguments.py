@@ -70,7 +70,7 @@ def dtype_of(args: argparse.Namespace, source: Adapter) -> torch.dtype:
     return getattr(torch, args.dtype) if args.dtype else kept
 
 
-def read(args: argparse.Namespace, path: str, layers_per_block: int = 2) -> Adapter:
+def read(args: argparse.Namespace, path: str, layers_per_block: int | None = None) -> Adapter:
     """The adapter behind a path. Prints what had to be assumed. Raises AdapterError for what could not be understood."""
     from lcm.formats.reading import read_adapter
 
