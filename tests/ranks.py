@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 import lcm.trainer
+import train_lcm_lora
 
 assert lcm.trainer  # what a run imports is here before the first fork
 torch.set_num_threads(1)  # these networks are too small to share out
@@ -81,3 +82,15 @@ def wait(ranks: Sequence[int], enough: Callable[[], bool] = lambda: False) -> in
     for child in alive:
         os.waitpid(child, 0)
     return None if alive else worst
+
+
+def main() -> int:
+    """`python -m tests.ranks COUNT LOG FLAGS...`: a training run of so many processes, without a launcher's time."""
+    count, log, *flags = sys.argv[1:]
+    status = wait(start([lambda: train_lcm_lora.main(flags)] * int(count), Path(log)))
+    print(Path(log).read_text(), file=sys.stderr)
+    return 1 if status is None else status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

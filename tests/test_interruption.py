@@ -134,7 +134,7 @@ def test_what_a_killed_run_left_in_a_shared_folder_of_trajectories_is_told_from_
 
 def test_a_run_that_is_killed_again_and_again_is_the_same_run() -> None:
     """`python -m tests.soak` with more kills, and with `--processes 2`, is for long nights."""
-    words = [sys.executable, "-m", "tests.soak", "--kills", "4", "--seed", "1"]
+    words = [sys.executable, "-m", "tests.soak", "--kills", "3", "--seed", "1"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(re.findall("kill [1-4]: killed while", done.stdout)) == 4
+    assert len(re.findall("kill [1-3]: killed while", done.stdout)) == 3

@@ -43,6 +43,13 @@ def launch(processes: int, *folders: Path, options: tuple[str, ...] = (), **chan
     return subprocess.run(command(processes, *folders, changes, options), **PIPES, timeout=300, check=False)
 
 
+def fork(processes: int, teacher: Path, images: Any, output: Path, **changes: Any) -> subprocess.CompletedProcess[str]:
+    """As `launch`, in a fraction of the time: the processes come out of one that has imported everything."""
+    log = output.with_name(f"{output.name}.log")
+    words = [sys.executable, "-m", "tests.ranks", str(processes), str(log), *flags(teacher, images, output, **changes)]
+    return subprocess.run(words, **PIPES, timeout=300, check=False)
+
+
 def read_losses(output: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
 
@@ -69,7 +76,7 @@ def test_two_processes_make_the_trajectories_that_are_missing(sd_folder: Path, i
         **{"trajectories_per_prompt": 100, "objective": "endpoint", "num_ddim_timesteps": 4, "validation_num_steps": [1]},
         **{"max_train_steps": 1, "train_batch_size": 8},
     }
-    one = launch(1, sd_folder, images, tmp_path / "one", **options)
+    one = fork(1, sd_folder, images, tmp_path / "one", **options)
     assert one.returncode == 0, one.stderr
     assert "0 found, 200 to make; " in one.stderr
     shards = sorted((tmp_path / "kept").rglob("*.safetensors"))
@@ -77,7 +84,7 @@ def test_two_processes_make_the_trajectories_that_are_missing(sd_folder: Path, i
     assert len(made) == 4
     for path in shards[::2]:
         path.unlink()
-    two = launch(2, sd_folder, images, tmp_path / "two", **options)
+    two = fork(2, sd_folder, images, tmp_path / "two", **options)
     assert two.returncode == 0, two.stderr
     assert "72 found, 128 to make by 2 processes; " in two.stderr
     assert sorted((tmp_path / "kept").rglob("*.safetensors")) == shards

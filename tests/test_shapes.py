@@ -129,7 +129,7 @@ def test_teacher_draws_what_it_is_told(teacher: str, judge: Judge) -> None:
 
 def test_bundled_adapter_draws_in_four_steps_where_the_teacher_cannot(judge: Judge) -> None:
     pipe = load_pipe(SHAPES_FOLDER / "teacher")
-    prompts, seeds = prompts_and_seeds(192)
+    prompts, seeds = prompts_and_seeds(96)
     teacher = judge.accuracy(decode(pipe, generate(pipe, prompts, seeds, 4, 5.0)), prompts)
     lcm.attach(pipe, SHAPES_FOLDER / "lcm_lora")
     student = judge.accuracy(decode(pipe, generate(pipe, prompts, seeds, 4, 1.0)), prompts)

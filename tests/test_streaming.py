@@ -30,7 +30,7 @@ from lcm.data.streaming import load_stream
 from lcm.data.team import ALONE, Team
 from lcm.trainer import Trainer
 from tests.test_cache import data_start, flip_bit, losses, teams
-from tests.test_launch import launch
+from tests.test_launch import fork
 from tests.test_parquet import STRUCT, write_rows
 from tests.test_sources import BLUE, HOSTILE, Example, encoded, plain, write_folder, write_members, write_parquet
 from tests.test_trainer import flags, run
@@ -481,7 +481,7 @@ def test_a_dry_run_reads_a_few_and_leaves_nothing(sd_folder: Path, hub: Path, tm
 
 def test_two_processes_make_the_cache_that_one_makes(sd_folder: Path, hub: Path, tmp_path: Path) -> None:
     assert run(sd_folder, None, tmp_path / "one", **options(hub, max_train_steps=1)) == 0
-    two = launch(2, sd_folder, None, tmp_path / "two", **options(hub, "shared", max_train_steps=1, train_batch_size=1))
+    two = fork(2, sd_folder, None, tmp_path / "two", **options(hub, "shared", max_train_steps=1, train_batch_size=1))
     assert two.returncode == 0, two.stderr
     assert latents(tmp_path / "shared") == latents(tmp_path / "cache")
     (one_list,), (two_list,) = [
