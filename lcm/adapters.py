@@ -22,6 +22,9 @@ WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 """How the names of files end that can run code when they are read: none is ever opened."""
 
+COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
+"""The networks of a pipeline that can have adapters, by name."""
+
 LORA_TARGETS = (
     "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
     "conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj",

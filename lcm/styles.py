@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from lcm.adapters import read_header
+from lcm.adapters import COMPONENTS, read_header
 from lcm.playback import locate
 from lcm.playback.loading import down_projections, load
 from lcm.playback.locating import path_and_weight
@@ -53,7 +53,7 @@ def identity_of_styles(styles: Sequence[Style]) -> list[list[Any]]:
 
 def models_of(pipe: Any) -> dict[str, Any]:
     """What a LoRA can change in a pipeline, by name."""
-    found = {name: getattr(pipe, name, None) for name in ("unet", "text_encoder", "text_encoder_2")}
+    found = {name: getattr(pipe, name, None) for name in COMPONENTS}
     return {name: model for name, model in found.items() if model is not None}
 
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from lcm.adapters import COMPONENTS
 from lcm.formats.keys import Slot
 from lcm.formats.names import ATTENTION
-
-COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
 
 class AdapterError(ValueError):

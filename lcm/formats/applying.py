@@ -11,8 +11,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from lcm.adapters import probe
-from lcm.formats.adapter import COMPONENTS, Adapter, AdapterError, Factors
+from lcm.adapters import COMPONENTS, probe
+from lcm.formats.adapter import Adapter, AdapterError, Factors
 from lcm.formats.tools import ATTACHED, is_filled, quietly
 
 

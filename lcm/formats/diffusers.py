@@ -10,7 +10,8 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lcm.formats.adapter import COMPONENTS, Adapter, Factors, common
+from lcm.adapters import COMPONENTS
+from lcm.formats.adapter import Adapter, Factors, common
 from lcm.formats.reading import METADATA_KEY
 
 

@@ -9,17 +9,16 @@ from typing import Any
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from lcm.adapters import lora_modules
+from lcm.adapters import COMPONENTS, lora_modules
 from lcm.recipe import Recipe
 
-ADAPTED = ("unet", "text_encoder", "text_encoder_2")
 LOADER_ATTRIBUTES = ("peft_config", "_hf_peft_config_loaded", "_prepare_lora_hotswap_kwargs")
 """What the loaders of diffusers and transformers keep in the instance."""
 
 
 def adapted_models(pipe: Any) -> list[Any]:
     """The networks of a pipeline that can have adapters, out of their compiled wrappings."""
-    models = [pipe.components[name] for name in ADAPTED if pipe.components.get(name) is not None]
+    models = [pipe.components[name] for name in COMPONENTS if pipe.components.get(name) is not None]
     return [getattr(model, "_orig_mod", model) for model in models]
 
 

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def describe(adapter: Adapter) -> dict[str, Any]:
     """What the file holds, as JSON has it."""
-    from lcm.formats.adapter import COMPONENTS
+    from lcm.adapters import COMPONENTS
     from lcm.recipe import RECIPE_KEY
 
     width = adapter.text_width
