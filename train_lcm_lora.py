@@ -1,8 +1,10 @@
 """Distils a few-step LoRA from a Stable Diffusion teacher.
 
-    accelerate launch train_lcm_lora.py --pretrained_teacher_model PATH_OR_HUB_ID --train_data_dir photos/ --output_dir out/
+    accelerate launch train_lcm_lora.py --pretrained_teacher_model PATH_OR_HUB_ID \\
+        --train_data_dir photos/ --output_dir out/
 
-`--help` lists all flags; `--config file.yaml` takes the same names. The same command again goes on where it stopped.
+`--help` lists all flags; `--config file.yaml` takes the same names. The same command again goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcm.console import error_exit, hide_loading_bars, is_main, log_plainly, quiet_libraries
-from lcm.stopping import Stopped, StopRequest
+from lcm.system.console import error_exit, hide_loading_bars, is_main, log_plainly, quiet_libraries
+from lcm.system.signals import Stopped, StopRequest
 
 if TYPE_CHECKING:
-    from lcm.config import TrainConfig
+    from lcm.config.run import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,11 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(config: TrainConfig, stop: StopRequest) -> None:
-    """Makes the run or what is left of it, or rehearses it. What it gives away goes to the hub, where that was asked for."""
-    from lcm.hub import push
-    from lcm.rehearsal import rehearse
-    from lcm.resuming import AlreadyFinished
-    from lcm.trainer import Trainer
+    """Makes the run or what is left of it, or rehearses it. What it gives away goes to the hub,
+    where that was asked for.
+    """
+    from lcm.dry_run.rehearse import rehearse
+    from lcm.outputs.resume import AlreadyFinished
+    from lcm.publish.hub import push
+    from lcm.training.loop import Trainer
 
     try:
         trainer = Trainer(config, stop)
@@ -50,18 +54,22 @@ def train(config: TrainConfig, stop: StopRequest) -> None:
     else:
         rehearse(trainer) if config.dry_run else trainer.fit()
     if config.push_to_hub and is_main() and not config.dry_run:
-        logging.info("uploaded: %s", push(Path(config.output_dir), config.hub_model_id, config.hub_private))
+        logging.info(
+            "uploaded: %s", push(Path(config.output_dir), config.hub_model_id, config.hub_private)
+        )
 
 
 def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
-    """As `main`, for a process that listens to signals. Raises Stopped as long as nothing has begun."""
+    """As `main`, for a process that listens to signals. Raises Stopped as long as nothing has
+    begun.
+    """
     quiet_libraries()
-    from lcm.adapters import ExportError
-    from lcm.config import parse_config
-    from lcm.fitting import out_of_memory
-    from lcm.locking import alone_in
-    from lcm.memory import is_out_of_memory
-    from lcm.resuming import clear_remains, full_disk, what_is_saved
+    from lcm.adapter.export import ExportError
+    from lcm.config.run import parse_config
+    from lcm.dry_run.memory_fit import out_of_memory
+    from lcm.outputs.folder import clear_remains, full_disk, what_is_saved
+    from lcm.system.lock import alone_in
+    from lcm.system.memory import is_out_of_memory
 
     log_plainly()
     output_dir = Path()

@@ -1,11 +1,14 @@
-"""What one full-size training step costs, counted exactly and without weights or GPU: `results/counts.json`.
+"""What one full-size training step costs, counted exactly and without weights or GPU:
+`results/counts.json`.
 
     python -m benchmarks.counts
 
-The U-Nets of Stable Diffusion 1.5 (512 pixels), 2.1 (768) and SDXL (1024) are built from their published configurations on meta
-tensors, which have shapes and no memory. On them runs the objective `lcm` of this toolkit, forward and backward, as the trainer
-runs it with `--mixed_precision fp16`: frozen weights in half precision, an adapter of rank 64 in float32. Latents and embeddings
-are given, and the optimizer is not in it. Attention is counted as the fused kernel.
+The U-Nets of Stable Diffusion 1.5 (512 pixels), 2.1 (768) and SDXL (1024) are built from their
+published configurations on meta tensors, which have shapes and no memory. On them runs the
+objective `lcm` of this toolkit, forward and backward, as the trainer runs it with
+`--mixed_precision fp16`: frozen weights in half precision, an adapter of rank 64 in float32.
+Latents and embeddings are given, and the optimizer is not in it. Attention is counted as the fused
+kernel.
 """
 
 from __future__ import annotations
@@ -23,13 +26,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from benchmarks.meters import KernelMeter, flash_attention
 from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
-from lcm.adapters import add_lora
-from lcm.conditioning import Conditioning
-from lcm.memory import LiveMemory
-from lcm.networks import make_networks
-from lcm.objectives import LatentBatch, Objective, ObjectiveConfig, resolve
-from lcm.recompute import checkpoint_activations
-from lcm.schedule import NoiseSchedule
+from lcm.adapter.lora import add_lora
+from lcm.diffusion.schedule import NoiseSchedule
+from lcm.methods import LatentBatch, Objective, ObjectiveConfig, resolve
+from lcm.models.conditioning import Conditioning
+from lcm.models.gradient_checkpointing import checkpoint_activations
+from lcm.models.networks import make_networks
+from lcm.system.memory import LiveMemory
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -60,9 +63,25 @@ class Model:
         return self.resolution // 8
 
 
-CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-CLIP_H = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16, "hidden_act": "gelu"}
-CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
+CLIP_L = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
+CLIP_H = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+}
+CLIP_G = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+}
 MODELS = {
     "sd15": Model("Stable Diffusion 1.5", "sd15.json", 512, None, ((CLIPTextModel, CLIP_L),)),
     "sd21": Model("Stable Diffusion 2.1", "sd21.json", 768, None, ((CLIPTextModel, CLIP_H),)),
@@ -71,7 +90,10 @@ MODELS = {
         "sdxl.json",
         1024,
         1280,
-        ((CLIPTextModel, CLIP_L), (CLIPTextModelWithProjection, {**CLIP_G, "projection_dim": 1280, "hidden_act": "gelu"})),
+        (
+            (CLIPTextModel, CLIP_L),
+            (CLIPTextModelWithProjection, {**CLIP_G, "projection_dim": 1280, "hidden_act": "gelu"}),
+        ),
     ),
 }
 
@@ -79,7 +101,13 @@ MODELS = {
 def build_unet(model: Model) -> Any:
     """The U-Net in training mode, on meta tensors, without an adapter."""
     with torch.device("meta"):
-        return UNet2DConditionModel.from_config(json.loads((HERE / "models" / model.config).read_text())).to(DTYPE).train()
+        return (
+            UNet2DConditionModel.from_config(
+                json.loads((HERE / "models" / model.config).read_text())
+            )
+            .to(DTYPE)
+            .train()
+        )
 
 
 def build_objective() -> Objective:
@@ -92,16 +120,27 @@ def build_objective() -> Objective:
 
 def build_batch(model: Model, width: int, size: int) -> LatentBatch:
     with torch.device("meta"):
-        pooled = None if model.pooled_width is None else torch.empty(size, model.pooled_width, dtype=DTYPE)
-        cond = Conditioning(torch.empty(size, 77, width, dtype=DTYPE), pooled, None if pooled is None else torch.empty(size, 6))
+        pooled = (
+            None
+            if model.pooled_width is None
+            else torch.empty(size, model.pooled_width, dtype=DTYPE)
+        )
+        cond = Conditioning(
+            torch.empty(size, 77, width, dtype=DTYPE),
+            pooled,
+            None if pooled is None else torch.empty(size, 6),
+        )
         latents, uniform = torch.empty(size, 4, model.side, model.side), torch.empty(size)
     empty = cond.map(lambda part: part[:1].expand(size, *part.shape[1:]))
-    return LatentBatch(latents, latents.clone(), uniform, uniform.clone(), uniform.clone(), cond, empty)
+    return LatentBatch(
+        latents, latents.clone(), uniform, uniform.clone(), uniform.clone(), cond, empty
+    )
 
 
 def count_step(model: Model, size: int = BATCH, checkpointing: str = "no") -> dict[str, Any]:
-    """One forward and backward pass of the objective on `size` images: totals, and the share of every operation. `checkpointing`
-    is a value of --gradient_checkpointing."""
+    """One forward and backward pass of the objective on `size` images: totals, and the share of
+    every operation. `checkpointing` is a value of --gradient_checkpointing.
+    """
     unet = build_unet(model)
     with torch.device("meta"):
         parameters = add_lora(unet, RANK)
@@ -130,12 +169,16 @@ def summary(meter: KernelMeter, size: int) -> dict[str, Any]:
         "kernels": total.kernels,
         "flops_per_image": total.flops // size,
         "bytes_per_image": total.bytes // size,
-        "operations": {name: [cost.kernels, cost.flops // size, cost.bytes // size] for name, cost in ordered},
+        "operations": {
+            name: [cost.kernels, cost.flops // size, cost.bytes // size] for name, cost in ordered
+        },
     }
 
 
 def count_encoders(model: Model, size: int = BATCH) -> dict[str, Any]:
-    """What a step adds that reads images and captions: the VAE's encoder, one picture at a time, and the text encoders."""
+    """What a step adds that reads images and captions: the VAE's encoder, one picture at a time,
+    and the text encoders.
+    """
     with torch.device("meta"):
         vae = AutoencoderKL(
             block_out_channels=(128, 256, 512, 512),
@@ -144,7 +187,9 @@ def count_encoders(model: Model, size: int = BATCH) -> dict[str, Any]:
             latent_channels=4,
             layers_per_block=2,
         ).to(DTYPE)
-        encoders = [kind(CLIPTextConfig(**config)).to(DTYPE) for kind, config in model.text_encoders]
+        encoders = [
+            kind(CLIPTextConfig(**config)).to(DTYPE) for kind, config in model.text_encoders
+        ]
         pixels = torch.empty(size, 3, model.resolution, model.resolution, dtype=DTYPE)
         tokens = torch.zeros(size, 77, dtype=torch.long)
     vae.enable_slicing()
@@ -165,10 +210,14 @@ def numbers_in(module: torch.nn.Module) -> int:
 
 
 def held_bytes(result: dict[str, Any], moments: float, is_cached: bool) -> float:
-    """Of a model between steps: U-Net and text encoders in half precision and the VAE in float32, of which a cache leaves the
-    U-Net; of every trained number the value, its gradient, and `moments` bytes of AdamW."""
+    """Of a model between steps: U-Net and text encoders in half precision and the VAE in float32,
+    of which a cache leaves the U-Net; of every trained number the value, its gradient, and
+    `moments` bytes of AdamW.
+    """
     step, encoders = result["step"], result["encoders"]
-    encoding = 0 if is_cached else 2 * encoders["text"]["parameters"] + 4 * encoders["vae"]["parameters"]
+    encoding = (
+        0 if is_cached else 2 * encoders["text"]["parameters"] + 4 * encoders["vae"]["parameters"]
+    )
     return float(2 * step["parameters"] + encoding + (4 + 4 + moments) * step["trained_parameters"])
 
 
@@ -177,11 +226,15 @@ CASES: dict[str, tuple[float, bool]] = {
     ", --cache_latents": (8.0, True),
     ", --cache_latents --use_8bit_adam": (2.0 + 8 / 256, True),
 }
-"""Flags -> bytes of AdamW's moments for a trained number, and whether the encoders are off the card."""
+"""Flags -> bytes of AdamW's moments for a trained number, and whether the encoders are off the
+card.
+"""
 
 
 def fit_table(results: dict[str, Any]) -> str:
-    """The largest batch on cards of several sizes: a column for each way of gradient checkpointing."""
+    """The largest batch on cards of several sizes: a column for each way of gradient
+    checkpointing.
+    """
     models = results["models"].values()
     rows = []
     for size in CARDS:
@@ -191,42 +244,76 @@ def fit_table(results: dict[str, Any]) -> str:
                 for result in models
                 for cost in (result["step"], *result["checkpointing"].values())
             ]
-            rows.append([f"{size} GB{name}", *(f"{batch:.0f}" if batch >= 1 else "-" for batch in batches)])
-    heads = [f"{result['title'].split(' at ')[0]}, {mode}" for result in models for mode in ("no", *result["checkpointing"])]
+            rows.append(
+                [f"{size} GB{name}", *(f"{batch:.0f}" if batch >= 1 else "-" for batch in batches)]
+            )
+    heads = [
+        f"{result['title'].split(' at ')[0]}, {mode}"
+        for result in models
+        for mode in ("no", *result["checkpointing"])
+    ]
     return table(["largest batch", *heads], rows)
 
 
 def counts_table(results: dict[str, Any]) -> str:
     """One line a model and part."""
-    head = ["per image", "TFLOP", f"kernels for {BATCH} images", "GB moved", "GB of activations kept", "GB at the peak"]
+    head = [
+        "per image",
+        "TFLOP",
+        f"kernels for {BATCH} images",
+        "GB moved",
+        "GB of activations kept",
+        "GB at the peak",
+    ]
     rows = []
     for result in results["models"].values():
         rows.append(row(f"{result['title']}, step", result["step"]))
         for mode, cost in result["checkpointing"].items():
             rows.append(row(f"{result['title']}, step with --gradient_checkpointing {mode}", cost))
-        rows += [row(f"{result['title']}, {part} encoder", cost) for part, cost in result["encoders"].items()]
+        rows += [
+            row(f"{result['title']}, {part} encoder", cost)
+            for part, cost in result["encoders"].items()
+        ]
     return table(head, rows)
 
 
 def row(name: str, cost: dict[str, Any]) -> list[str]:
-    memory = [f"{cost[key] / GIGA:.2f}" if key in cost else "" for key in ("saved_bytes_per_image", "peak_bytes_per_image")]
-    return [name, f"{cost['flops_per_image'] / TERA:.2f}", str(cost["kernels"]), f"{cost['bytes_per_image'] / GIGA:.1f}", *memory]
+    memory = [
+        f"{cost[key] / GIGA:.2f}" if key in cost else ""
+        for key in ("saved_bytes_per_image", "peak_bytes_per_image")
+    ]
+    return [
+        name,
+        f"{cost['flops_per_image'] / TERA:.2f}",
+        str(cost["kernels"]),
+        f"{cost['bytes_per_image'] / GIGA:.1f}",
+        *memory,
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--results_dir", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     models = {
         name: {
             "title": f"{model.title} at {model.resolution}",
             "step": count_step(model),
-            "checkpointing": {mode: count_step(model, checkpointing=mode) for mode in ("selective", "full")},
+            "checkpointing": {
+                mode: count_step(model, checkpointing=mode) for mode in ("selective", "full")
+            },
             "encoders": count_encoders(model),
         }
         for name, model in MODELS.items()
     }
-    results = {"torch": torch.__version__, "dtype": str(DTYPE).removeprefix("torch."), "rank": RANK, "models": models}
+    results = {
+        "torch": torch.__version__,
+        "dtype": str(DTYPE).removeprefix("torch."),
+        "rank": RANK,
+        "models": models,
+    }
     write_json(args.results_dir / NAME, results)
     print(counts_table(results))
 

@@ -15,10 +15,16 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from lcm.memory import storage_key, tensors_in
+from lcm.system.memory import storage_key, tensors_in
 
 aten = torch.ops.aten
-ALLOCATIONS = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
+ALLOCATIONS = {
+    aten.empty,
+    aten.empty_like,
+    aten.empty_strided,
+    aten.new_empty,
+    aten.new_empty_strided,
+}
 OVERWRITING = {aten.copy_, aten.fill_, aten.zero_, aten._foreach_copy_}
 """Operations that write their first argument without reading it."""
 
@@ -48,9 +54,10 @@ class Cost:
 class KernelMeter(TorchDispatchMode):
     """Counts the operations that launch work while it is entered, by name.
 
-    A kernel is one ATen operation as it is dispatched below autograd, except allocations and those whose results all lie in the
-    memory of their arguments without being written. What a library launches beyond that for one operation is not seen. Bytes
-    are those of all tensors read and written; FLOPs are those of `torch.utils.flop_counter`.
+    A kernel is one ATen operation as it is dispatched below autograd, except allocations and those
+    whose results all lie in the memory of their arguments without being written. What a library
+    launches beyond that for one operation is not seen. Bytes are those of all tensors read and
+    written; FLOPs are those of `torch.utils.flop_counter`.
     """
 
     def __init__(self) -> None:
@@ -59,9 +66,13 @@ class KernelMeter(TorchDispatchMode):
 
     def total(self) -> Cost:
         costs = self.by_name.values()
-        return Cost(sum(c.kernels for c in costs), sum(c.flops for c in costs), sum(c.bytes for c in costs))
+        return Cost(
+            sum(c.kernels for c in costs), sum(c.flops for c in costs), sum(c.bytes for c in costs)
+        )
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
         results = func(*args, **kwargs)
         name = func._overloadpacket
@@ -71,7 +82,9 @@ class KernelMeter(TorchDispatchMode):
         known = {storage_key(tensor) for tensor in read}
         if not func._schema.is_mutable and all(storage_key(tensor) in known for tensor in written):
             return results
-        if name in OVERWRITING:  # the first argument is what is written; _foreach_copy_ returns nothing
+        if (
+            name in OVERWRITING
+        ):  # the first argument is what is written; _foreach_copy_ returns nothing
             written = tensors_in(args[0])
             read = tensors_in(args[1:])
         cost = self.by_name.setdefault(plain(name), Cost())
@@ -85,12 +98,15 @@ class KernelMeter(TorchDispatchMode):
 
 @contextmanager
 def flash_attention() -> Iterator[None]:
-    """Attention is the fused kernel of GPUs, which tensors without memory would not choose by themselves.
+    """Attention is the fused kernel of GPUs, which tensors without memory would not choose by
+    themselves.
 
     A mode of torch's would not reach what gradient checkpointing computes again inside `backward`.
     """
 
-    def fused(*qkv: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False) -> Tensor:
+    def fused(
+        *qkv: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False
+    ) -> Tensor:
         assert attn_mask is None and dropout_p == 0.0 and not is_causal
         attended: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(*qkv)[0]
         return attended

@@ -1,10 +1,13 @@
-"""The training step of the public LCM-LoRA scripts, restated from their logic: what this toolkit's step is measured against.
+"""The training step of the public LCM-LoRA scripts, restated from their logic: what this toolkit's
+step is measured against.
 
-`TwoUnets` is the one that reads webdatasets, with a teacher and a student; `OneUnet` switches the adapter off for the teacher.
-Both encode images and captions in every step, ask the teacher once with and once without the caption, run the student first and
-read the loss every step. The random numbers come with the batch.
+`TwoUnets` is the one that reads webdatasets, with a teacher and a student; `OneUnet` switches the
+adapter off for the teacher. Both encode images and captions in every step, ask the teacher once
+with and once without the caption, run the student first and read the loss every step. The random
+numbers come with the batch.
 
-At the lowest point of the grid the scripts land at timestep 0 and this toolkit on clean data; everywhere else the losses agree.
+At the lowest point of the grid the scripts land at timestep 0 and this toolkit on clean data;
+everywhere else the losses agree.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from diffusers.optimization import get_scheduler
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from lcm.adapters import LORA_TARGETS, lora_parameters
+from lcm.adapter.lora import LORA_TARGETS, lora_parameters
 from lcm.data import SampleBatch
 
 T = 1000
@@ -30,7 +33,9 @@ T = 1000
 
 @dataclass(frozen=True)
 class Settings:
-    """What the scripts take as flags; `w` is guidance_scale - 1. The defaults are those of the scripts."""
+    """What the scripts take as flags; `w` is guidance_scale - 1. The defaults are those of the
+    scripts.
+    """
 
     rank: int = 64
     w_min: float = 5.0
@@ -53,7 +58,9 @@ def boundary(timesteps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class TwoUnets:
-    """A frozen teacher, and a student that is another U-Net with an adapter of PEFT. The teacher predicts epsilon."""
+    """A frozen teacher, and a student that is another U-Net with an adapter of PEFT. The teacher
+    predicts epsilon.
+    """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.settings = settings
@@ -65,7 +72,10 @@ class TwoUnets:
         self.make_unets(pipe.unet)
         self.unet.train()
         self.optimizer = torch.optim.AdamW(
-            self.trained(), lr=settings.learning_rate, betas=(0.9, settings.adam_beta2), weight_decay=0.0
+            self.trained(),
+            lr=settings.learning_rate,
+            betas=(0.9, settings.adam_beta2),
+            weight_decay=0.0,
         )
         self.lr_scheduler = get_scheduler(
             settings.lr_scheduler,
@@ -77,7 +87,9 @@ class TwoUnets:
 
     def make_unets(self, unet: Any) -> None:
         self.teacher = unet
-        config = LoraConfig(r=self.settings.rank, lora_alpha=self.settings.rank, target_modules=list(LORA_TARGETS))
+        config = LoraConfig(
+            r=self.settings.rank, lora_alpha=self.settings.rank, target_modules=list(LORA_TARGETS)
+        )
         self.unet: Any = get_peft_model(copy.deepcopy(unet), config)
 
     def trained(self) -> list[nn.Parameter]:
@@ -100,7 +112,9 @@ class TwoUnets:
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Tensor:
         length = self.tokenizer.model_max_length
-        tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(
+            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
         embeds: Tensor = self.text_encoder(tokens.input_ids)[0]
         return embeds
 
@@ -108,7 +122,9 @@ class TwoUnets:
     def encode_images(self, batch: SampleBatch) -> Tensor:
         assert batch.pixels is not None
         posterior = self.vae.encode(batch.pixels).latent_dist
-        latents: Tensor = (posterior.mean + posterior.std * batch.posterior_noise) * self.vae.config.scaling_factor
+        latents: Tensor = (
+            posterior.mean + posterior.std * batch.posterior_noise
+        ) * self.vae.config.scaling_factor
         return latents
 
     def alpha_sigma(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +147,9 @@ class TwoUnets:
         noisy = alpha * latents + sigma * batch.noise
         c_skip, c_out = boundary(start)
         prediction = c_skip * noisy + c_out * self.ask(self.unet, noisy, start, embeds)[0]
-        w = self.settings.w_min + batch.uniform_guidance * (self.settings.w_max - self.settings.w_min)
+        w = self.settings.w_min + batch.uniform_guidance * (
+            self.settings.w_max - self.settings.w_min
+        )
         x_prev = self.solve(noisy, start, timesteps, embeds, w.view(-1, 1, 1, 1))
         with torch.no_grad():
             c_skip, c_out = boundary(timesteps)
@@ -140,11 +158,15 @@ class TwoUnets:
         return torch.mean(torch.sqrt((prediction - target) ** 2 + c**2) - c)
 
     @torch.no_grad()
-    def solve(self, noisy: Tensor, start: Tensor, timesteps: Tensor, embeds: Tensor, w: Tensor) -> Tensor:
+    def solve(
+        self, noisy: Tensor, start: Tensor, timesteps: Tensor, embeds: Tensor, w: Tensor
+    ) -> Tensor:
         """One DDIM step of the guided teacher."""
         with self.as_teacher() as teacher:
             cond_x0, cond_noise = self.ask(teacher, noisy, start, embeds)
-            uncond_x0, uncond_noise = self.ask(teacher, noisy, start, self.uncond.repeat(len(noisy), 1, 1))
+            uncond_x0, uncond_noise = self.ask(
+                teacher, noisy, start, self.uncond.repeat(len(noisy), 1, 1)
+            )
         x0 = cond_x0 + w * (cond_x0 - uncond_x0)
         noise = cond_noise + w * (cond_noise - uncond_noise)
         alpha, sigma = self.alpha_sigma(timesteps)
@@ -165,7 +187,13 @@ class OneUnet(TwoUnets):
     """One U-Net with an adapter of PEFT; the teacher is that U-Net with the adapter off."""
 
     def make_unets(self, unet: Any) -> None:
-        unet.add_adapter(LoraConfig(r=self.settings.rank, lora_alpha=self.settings.rank, target_modules=list(LORA_TARGETS)))
+        unet.add_adapter(
+            LoraConfig(
+                r=self.settings.rank,
+                lora_alpha=self.settings.rank,
+                target_modules=list(LORA_TARGETS),
+            )
+        )
         self.teacher = self.unet = unet
 
     def trained(self) -> list[nn.Parameter]:

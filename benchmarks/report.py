@@ -1,4 +1,5 @@
-"""Writes the tables of these benchmarks into the pages that show them, between their markers, from `results/`.
+"""Writes the tables of these benchmarks into the pages that show them, between their markers, from
+`results/`.
 
 python -m benchmarks.report
 """
@@ -23,7 +24,8 @@ TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "serve": (README, serve.NAME, serve.serve_table),
     "fit": (TRAINING, counts.NAME, counts.fit_table),
 }
-"""Marker -> the page that it is in, the file of its raw results, and what makes its table of them."""
+"""Marker -> the page that it is in, the file of its raw results, and what makes its table of them.
+"""
 
 
 def filled(document: Path, results: Path) -> str:

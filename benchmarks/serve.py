@@ -1,13 +1,15 @@
-"""Requests of mixed lengths: continuous batching against stock calls, one by one and in static batches: `results/serve.json`.
+"""Requests of mixed lengths: continuous batching against stock calls, one by one and in static
+batches: `results/serve.json`.
 
     OMP_NUM_THREADS=1 python -m benchmarks.serve
 
-The tiny teacher with its LCM-LoRA draws 64 requests of 1, 2, 4 and 8 steps. First the pictures are compared; nothing is timed
-unless they agree. One by one is a stock call each. A static batch is a stock call for the request that has waited longest and all
-waiting ones of as many steps. All serve in turn in one process, in changing order: once with all requests there from
-the start, for throughput, once with requests that come over time, for latency. The clock is simulated: it moves by the process time
-that the work took, and to the next arrival when there is none. Continuous batching is there once more: the second one's distance
-from the first is the noise.
+The tiny teacher with its LCM-LoRA draws 64 requests of 1, 2, 4 and 8 steps. First the pictures are
+compared; nothing is timed unless they agree. One by one is a stock call each. A static batch is a
+stock call for the request that has waited longest and all waiting ones of as many steps. All serve
+in turn in one process, in changing order: once with all requests there from the start, for
+throughput, once with requests that come over time, for latency. The clock is simulated: it moves by
+the process time that the work took, and to the next arrival when there is none. Continuous batching
+is there once more: the second one's distance from the first is the noise.
 """
 
 from __future__ import annotations
@@ -37,7 +39,12 @@ from lcm import Engine, Request
 RESULTS = Path(__file__).parent / "results"
 NAME = "serve.json"
 ADAPTER = SHAPES / "lcm_lora"
-ONE, STATIC, CONTINUOUS, AGAIN = "one by one", "static batches", "continuous batching", "continuous batching again"
+ONE, STATIC, CONTINUOUS, AGAIN = (
+    "one by one",
+    "static batches",
+    "continuous batching",
+    "continuous batching again",
+)
 STEPS = (1, 2, 4, 8)
 LOADS = (0.5, 0.9)
 """Arrivals per second, in units of what one by one draws per second."""
@@ -60,7 +67,9 @@ def make_requests(count: int) -> list[Request]:
 
 
 class Stock:
-    """Static batches of up to `size`, of the request that has waited longest and those of as many steps."""
+    """Static batches of up to `size`, of the request that has waited longest and those of as many
+    steps.
+    """
 
     def __init__(self, pipe: Any, size: int) -> None:
         self.pipe, self.size = pipe, size
@@ -71,7 +80,11 @@ class Stock:
 
     def work(self) -> Images:
         steps = next(iter(self.waiting.values())).num_inference_steps
-        numbers = [number for number, request in self.waiting.items() if request.num_inference_steps == steps][: self.size]
+        numbers = [
+            number
+            for number, request in self.waiting.items()
+            if request.num_inference_steps == steps
+        ][: self.size]
         batch = [self.waiting.pop(number) for number in numbers]
         images = self.pipe(
             [request.prompt for request in batch],
@@ -106,7 +119,9 @@ MAKERS: dict[str, Callable[[Any], Stock | Continuous]] = {
 }
 
 
-def simulate(server: Stock | Continuous, requests: list[Request], arrivals: list[float]) -> Iterator[tuple[int, float, Any]]:
+def simulate(
+    server: Stock | Continuous, requests: list[Request], arrivals: list[float]
+) -> Iterator[tuple[int, float, Any]]:
     """Number, time of finishing and image of every request, on the simulated clock."""
     clock, coming, under_way = 0.0, list(enumerate(requests)), 0
     while coming or under_way:
@@ -130,7 +145,9 @@ def poisson(rate: float, count: int, seed: int) -> list[float]:
 
 
 def check_agreement(pipe: Any, requests: list[Request]) -> dict[str, dict[str, int]]:
-    """U-Net calls and rows, and the largest difference to one by one. Raises ValueError where the pictures are others."""
+    """U-Net calls and rows, and the largest difference to one by one. Raises ValueError where the
+    pictures are others.
+    """
     rows: list[int] = []
     hook = pipe.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     found: dict[str, dict[str, int]] = {}
@@ -138,34 +155,46 @@ def check_agreement(pipe: Any, requests: list[Request]) -> dict[str, dict[str, i
     for name in (ONE, STATIC, CONTINUOUS):
         rows.clear()
         images = {
-            number: np.asarray(image, int) for number, _, image in simulate(MAKERS[name](pipe), requests, [0.0] * len(requests))
+            number: np.asarray(image, int)
+            for number, _, image in simulate(MAKERS[name](pipe), requests, [0.0] * len(requests))
         }
         wanted = wanted or images
         off = max(int(abs(images[number] - wanted[number]).max()) for number in wanted)
         if off > TOLERANCE:
-            raise ValueError(f"{name} draws other pictures, apart by {off} of 255; nothing is timed until they agree")
+            raise ValueError(
+                f"{name} draws other pictures, apart by {off} of 255; nothing is timed until they "
+                "agree"
+            )
         found[name] = {"unet_calls": len(rows), "unet_rows": sum(rows), "largest_difference": off}
     hook.remove()
     return found
 
 
 def measure(pipe: Any, requests: list[Request], rounds: int) -> dict[str, Any]:
-    """Of every round: seconds for all requests at once, and quantiles of the seconds that requests wait under every load."""
+    """Of every round: seconds for all requests at once, and quantiles of the seconds that requests
+    wait under every load.
+    """
     names, count = list(MAKERS), len(requests)
     agreement = check_agreement(pipe, requests)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    waits: dict[str, dict[str, list[list[float]]]] = {str(load): {name: [] for name in names} for load in LOADS}
+    waits: dict[str, dict[str, list[list[float]]]] = {
+        str(load): {name: [] for name in names} for load in LOADS
+    }
     rate = 0.0
     for number in range(rounds):
         order = names[number % len(names) :] + names[: number % len(names)]
         for name in order:
-            seconds[name].append(max(at for _, at, _ in simulate(MAKERS[name](pipe), requests, [0.0] * count)))
+            seconds[name].append(
+                max(at for _, at, _ in simulate(MAKERS[name](pipe), requests, [0.0] * count))
+            )
         rate = rate or count / seconds[ONE][0]
         for load in LOADS:
             arrivals = poisson(load * rate, count, number)
             for name in order:
                 ends = simulate(MAKERS[name](pipe), requests, arrivals)
-                waits[str(load)][name].append(np.quantile([at - arrivals[i] for i, at, _ in ends], QUANTILES).tolist())
+                waits[str(load)][name].append(
+                    np.quantile([at - arrivals[i] for i, at, _ in ends], QUANTILES).tolist()
+                )
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -185,11 +214,21 @@ def serve_table(results: dict[str, Any]) -> str:
     for name in seconds:
         middle, low, high = ratio(seconds[ONE], seconds[name])
         calls = results["agreement"].get(name, {}).get("unet_calls", "")
-        row = [name, f"{count / median(seconds[name]):.1f}", f"{middle:.2f} ({low:.2f} to {high:.2f})", str(calls)]
+        row = [
+            name,
+            f"{count / median(seconds[name]):.1f}",
+            f"{middle:.2f} ({low:.2f} to {high:.2f})",
+            str(calls),
+        ]
         for waits in results["waits"].values():
             row += [f"{median(column):.2f}" for column in zip(*waits[name], strict=True)]
         rows.append(row)
-    head = [f"{count} requests, {len(seconds[ONE])} rounds", "images per second", "over one by one", "U-Net calls"]
+    head = [
+        f"{count} requests, {len(seconds[ONE])} rounds",
+        "images per second",
+        "over one by one",
+        "U-Net calls",
+    ]
     for load in results["waits"]:
         head += [f"seconds to wait at load {load}", "95 %"]
     return table(head, rows)
@@ -203,7 +242,9 @@ def load_pipeline() -> Any:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--results_dir", type=Path, default=RESULTS)
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)

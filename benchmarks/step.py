@@ -1,13 +1,15 @@
-"""What a training step costs beside that of the public scripts, in time and memory: `results/step.json`.
+"""What a training step costs beside that of the public scripts, in time and memory:
+`results/step.json`.
 
     OMP_NUM_THREADS=1 python -m benchmarks.step
 
-All read the same images and captions of the tiny world and have the same weights, noise, timesteps and guidance. This toolkit is
-measured without further flags, reading pixels like the scripts, with `--cache_latents`, and with that and
-`--gradient_checkpointing selective`, which trades time for memory. First losses and gradients
-are compared; nothing is timed unless they agree. Then all take their steps in turn in one process, in changing order, so that
-whatever else the machine does falls on all of them; the clock counts this process's own work. This toolkit is there once more:
-the second one's distance from 1 is the noise.
+All read the same images and captions of the tiny world and have the same weights, noise, timesteps
+and guidance. This toolkit is measured without further flags, reading pixels like the scripts, with
+`--cache_latents`, and with that and `--gradient_checkpointing selective`, which trades time for
+memory. First losses and gradients are compared; nothing is timed unless they agree. Then all take
+their steps in turn in one process, in changing order, so that whatever else the machine does falls
+on all of them; the clock counts this process's own work. This toolkit is there once more: the
+second one's distance from 1 is the noise.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ from benchmarks.methods.teacher import write_json
 from benchmarks.public_scripts import OneUnet, Settings, TwoUnets
 from examples.shapes.demo import TEACHER
 from examples.shapes.render import write_dataset
-from lcm.adapters import lora_parameters
-from lcm.config import TrainConfig
+from lcm.adapter.lora import lora_parameters
+from lcm.config.run import TrainConfig
 from lcm.data import SampleBatch
-from lcm.memory import LiveMemory, memory_of
-from lcm.trainer import Trainer
+from lcm.system.memory import LiveMemory, memory_of
+from lcm.training.loop import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 NAME = "step.json"
@@ -49,7 +51,9 @@ DRAWS = 1000
 
 @dataclass(frozen=True)
 class Contender:
-    """One implementation of the step: an update, the loss before it as a graph, the adapter, all that it holds in memory."""
+    """One implementation of the step: an update, the loss before it as a graph, the adapter, all
+    that it holds in memory.
+    """
 
     step: Callable[[], object]
     loss: Callable[[], Tensor]
@@ -59,8 +63,15 @@ class Contender:
 
 def held_by(modules: Sequence[torch.nn.Module], optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Weights, buffers and the optimizer's state."""
-    state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
-    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())] + state
+    state = [
+        value
+        for values in optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, Tensor)
+    ]
+    return [
+        tensor for module in modules for tensor in (*module.parameters(), *module.buffers())
+    ] + state
 
 
 def make_trainer(folder: Path, teacher: Path, batch_size: int, rank: int, **flags: Any) -> Trainer:
@@ -80,17 +91,26 @@ def make_trainer(folder: Path, teacher: Path, batch_size: int, rank: int, **flag
 
 
 def make_batch(trainer: Trainer) -> SampleBatch:
-    """The first batch of the run; no sample at the lowest point of the grid, where the scripts mean another landing point."""
+    """The first batch of the run; no sample at the lowest point of the grid, where the scripts mean
+    another landing point.
+    """
     batch = next(trainer.batches(range(1)))
     lowest = 1.0 / int(trainer.config.num_ddim_timesteps or 0)
     return replace(batch, uniform_time=lowest + (1.0 - lowest) * batch.uniform_time)
 
 
-def make_contenders(folder: Path, teacher: Path, batch_size: int, rank: int) -> dict[str, Contender]:
-    """This toolkit and both scripts, with the same adapter, which does something. Data and cache are written into `folder`."""
+def make_contenders(
+    folder: Path, teacher: Path, batch_size: int, rank: int
+) -> dict[str, Contender]:
+    """This toolkit and both scripts, with the same adapter, which does something. Data and cache
+    are written into `folder`.
+    """
     cache = {"cache_latents": True, "latent_cache_dir": str(folder / "cache")}
     ours = {TOOLKIT: {}, CACHED: cache, SELECTIVE: {**cache, "gradient_checkpointing": "selective"}}
-    trainers = {name: make_trainer(folder, teacher, batch_size, rank, **flags) for name, flags in ours.items()}
+    trainers = {
+        name: make_trainer(folder, teacher, batch_size, rank, **flags)
+        for name, flags in ours.items()
+    }
     config, batch = trainers[TOOLKIT].config, make_batch(trainers[TOOLKIT])
     for trainer in trainers.values():
         randomise(trainer.student.parameters)
@@ -102,7 +122,9 @@ def make_contenders(folder: Path, teacher: Path, batch_size: int, rank: int) -> 
         num_ddim_timesteps=int(config.num_ddim_timesteps or 0),
         learning_rate=config.learning_rate,
     )
-    contenders = {name: toolkit_contender(trainer, make_batch(trainer)) for name, trainer in trainers.items()}
+    contenders = {
+        name: toolkit_contender(trainer, make_batch(trainer)) for name, trainer in trainers.items()
+    }
     for name, kind in ((TWO, TwoUnets), (ONE, OneUnet)):
         contenders[name] = script_contender(kind(teacher, settings), batch, adapter)
     return contenders
@@ -139,34 +161,49 @@ def randomise(parameters: Sequence[Tensor]) -> None:
 
 def loss_and_gradient(contender: Contender) -> tuple[float, Tensor]:
     loss = contender.loss()
-    return float(loss.detach()), torch.cat([g.flatten() for g in torch.autograd.grad(loss, contender.adapter)])
+    return float(loss.detach()), torch.cat(
+        [g.flatten() for g in torch.autograd.grad(loss, contender.adapter)]
+    )
 
 
 def agreement(contenders: dict[str, Contender]) -> dict[str, dict[str, float]]:
-    """Loss and relative differences of loss and gradient to this toolkit's. Raises ValueError when they are not the same step."""
+    """Loss and relative differences of loss and gradient to this toolkit's. Raises ValueError when
+    they are not the same step.
+    """
     mine, gradient = loss_and_gradient(contenders[TOOLKIT])
     found = {}
     for name, contender in contenders.items():
         loss, theirs = loss_and_gradient(contender)
-        off, gradient_off = abs(loss / mine - 1.0), float((theirs - gradient).norm() / gradient.norm())
+        off, gradient_off = (
+            abs(loss / mine - 1.0),
+            float((theirs - gradient).norm() / gradient.norm()),
+        )
         if not (off <= TOLERANCE and gradient_off <= GRADIENT_TOLERANCE):
             raise ValueError(
-                f"{name} is not the same step: loss {loss:.8f} against {mine:.8f}, gradients apart by {gradient_off:.1e}; "
-                "nothing is timed until they agree"
+                f"{name} is not the same step: loss {loss:.8f} against {mine:.8f}, gradients apart "
+                f"by {gradient_off:.1e}; nothing is timed until they agree"
             )
-        found[name] = {"loss": loss, "relative_difference": off, "relative_gradient_difference": gradient_off}
+        found[name] = {
+            "loss": loss,
+            "relative_difference": off,
+            "relative_gradient_difference": gradient_off,
+        }
     return found
 
 
 def measure_memory(contender: Contender) -> dict[str, int]:
-    """Bytes held between steps, and the most that one step has alive on top. A step has been made before."""
+    """Bytes held between steps, and the most that one step has alive on top. A step has been made
+    before.
+    """
     with LiveMemory() as memory:
         contender.step()
     return {"held": memory_of(contender.held()), "peak_above": memory.peak}
 
 
 def measure_seconds(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Process seconds of every step and round; the order turns by one every round, and the first round is not counted."""
+    """Process seconds of every step and round; the order turns by one every round, and the first
+    round is not counted.
+    """
     names = list(steps)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
@@ -187,7 +224,9 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> tuple[float, floa
 
 
 def step_table(results: dict[str, Any]) -> str:
-    """One line a contender, beside the two scripts: how many times its own time they take, and its share of their memory."""
+    """One line a contender, beside the two scripts: how many times its own time they take, and its
+    share of their memory.
+    """
     seconds, memory = results["seconds"], results["memory"]
     rows = []
     for name in [TWO, ONE, *(name for name in seconds if name not in (TWO, ONE))]:
@@ -200,7 +239,16 @@ def step_table(results: dict[str, Any]) -> str:
             for sizes in (whole, above):
                 row += [f"{sizes[name] / 2**20:.0f}", f"{sizes[name] / sizes[TWO]:.2f}"]
         rows.append(row + [""] * (8 - len(row)))
-    head = ["step of", "seconds", "time of two U-Nets over it", "of one U-Net", "peak MiB", "over two U-Nets'", "above weights", ""]
+    head = [
+        "step of",
+        "seconds",
+        "time of two U-Nets over it",
+        "of one U-Net",
+        "peak MiB",
+        "over two U-Nets'",
+        "above weights",
+        "",
+    ]
     return table(head, rows)
 
 
@@ -223,7 +271,9 @@ def measure(teacher: Path, batch_size: int, rank: int, rounds: int) -> dict[str,
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--results_dir", type=Path, default=RESULTS)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--rank", type=int, default=32)

@@ -2,13 +2,15 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.time_to_quality --seeds 0 1 2
 
-On the tiny world, with what `time_to_quality.yaml` lists: the logic of the public LCM-LoRA script (two U-Nets, see
-public_scripts.py) with the settings of its README and with our recipe, and this toolkit with several. All of them learn from the
-same images, written anew, in one process and in turn, some updates each, so that whatever else the machine does falls on all.
-After its turn each is scored. The clock counts this process's own work from loading the model on: encoding into a cache and
-drawing trajectories are in it, scoring is not.
+On the tiny world, with what `time_to_quality.yaml` lists: the logic of the public LCM-LoRA script
+(two U-Nets, see public_scripts.py) with the settings of its README and with our recipe, and this
+toolkit with several. All of them learn from the same images, written anew, in one process and in
+turn, some updates each, so that whatever else the machine does falls on all. After its turn each is
+scored. The clock counts this process's own work from loading the model on: encoding into a cache
+and drawing trajectories are in it, scoring is not.
 
-A level is reached where two scorings running are at it or above; the time is that of the first. What has reached all levels rests.
+A level is reached where two scorings running are at it or above; the time is that of the first.
+What has reached all levels rests.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ from examples.shapes.demo import TEACHER
 from examples.shapes.evaluate import decode, generate, prompts_and_seeds
 from examples.shapes.judge import Judge
 from examples.shapes.render import write_dataset
-from lcm.config import TrainConfig
-from lcm.playback import make_scheduler
-from lcm.trainer import Trainer
+from lcm.config.run import TrainConfig
+from lcm.inference import make_scheduler
+from lcm.training.loop import Trainer
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -99,12 +101,18 @@ class ToolkitLearner:
     """A run of this toolkit."""
 
     def __init__(self, flags: dict[str, Any], data: Path, folder: Path, seed: int) -> None:
-        own: dict[str, Any] = {"latent_cache_dir": str(folder / "cache")} if flags.get("cache_latents") else {}
+        own: dict[str, Any] = (
+            {"latent_cache_dir": str(folder / "cache")} if flags.get("cache_latents") else {}
+        )
         if "prompts_file" in flags:
             own |= {"trajectory_dir": str(folder / "trajectories")}
         else:
             own |= {"train_data_dir": str(data)}
-        own |= {"pretrained_teacher_model": str(TEACHER), "output_dir": str(folder / "out"), "seed": seed}
+        own |= {
+            "pretrained_teacher_model": str(TEACHER),
+            "output_dir": str(folder / "out"),
+            "seed": seed,
+        }
         own |= {"validation_num_steps": list(NUM_STEPS)}
         self.trainer = Trainer(TrainConfig(**own, **flags))
         self.batches = self.trainer.batches(range(self.trainer.config.max_train_steps))
@@ -120,12 +128,17 @@ class ToolkitLearner:
             yield pipe, {"guidance_scale": recipe.guidance_scale, "eta": recipe.eta}
 
 
-KINDS: dict[str, Callable[..., Learner]] = {"public script": ScriptLearner, "this toolkit": ToolkitLearner}
+KINDS: dict[str, Callable[..., Learner]] = {
+    "public script": ScriptLearner,
+    "this toolkit": ToolkitLearner,
+}
 
 
 @dataclass
 class Course:
-    """One learner on its way. `curve` holds a row a scoring: updates, process seconds, accuracy by number of steps."""
+    """One learner on its way. `curve` holds a row a scoring: updates, process seconds, accuracy by
+    number of steps.
+    """
 
     name: str
     learner: Learner
@@ -148,7 +161,9 @@ class Course:
         with self.learner.drawing() as (pipe, how):
             for n in NUM_STEPS:
                 latents = generate(pipe, prompts, seeds, n, **how)
-                row[str(n)] = round(float(judge.correct(decode(pipe, latents), prompts).all(axis=1).mean()), 4)
+                row[str(n)] = round(
+                    float(judge.correct(decode(pipe, latents), prompts).all(axis=1).mean()), 4
+                )
         self.curve.append(row)
 
     @property
@@ -159,7 +174,9 @@ class Course:
 
 
 def reached(curve: Sequence[dict[str, Any]], num_steps: int, level: float) -> float:
-    """Process seconds of the first of two scorings running with at least `level`; infinite where there are none."""
+    """Process seconds of the first of two scorings running with at least `level`; infinite where
+    there are none.
+    """
     for row, following in itertools.pairwise(curve):
         if row[str(num_steps)] >= level and following[str(num_steps)] >= level:
             return float(row["seconds"])
@@ -172,7 +189,9 @@ def turn(updates: int) -> int:
 
 
 def begin(name: str, flags: dict[str, Any], data: Path, folder: Path, seed: int) -> Course:
-    """Loads the models and makes what a run makes before its first update; `flags` is an entry of the plan."""
+    """Loads the models and makes what a run makes before its first update; `flags` is an entry of
+    the plan.
+    """
     folder.mkdir()
     own = {key: value for key, value in flags.items() if key != "kind"}
     start = time.process_time()
@@ -180,13 +199,17 @@ def begin(name: str, flags: dict[str, Any], data: Path, folder: Path, seed: int)
     return Course(name, learner, own["max_train_steps"], time.process_time() - start)
 
 
-def run(plan: dict[str, dict[str, Any]], seed: int, num_images: int = NUM_IMAGES, images: int = IMAGES) -> dict[str, Any]:
+def run(
+    plan: dict[str, dict[str, Any]], seed: int, num_images: int = NUM_IMAGES, images: int = IMAGES
+) -> dict[str, Any]:
     """Name -> curve."""
     judge = Judge.load()
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "images"
         write_dataset(data, images, seed=seed)
-        courses = [begin(name, flags, data, Path(scratch) / name, seed) for name, flags in plan.items()]
+        courses = [
+            begin(name, flags, data, Path(scratch) / name, seed) for name, flags in plan.items()
+        ]
         while going := [course for course in courses if not course.is_over]:
             for course in going:
                 course.train(turn(course.updates))
@@ -200,13 +223,19 @@ def spread(values: Sequence[float]) -> str:
     middle = median(values)
     text = "-" if math.isinf(middle) else f"{middle:.0f}"
     low, high = min(values), max(values)
-    return text if low == high else f"{text} ({low:.0f} to {'-' if math.isinf(high) else format(high, '.0f')})"
+    return (
+        text
+        if low == high
+        else f"{text} ({low:.0f} to {'-' if math.isinf(high) else format(high, '.0f')})"
+    )
 
 
 def times_sooner(
     first: Sequence[dict[str, Any]], mine: Sequence[dict[str, Any]], num_steps: int, level: float
 ) -> tuple[float, bool]:
-    """How many times sooner `mine` was there than `first`, and whether that is only a bound, since `first` ended before."""
+    """How many times sooner `mine` was there than `first`, and whether that is only a bound, since
+    `first` ended before.
+    """
     theirs, ours = reached(first, num_steps, level), reached(mine, num_steps, level)
     if math.isinf(ours):
         return 0.0, False
@@ -231,14 +260,21 @@ def quality_table(results: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--results_dir", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     args = parser.parse_args(argv)
     plan, path = yaml.safe_load(PLAN.read_text()), args.results_dir / NAME
     results = json.loads(path.read_text()) if path.exists() else {}
     if results.get("plan") != plan:
-        results = {"torch": torch.__version__, "threads": torch.get_num_threads(), "plan": plan, "seeds": {}}
+        results = {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "plan": plan,
+            "seeds": {},
+        }
     for seed in args.seeds:
         if str(seed) not in results["seeds"]:
             results["seeds"][str(seed)] = run(plan, seed)

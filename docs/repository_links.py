@@ -1,4 +1,5 @@
-"""A hook of mkdocs: what the pages link to outside docs/ joins the site under its path in the repository.
+"""A hook of mkdocs: what the pages link to outside docs/ joins the site under its path in the
+repository.
 
 So the same relative link works in the repository and on the site.
 """

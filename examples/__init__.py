@@ -1,5 +1,5 @@
 """Runnable examples of the toolkit."""
 
-from lcm.console import quiet_libraries
+from lcm.system.console import quiet_libraries
 
 quiet_libraries()  # an example shows its own lines

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import examples.quickstart
-from lcm.config import parse_config
-from lcm.console import log_plainly
-from lcm.stopping import StopRequest
-from lcm.trainer import Trainer
+from lcm.config.run import parse_config
+from lcm.system.console import log_plainly
+from lcm.system.signals import StopRequest
+from lcm.training.loop import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`argv` are the flags of train_lcm_lora.py; the teacher is the tiny one unless they name another."""
+    """`argv` are the flags of train_lcm_lora.py; the teacher is the tiny one unless they name
+    another.
+    """
     log_plainly()
     given = list(sys.argv[1:] if argv is None else argv)
     config = parse_config(["--pretrained_teacher_model", "examples/shapes/teacher", *given])

@@ -17,20 +17,36 @@ from examples.shapes.community.load import MODELS, community_model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", help="diffusers folder or hub id; default: the bundled teacher with a decoder for styles")
-    parser.add_argument("--adapter", default="examples/shapes/lcm_lora", help="output folder, file or hub id")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--base",
+        help="diffusers folder or hub id; default: the bundled teacher with a decoder for styles",
+    )
+    parser.add_argument(
+        "--adapter", default="examples/shapes/lcm_lora", help="output folder, file or hub id"
+    )
     parser.add_argument("--style", default=str(MODELS / "neon.safetensors"), help="file or hub id")
-    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.8], help="of the style, a picture each")
+    parser.add_argument(
+        "--weights", type=float, nargs="+", default=[0.0, 0.8], help="of the style, a picture each"
+    )
     parser.add_argument("--prompt", default="a cyan ring on a black background")
     parser.add_argument("--output", type=Path, default=Path("mixed"), help="folder")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
 
-    pipe = DiffusionPipeline.from_pretrained(args.base, dtype=torch.float32) if args.base else community_model("plain")
+    pipe = (
+        DiffusionPipeline.from_pretrained(args.base, dtype=torch.float32)
+        if args.base
+        else community_model("plain")
+    )
     for weight in args.weights:
         recipe = lcm.attach(pipe, {args.adapter: 1.0, args.style: weight})
-        options = {"num_inference_steps": recipe.usual_steps, "guidance_scale": recipe.guidance_scale}
+        options = {
+            "num_inference_steps": recipe.usual_steps,
+            "guidance_scale": recipe.guidance_scale,
+        }
         image = pipe(args.prompt, generator=torch.Generator().manual_seed(0), **options).images[0]
         image.save(args.output / f"style-{weight:g}.png")
         lcm.detach(pipe)  # the pipeline is as it was

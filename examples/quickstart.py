@@ -15,9 +15,15 @@ import lcm
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="examples/shapes/teacher", help="diffusers folder or hub id")
-    parser.add_argument("--adapter", default="examples/shapes/lcm_lora", help="output folder, file or hub id")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--base", default="examples/shapes/teacher", help="diffusers folder or hub id"
+    )
+    parser.add_argument(
+        "--adapter", default="examples/shapes/lcm_lora", help="output folder, file or hub id"
+    )
     parser.add_argument("--prompt", default="a red star on a navy background")
     parser.add_argument("--steps", type=int, help="default: the recipe's")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,5 @@
-"""Draws requests with different numbers of steps in one running batch, each saved as soon as it is finished.
+"""Draws requests with different numbers of steps in one running batch, each saved as soon as it is
+finished.
 
 python -m examples.serve --steps 8 1 4 --output served/
 """
@@ -16,9 +17,15 @@ import lcm
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="examples/shapes/teacher", help="diffusers folder or hub id")
-    parser.add_argument("--adapter", default="examples/shapes/lcm_lora", help="output folder, file or hub id")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--base", default="examples/shapes/teacher", help="diffusers folder or hub id"
+    )
+    parser.add_argument(
+        "--adapter", default="examples/shapes/lcm_lora", help="output folder, file or hub id"
+    )
     parser.add_argument("--prompt", default="a red star on a navy background")
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 1, 4], help="one request each")
     parser.add_argument("--output", type=Path, default=Path("served"), help="folder")
@@ -27,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     pipe = DiffusionPipeline.from_pretrained(args.base, dtype=torch.float32)
     recipe = lcm.attach(pipe, args.adapter)
-    requests = [lcm.Request(args.prompt, seed=i, num_inference_steps=steps) for i, steps in enumerate(args.steps)]
+    requests = [
+        lcm.Request(args.prompt, seed=i, num_inference_steps=steps)
+        for i, steps in enumerate(args.steps)
+    ]
     for result in lcm.serve(pipe, requests, max_batch=8, recipe=recipe):
         if result.image is None:
             raise ValueError(f"request {result.index} was not drawn") from result.error

@@ -1,4 +1,6 @@
-"""What the few-step pipelines share: an adapter, its steps and guidance by default, one seed per picture."""
+"""What the few-step pipelines share: an adapter, its steps and guidance by default, one seed per
+picture.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from typing import Any, ClassVar, Self
 import torch
 
 import lcm
-from lcm.playback import current_recipe
-from lcm.registry import closest
+from lcm.inference import current_recipe
+from lcm.system.registry import closest
 
 
 def count_prompts(prompt: Any, prompt_embeds: Any) -> int:
@@ -22,22 +24,28 @@ def count_prompts(prompt: Any, prompt_embeds: Any) -> int:
 
 
 def generators(seed: int | Sequence[int], count: int) -> list[torch.Generator]:
-    """One generator per picture, on the CPU so that every device draws the same noise. An int counts up: seed, seed + 1, ...
+    """One generator per picture, on the CPU so that every device draws the same noise. An int
+    counts up: seed, seed + 1, ...
 
     Raises ValueError when there is not one seed per picture.
     """
     if not isinstance(seed, Integral | Iterable) or isinstance(seed, str):
-        raise ValueError(f"seed must be an integer, or a list of one for each picture; got {seed!r}")
+        raise ValueError(
+            f"seed must be an integer, or a list of one for each picture; got {seed!r}"
+        )
     seeds = [int(seed) + i for i in range(count)] if isinstance(seed, Integral) else list(seed)
     if len(seeds) != count:
         raise ValueError(
-            f"seed has {len(seeds)} numbers for {count} pictures (prompts x num_images_per_prompt); pass one for each, or an int"
+            f"seed has {len(seeds)} numbers for {count} pictures (prompts x "
+            "num_images_per_prompt); pass one for each, or an int"
         )
     return [torch.Generator().manual_seed(int(number)) for number in seeds]
 
 
 class FewStepMixin:
-    """Goes before a stock pipeline class; loading, encoding, offloading and denoising stay the stock ones."""
+    """Goes before a stock pipeline class; loading, encoding, offloading and denoising stay the
+    stock ones.
+    """
 
     stock_class: ClassVar[Any]
     components: dict[str, Any]
@@ -56,8 +64,15 @@ class FewStepMixin:
         lcm.attach(pipe, adapter, weight)
         return pipe
 
-    def attach(self, adapters: str | os.PathLike[str] | Mapping[Any, float], weight: float = 1.0, **options: Any) -> lcm.Recipe:
-        """`lcm.attach` on this pipeline; calls then have the recipe's steps, guidance and eta as their defaults."""
+    def attach(
+        self,
+        adapters: str | os.PathLike[str] | Mapping[Any, float],
+        weight: float = 1.0,
+        **options: Any,
+    ) -> lcm.Recipe:
+        """`lcm.attach` on this pipeline; calls then have the recipe's steps, guidance and eta as
+        their defaults.
+        """
         return lcm.attach(self, adapters, weight, **options)
 
     @property
@@ -74,15 +89,19 @@ class FewStepMixin:
         seed: int | Sequence[int] | None = None,
         **options: Any,
     ) -> Any:
-        """The stock call with defaults for a distilled model: those of the attached recipe, else 4 steps without guidance.
+        """The stock call with defaults for a distilled model: those of the attached recipe, else 4
+        steps without guidance.
 
-        `seed` is one number per picture, prompts x num_images_per_prompt of them, or the first of numbers that count up. A seed
-        gives the same picture whatever else is in the batch. `options` are the stock pipeline's other arguments. Raises TypeError
-        for one that the stock pipeline does not have (it would ignore it), ValueError for seeds that do not fit.
+        `seed` is one number per picture, prompts x num_images_per_prompt of them, or the first of
+        numbers that count up. A seed gives the same picture whatever else is in the batch.
+        `options` are the stock pipeline's other arguments. Raises TypeError for one that the stock
+        pipeline does not have (it would ignore it), ValueError for seeds that do not fit.
         """
         accepted = inspect.signature(self.stock_class.__call__).parameters
         for name in options.keys() - accepted.keys():
-            raise TypeError(f"{self.stock_class.__name__} has no argument {name!r}.{closest(name, accepted)}")
+            raise TypeError(
+                f"{self.stock_class.__name__} has no argument {name!r}.{closest(name, accepted)}"
+            )
         recipe = self.recipe
         if num_inference_steps is None:
             num_inference_steps = recipe.usual_steps if recipe else 4
@@ -96,9 +115,14 @@ class FewStepMixin:
             if options.get("generator") is not None:
                 raise ValueError("seed and generator exclude each other; pass one of them")
             prompts = count_prompts(prompt, options.get("prompt_embeds"))
-            options["generator"] = generators(seed, prompts * (options.get("num_images_per_prompt") or 1))
+            options["generator"] = generators(
+                seed, prompts * (options.get("num_images_per_prompt") or 1)
+            )
         return super().__call__(  # type: ignore[misc]
-            prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, **options
+            prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            **options,
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
@@ -108,10 +132,11 @@ class FewStepMixin:
         """
         if any(self.get_list_adapters().values()):  # type: ignore[attr-defined]
             raise ValueError(
-                "adapters are attached; call lcm.detach(pipe) first, or, to keep them in the weights, fuse_lora() and "
-                "unload_lora_weights()"
+                "adapters are attached; call lcm.detach(pipe) first, or, to keep them in the "
+                "weights, fuse_lora() and unload_lora_weights()"
             )
-        keep = {name: value for name, value in self.config.items() if name in self._optional_config()}  # type: ignore[attr-defined]
+        config: dict[str, Any] = self.config  # type: ignore[attr-defined]
+        keep = {name: value for name, value in config.items() if name in self._optional_config()}
         self.stock_class(**self.components, **keep).save_pretrained(save_directory, **options)
 
     @classmethod

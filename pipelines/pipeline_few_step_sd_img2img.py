@@ -8,6 +8,8 @@ from pipelines.few_step_image import FewStepImageMixin
 
 
 class FewStepStableDiffusionImg2ImgPipeline(FewStepImageMixin, StableDiffusionImg2ImgPipeline):
-    """`StableDiffusionImg2ImgPipeline` with an adapter, exactly the steps asked for (4 by default) and no guidance by default."""
+    """`StableDiffusionImg2ImgPipeline` with an adapter, exactly the steps asked for (4 by default)
+    and no guidance by default.
+    """
 
     stock_class = StableDiffusionImg2ImgPipeline

@@ -8,7 +8,9 @@ from pipelines.few_step_image import FewStepImageMixin
 
 
 class FewStepStableDiffusionInpaintPipeline(FewStepImageMixin, StableDiffusionInpaintPipeline):
-    """`StableDiffusionInpaintPipeline` with an adapter, exactly the steps asked for (4 by default) and no guidance by default."""
+    """`StableDiffusionInpaintPipeline` with an adapter, exactly the steps asked for (4 by default)
+    and no guidance by default.
+    """
 
     stock_class = StableDiffusionInpaintPipeline
     pictures = ("image", "mask_image")

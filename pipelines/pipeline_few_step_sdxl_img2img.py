@@ -8,6 +8,8 @@ from pipelines.few_step_image import FewStepImageMixin
 
 
 class FewStepStableDiffusionXLImg2ImgPipeline(FewStepImageMixin, StableDiffusionXLImg2ImgPipeline):
-    """`StableDiffusionXLImg2ImgPipeline` with an adapter, exactly the steps asked for (4 by default) and no guidance by default."""
+    """`StableDiffusionXLImg2ImgPipeline` with an adapter, exactly the steps asked for (4 by
+    default) and no guidance by default.
+    """
 
     stock_class = StableDiffusionXLImg2ImgPipeline

@@ -8,7 +8,9 @@ from pipelines.few_step_image import FewStepImageMixin
 
 
 class FewStepStableDiffusionXLInpaintPipeline(FewStepImageMixin, StableDiffusionXLInpaintPipeline):
-    """`StableDiffusionXLInpaintPipeline` with an adapter, exactly the steps asked for (4 by default) and no guidance by default."""
+    """`StableDiffusionXLInpaintPipeline` with an adapter, exactly the steps asked for (4 by
+    default) and no guidance by default.
+    """
 
     stock_class = StableDiffusionXLInpaintPipeline
     pictures = ("image", "mask_image")

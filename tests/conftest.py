@@ -14,7 +14,7 @@ import torch
 import transformers
 from accelerate.state import AcceleratorState, GradientState
 
-from tests import worlds
+from tests.support import worlds
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,11 +59,29 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SLOWEST_LAST = (
-    *("test_launch", "test_exactness", "test_trainer", "test_rehearsal", "test_cache", "test_interruption", "test_methods"),
-    *("test_docs", "test_streaming", "test_trajectories", "test_shapes", "test_step", "test_counts", "test_wheel"),
+    *(
+        "test_launch",
+        "test_exactness",
+        "test_trainer",
+        "test_rehearsal",
+        "test_cache",
+        "test_interruption",
+        "test_methods",
+    ),
+    *(
+        "test_docs",
+        "test_streaming",
+        "test_trajectories",
+        "test_shapes",
+        "test_step",
+        "test_counts",
+        "test_wheel",
+    ),
 )
-"""Files that take longest, longest first. They come after all others, which find most mistakes in a minute; among themselves they
-begin with the longest, so that no process is left alone with it at the end."""
+"""Files that take longest, longest first. They come after all others, which find most mistakes in a
+minute; among themselves they begin with the longest, so that no process is left alone with it at
+the end.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,10 +1,12 @@
-"""Kills small runs at random moments, repeats their command until it ends, and compares them with runs that nobody disturbed.
+"""Kills small runs at random moments, repeats their command until it ends, and compares them with
+runs that nobody disturbed.
 
     python -m tests.soak --kills 30 --processes 2 --seed 0
 
-A kill is SIGKILL for all processes at once. Its moment is drawn in two steps: one of the PHASES, then a moment in it, so that
-what takes milliseconds is hit as often as what takes seconds. Runs on prompts, with trajectories to make, and runs on pictures in
-buckets, with a cache to build, take turns. What does not agree is printed, and the exit status is then 1.
+A kill is SIGKILL for all processes at once. Its moment is drawn in two steps: one of the PHASES,
+then a moment in it, so that what takes milliseconds is hit as often as what takes seconds. Runs on
+prompts, with trajectories to make, and runs on pictures in buckets, with a cache to build, take
+turns. What does not agree is printed, and the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -29,24 +31,26 @@ import torch
 from safetensors import safe_open
 
 import train_lcm_lora
-from lcm.cache import stores
-from tests.ranks import start, wait
-from tests.worlds import build_sd, write_images
+from lcm.data.precomputed import stores
+from tests.support.ranks import start, wait
+from tests.support.worlds import build_sd, write_images
 
 SAMPLES = 8
 PHASES = {
     "starting": "",  # whatever is none of the others
-    "making trajectories": "lcm.trainer.build_trajectories",
-    "building the cache": "lcm.trainer.build_encoded",
-    "training": "lcm.trainer.Trainer.train_step",
-    "saving a checkpoint": "lcm.saving.save_checkpoint",
-    "exporting": "lcm.publishing.Publisher.export",
-    "drawing": "lcm.publishing.Publisher.validate",
-    "publishing": "lcm.publishing.Publisher.publish",
+    "making trajectories": "lcm.training.loop.build_trajectories",
+    "building the cache": "lcm.training.loop.build_encoded",
+    "training": "lcm.training.loop.Trainer.train_step",
+    "saving a checkpoint": "lcm.outputs.saving.save_checkpoint",
+    "exporting": "lcm.training.publisher.Publisher.export",
+    "drawing": "lcm.training.publisher.Publisher.validate",
+    "publishing": "lcm.training.publisher.Publisher.publish",
 }
 NAMES = list(PHASES)
 now, entered, spent = RawArray("i", 1), RawArray("i", len(PHASES)), RawArray("d", len(PHASES))
-"""What the main process does, how often it began which phase, and the seconds that it spent there; also when it is dead."""
+"""What the main process does, how often it began which phase, and the seconds that it spent there;
+also when it is dead.
+"""
 
 
 def watch() -> None:
@@ -55,7 +59,11 @@ def watch() -> None:
         if target:
             path, _, name = target.rpartition(".")
             module, _, last = path.rpartition(".")
-            owner = getattr(importlib.import_module(module), last) if last[0].isupper() else importlib.import_module(path)
+            owner = (
+                getattr(importlib.import_module(module), last)
+                if last[0].isupper()
+                else importlib.import_module(path)
+            )
             setattr(owner, name, telling(getattr(owner, name), number))
 
 
@@ -115,7 +123,9 @@ def write_world(folder: Path) -> int:
 
 
 def command(folder: Path, kind: str, output: Path, processes: int) -> list[str]:
-    """Eight steps, four checkpoints, two grids, one export; two shards of trajectories, or a cache of eleven pictures."""
+    """Eight steps, four checkpoints, two grids, one export; two shards of trajectories, or a cache
+    of eleven pictures.
+    """
     values: dict[str, Any] = {
         "pretrained_teacher_model": folder / "teacher",
         "output_dir": output,
@@ -132,19 +142,39 @@ def command(folder: Path, kind: str, output: Path, processes: int) -> list[str]:
         "logging_steps": 1,
     }
     data: dict[str, dict[str, Any]] = {
-        "prompts": {"prompts_file": folder / "prompts.txt", "trajectories_per_prompt": 35, "num_ddim_timesteps": 5},
+        "prompts": {
+            "prompts_file": folder / "prompts.txt",
+            "trajectories_per_prompt": 35,
+            "num_ddim_timesteps": 5,
+        },
         "pictures": {
-            **{"train_data_dir": folder / "images", "resolution": 32, "aspect_ratio_buckets": True, "dataloader_num_workers": 1},
-            **{"cache_latents": True, "cache_variants": 2, "latent_cache_dir": output.with_name(f"{output.name}-cache")},
+            **{
+                "train_data_dir": folder / "images",
+                "resolution": 32,
+                "aspect_ratio_buckets": True,
+                "dataloader_num_workers": 1,
+            },
+            **{
+                "cache_latents": True,
+                "cache_variants": 2,
+                "latent_cache_dir": output.with_name(f"{output.name}-cache"),
+            },
         },
     }
-    return [word for name, value in {**values, **data[kind]}.items() for word in (f"--{name}", str(value))]
+    return [
+        word
+        for name, value in {**values, **data[kind]}.items()
+        for word in (f"--{name}", str(value))
+    ]
 
 
 def tensors(path: Path) -> Any:
     """What a safetensors file holds, in an order of its own: its header may have another."""
     with safe_open(path, framework="pt") as file:
-        values = {name: file.get_tensor(name).contiguous().flatten().view(torch.uint8).tolist() for name in sorted(file.keys())}
+        values = {
+            name: file.get_tensor(name).contiguous().flatten().view(torch.uint8).tolist()
+            for name in sorted(file.keys())
+        }
         return sorted((file.metadata() or {}).items()), values
 
 
@@ -155,11 +185,18 @@ def content(path: Path) -> Any:
     if path.name == "metrics.jsonl":
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         of_machine = ("seconds_per_step", "samples_per_second", "peak_memory_gib")
-        return [{name: value for name, value in line.items() if name not in of_machine} for line in lines]
+        return [
+            {name: value for name, value in line.items() if name not in of_machine}
+            for line in lines
+        ]
     if path.name == "report.html":
         return None  # it shows times and memory
     if path.name == "config.yaml":
-        return [line for line in path.read_text().splitlines() if not line.startswith(("output_dir:", "latent_cache_dir:"))]
+        return [
+            line
+            for line in path.read_text().splitlines()
+            if not line.startswith(("output_dir:", "latent_cache_dir:"))
+        ]
     if path.name == "state.json":
         facts = json.loads(path.read_text())
         del facts["config"]["output_dir"], facts["config"]["latent_cache_dir"]
@@ -169,9 +206,16 @@ def content(path: Path) -> Any:
 
 def differences(output: Path, whole: Path) -> list[str]:
     """Files of a run that are not those of the undisturbed one."""
-    ours, theirs = ({str(p.relative_to(top)) for p in top.rglob("*") if p.is_file()} for top in (output, whole))
-    unlike = [name for name in sorted(ours & theirs) if content(output / name) != content(whole / name)]
-    return [*(f"only in one: {name}" for name in sorted(ours ^ theirs)), *(f"differs: {name}" for name in unlike)]
+    ours, theirs = (
+        {str(p.relative_to(top)) for p in top.rglob("*") if p.is_file()} for top in (output, whole)
+    )
+    unlike = [
+        name for name in sorted(ours & theirs) if content(output / name) != content(whole / name)
+    ]
+    return [
+        *(f"only in one: {name}" for name in sorted(ours ^ theirs)),
+        *(f"differs: {name}" for name in unlike),
+    ]
 
 
 def damage(cache: Path) -> list[str]:
@@ -186,7 +230,9 @@ class Soak:
         self.folder, self.processes, self.log = folder, processes, folder / "log"
         self.killed: Counter[str] = Counter()
 
-    def attempt(self, kind: str, output: Path, enough: Callable[[], bool] = lambda: False) -> int | None:
+    def attempt(
+        self, kind: str, output: Path, enough: Callable[[], bool] = lambda: False
+    ) -> int | None:
         argv = command(self.folder, kind, output, self.processes)
         forget()
         return wait(start([lambda: train_lcm_lora.main(argv)] * self.processes, self.log), enough)
@@ -195,13 +241,22 @@ class Soak:
         """Runs without a kill. Raises ChildProcessError when that fails."""
         began = time.monotonic()
         if self.attempt(kind, self.folder / kind) != 0:
-            raise ChildProcessError(f"the undisturbed run on {kind} failed: {self.log.read_text()[-2000:]}")
+            raise ChildProcessError(
+                f"the undisturbed run on {kind} failed: {self.log.read_text()[-2000:]}"
+            )
         length = time.monotonic() - began
-        print(f"{self.processes} processes on {kind}: an undisturbed run takes {length:.1f} s", flush=True)
-        return {0: (1, length)} | {n: (entered[n], spent[n] / entered[n]) for n in range(1, len(PHASES)) if entered[n]}
+        print(
+            f"{self.processes} processes on {kind}: an undisturbed run takes {length:.1f} s",
+            flush=True,
+        )
+        return {0: (1, length)} | {
+            n: (entered[n], spent[n] / entered[n]) for n in range(1, len(PHASES)) if entered[n]
+        }
 
     def disturb(self, kind: str, name: str, moments: Callable[[], Moment | None]) -> list[str]:
-        """Kills a run at the `moments`, until these are None, and repeats it until it ends; returns what is wrong with it then."""
+        """Kills a run at the `moments`, until these are None, and repeats it until it ends; returns
+        what is wrong with it then.
+        """
         output, status = self.folder / name, None
         while status is None:
             moment = moments()
@@ -213,7 +268,10 @@ class Soak:
             print(f"{name}, kill {self.killed.total()}: {what}, checkpoints {reached}", flush=True)
         if status:
             return [f"{name} ended with status {status}"]
-        return [*differences(output, self.folder / kind), *damage(output.with_name(f"{name}-cache"))]
+        return [
+            *differences(output, self.folder / kind),
+            *damage(output.with_name(f"{name}-cache")),
+        ]
 
 
 def soak(folder: Path, kills: int, processes: int, seed: int) -> list[str]:
@@ -231,15 +289,21 @@ def soak(folder: Path, kills: int, processes: int, seed: int) -> list[str]:
         kind = list(lengths)[runs % len(lengths)]
         wrong = it.disturb(kind, f"{kind}-{runs}", moment)
         runs += 1
-    print("killed while " + ", ".join(f"{name}: {count}" for name, count in it.killed.most_common()))
+    print(
+        "killed while " + ", ".join(f"{name}: {count}" for name, count in it.killed.most_common())
+    )
     return wrong
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=None, help="of the moments; random, and printed, unless given")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="of the moments; random, and printed, unless given"
+    )
     args = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if args.seed is None else args.seed
     folder = Path(tempfile.mkdtemp(prefix="soak-"))

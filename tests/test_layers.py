@@ -13,27 +13,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# `lcm` itself is the front door to playback; every name covers the modules below it
-LAYERS: list[set[str]] = [
-    {
-        *("lcm.schedule", "lcm.grid", "lcm.consistency", "lcm.guidance", "lcm.losses"),
-        *("lcm.sampling", "lcm.solvers", "lcm.registry", "lcm.recipe", "lcm.times", "lcm.weights"),
-    },
-    {
-        *("lcm", "lcm.families", "lcm.adapters", "lcm.conditioning", "lcm.networks", "lcm.full", "lcm.perceptual", "lcm.playback"),
-        *("lcm.bases", "lcm.disk", "lcm.lora", "lcm.styles", "lcm.recompute", "lcm.memory", "lcm.serving", "lcm.formats"),
-    },
-    {"lcm.objectives"},
-    {
-        *("lcm.data", "lcm.cache", "lcm.checkpoint", "lcm.config", "lcm.validation", "lcm.card", "lcm.usage", "lcm.hub"),
-        *("lcm.launching", "lcm.metrics_log", "lcm.publishing", "lcm.resuming", "lcm.student", "lcm.building", "lcm.trainer"),
-        *("lcm.console", "lcm.locking", "lcm.progress", "lcm.report", "lcm.saving", "lcm.stopping", "lcm.trackers"),
-        *("lcm.optimizer", "lcm.teachers", "lcm.forecast", "lcm.rehearsal", "lcm.fitting", "lcm.measuring", "lcm.preparing"),
-        "lcm.generating",
-    },
-    {"lcm.cli", "lcm.verbs", "pipelines", "train_lcm_lora"},
-]
-CORE_MAY_IMPORT = {"torch", *sys.stdlib_module_names}
+LAYERS = (
+    *("system", "diffusion", "adapter", "formats", "models", "methods", "data", "inference"),
+    *("config", "outputs", "publish", "training", "dry_run", "cli"),
+)
+"""The folders of `lcm/`: an import points to the left, or stays in its folder."""
+TORCH_ALONE = ("diffusion",)
+"""Folders that need torch and the standard library alone."""
+FRONT = ("lcm", "pipelines", "train_lcm_lora")
+"""The front doors: `lcm` is what users import, which leads to `inference` on demand."""
+MAY_BE_FLAT = 3
 
 
 def module_name(path: Path) -> str:
@@ -41,64 +30,62 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-FILES = [*sorted((ROOT / "lcm").rglob("*.py")), *sorted((ROOT / "pipelines").rglob("*.py")), ROOT / "train_lcm_lora.py"]
+FILES = [
+    *sorted((ROOT / "lcm").rglob("*.py")),
+    *sorted((ROOT / "pipelines").rglob("*.py")),
+    ROOT / "train_lcm_lora.py",
+]
 SOURCES = {module_name(path): path.read_text() for path in FILES}
 PACKAGES = {module_name(path) for path in FILES if path.name == "__init__.py"}
 
 
-def layer_of(module: str) -> int | None:
-    """The number of the layer; None for a module outside this repository, KeyError for one without a layer."""
-    top, _, _ = module.partition(".")
-    if top not in ("lcm", "pipelines", "train_lcm_lora"):
+def folder_of(module: str) -> str | None:
+    """The folder of `lcm/` that a module is in; None for the front doors and for other packages.
+
+    Raises KeyError for a folder without a layer.
+    """
+    top, *inside = module.split(".")
+    if top != "lcm" or not inside:
         return None
-    unit = ".".join(module.split(".")[:2]) if top == "lcm" else top
-    numbers = {name: number for number, names in enumerate(LAYERS) for name in names}
-    if unit not in numbers:
-        raise KeyError(f"{module} has no layer; add {unit} to LAYERS")
-    return numbers[unit]
+    if inside[0] not in LAYERS:
+        raise KeyError(f"{module} has no layer; add {inside[0]} to LAYERS")
+    return inside[0]
 
 
 def targets(node: ast.AST, module: str) -> Iterator[str]:
-    """The modules an import statement names: `from lcm import playback` is lcm.playback, `from lcm import attach` is lcm."""
+    """The modules an import statement names: `from lcm import playback` is lcm.inference, `from lcm
+    import attach` is lcm.
+    """
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         package = module.split(".") if module in PACKAGES else module.split(".")[:-1]
         above = package[: len(package) - node.level + 1] if node.level else []
         base = ".".join([*above, *([node.module] if node.module else [])])
-        yield from (f"{base}.{alias.name}" if f"{base}.{alias.name}" in SOURCES else base for alias in node.names)
+        yield from (
+            f"{base}.{alias.name}" if f"{base}.{alias.name}" in SOURCES else base
+            for alias in node.names
+        )
 
 
 def all_imports(source: str, module: str) -> set[str]:
-    """Everywhere in the file, inside functions too."""
+    """The imports of the whole file, those of functions and of `if TYPE_CHECKING` too."""
     return {name for node in ast.walk(ast.parse(source)) for name in targets(node, module)}
 
 
-def imports_on_load(source: str, module: str) -> set[str]:
-    """Outside functions and outside `if TYPE_CHECKING`."""
-
-    def visit(node: ast.AST) -> Iterator[str]:
-        yield from targets(node, module)
-        is_typing = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        if not is_typing and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            for child in ast.iter_child_nodes(node):
-                yield from visit(child)
-
-    return set(visit(ast.parse(source)))
-
-
 def violations(source: str, module: str) -> list[str]:
-    """What a file imports against the rules of its layer."""
-    mine, wrong = layer_of(module), []
-    assert mine is not None
+    """What a file imports against the rules of its folder."""
+    mine, wrong = folder_of(module), []
     for name in sorted(all_imports(source, module)):
-        theirs, top = layer_of(name), name.partition(".")[0]
-        if theirs is not None and theirs > mine:
-            wrong.append(f"{module} (layer {mine}) imports {name} (layer {theirs})")
-        if theirs is None and mine == 0 and top not in CORE_MAY_IMPORT:
-            wrong.append(f"{module} (layer 0) imports {name}, which is neither torch nor the standard library")
-        if module.startswith("lcm") and top in ("pipelines", "examples", "tests", "train_lcm_lora"):
-            wrong.append(f"{module} imports {name} from outside the package")
+        top, theirs = name.partition(".")[0], folder_of(name)
+        is_front = top in FRONT and theirs is None
+        if mine is not None and (is_front or top in ("examples", "tests")):
+            wrong.append(f"{module} imports {name}, which stands above it")
+        if mine is not None and theirs is not None and LAYERS.index(theirs) > LAYERS.index(mine):
+            wrong.append(f"{module} imports {name}: {theirs} lies above {mine}")
+        is_own = theirs in TORCH_ALONE or theirs == "system"
+        if mine in TORCH_ALONE and not is_own and top not in {"torch", *sys.stdlib_module_names}:
+            wrong.append(f"{module} imports {name}, neither torch nor the standard library")
     return wrong
 
 
@@ -107,39 +94,58 @@ def test_arrows_point_down_only(module: str) -> None:
     assert violations(SOURCES[module], module) == []
 
 
-def test_modules_of_lcm_import_each_other_without_cycles() -> None:
-    graph = {name: (imports_on_load(text, name) & set(SOURCES)) - {name} for name, text in SOURCES.items()}
-    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
+def test_modules_import_each_other_without_circles() -> None:
+    """Imports in functions and for type checkers count, since a circle of those is one too."""
+    graph = {
+        name: {other for other in all_imports(text, name) & set(SOURCES) if other != name}
+        for name, text in SOURCES.items()
+        if folder_of(name) is not None
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_few_modules_lie_flat_and_every_folder_has_a_layer() -> None:
+    assert len([path for path in FILES if path.parent == ROOT / "lcm"]) <= MAY_BE_FLAT
+    assert {folder_of(name) for name in SOURCES} == {None, *LAYERS}
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("lcm.schedule", "import diffusers"),
-        ("lcm.schedule", "def f() -> None:\n    from transformers import AutoModel"),
-        ("lcm.losses", "from lcm.trainer import Trainer"),
-        ("lcm.solvers.ddim", "from lcm import adapters"),
-        ("lcm.solvers.ddim", "from ..adapters import add_lora"),
-        ("lcm.recipe", "import lcm"),
-        ("lcm.families.sd", "from lcm.objectives.base import Roles"),
-        ("lcm.objectives.lcm", "import lcm.config"),
-        ("lcm.trainer", "from pipelines.few_step import FewStepMixin"),
-        ("lcm.trainer", "import examples.shapes"),
+        ("lcm.diffusion.schedule", "import diffusers"),
+        ("lcm.diffusion.schedule", "def f() -> None:\n    from transformers import AutoModel"),
+        ("lcm.diffusion.losses", "from lcm.training.loop import Trainer"),
+        ("lcm.diffusion.solvers.ddim", "from lcm.adapter import lora"),
+        ("lcm.diffusion.solvers.ddim", "from ...adapter.lora import add_lora"),
+        ("lcm.adapter.recipe", "import lcm"),
+        ("lcm.models.families.sd", "from lcm.methods.objective import Roles"),
+        ("lcm.methods.lcm", "import lcm.config"),
+        ("lcm.data.records", "if TYPE_CHECKING:\n    from lcm.config import TrainConfig"),
+        ("lcm.training.loop", "from pipelines.few_step import FewStepMixin"),
+        ("lcm.training.loop", "import examples.shapes"),
     ],
 )
 def test_an_arrow_upwards_is_found(module: str, source: str) -> None:
     assert violations(source, module)
 
 
-def test_a_module_without_a_layer_is_refused() -> None:
-    with pytest.raises(KeyError, match=r"add lcm\.brand_new to LAYERS"):
-        layer_of("lcm.brand_new.part")
+def test_a_folder_without_a_layer_is_refused() -> None:
+    with pytest.raises(KeyError, match="add brand_new to LAYERS"):
+        folder_of("lcm.brand_new.part")
 
 
 def test_the_numerical_core_loads_without_the_model_libraries() -> None:
     code = (
-        "import sys, lcm.schedule, lcm.solvers, lcm.sampling, lcm.losses;"
-        "print(sorted({'diffusers', 'transformers', 'peft'} & set(sys.modules)))"
+        "import sys, lcm.diffusion.schedule, lcm.diffusion.solvers, lcm.diffusion.sampling, "
+        "lcm.diffusion.losses;print(sorted({'diffusers', 'transformers', 'peft'} & "
+        "set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

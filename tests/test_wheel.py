@@ -8,11 +8,22 @@ import zipfile
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.test_trainer import flags
+from tests.training.test_trainer import flags
 
 
-def test_a_wheel_installs_imports_and_trains_elsewhere(tmp_path: Path, sd_folder: Path, images: Path) -> None:
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+def test_a_wheel_installs_imports_and_trains_elsewhere(
+    tmp_path: Path, sd_folder: Path, images: Path
+) -> None:
+    build = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(ROOT),
+    ]
     subprocess.run(build, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
@@ -20,10 +31,11 @@ def test_a_wheel_installs_imports_and_trains_elsewhere(tmp_path: Path, sd_folder
         archive.extractall(site)
     top = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"lcm", "pipelines", "train_lcm_lora.py"}
+    argv = flags(sd_folder, images, tmp_path / "out", max_train_steps=1)
     program = (
         f"import sys; sys.path.insert(0, {str(site)!r}); import lcm, pipelines, train_lcm_lora; "
-        f"assert all(m.__file__.startswith({str(site)!r}) for m in (lcm, pipelines, train_lcm_lora)); "
-        f"sys.exit(train_lcm_lora.main({flags(sd_folder, images, tmp_path / 'out', max_train_steps=1)!r}))"
+        f"assert all(m.__file__.startswith({str(site)!r}) for m in (lcm, pipelines, "
+        f"train_lcm_lora)); sys.exit(train_lcm_lora.main({argv!r}))"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, timeout=240)
     assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()

@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.methods.cost
 
-All runs stand side by side in one process and take their steps in turn, so that whatever else the machine does falls on all of
-them; the clock counts this process's own work. `lcm` is there twice: the second one's distance from 1 is the noise.
+All runs stand side by side in one process and take their steps in turn, so that whatever else the
+machine does falls on all of them; the clock counts this process's own work. `lcm` is there twice:
+the second one's distance from 1 is the noise.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import torch
 from benchmarks.methods.plan import PLAN, Run, load_plan
 from benchmarks.methods.teacher import RESULTS, write_json
 from examples.shapes.render import CAPTIONS, write_dataset
-from lcm.config import TrainConfig
-from lcm.trainer import Trainer
+from lcm.config.run import TrainConfig
+from lcm.training.loop import Trainer
 
 NAME = "cost.json"
 UNIT = "lcm"
@@ -29,11 +30,15 @@ AGAIN = "lcm again"
 
 
 def stepper(run: Run, data: dict[str, Path], output_dir: Path) -> tuple[Callable[[], object], int]:
-    """A call that makes one update of the run, and the samples in it. Trajectories are made here, one a prompt."""
+    """A call that makes one update of the run, and the samples in it. Trajectories are made here,
+    one a prompt.
+    """
     flags = {**run.flags_on(data), "output_dir": output_dir}
     if run.data == "prompts":
         flags["trajectories_per_prompt"] = 1
-    flags = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
+    flags = {
+        name: str(value) if isinstance(value, Path) else value for name, value in flags.items()
+    }
     trainer = Trainer(TrainConfig(**flags))
     batches = trainer.batches(range(trainer.config.max_train_steps))
     return lambda: trainer.train_step(batches), trainer.samples_per_step
@@ -53,12 +58,16 @@ def measure_costs(runs: list[Run], rounds: int) -> dict[str, Any]:
                 start = time.process_time()
                 step()
                 if number:
-                    seconds.setdefault(name, []).append(round((time.process_time() - start) / samples, 6))
+                    seconds.setdefault(name, []).append(
+                        round((time.process_time() - start) / samples, 6)
+                    )
     return {"threads": torch.get_num_threads(), "seconds_per_sample": seconds}
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--plan", type=Path, default=PLAN)
     parser.add_argument("--results_dir", type=Path, default=RESULTS)
     parser.add_argument("--rounds", type=int, default=15)

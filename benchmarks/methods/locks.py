@@ -16,11 +16,13 @@ class BusyError(Exception):
 
 @contextmanager
 def lock(path: Path, *, wait: bool = False, poll_seconds: float = 1.0) -> Iterator[int]:
-    """Holds `path` inside the block and yields its file descriptor; the file names the owner and stays behind.
+    """Holds `path` inside the block and yields its file descriptor; the file names the owner and
+    stays behind.
 
-    The kernel drops the lock with its last owner, so that of a dead process is taken over without any judgement about its
-    age. A subprocess that gets the descriptor (`pass_fds`) owns the lock too: when only its parent is killed, the run is still
-    in progress. Raises BusyError when the lock is taken, unless `wait`.
+    The kernel drops the lock with its last owner, so that of a dead process is taken over without
+    any judgement about its age. A subprocess that gets the descriptor (`pass_fds`) owns the lock
+    too: when only its parent is killed, the run is still in progress. Raises BusyError when the
+    lock is taken, unless `wait`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -31,7 +33,9 @@ def lock(path: Path, *, wait: bool = False, poll_seconds: float = 1.0) -> Iterat
                 break
             except BlockingIOError:
                 if not wait:
-                    raise BusyError(f"{path} is held by process {path.read_text().strip() or 'unknown'}") from None
+                    raise BusyError(
+                        f"{path} is held by process {path.read_text().strip() or 'unknown'}"
+                    ) from None
                 time.sleep(poll_seconds)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

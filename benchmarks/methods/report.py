@@ -1,4 +1,5 @@
-"""Writes the tables of docs/methods.md, between its markers, from `results/`, and draws the methods side by side.
+"""Writes the tables of docs/methods.md, between its markers, from `results/`, and draws the methods
+side by side.
 
     python -m benchmarks.methods.report
 
@@ -39,27 +40,44 @@ def read_results(results: Path) -> list[dict[str, Any]]:
 def read_costs(results: Path) -> dict[str, list[float]]:
     """Seconds per sample of every round, by run; empty where they were not measured."""
     path = results / cost.NAME
-    seconds: dict[str, list[float]] = json.loads(path.read_text())["seconds_per_sample"] if path.exists() else {}
+    seconds: dict[str, list[float]] = (
+        json.loads(path.read_text())["seconds_per_sample"] if path.exists() else {}
+    )
     return seconds
 
 
 def filled(text: str, results: Path, order: list[str]) -> str:
-    """The document with all tables as the results say; `order` is that of the plan. A table without results stays as it is."""
+    """The document with all tables as the results say; `order` is that of the plan. A table without
+    results stays as it is.
+    """
     runs, rows = read_results(results), read_rows(results)
-    text = fill(text, "methods", methods_table(runs, ddim_curve(results), read_costs(results), order)) if runs else text
+    text = (
+        fill(text, "methods", methods_table(runs, ddim_curve(results), read_costs(results), order))
+        if runs
+        else text
+    )
     text = fill(text, "teacher", teacher_table(rows)) if rows else text
     causes = read_results(results.parent / CAUSES.stem)
-    return fill(text, "causes", causes_table(causes, [run.name for run in load_plan(CAUSES)])) if causes else text
+    return (
+        fill(text, "causes", causes_table(causes, [run.name for run in load_plan(CAUSES)]))
+        if causes
+        else text
+    )
 
 
 def draw_rows(pipe: Any, steps: int, guidance_scale: float, eta: float = 0.0) -> list[Image.Image]:
     """Ten captions, their index being the seed, as in every set of pictures."""
     shown = spread(len(CAPTIONS))
-    return decode(pipe, generate(pipe, [CAPTIONS[i] for i in shown], list(shown), steps, guidance_scale, eta=eta))
+    return decode(
+        pipe,
+        generate(pipe, [CAPTIONS[i] for i in shown], list(shown), steps, guidance_scale, eta=eta),
+    )
 
 
 def picture(runs: Path, plan: Path) -> Image.Image | None:
-    """The teacher, then seed 0 of every run that has its adapter, each with 4 steps or its own number nearest to 4."""
+    """The teacher, then seed 0 of every run that has its adapter, each with 4 steps or its own
+    number nearest to 4.
+    """
     jobs = [Job(run, 0) for run in load_plan(plan)]
     found = [job for job in jobs if job.run.student == "base" or is_adapter(runs / job.name)]
     if all(job.run.student == "base" for job in found):
@@ -68,7 +86,10 @@ def picture(runs: Path, plan: Path) -> Image.Image | None:
     if absent:
         print(f"not in the picture: {', '.join(absent)}")
     pipe = load_pipe(TEACHER)
-    rows = [(f"teacher\n{n} steps", draw_rows(pipe, n, GUIDANCE_SCALE)) for n in (TEACHER_STEPS, SHOWN_STEPS)]
+    rows = [
+        (f"teacher\n{n} steps", draw_rows(pipe, n, GUIDANCE_SCALE))
+        for n in (TEACHER_STEPS, SHOWN_STEPS)
+    ]
     for job in found:
         pipe, play = load_student(job, None if job.run.student == "base" else runs / job.name)
         steps = min(play.num_inference_steps, key=lambda n: abs(n - SHOWN_STEPS))
@@ -78,9 +99,13 @@ def picture(runs: Path, plan: Path) -> Image.Image | None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--plan", type=Path, default=PLAN)
-    parser.add_argument("--output_dir", type=Path, default=OUTPUT_DIR, help="where the adapters are")
+    parser.add_argument(
+        "--output_dir", type=Path, default=OUTPUT_DIR, help="where the adapters are"
+    )
     parser.add_argument("--results_dir", type=Path, default=RESULTS)
     parser.add_argument("--document", type=Path, default=DOCUMENT)
     args = parser.parse_args(argv)

@@ -1,4 +1,6 @@
-"""One row of numbers for a set of latents, beside the teacher's own set of the same captions and seeds."""
+"""One row of numbers for a set of latents, beside the teacher's own set of the same captions and
+seeds.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,14 @@ BLOCK = 2 * len(CAPTIONS)
 
 
 def check_num_images(num_images: int) -> None:
-    """Raises ValueError for a set that cannot be halved fairly or has no two pictures of a caption."""
+    """Raises ValueError for a set that cannot be halved fairly or has no two pictures of a
+    caption.
+    """
     if num_images < BLOCK or num_images % BLOCK:
-        raise ValueError(f"num_images must be a multiple of {BLOCK} (two halves of {len(CAPTIONS)} captions); got {num_images}")
+        raise ValueError(
+            f"num_images must be a multiple of {BLOCK} (two halves of {len(CAPTIONS)} captions); "
+            f"got {num_images}"
+        )
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,9 @@ class Reference:
 
     def first(self, num_images: int) -> Reference:
         """The same for fewer pictures; row i of a smaller set is row i of a larger one."""
-        return Reference(self.latents[:num_images], self.features[:num_images], self.places[:num_images])
+        return Reference(
+            self.latents[:num_images], self.features[:num_images], self.places[:num_images]
+        )
 
 
 @functools.cache
@@ -54,8 +63,12 @@ def load_reference(teacher: Path, num_images: int, guidance_scale: float) -> Ref
     return Reference(latents, judge_features(Judge.load(), images), places(images))
 
 
-def measure(pipe: Any, judge: Judge, latents: Tensor, reference: Reference, *, is_paired: bool) -> dict[str, Any]:
-    """Every measure of README.md for latents [N, 4, 8, 8] of `prompts_and_seeds`; NMSE only where `is_paired`."""
+def measure(
+    pipe: Any, judge: Judge, latents: Tensor, reference: Reference, *, is_paired: bool
+) -> dict[str, Any]:
+    """Every measure of README.md for latents [N, 4, 8, 8] of `prompts_and_seeds`; NMSE only where
+    `is_paired`.
+    """
     images, prompts = decode(pipe, latents), prompts_and_seeds(len(latents))[0]
     reference = reference.first(len(latents))
     correct = judge.correct(images, prompts)
@@ -75,5 +88,7 @@ def measure(pipe: Any, judge: Judge, latents: Tensor, reference: Reference, *, i
         "judge_fd_floor": round(floor, 4),
     }
     if is_paired:
-        row["endpoint_nmse"] = round(endpoint_nmse(latents, reference.latents, other_seeds(reference.latents)), 5)
+        row["endpoint_nmse"] = round(
+            endpoint_nmse(latents, reference.latents, other_seeds(reference.latents)), 5
+        )
     return row

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 import lcm
 from benchmarks.methods.plan import Job, job_name
 from examples.shapes.evaluate import load_pipe
-from lcm.adapters import WEIGHTS_NAME, read_header
+from lcm.adapter.files import WEIGHTS_NAME, read_header
 
 LAUNCH = (
-    "accelerate.commands.accelerate_cli launch --num_processes 1 --num_machines 1 --cpu --mixed_precision no --dynamo_backend no"
+    "accelerate.commands.accelerate_cli launch --num_processes 1 --num_machines 1 --cpu "
+    "--mixed_precision no --dynamo_backend no"
 )
 LAUNCHER_TRACEBACK = 'Traceback (most recent call last):\n  File "<frozen runpy>"'
 """What accelerate adds below the error of the script."""
@@ -45,11 +46,17 @@ def words(flags: dict[str, Any]) -> list[str]:
 
 
 def train(job: Job, data: dict[str, Path], output_dir: Path, log: Path, owner: int) -> None:
-    """Trains, or goes on training, in a process of its own that shares the lock `owner`; its output goes to `log`.
+    """Trains, or goes on training, in a process of its own that shares the lock `owner`; its output
+    goes to `log`.
 
     Raises RuntimeError with the end of the log on failure.
     """
-    flags = {**job.run.flags_on(data), "output_dir": output_dir, "seed": job.seed, "resume_from_checkpoint": "latest"}
+    flags = {
+        **job.run.flags_on(data),
+        "output_dir": output_dir,
+        "seed": job.seed,
+        "resume_from_checkpoint": "latest",
+    }
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         start = file.tell()
@@ -63,7 +70,9 @@ def train(job: Job, data: dict[str, Path], output_dir: Path, log: Path, owner: i
     if done.returncode:
         text = log.read_bytes()[start:].decode(errors="replace").split(LAUNCHER_TRACEBACK)[0]
         tail = "\n".join(text.splitlines()[-15:])
-        raise RuntimeError(f"training ended with status {done.returncode}; the end of {log}:\n{tail}")
+        raise RuntimeError(
+            f"training ended with status {done.returncode}; the end of {log}:\n{tail}"
+        )
 
 
 def is_finished(folder: Path) -> bool:
@@ -77,7 +86,9 @@ def is_adapter(folder: Path) -> bool:
 
 
 def randomise(source: Path, target: Path, seed: int) -> None:
-    """Writes `source` with every matrix replaced by Gaussian noise of the same Frobenius norm; alphas and header stay."""
+    """Writes `source` with every matrix replaced by Gaussian noise of the same Frobenius norm;
+    alphas and header stay.
+    """
     generator = torch.Generator().manual_seed(seed)
     state = load_file(source)
     for name in sorted(name for name in state if name.endswith(".weight")):
@@ -88,7 +99,9 @@ def randomise(source: Path, target: Path, seed: int) -> None:
     save_file(state, target, metadata=read_header(source))
 
 
-def prepare_adapter(job: Job, data: dict[str, Path], runs: Path, log: Path, owner: int) -> Path | None:
+def prepare_adapter(
+    job: Job, data: dict[str, Path], runs: Path, log: Path, owner: int
+) -> Path | None:
     """The folder of the job's adapter, made if need be; None for the bare model.
 
     Raises FileNotFoundError when the run that a random adapter imitates is not finished.
@@ -99,7 +112,9 @@ def prepare_adapter(job: Job, data: dict[str, Path], runs: Path, log: Path, owne
     if job.run.student == "random":
         model = runs / job_name(str(job.run.like), job.seed)
         if not is_finished(model):
-            raise FileNotFoundError(f"it imitates {model.name}, which is not finished; run that first")
+            raise FileNotFoundError(
+                f"it imitates {model.name}, which is not finished; run that first"
+            )
         randomise(model / WEIGHTS_NAME, folder / WEIGHTS_NAME, job.seed)
     elif not is_finished(folder):
         print(f"{job.name}: training, which writes to {log}", flush=True)
@@ -108,7 +123,9 @@ def prepare_adapter(job: Job, data: dict[str, Path], runs: Path, log: Path, owne
 
 
 def load_student(job: Job, adapter: Path | None) -> tuple[Any, Play]:
-    """A stock pipeline with the job's adapter and the scheduler of its recipe; without an adapter, the scheduler of the plan."""
+    """A stock pipeline with the job's adapter and the scheduler of its recipe; without an adapter,
+    the scheduler of the plan.
+    """
     pipe = load_pipe(Path(job.run.flags["pretrained_teacher_model"]))
     if adapter is None:
         pipe.scheduler = getattr(diffusers, job.run.scheduler).from_config(pipe.scheduler.config)

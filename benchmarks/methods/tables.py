@@ -32,7 +32,9 @@ def accuracy(rows: Sequence[Row]) -> str:
 
 
 def error(rows: Sequence[Row], curve: dict[int, float]) -> str:
-    """NMSE and, where the curve is known, the teacher's steps that come as near; a dash where pictures are not paired."""
+    """NMSE and, where the curve is known, the teacher's steps that come as near; a dash where
+    pictures are not paired.
+    """
     if not all("endpoint_nmse" in row for row in rows):
         return NONE
     nmse = mean(row["endpoint_nmse"] for row in rows)
@@ -48,21 +50,37 @@ def average(rows: Sequence[Row], name: str) -> str:
 
 
 def distance(rows: Sequence[Row]) -> str:
-    return f"{mean(row['judge_fd'] for row in rows):.0f} ({mean(row['judge_fd_floor'] for row in rows):.0f})"
+    return (
+        f"{mean(row['judge_fd'] for row in rows):.0f} "
+        f"({mean(row['judge_fd_floor'] for row in rows):.0f})"
+    )
 
 
 def cost(name: str, seconds: dict[str, list[float]]) -> str:
     """Median over the rounds of a step's time in units of `lcm`'s in the same round."""
-    return f"{median(a / b for a, b in zip(seconds[name], seconds[UNIT], strict=True)):.2f}" if name in seconds else NONE
+    return (
+        f"{median(a / b for a, b in zip(seconds[name], seconds[UNIT], strict=True)):.2f}"
+        if name in seconds
+        else NONE
+    )
 
 
-def methods_table(results: Sequence[Result], curve: dict[int, float], seconds: dict[str, list[float]], order: Sequence[str]) -> str:
-    """One line per run: methods first, then controls, each in `order`; runs that have no result are left out."""
+def methods_table(
+    results: Sequence[Result],
+    curve: dict[int, float],
+    seconds: dict[str, list[float]],
+    order: Sequence[str],
+) -> str:
+    """One line per run: methods first, then controls, each in `order`; runs that have no result are
+    left out.
+    """
     by_name: dict[str, list[Result]] = {}
     for result in results:
         by_name.setdefault(result["name"], []).append(result)
     place = {name: i for i, name in enumerate(order)}
-    names = sorted(by_name, key=lambda name: (by_name[name][0]["control"], place.get(name, len(place)), name))
+    names = sorted(
+        by_name, key=lambda name: (by_name[name][0]["control"], place.get(name, len(place)), name)
+    )
     rows = []
     for name in names:
         group = by_name[name]
@@ -72,7 +90,13 @@ def methods_table(results: Sequence[Result], curve: dict[int, float], seconds: d
                 f"{name} (control)" if group[0]["control"] else name,
                 str(len(group)),
                 *(accuracy(at[n]) for n in at),
-                *(error(at[n], curve if group[0]["reference_guidance_scale"] == GUIDANCE_SCALE else {}) for n in ("1", "4")),
+                *(
+                    error(
+                        at[n],
+                        curve if group[0]["reference_guidance_scale"] == GUIDANCE_SCALE else {},
+                    )
+                    for n in ("1", "4")
+                ),
                 *(average(at[n], "diversity_ratio") for n in ("1", "4")),
                 distance(at["4"]),
                 cost(name, seconds),
@@ -96,16 +120,39 @@ def causes_table(results: Sequence[Result], order: Sequence[str]) -> str:
     reference = ranked[0]["flags"]
     rows = []
     for result in ranked:
-        changed = [f"`--{name} {value}`" for name, value in sorted(result["flags"].items()) if reference.get(name) != value]
+        changed = [
+            f"`--{name} {value}`"
+            for name, value in sorted(result["flags"].items())
+            if reference.get(name) != value
+        ]
         at = [result["steps"][n] for n in ("1", "2", "4", "8")]
         color, diversity = f"{at[2]['color']:.1%}", f"{at[2]['diversity_ratio']:.2f}"
-        rows.append([", ".join(changed) or "nothing", *(accuracy([row]) for row in at), color, diversity])
-    return table(["changed", *(f"{n} step{'s' if n > 1 else ''}" for n in (1, 2, 4, 8)), "colour at 4", "diversity at 4"], rows)
+        rows.append(
+            [", ".join(changed) or "nothing", *(accuracy([row]) for row in at), color, diversity]
+        )
+    return table(
+        [
+            "changed",
+            *(f"{n} step{'s' if n > 1 else ''}" for n in (1, 2, 4, 8)),
+            "colour at 4",
+            "diversity at 4",
+        ],
+        rows,
+    )
 
 
 def teacher_table(rows: Sequence[Row]) -> str:
     """The teacher's DDIM curve, then the other samplers."""
-    head = ["teacher with", "steps", "network evaluations", "pictures", "all right", "NMSE", "diversity", "judge-FD (floor)"]
+    head = [
+        "teacher with",
+        "steps",
+        "network evaluations",
+        "pictures",
+        "all right",
+        "NMSE",
+        "diversity",
+        "judge-FD (floor)",
+    ]
     return table(
         head,
         [

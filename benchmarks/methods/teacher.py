@@ -1,7 +1,8 @@
-"""The teacher's own rows: DDIM with few steps, against which students are read, and the other samplers of diffusers.
+"""The teacher's own rows: DDIM with few steps, against which students are read, and the other
+samplers of diffusers.
 
-Every row is written as soon as it is measured, and none is measured twice. `benchmarks.methods.run` does it under the name
-"teacher".
+Every row is written as soon as it is measured, and none is measured twice. `benchmarks.methods.run`
+does it under the name "teacher".
 """
 
 from __future__ import annotations
@@ -60,18 +61,25 @@ def row_key(row: dict[str, Any]) -> tuple[str, str, int]:
 
 def ddim_curve(results: Path) -> dict[int, float]:
     """Steps -> NMSE, complete or empty."""
-    curve = {row["steps"]: row["endpoint_nmse"] for row in read_rows(results) if row["part"] == "curve"}
+    curve = {
+        row["steps"]: row["endpoint_nmse"] for row in read_rows(results) if row["part"] == "curve"
+    }
     return curve if set(curve) >= set(CURVE_STEPS) else {}
 
 
 def measure_teacher(results: Path, num_reference_images: int) -> None:
-    """Adds the missing rows to teacher.json. NMSE is to the endpoints of 40 DDIM steps with the same seeds.
+    """Adds the missing rows to teacher.json. NMSE is to the endpoints of 40 DDIM steps with the
+    same seeds.
 
     The first 768 of the reference are drawn for the curve, the first 384 for the other samplers.
     """
     reference, judge = load_reference(TEACHER, num_reference_images, GUIDANCE_SCALE), Judge.load()
     plan = [("curve", "DDIM", n, n, min(CURVE_IMAGES, num_reference_images)) for n in CURVE_STEPS]
-    plan += [("samplers", name, steps_for(name, n), n, SAMPLER_IMAGES) for n in EVALUATIONS for name in SAMPLERS]
+    plan += [
+        ("samplers", name, steps_for(name, n), n, SAMPLER_IMAGES)
+        for n in EVALUATIONS
+        for name in SAMPLERS
+    ]
     pipe = load_pipe(TEACHER)
     base_config = pipe.scheduler.config
     rows = {row_key(row): row for row in read_rows(results)}
@@ -79,9 +87,16 @@ def measure_teacher(results: Path, num_reference_images: int) -> None:
         facts = {"part": part, "sampler": name, "steps": steps, "budget": budget}
         if rows.get(row_key(facts), {}).get("images") == images:
             continue
-        pipe.scheduler = getattr(diffusers, SAMPLERS[name]).from_config(base_config, timestep_spacing="trailing")
+        pipe.scheduler = getattr(diffusers, SAMPLERS[name]).from_config(
+            base_config, timestep_spacing="trailing"
+        )
         latents = generate(pipe, *prompts_and_seeds(images), steps, GUIDANCE_SCALE)
         facts["evaluations"] = len(pipe.scheduler.timesteps)
-        rows[row_key(facts)] = {**facts, **measure(pipe, judge, latents, reference, is_paired=name != "DDPM")}
+        rows[row_key(facts)] = {
+            **facts,
+            **measure(pipe, judge, latents, reference, is_paired=name != "DDPM"),
+        }
         write_json(results / NAME, list(rows.values()))
-        print(f"teacher: {name}, steps {steps}: {rows[row_key(facts)]['all_right']:.1%}", flush=True)
+        print(
+            f"teacher: {name}, steps {steps}: {rows[row_key(facts)]['all_right']:.1%}", flush=True
+        )

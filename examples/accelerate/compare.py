@@ -1,4 +1,6 @@
-"""Whether two runs are the same but for rounding: `python -m examples.accelerate.compare out/one out/other`."""
+"""Whether two runs are the same but for rounding: `python -m examples.accelerate.compare out/one
+out/other`.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from lcm.checkpoint import list_checkpoints, load_checkpoint
+from lcm.outputs.checkpoint import list_checkpoints, load_checkpoint
 
 
 def losses(output: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def of_last_checkpoint(output: Path, kind: str) -> Tensor:
@@ -33,13 +37,19 @@ def main() -> int:
     first, second = losses(args.one), losses(args.other)
     print("losses", *(f"{a:.6f} {b:.6f};" for a, b in zip(first, second, strict=True)))
     off = max(abs(a - b) / abs(b) for a, b in zip(first, second, strict=True))
-    # of AdamW's state the first moments are linear in the gradients; a weight whose gradients cancel may move either way
+    # of AdamW's state the first moments are linear in the gradients; a weight whose gradients
+    # cancel may move either way
     angles = {
-        what: cosine_similarity(of_last_checkpoint(args.one, kind), of_last_checkpoint(args.other, kind), dim=0).item()
+        what: cosine_similarity(
+            of_last_checkpoint(args.one, kind), of_last_checkpoint(args.other, kind), dim=0
+        ).item()
         for what, kind in (("gradients", ".exp_avg"), ("weights", "trained."))
     }
     same = off < 1e-3 and min(angles.values()) > 0.999
-    print(f"largest relative difference of a loss {off:.1e}; cosine of {', '.join(f'{k} {v:.9f}' for k, v in angles.items())}")
+    print(
+        f"largest relative difference of a loss {off:.1e}; cosine of "
+        f"{', '.join(f'{k} {v:.9f}' for k, v in angles.items())}"
+    )
     print("the same run" if same else "NOT the same run")
     return int(not same)
 

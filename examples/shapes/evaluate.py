@@ -1,7 +1,9 @@
-"""Scores a teacher, or a teacher with an adapter, by the judge and by its distance to the teacher's own pictures.
+"""Scores a teacher, or a teacher with an adapter, by the judge and by its distance to the teacher's
+own pictures.
 
-python -m examples.shapes.evaluate --teacher examples/shapes/teacher --guidance_scales 3 4 5
-python -m examples.shapes.evaluate --teacher examples/shapes/teacher --adapter out/shapes --num_steps 1 2 4 8
+python -m examples.shapes.evaluate --teacher examples/shapes/teacher --guidance_scales 3 4 5 python
+-m examples.shapes.evaluate --teacher examples/shapes/teacher --adapter out/shapes --num_steps 1 2 4
+8
 """
 
 from __future__ import annotations
@@ -26,10 +28,16 @@ from torch import Tensor
 import lcm
 from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS
-from lcm.console import hide_loading_bars
+from lcm.system.console import hide_loading_bars
 
 TEACHER_STEPS = 40
-NOISELESS = ("DDIMScheduler", "TCDScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", "DPMSolverMultistepScheduler")
+NOISELESS = (
+    "DDIMScheduler",
+    "TCDScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+)
 """Schedulers that draw no noise of their own at eta 0."""
 
 
@@ -37,7 +45,9 @@ def load_pipe(teacher: Path) -> Any:
     """The stock pipeline in float32, without progress bars and hints."""
     diffusers.utils.logging.set_verbosity_error()
     hide_loading_bars(str(teacher))
-    pipe = StableDiffusionPipeline.from_pretrained(teacher, dtype=torch.float32, safety_checker=None)
+    pipe = StableDiffusionPipeline.from_pretrained(
+        teacher, dtype=torch.float32, safety_checker=None
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -57,7 +67,9 @@ def generate(
     batch_size: int = 96,
     eta: float = 0.0,
 ) -> Tensor:
-    """Final latents [N, 4, 8, 8]. Picture i depends on prompts[i] and seeds[i] alone. Schedulers without an eta ignore it."""
+    """Final latents [N, 4, 8, 8]. Picture i depends on prompts[i] and seeds[i] alone. Schedulers
+    without an eta ignore it.
+    """
     parts = []
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
@@ -77,15 +89,23 @@ def generate(
     return torch.cat(parts)
 
 
-def teacher_endpoints(teacher: Path, num_images: int, guidance_scale: float, cache_dir: Path = Path("out/endpoints")) -> Tensor:
-    """What the teacher draws in 40 steps for `prompts_and_seeds`, [N, 4, 8, 8]; minutes of work, so it is kept on disk."""
+def teacher_endpoints(
+    teacher: Path, num_images: int, guidance_scale: float, cache_dir: Path = Path("out/endpoints")
+) -> Tensor:
+    """What the teacher draws in 40 steps for `prompts_and_seeds`, [N, 4, 8, 8]; minutes of work, so
+    it is kept on disk.
+    """
     pipe = load_pipe(teacher)
-    weights = sha256((teacher / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()[:12]
+    weights = sha256(
+        (teacher / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    ).hexdigest()[:12]
     path = cache_dir / f"{weights}-{num_images}-{guidance_scale:g}.safetensors"
     if not path.exists():
         latents = generate(pipe, *prompts_and_seeds(num_images), TEACHER_STEPS, guidance_scale)
         cache_dir.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")  # others may want the same file; complete or not at all
+        partial = path.with_suffix(
+            f".{os.getpid()}"
+        )  # others may want the same file; complete or not at all
         save_file({"latents": latents}, partial)
         partial.replace(path)
     return load_file(path)["latents"]
@@ -107,7 +127,8 @@ def interval(accuracy: float, count: int) -> float:
 
 
 def is_paired(scheduler: str, eta: float, num_steps: int) -> bool:
-    """Whether a picture follows from its seed as the teacher's does, so that the two can be compared one by one.
+    """Whether a picture follows from its seed as the teacher's does, so that the two can be
+    compared one by one.
 
     One step draws no noise with any scheduler.
     """
@@ -115,35 +136,53 @@ def is_paired(scheduler: str, eta: float, num_steps: int) -> bool:
 
 
 def endpoint_nmse(student: Tensor, teacher: Tensor, other_seed: Tensor) -> float:
-    """|z_S - z_T|^2 / |z_T(seed a) - z_T(seed b)|^2 over the set: 0 is a copy, 1 an unrelated picture of the same prompt."""
+    """|z_S - z_T|^2 / |z_T(seed a) - z_T(seed b)|^2 over the set: 0 is a copy, 1 an unrelated
+    picture of the same prompt.
+    """
     return float((student - teacher).square().mean() / (teacher - other_seed).square().mean())
 
 
 def other_seeds(reference: Tensor) -> Tensor:
-    """The same prompts with other seeds, out of a set made with `prompts_and_seeds`. Raises ValueError for too small a set."""
+    """The same prompts with other seeds, out of a set made with `prompts_and_seeds`. Raises
+    ValueError for too small a set.
+    """
     if len(reference) % len(CAPTIONS) or len(reference) < 2 * len(CAPTIONS):
-        raise ValueError(f"num_images must be a multiple of {len(CAPTIONS)}, at least {2 * len(CAPTIONS)}; got {len(reference)}")
+        raise ValueError(
+            f"num_images must be a multiple of {len(CAPTIONS)}, at least {2 * len(CAPTIONS)}; got "
+            f"{len(reference)}"
+        )
     return reference.roll(len(CAPTIONS), 0)
 
 
 def within_prompt_variance(values: Tensor) -> float:
-    """[N, ...] -> unbiased variance over the pictures of one caption, averaged over captions, summed over dimensions.
+    """[N, ...] -> unbiased variance over the pictures of one caption, averaged over captions,
+    summed over dimensions.
 
     Raises ValueError unless N is a multiple of 192 and at least 384.
     """
     if len(values) % len(CAPTIONS) or len(values) < 2 * len(CAPTIONS):
-        raise ValueError(f"need a multiple of {len(CAPTIONS)} pictures, at least {2 * len(CAPTIONS)}; got {len(values)}")
+        raise ValueError(
+            f"need a multiple of {len(CAPTIONS)} pictures, at least {2 * len(CAPTIONS)}; got "
+            f"{len(values)}"
+        )
     by_prompt = values.double().reshape(-1, len(CAPTIONS), values[0].numel())
     return float(by_prompt.var(dim=0, unbiased=True).sum(dim=1).mean())
 
 
 def diversity_ratio(student: Tensor, teacher: Tensor) -> float:
-    """Within-prompt variance of the student over that of the teacher, both [N, ...]: 1 is as varied, 0 always the same picture."""
+    """Within-prompt variance of the student over that of the teacher, both [N, ...]: 1 is as
+    varied, 0 always the same picture.
+    """
     return within_prompt_variance(student) / within_prompt_variance(teacher)
 
 
 def score(
-    pipe: Any, judge: Judge, num_images: int, num_steps: int, guidance_scale: float, eta: float = 0.0
+    pipe: Any,
+    judge: Judge,
+    num_images: int,
+    num_steps: int,
+    guidance_scale: float,
+    eta: float = 0.0,
 ) -> tuple[dict[str, Any], Tensor]:
     """One row of a table and the latents behind it."""
     prompts, seeds = prompts_and_seeds(num_images)
@@ -151,7 +190,9 @@ def score(
     return judged(pipe, judge, latents, num_steps, guidance_scale), latents
 
 
-def judged(pipe: Any, judge: Judge, latents: Tensor, num_steps: int, guidance_scale: float) -> dict[str, Any]:
+def judged(
+    pipe: Any, judge: Judge, latents: Tensor, num_steps: int, guidance_scale: float
+) -> dict[str, Any]:
     """The row of a table for latents of `prompts_and_seeds`."""
     num_images = len(latents)
     correct = judge.correct(decode(pipe, latents), prompts_and_seeds(num_images)[0])
@@ -169,8 +210,11 @@ def judged(pipe: Any, judge: Judge, latents: Tensor, num_steps: int, guidance_sc
     }
 
 
-def score_adapter(teacher: Path, adapter: Path, num_images: int, num_steps: Sequence[int]) -> list[dict[str, Any]]:
-    """Accuracy and diversity at every number of steps, then the teacher's own row at its 40 steps and the same guidance.
+def score_adapter(
+    teacher: Path, adapter: Path, num_images: int, num_steps: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Accuracy and diversity at every number of steps, then the teacher's own row at its 40 steps
+    and the same guidance.
 
     Where no noise is added on the way, also the distance to the teacher's picture of the same seed.
     """
@@ -183,7 +227,9 @@ def score_adapter(teacher: Path, adapter: Path, num_images: int, num_steps: Sequ
         row, latents = score(pipe, judge, num_images, n, recipe.guidance_scale, recipe.eta)
         row["diversity_ratio"] = round(diversity_ratio(latents, reference), 4)
         if is_paired(recipe.scheduler, recipe.eta, n):
-            row["endpoint_nmse"] = round(endpoint_nmse(latents, reference, other_seeds(reference)), 4)
+            row["endpoint_nmse"] = round(
+                endpoint_nmse(latents, reference, other_seeds(reference)), 4
+            )
         rows.append(row)
         print(json.dumps(row), flush=True)
     rows.append({"teacher": True, **judged(pipe, judge, reference, TEACHER_STEPS, guidance_scale)})
@@ -204,11 +250,23 @@ def score_teacher(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--teacher", type=Path, required=True)
-    parser.add_argument("--adapter", type=Path, help="output folder or file of a run; without it the teacher itself is scored")
+    parser.add_argument(
+        "--adapter",
+        type=Path,
+        help="output folder or file of a run; without it the teacher itself is scored",
+    )
     parser.add_argument("--num_steps", type=int, nargs="+", default=[TEACHER_STEPS])
-    parser.add_argument("--guidance_scales", type=float, nargs="+", default=[5.0], help="of the teacher; adapters play at 1")
+    parser.add_argument(
+        "--guidance_scales",
+        type=float,
+        nargs="+",
+        default=[5.0],
+        help="of the teacher; adapters play at 1",
+    )
     parser.add_argument("--num_images", type=int, default=1536)
     parser.add_argument("--output", type=Path, help="JSON file for the rows")
     args = parser.parse_args()

@@ -1,9 +1,12 @@
-"""Runs a training configuration with several seeds and scores every adapter: the table of the example's README.
+"""Runs a training configuration with several seeds and scores every adapter: the table of the
+example's README.
 
-    python -m examples.shapes.experiment --config examples/shapes/lcm_lora.yaml --seeds 0 1 --output_dir out/lcm_lora
+    python -m examples.shapes.experiment --config examples/shapes/lcm_lora.yaml --seeds 0 1 \\
+        --output_dir out/lcm_lora
 
-Runs that are finished are not repeated, runs that were interrupted go on. "minutes" is training alone, from the run's own
-log; "minutes_in_all" is every launch that ended well, with trajectories, pictures and start-up.
+Runs that are finished are not repeated, runs that were interrupted go on. "minutes" is training
+alone, from the run's own log; "minutes_in_all" is every launch that ended well, with trajectories,
+pictures and start-up.
 """
 
 from __future__ import annotations
@@ -24,15 +27,25 @@ def minutes_of_training(run: Path) -> float:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines]
     lengths = [b - a for a, b in zip([0, *steps], steps, strict=False)]
-    return sum(line["seconds_per_step"] * length for line, length in zip(lines, lengths, strict=True)) / 60
+    return (
+        sum(line["seconds_per_step"] * length for line, length in zip(lines, lengths, strict=True))
+        / 60
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", type=Path, default=HERE / "lcm_lora.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--output_dir", type=Path, default=Path("out/lcm_lora"))
-    parser.add_argument("--num_processes", type=int, default=1, help="that share the CPU's cores; each takes a whole batch")
+    parser.add_argument(
+        "--num_processes",
+        type=int,
+        default=1,
+        help="that share the CPU's cores; each takes a whole batch",
+    )
     parser.add_argument("--num_steps", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--num_images", type=int, default=1536)
     args = parser.parse_args()
@@ -44,18 +57,25 @@ def main() -> None:
     for seed in args.seeds:
         run = args.output_dir / f"seed-{seed}"
         if not (run / "README.md").exists():
-            minutes = distil(args.config, data, run, "--seed", str(seed), num_processes=args.num_processes)
+            minutes = distil(
+                args.config, data, run, "--seed", str(seed), num_processes=args.num_processes
+            )
             with (run / "launches.jsonl").open("a") as launches:
                 launches.write(json.dumps({"minutes": round(minutes, 1)}) + "\n")
         if not (run / "scores.json").exists():
             scores = {
                 "seed": seed,
                 "minutes": round(minutes_of_training(run), 1),
-                "minutes_in_all": [json.loads(line)["minutes"] for line in (run / "launches.jsonl").read_text().splitlines()],
+                "minutes_in_all": [
+                    json.loads(line)["minutes"]
+                    for line in (run / "launches.jsonl").read_text().splitlines()
+                ],
                 "rows": score_adapter(teacher, run, args.num_images, args.num_steps),
             }
             (run / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
-    found = [json.loads(path.read_text()) for path in sorted(args.output_dir.glob("seed-*/scores.json"))]
+    found = [
+        json.loads(path.read_text()) for path in sorted(args.output_dir.glob("seed-*/scores.json"))
+    ]
     (args.output_dir / "scores.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

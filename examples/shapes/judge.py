@@ -1,4 +1,5 @@
-"""The judge: a small CNN with three heads that names shape, colour and background of a 64x64 picture.
+"""The judge: a small CNN with three heads that names shape, colour and background of a 64x64
+picture.
 
     python -m examples.shapes.judge --output_dir examples/shapes/judge
 
@@ -19,10 +20,22 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from examples.shapes.render import ATTRIBUTES, BACKGROUNDS, CAPTIONS, COLORS, SHAPES, render, sample_dataset
+from examples.shapes.render import (
+    ATTRIBUTES,
+    BACKGROUNDS,
+    CAPTIONS,
+    COLORS,
+    SHAPES,
+    render,
+    sample_dataset,
+)
 
 WEIGHTS = Path(__file__).parent / "judge" / "judge.safetensors"
-HEADS: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": tuple(COLORS), "background": tuple(BACKGROUNDS)}
+HEADS: dict[str, tuple[str, ...]] = {
+    "shape": SHAPES,
+    "color": tuple(COLORS),
+    "background": tuple(BACKGROUNDS),
+}
 CAPTION_TO_LABELS = {
     text: tuple(names.index(value) for names, value in zip(HEADS.values(), attributes, strict=True))
     for text, attributes in zip(CAPTIONS, ATTRIBUTES, strict=True)
@@ -38,7 +51,11 @@ class Judge(nn.Module):
         self.trunk = nn.Sequential(
             *(
                 nn.Sequential(
-                    nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(4, b), nn.SiLU(), nn.Conv2d(b, b, 3, padding=1), nn.SiLU()
+                    nn.Conv2d(a, b, 3, stride=2, padding=1),
+                    nn.GroupNorm(4, b),
+                    nn.SiLU(),
+                    nn.Conv2d(b, b, 3, padding=1),
+                    nn.SiLU(),
                 )
                 for a, b in itertools.pairwise(channels)
             ),
@@ -46,7 +63,9 @@ class Judge(nn.Module):
             nn.Linear(64 * 4 * 4, 64),
             nn.SiLU(),
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(64, len(values)) for name, values in HEADS.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(64, len(values)) for name, values in HEADS.items()}
+        )
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         features = self.trunk(pixels)
@@ -63,11 +82,20 @@ class Judge(nn.Module):
         """What every head sees: int64 [B, heads]."""
         pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images]))
         pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        return torch.cat([torch.stack([h.argmax(1) for h in self(part).values()], 1) for part in pixels.split(256)]).numpy()
+        return torch.cat(
+            [
+                torch.stack([h.argmax(1) for h in self(part).values()], 1)
+                for part in pixels.split(256)
+            ]
+        ).numpy()
 
     def correct(self, images: list[Image.Image], captions: list[str]) -> np.ndarray:
-        """Which attributes of each picture agree with its caption: bool [B, 3] for (shape, color, background)."""
-        return self.predict(images)[:, : len(HEADS)] == np.array([CAPTION_TO_LABELS[text] for text in captions])
+        """Which attributes of each picture agree with its caption: bool [B, 3] for (shape, color,
+        background).
+        """
+        return self.predict(images)[:, : len(HEADS)] == np.array(
+            [CAPTION_TO_LABELS[text] for text in captions]
+        )
 
     def accuracy(self, images: list[Image.Image], captions: list[str]) -> float:
         """Share of pictures with all three attributes right."""
@@ -89,7 +117,9 @@ def train(judge: Judge, images: Tensor, labels: Tensor, num_steps: int) -> Judge
     for step in range(num_steps):
         rows = torch.randint(len(images), (64,))
         logits = judge(blur_and_noise(images[rows].float() / 127.5 - 1.0))
-        loss = torch.stack([F.cross_entropy(value, labels[rows, i]) for i, value in enumerate(logits.values())]).sum()
+        loss = torch.stack(
+            [F.cross_entropy(value, labels[rows, i]) for i, value in enumerate(logits.values())]
+        ).sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -106,7 +136,9 @@ def save(judge: Judge, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
@@ -120,7 +152,10 @@ def main() -> None:
     scenes = sample_dataset(3840, args.seed + 1)
     pictures = [Image.fromarray(render(scene)) for scene in scenes]
     judge = Judge.load(args.output_dir / WEIGHTS.name)
-    print(f"held-out renders, all three right: {judge.accuracy(pictures, [s.caption for s in scenes]):.4%} of {len(scenes)}")
+    print(
+        "held-out renders, all three right: "
+        f"{judge.accuracy(pictures, [s.caption for s in scenes]):.4%} of {len(scenes)}"
+    )
 
 
 if __name__ == "__main__":

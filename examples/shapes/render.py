@@ -1,4 +1,5 @@
-"""The renderer: 6 shapes x 8 colours x 4 backgrounds = 192 captions, with position, size and rotation left free.
+"""The renderer: 6 shapes x 8 colours x 4 backgrounds = 192 captions, with position, size and
+rotation left free.
 
 python -m examples.shapes.render --output_dir out/shapes --num_images 2000
 """
@@ -38,12 +39,18 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 
 
 def _regular(num_corners: int, inner: float = 1.0) -> Callable[[], list[tuple[float, float]]]:
-    """Corners of a regular polygon of circumradius 1; `inner` < 1 pulls in every second corner (a star)."""
+    """Corners of a regular polygon of circumradius 1; `inner` < 1 pulls in every second corner (a
+    star).
+    """
 
     def corners() -> list[tuple[float, float]]:
         radii = [1.0 if i % 2 == 0 else inner for i in range(num_corners)]
         return [
-            (r * math.sin(2 * math.pi * i / num_corners), -r * math.cos(2 * math.pi * i / num_corners)) for i, r in enumerate(radii)
+            (
+                r * math.sin(2 * math.pi * i / num_corners),
+                -r * math.cos(2 * math.pi * i / num_corners),
+            )
+            for i, r in enumerate(radii)
         ]
 
     return corners
@@ -105,7 +112,13 @@ def sample_scene(attributes: tuple[str, str, str], rng: np.random.Generator) -> 
     """Draws the free quantities of a scene; the whole shape stays inside the picture."""
     radius = rng.uniform(13.0, 24.0)
     x, y = rng.uniform(radius + 2, SIZE - radius - 2, size=2)
-    return Scene(*attributes, x=float(x), y=float(y), radius=float(radius), rotation=float(rng.uniform(0, 2 * math.pi)))
+    return Scene(
+        *attributes,
+        x=float(x),
+        y=float(y),
+        radius=float(radius),
+        rotation=float(rng.uniform(0, 2 * math.pi)),
+    )
 
 
 def edges(scene: Scene) -> list[list[tuple[float, float]]]:
@@ -114,7 +127,10 @@ def edges(scene: Scene) -> list[list[tuple[float, float]]]:
     radii = [scene.radius, scene.radius * RING_HOLE] if scene.shape == "ring" else [scene.radius]
     return [
         [
-            (k * (scene.x + radius * (x * cos - y * sin)), k * (scene.y + radius * (x * sin + y * cos)))
+            (
+                k * (scene.x + radius * (x * cos - y * sin)),
+                k * (scene.y + radius * (x * sin + y * cos)),
+            )
             for x, y in OUTLINES[scene.shape]()
         ]
         for radius in radii
@@ -126,7 +142,9 @@ def render(scene: Scene) -> np.ndarray:
     k = SUPERSAMPLE
     image = Image.new("RGB", (SIZE * k, SIZE * k), BACKGROUNDS[scene.background])
     draw = ImageDraw.Draw(image)
-    for line, fill in zip(edges(scene), (COLORS[scene.color], BACKGROUNDS[scene.background]), strict=False):
+    for line, fill in zip(
+        edges(scene), (COLORS[scene.color], BACKGROUNDS[scene.background]), strict=False
+    ):
         draw.polygon(line, fill=fill)
     return np.asarray(image.reduce(k))
 
@@ -136,13 +154,18 @@ Style = Callable[[Scene], np.ndarray]
 
 
 def sample_dataset(num_images: int, seed: int) -> list[Scene]:
-    """`num_images` scenes that go through the 192 captions in turn, so every caption is equally frequent."""
+    """`num_images` scenes that go through the 192 captions in turn, so every caption is equally
+    frequent.
+    """
     rng = np.random.default_rng(seed)
     return [sample_scene(ATTRIBUTES[i % len(ATTRIBUTES)], rng) for i in range(num_images)]
 
 
-def write_dataset(output_dir: Path, num_images: int, seed: int = 0, styles: Sequence[Style] = (render,)) -> None:
-    """Writes PNG files and `metadata.jsonl` (`file_name`, `text`), the image-folder layout of `datasets`.
+def write_dataset(
+    output_dir: Path, num_images: int, seed: int = 0, styles: Sequence[Style] = (render,)
+) -> None:
+    """Writes PNG files and `metadata.jsonl` (`file_name`, `text`), the image-folder layout of
+    `datasets`.
 
     Every style draws the 192 captions in its turn.
     """
@@ -156,7 +179,9 @@ def write_dataset(output_dir: Path, num_images: int, seed: int = 0, styles: Sequ
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_images", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)

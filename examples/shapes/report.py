@@ -14,7 +14,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from examples.shapes.evaluate import TEACHER_STEPS, decode, generate, interval, judged, load_pipe, score, teacher_endpoints
+from examples.shapes.evaluate import (
+    TEACHER_STEPS,
+    decode,
+    generate,
+    interval,
+    judged,
+    load_pipe,
+    score,
+    teacher_endpoints,
+)
 from examples.shapes.judge import Judge
 from examples.shapes.pictures import labelled_rows, spread
 from examples.shapes.render import CAPTIONS, render, sample_dataset
@@ -28,14 +37,20 @@ HELD_OUT_SEED = 20_000  # no training used it
 
 def share(correct: np.ndarray) -> dict[str, Any]:
     right = float(correct.all(axis=1).mean())
-    return {"images": len(correct), "all_right": round(right, 4), "plus_minus": round(interval(right, len(correct)), 4)}
+    return {
+        "images": len(correct),
+        "all_right": round(right, 4),
+        "plus_minus": round(interval(right, len(correct)), 4),
+    }
 
 
 @torch.no_grad()
 def round_trip(pipe: Any, images: np.ndarray) -> list[Image.Image]:
     """Renders [N, 64, 64, 3] uint8 through encoder, posterior sample and decoder."""
     torch.manual_seed(0)
-    latents = torch.cat([pipe.vae.encode(part).latent_dist.sample() for part in to_pixels(images).split(96)])
+    latents = torch.cat(
+        [pipe.vae.encode(part).latent_dist.sample() for part in to_pixels(images).split(96)]
+    )
     return decode(pipe, latents * pipe.vae.config.scaling_factor)
 
 
@@ -45,7 +60,9 @@ def measure_judge_and_vae(judge: Judge, num_images: int) -> dict[str, Any]:
     renders = np.stack([render(scene) for scene in scenes])
     restored = round_trip(load_pipe(TEACHERS["epsilon"]), renders)
     return {
-        "judge on held-out renders": share(judge.correct([Image.fromarray(image) for image in renders], captions)),
+        "judge on held-out renders": share(
+            judge.correct([Image.fromarray(image) for image in renders], captions)
+        ),
         "VAE round trip": share(judge.correct(restored, captions)),
     }
 
@@ -56,7 +73,10 @@ def measure_teacher(name: str, judge: Judge, num_images: int) -> dict[str, Any]:
     few = [score(pipe, judge, num_images // 8, TEACHER_STEPS, g)[0] for g in GUIDANCE_SCALES]
     best = max(few, key=lambda row: row["all_right"])["guidance_scale"]
     endpoints = teacher_endpoints(TEACHERS[name], num_images, best)
-    return {f"{name} teacher": judged(pipe, judge, endpoints, TEACHER_STEPS, best), f"{name} teacher, search": few}
+    return {
+        f"{name} teacher": judged(pipe, judge, endpoints, TEACHER_STEPS, best),
+        f"{name} teacher, search": few,
+    }
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -69,15 +89,21 @@ def draw(results: dict[str, Any], path: Path) -> None:
     ]
     for name, folder in TEACHERS.items():
         pipe, guidance_scale = load_pipe(folder), results[f"{name} teacher"]["guidance_scale"]
-        latents = generate(pipe, [CAPTIONS[i] for i in shown], list(shown), TEACHER_STEPS, guidance_scale)
+        latents = generate(
+            pipe, [CAPTIONS[i] for i in shown], list(shown), TEACHER_STEPS, guidance_scale
+        )
         rows.append((f"{name}\nteacher, {TEACHER_STEPS} steps", decode(pipe, latents)))
     labelled_rows(rows).save(path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output_dir", type=Path, default=HERE / "results")
-    parser.add_argument("--teachers", nargs="*", default=list(TEACHERS), help="measure only these again")
+    parser.add_argument(
+        "--teachers", nargs="*", default=list(TEACHERS), help="measure only these again"
+    )
     parser.add_argument("--num_images", type=int, default=1536)
     args = parser.parse_args()
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,10 @@
-"""Latent consistency fine-tuning: teaches the bundled adapter the style of a few hundred images, without any teacher.
+"""Latent consistency fine-tuning: teaches the bundled adapter the style of a few hundred images,
+without any teacher.
 
     python -m examples.shapes.style --output_dir out/style
 
-The style, "blueprint": white on navy, whatever colours the caption names. Writes style.png and style.json: the share of
-pictures in the style, and the share with the right shape.
+The style, "blueprint": white on navy, whatever colours the caption names. Writes style.png and
+style.json: the share of pictures in the style, and the share with the right shape.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def compare(run: Path, num_images: int) -> list[dict[str, Any]]:
         for steps in (4, 2, 1):
             images = decode(pipe, generate(pipe, prompts, seeds, steps, 1.0))
             # judged as if the captions had asked for the style
-            correct = judge.correct(images, [caption(ATTRIBUTES[CAPTIONS.index(p)][0], "white", "navy") for p in prompts])
+            correct = judge.correct(
+                images,
+                [caption(ATTRIBUTES[CAPTIONS.index(p)][0], "white", "navy") for p in prompts],
+            )
             rows.append(
                 {
                     "adapter": name,
@@ -64,14 +68,18 @@ def compare(run: Path, num_images: int) -> list[dict[str, Any]]:
             )
             print(json.dumps(rows[-1]), flush=True)
             if name == "after" or steps == 4:
-                pictures.append((f"{name},\n{steps} step{'s' if steps > 1 else ''}", [images[i] for i in shown]))
+                pictures.append(
+                    (f"{name},\n{steps} step{'s' if steps > 1 else ''}", [images[i] for i in shown])
+                )
     labelled_rows(pictures).save(run / "style.png")
     (run / "style.json").write_text(json.dumps(rows, indent=1) + "\n")
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("out/style"))
     parser.add_argument("--num_images", type=int, default=384)
     args, flags = parser.parse_known_args()

@@ -1,4 +1,5 @@
-"""Writes the measured tables into the example's README, between its markers, from the raw results beside it.
+"""Writes the measured tables into the example's README, between its markers, from the raw results
+beside it.
 
 python -m examples.shapes.tables
 """
@@ -27,31 +28,44 @@ def world_table() -> str:
     lines = ["| | pictures | all three attributes right |", "|---|---|---|"]
     for name, row in read("world.json").items():
         if isinstance(row, dict):
-            how = f", {row['steps']} DDIM steps, guidance_scale {row['guidance_scale']:g}" if "steps" in row else ""
+            how = (
+                f", {row['steps']} DDIM steps, guidance_scale {row['guidance_scale']:g}"
+                if "steps" in row
+                else ""
+            )
             lines.append(f"| {name}{how} | {row['images']} | {percent(row)} |")
     return "\n".join(lines)
 
 
 def recipe_table() -> str:
     runs = read("lcm_lora.json")
-    lines = ["| seed | 1 step | 2 steps | 4 steps | 8 steps | NMSE at 1 step | minutes |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| seed | 1 step | 2 steps | 4 steps | 8 steps | NMSE at 1 step | minutes |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for run in runs:
         cells = " | ".join(percent(row) for row in run["rows"])
-        lines.append(f"| {run['seed']} | {cells} | {run['rows'][0]['endpoint_nmse']:.3f} | {run['minutes']:.1f} |")
+        lines.append(
+            f"| {run['seed']} | {cells} | {run['rows'][0]['endpoint_nmse']:.3f} | "
+            f"{run['minutes']:.1f} |"
+        )
     return "\n".join(lines)
 
 
 def best_table() -> str:
     """Every step count of the best adapter, and the teacher it must be held against."""
-    lines = ["| seed | | steps | all three right | shape | color | diversity | NMSE |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| seed | | steps | all three right | shape | color | diversity | NMSE |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for run in read("best.json"):
         for row in run["rows"]:
             who = "teacher" if row.get("teacher") else "student"
             diversity = f"{row['diversity_ratio']:.2f}" if "diversity_ratio" in row else ""
             nmse = f"{row['endpoint_nmse']:.3f}" if "endpoint_nmse" in row else ""
             lines.append(
-                f"| {run['seed']} | {who} | {row['steps']} | {percent(row)} | {row['shape']:.1%} | {row['color']:.1%} "
-                f"| {diversity} | {nmse} |"
+                f"| {run['seed']} | {who} | {row['steps']} | {percent(row)} | {row['shape']:.1%} | "
+                f"{row['color']:.1%} | {diversity} | {nmse} |"
             )
         minutes = " + ".join(f"{m:.1f}" for m in run["minutes_in_all"])
         lines.append(f"| {run['seed']} | minutes | | {minutes} | | | | |")
@@ -60,12 +74,17 @@ def best_table() -> str:
 
 def style_table() -> str:
     lines = ["| adapter | steps | in the style | right shape |", "|---|---|---|---|"]
-    lines += [f"| {row['adapter']} | {row['steps']} | {row['in_style']:.1%} | {row['shape']:.1%} |" for row in read("style.json")]
+    lines += [
+        f"| {row['adapter']} | {row['steps']} | {row['in_style']:.1%} | {row['shape']:.1%} |"
+        for row in read("style.json")
+    ]
     return "\n".join(lines)
 
 
 def fill(text: str, name: str, content: str) -> str:
-    """Puts `content` between the markers of `name`. Raises ValueError when there is not one pair of them."""
+    """Puts `content` between the markers of `name`. Raises ValueError when there is not one pair of
+    them.
+    """
     start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     if text.count(start) != 1 or text.count(end) != 1:
         raise ValueError(f"the README needs one pair of markers {start.strip()} and {end}")

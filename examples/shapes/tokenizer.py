@@ -1,6 +1,7 @@
 """A real byte-pair `CLIPTokenizer` whose merges cover the words of the 192 captions.
 
-Any other text still tokenises: it falls apart into single characters, as unknown words do in Stable Diffusion.
+Any other text still tokenises: it falls apart into single characters, as unknown words do in Stable
+Diffusion.
 """
 
 from __future__ import annotations
@@ -18,9 +19,15 @@ MODEL_MAX_LENGTH = 77  # every tool around Stable Diffusion hard-codes it
 
 def byte_characters() -> list[str]:
     """The 256 printable stand-ins of bytes that GPT-2 and CLIP use."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [byte for byte in range(256) if byte not in printable]
-    table = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    table = {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + i) for i, byte in enumerate(others)
+    }
     return [table[byte] for byte in range(256)]
 
 
@@ -37,7 +44,9 @@ def apply_merges(word: str, merges: list[tuple[str, str]]) -> list[str]:
 
 
 def word_merges(words: list[str]) -> list[tuple[str, str]]:
-    """Merges that make every word one token. A word adds only what the words before it left in pieces."""
+    """Merges that make every word one token. A word adds only what the words before it left in
+    pieces.
+    """
     merges: list[tuple[str, str]] = []
     for word in words:
         left, *rest = apply_merges(word, merges)
@@ -48,10 +57,18 @@ def word_merges(words: list[str]) -> list[tuple[str, str]]:
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    words = sorted({word for text in CAPTIONS for word in text.split()}, key=lambda word: (len(word), word))
+    words = sorted(
+        {word for text in CAPTIONS for word in text.split()}, key=lambda word: (len(word), word)
+    )
     merges = word_merges(words)
     characters = byte_characters()
-    tokens = [*characters, *(c + END_OF_WORD for c in characters), *dict.fromkeys(a + b for a, b in merges), START, END]
+    tokens = [
+        *characters,
+        *(c + END_OF_WORD for c in characters),
+        *dict.fromkeys(a + b for a, b in merges),
+        START,
+        END,
+    ]
     return CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens)},
         merges=merges,

@@ -1,11 +1,14 @@
-"""Trains a text-to-image teacher of the tiny world: a Stable Diffusion pipeline of about 3 M parameters, in diffusers format.
+"""Trains a text-to-image teacher of the tiny world: a Stable Diffusion pipeline of about 3 M
+parameters, in diffusers format.
 
-    python -m examples.shapes.train_teacher --output_dir examples/shapes/teacher --vae examples/shapes/teacher/vae
-    python -m examples.shapes.train_teacher --output_dir examples/shapes/teacher_v --vae examples/shapes/teacher/vae \\
+    python -m examples.shapes.train_teacher --output_dir examples/shapes/teacher \\
+        --vae examples/shapes/teacher/vae
+    python -m examples.shapes.train_teacher --output_dir examples/shapes/teacher_v \\
+        --vae examples/shapes/teacher/vae \\
         --prediction_type v_prediction --init_from examples/shapes/teacher
 
-The first is the Stable Diffusion 1.5 case (epsilon), the second the 2.x case (v_prediction, zero terminal SNR).
-Interrupted, the same command goes on from `--state`.
+The first is the Stable Diffusion 1.5 case (epsilon), the second the 2.x case (v_prediction, zero
+terminal SNR). Interrupted, the same command goes on from `--state`.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ from examples.shapes.tokenizer import build_tokenizer
 from examples.shapes.train_vae import render_batch
 
 EMPTY_PROMPT_PROBABILITY = 0.1  # what classifier-free guidance needs
-DECAY_FRACTION = 0.4  # constant learning rate, then a linear fall to zero over this share of the run
+DECAY_FRACTION = (
+    0.4  # constant learning rate, then a linear fall to zero over this share of the run
+)
 
 
 def build_scheduler(prediction_type: str) -> DDIMScheduler:
@@ -77,18 +82,27 @@ class LatentPool:
     """VAE posteriors of many renders in memory; every draw samples the posterior anew."""
 
     @torch.no_grad()
-    def __init__(self, vae: AutoencoderKL, num_images: int, seed: int, style: Style = render) -> None:
-        moments = [vae.encode(pixels).latent_dist.parameters for pixels in render_batch(num_images, seed, style).split(192)]
+    def __init__(
+        self, vae: AutoencoderKL, num_images: int, seed: int, style: Style = render
+    ) -> None:
+        moments = [
+            vae.encode(pixels).latent_dist.parameters
+            for pixels in render_batch(num_images, seed, style).split(192)
+        ]
         self.mean, logvar = torch.cat(moments).chunk(2, dim=1)
         self.std = (0.5 * logvar).exp()
         self.scaling_factor = vae.config.scaling_factor
-        self.caption_index = torch.tensor([CAPTIONS.index(scene.caption) for scene in sample_dataset(num_images, seed)])
+        self.caption_index = torch.tensor(
+            [CAPTIONS.index(scene.caption) for scene in sample_dataset(num_images, seed)]
+        )
 
     def draw(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """Latents [B, 4, 8, 8] at unit variance and caption indices [B]."""
         rows = torch.randint(len(self.mean), (batch_size,))
         mean = self.mean[rows]
-        return (mean + self.std[rows] * torch.randn_like(mean)) * self.scaling_factor, self.caption_index[rows]
+        return (
+            mean + self.std[rows] * torch.randn_like(mean)
+        ) * self.scaling_factor, self.caption_index[rows]
 
 
 class Teacher(nn.Module):
@@ -103,22 +117,32 @@ class Teacher(nn.Module):
 
 
 def loss_weights(scheduler: DDIMScheduler) -> Tensor:
-    """[1000]: an error in epsilon counts as the error in v it makes (1 / alpha^2), up to 4: at high noise the caption decides."""
+    """[1000]: an error in epsilon counts as the error in v it makes (1 / alpha^2), up to 4: at high
+    noise the caption decides.
+    """
     epsilon = scheduler.config.prediction_type == "epsilon"
     return (1 / scheduler.alphas_cumprod).clamp(max=4.0) if epsilon else torch.ones(1000)
 
 
-def diffusion_loss(predict: Callable[[Tensor, Tensor], Tensor], latents: Tensor, scheduler: DDIMScheduler) -> Tensor:
+def diffusion_loss(
+    predict: Callable[[Tensor, Tensor], Tensor], latents: Tensor, scheduler: DDIMScheduler
+) -> Tensor:
     """The plain loss of `predict(x_t, t)` on latents [B, 4, 8, 8] at unit variance."""
     noise = torch.randn_like(latents)
     t = torch.randint(0, 1000, (len(latents),))
-    target = noise if scheduler.config.prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, t)
+    target = (
+        noise
+        if scheduler.config.prediction_type == "epsilon"
+        else scheduler.get_velocity(latents, noise, t)
+    )
     error = (predict(scheduler.add_noise(latents, noise, t), t) - target).square().mean((1, 2, 3))
     return (loss_weights(scheduler)[t] * error).mean()
 
 
 def without_some(captions: Tensor) -> Tensor:
-    """Caption indices [B], a tenth of them replaced by that of the empty prompt, which follows the captions."""
+    """Caption indices [B], a tenth of them replaced by that of the empty prompt, which follows the
+    captions.
+    """
     captions[torch.rand(len(captions)) < EMPTY_PROMPT_PROBABILITY] = len(CAPTIONS)
     return captions
 
@@ -131,12 +155,18 @@ def train(args: argparse.Namespace, tokenizer: CLIPTokenizer, vae: AutoencoderKL
     torch.manual_seed(args.seed)
     teacher = Teacher(build_text_encoder(tokenizer), build_unet())
     if args.init_from:
-        teacher.text_encoder = CLIPTextModel.from_pretrained(args.init_from / "text_encoder", dtype=torch.float32)
-        teacher.unet = UNet2DConditionModel.from_pretrained(args.init_from / "unet", torch_dtype=torch.float32)
+        teacher.text_encoder = CLIPTextModel.from_pretrained(
+            args.init_from / "text_encoder", dtype=torch.float32
+        )
+        teacher.unet = UNet2DConditionModel.from_pretrained(
+            args.init_from / "unet", torch_dtype=torch.float32
+        )
     teacher.train().requires_grad_(True)
     parameters = list(teacher.parameters())
     scheduler = build_scheduler(args.prediction_type)
-    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
     ema = EMAModel(parameters, decay=0.999)
     first_step = 0
     if args.state.exists():
@@ -146,7 +176,9 @@ def train(args: argparse.Namespace, tokenizer: CLIPTokenizer, vae: AutoencoderKL
         ema.load_state_dict(state["ema"])
         first_step = state["step"]
         torch.manual_seed(args.seed + first_step)
-    input_ids = tokenizer([*CAPTIONS, ""], padding="max_length", max_length=77, return_tensors="pt").input_ids
+    input_ids = tokenizer(
+        [*CAPTIONS, ""], padding="max_length", max_length=77, return_tensors="pt"
+    ).input_ids
     pool = LatentPool(vae, args.num_images, args.seed)
     start, mean_loss = time.perf_counter(), 0.0
     for step in range(first_step, args.num_steps):
@@ -162,7 +194,10 @@ def train(args: argparse.Namespace, tokenizer: CLIPTokenizer, vae: AutoencoderKL
         ema.step(parameters)
         mean_loss += (loss.item() - mean_loss) * max(0.01, 1 / (step - first_step + 1))
         if (step + 1) % 100 == 0:
-            print(f"step {step + 1}: loss {mean_loss:.4f}, {time.perf_counter() - start:.0f} s", flush=True)
+            print(
+                f"step {step + 1}: loss {mean_loss:.4f}, {time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
         if (step + 1) % 500 == 0 or step + 1 == args.num_steps:
             args.state.parent.mkdir(parents=True, exist_ok=True)
             partial = args.state.with_suffix(".part")
@@ -178,7 +213,9 @@ def train(args: argparse.Namespace, tokenizer: CLIPTokenizer, vae: AutoencoderKL
     return teacher.eval()
 
 
-def save(teacher: Teacher, tokenizer: CLIPTokenizer, vae: AutoencoderKL, args: argparse.Namespace) -> None:
+def save(
+    teacher: Teacher, tokenizer: CLIPTokenizer, vae: AutoencoderKL, args: argparse.Namespace
+) -> None:
     """Writes the pipeline folder: fp16 safetensors, no safety checker."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
@@ -191,23 +228,34 @@ def save(teacher: Teacher, tokenizer: CLIPTokenizer, vae: AutoencoderKL, args: a
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(args.output_dir)
-    # transformers loads in the dtype of the file, diffusers in float32: loaded without dtype=, the two would not fit together
+    # transformers loads in the dtype of the file, diffusers in float32: loaded without dtype=, the
+    # two would not fit together
     config = args.output_dir / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained VAE")
     parser.add_argument("--prediction_type", choices=("epsilon", "v_prediction"), default="epsilon")
-    parser.add_argument("--init_from", type=Path, help="teacher folder whose U-Net and text encoder are the starting point")
+    parser.add_argument(
+        "--init_from",
+        type=Path,
+        help="teacher folder whose U-Net and text encoder are the starting point",
+    )
     parser.add_argument("--num_images", type=int, default=192 * 200, help="renders in the pool")
     parser.add_argument("--num_steps", type=int, default=5000)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--state", type=Path, help="file that holds the interrupted run (default: out/<output_dir>.pt)")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        help="file that holds the interrupted run (default: out/<output_dir>.pt)",
+    )
     args = parser.parse_args()
     args.state = args.state or Path("out") / f"{args.output_dir.name}.pt"
     tokenizer = build_tokenizer()

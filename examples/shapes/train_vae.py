@@ -1,4 +1,5 @@
-"""Trains the VAE of the tiny world (f = 8, latents 4x8x8): squared and absolute error + a little KL, about 12 minutes on two cores.
+"""Trains the VAE of the tiny world (f = 8, latents 4x8x8): squared and absolute error + a little
+KL, about 12 minutes on two cores.
 
 python -m examples.shapes.train_vae --output_dir examples/shapes/teacher/vae
 """
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from examples.shapes.render import Style, render, sample_dataset
 
-KL_WEIGHT = 1e-4  # per latent element, against errors per pixel: the posterior std stays a few % of the latents'
+# per latent element, against errors per pixel: the posterior std stays a few % of the latents'
+KL_WEIGHT = 1e-4
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
@@ -36,18 +38,26 @@ def build_vae() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=1,  # one group keeps the ratios between channels, which is where flat colours live
+        # one group keeps the ratios between channels, which is where flat colours live
+        norm_num_groups=1,
         sample_size=64,
     )
 
 
 def train(
-    vae: AutoencoderKL, num_steps: int, batch_size: int, learning_rate: float, seed: int, log_every: int = 500
+    vae: AutoencoderKL,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    log_every: int = 500,
 ) -> AutoencoderKL:
     """Trains what requires gradients."""
     parameters = [p for p in vae.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=num_steps, pct_start=0.05
+    )
     pool = render_batch(192 * 80, seed)
     start = time.perf_counter()
     for step in range(num_steps):
@@ -63,7 +73,8 @@ def train(
         schedule.step()
         if (step + 1) % log_every == 0:
             print(
-                f"step {step + 1}: L1 {error.abs().mean().item():.4f}, KL {kl.item():.2f}, {time.perf_counter() - start:.0f} s",
+                f"step {step + 1}: L1 {error.abs().mean().item():.4f}, KL {kl.item():.2f}, "
+                f"{time.perf_counter() - start:.0f} s",
                 flush=True,
             )
     return vae
@@ -71,19 +82,27 @@ def train(
 
 @torch.no_grad()
 def set_scaling_factor(vae: AutoencoderKL, seed: int = 1) -> None:
-    """Stores 1 / std of the latents, as Stable Diffusion does, so that the diffusion sees unit variance."""
-    latents = torch.cat([vae.encode(batch).latent_dist.sample() for batch in render_batch(1920, seed).split(192)])
+    """Stores 1 / std of the latents, as Stable Diffusion does, so that the diffusion sees unit
+    variance.
+    """
+    latents = torch.cat(
+        [vae.encode(batch).latent_dist.sample() for batch in render_batch(1920, seed).split(192)]
+    )
     vae.register_to_config(scaling_factor=round(1.0 / latents.std().item(), 5))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_steps", type=int, default=9000)
     parser.add_argument("--batch_size", type=int, default=6)
     parser.add_argument("--learning_rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--refine", type=Path, help="a trained VAE whose decoder alone is trained further")
+    parser.add_argument(
+        "--refine", type=Path, help="a trained VAE whose decoder alone is trained further"
+    )
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     vae = build_vae()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from lcm.data.batches import SampleBatch, StepSampler, TrainDataset, collate
+from lcm.data.batch import SampleBatch, collate
 from lcm.data.config import DataConfig
-from lcm.data.records import LoadedData, Record
-from lcm.data.report import DataReport, make_report, write_report
-from lcm.data.shards import Trajectories
-from lcm.data.sources import load_data, load_records
-from lcm.data.trajectories import (
+from lcm.data.dataset import TrainDataset
+from lcm.data.load import load_data, load_records
+from lcm.data.loaded import LoadedData
+from lcm.data.precomputed.shards import Trajectories
+from lcm.data.precomputed.trajectories import (
     TrajectorySpec,
     make_missing_shards,
     open_trajectories,
     trajectory_times,
 )
+from lcm.data.records import Record
+from lcm.data.report import DataReport, make_report, write_report
+from lcm.data.sampler import StepSampler
 
 __all__ = [
     "DataConfig",

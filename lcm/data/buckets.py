@@ -1,4 +1,6 @@
-"""Which shape every picture is cut to: one square for all, or buckets of about as many pixels in other aspect ratios."""
+"""Which shape every picture is cut to: one square for all, or buckets of about as many pixels in
+other aspect ratios.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ class Buckets:
 
     def counts(self) -> dict[str, int]:
         """How many pictures have each shape, written as width x height; the most frequent first."""
-        counted = sorted(((len(group), shape) for group, shape in zip(self.groups, self.shapes, strict=True)), reverse=True)
+        counted = sorted(
+            ((len(group), shape) for group, shape in zip(self.groups, self.shapes, strict=True)),
+            reverse=True,
+        )
         return {f"{width}x{height}": count for count, (height, width) in counted}
 
 
@@ -41,8 +46,13 @@ def one_square(resolution: int, count: int) -> Buckets:
 
 
 def by_aspect_ratio(pictures: Sequence[Picture], resolution: int, divisor: int) -> Buckets:
-    """The nearest of the aspect ratios that diffusers lists, sides being multiples of `divisor`, about resolution^2 pixels each."""
+    """The nearest of the aspect ratios that diffusers lists, sides being multiples of `divisor`,
+    about resolution^2 pixels each.
+    """
     shapes = generate_aspect_ratio_buckets(resolution, divisor)
     nearest = [find_nearest_bucket(picture.height, picture.width, shapes) for picture in pictures]
     used = sorted(set(nearest))
-    return Buckets([shapes[number] for number in used], np.array([used.index(number) for number in nearest], dtype=np.int64))
+    return Buckets(
+        [shapes[number] for number in used],
+        np.array([used.index(number) for number in nearest], dtype=np.int64),
+    )

@@ -1,4 +1,6 @@
-"""What is cut out of a picture: chosen from its size and three uniform numbers alone, before it is decoded."""
+"""What is cut out of a picture: chosen from its size and three uniform numbers alone, before it is
+decoded.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lcm.data.config import INTERPOLATION, DataConfig
-from lcm.families import ImageSize
+from lcm.models.families import ImageSize
 
 Shape = tuple[int, int]
 """(height, width) in pixels."""
@@ -18,9 +20,11 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class Crop:
-    """A picture, upright, is resized to `resized` (width, height) pixels, mirrored or not, and cut as `size` says.
+    """A picture, upright, is resized to `resized` (width, height) pixels, mirrored or not, and cut
+    as `size` says.
 
-    The corner of the cut is that in the mirrored picture, so that SDXL is told the corner of the picture that it sees.
+    The corner of the cut is that in the mirrored picture, so that SDXL is told the corner of the
+    picture that it sees.
     """
 
     size: ImageSize
@@ -38,9 +42,12 @@ class Crop:
         return torch.from_numpy(np.array(cut)).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
-def choose_crop(config: DataConfig, picture: Shape, target: Shape, flip: float, top: float, left: float) -> Crop:
-    """A picture of one (height, width) is made as small as covers the other; the uniforms in [0, 1) choose the mirror and the
-    corner, where flags let them."""
+def choose_crop(
+    config: DataConfig, picture: Shape, target: Shape, flip: float, top: float, left: float
+) -> Crop:
+    """A picture of one (height, width) is made as small as covers the other; the uniforms in [0, 1)
+    choose the mirror and the corner, where flags let them.
+    """
     (height, width), (down, across) = picture, target
     scale, resized = max(down / height, across / width), (width, height)
     if scale != 1.0:
@@ -48,4 +55,8 @@ def choose_crop(config: DataConfig, picture: Shape, target: Shape, flip: float, 
     if config.center_crop:
         top = left = 0.5
     corner = int(top * (resized[1] - down + 1)), int(left * (resized[0] - across + 1))
-    return Crop(ImageSize(height, width, *corner, down, across), resized, mirrored=config.random_flip and flip < 0.5)
+    return Crop(
+        ImageSize(height, width, *corner, down, across),
+        resized,
+        mirrored=config.random_flip and flip < 0.5,
+    )

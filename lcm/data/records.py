@@ -7,15 +7,13 @@ import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-
-from lcm.data.pictures import Picture
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +21,21 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 """What a file may hold, whatever its name: PIL would start Ghostscript for an EPS named .png."""
 
-OTHER_SUFFIXES = (".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".eps", ".psd", ".ppm", ".tga", ".ico", ".dng")
+OTHER_SUFFIXES = (
+    ".gif",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".jp2",
+    ".svg",
+    ".eps",
+    ".psd",
+    ".ppm",
+    ".tga",
+    ".ico",
+    ".dng",
+)
 """Images that are not read, and are counted so that nobody takes them for training data."""
 
 NO_CAPTION = "without a caption"
@@ -43,20 +55,24 @@ class Record:
     captions: tuple[str, ...]
     read: Callable[[], io.BytesIO | Path] | None = None
     size: int = 0  # of the file in bytes, where that is known for free
-    stamp: str = ""  # changes when the picture does, known without reading it; empty where there is no such thing
+    # changes when the picture does, known without reading it; empty where there is no such thing
+    stamp: str = ""
 
     def image(self) -> Image.Image:
         """The picture, the first one of an animation, upright, RGB, white where it is transparent.
 
-        Raises ValueError where there is none to open and for pixels without a known range, UnidentifiedImageError for another
-        format.
+        Raises ValueError where there is none to open and for pixels without a known range,
+        UnidentifiedImageError for another format.
         """
         return self.decode(self.open())
 
     def open(self) -> io.BytesIO | Path:
         """Where the encoded picture can be read. Raises ValueError where there is none."""
         if self.read is None:
-            raise ValueError(f"sample {self.key} has no picture to open; train on its trajectory or its latents instead")
+            raise ValueError(
+                f"sample {self.key} has no picture to open; train on its trajectory or its latents "
+                "instead"
+            )
         return self.read()
 
     def open_bytes(self) -> bytes:
@@ -71,38 +87,25 @@ class Record:
             return as_rgb(ImageOps.exif_transpose(image) or image)
 
 
-Reread = Callable[[Collection[str]], Iterator[Record]]
-
-
-@dataclass(frozen=True)
-class LoadedData:
-    """What a source gave: usable records, their pictures, None of prompts alone, and counts of what was left out by reason.
-
-    The pictures of a stream have gone by; `reread` brings those of some keys back, in the order of the stream.
-    """
-
-    source: str
-    records: list[Record]
-    pictures: list[Picture] | None
-    dropped: Counter[str]
-    reread: Reread | None = None
-
-    def first(self, count: int) -> LoadedData:
-        """The same with so many samples at most."""
-        pictures = None if self.pictures is None else self.pictures[:count]
-        return replace(self, records=self.records[:count], pictures=pictures)
-
-
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The picture as it looks on a white page. Raises ValueError for pixels without a known range."""
+    """The picture as it looks on a white page. Raises ValueError for pixels without a known
+    range.
+    """
     if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"its values of {values.min()} to {values.max()} are more than 16 bits; save it with 8 or 16")
+            raise ValueError(
+                f"its values of {values.min()} to {values.max()} are more than 16 bits; save it "
+                "with 8 or 16"
+            )
         image = Image.fromarray((values // 257).astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("it has floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
-    if image.has_transparency_data:  # convert("RGB") would bring back the colours that are hidden there
+        raise ValueError(
+            "it has floating-point pixels, whose range is unknown; save it with 8 or 16 bits"
+        )
+    if (
+        image.has_transparency_data
+    ):  # convert("RGB") would bring back the colours that are hidden there
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
@@ -144,7 +147,9 @@ def as_captions(value: Any) -> tuple[str, ...]:
 
 def caption_lines(text: str) -> tuple[str, ...]:
     """The captions in a .txt: one on every line that is not blank."""
-    return as_captions(list(io.StringIO(text, newline=None)))  # ends lines at line breaks alone, unlike str.splitlines
+    return as_captions(
+        list(io.StringIO(text, newline=None))
+    )  # ends lines at line breaks alone, unlike str.splitlines
 
 
 def stamp_of(path: Path) -> str:

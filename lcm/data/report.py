@@ -1,4 +1,6 @@
-"""What a run is about to learn from, told before it does: in the log, as data_report.json, and as a picture of examples."""
+"""What a run is about to learn from, told before it does: in the log, as data_report.json, and as a
+picture of examples.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from diffusers.utils import make_image_grid
 from PIL import Image, ImageDraw, ImageFont
 
 from lcm.data.buckets import Buckets, one_square
-from lcm.data.records import NO_CAPTION, LoadedData, Record
+from lcm.data.loaded import LoadedData
+from lcm.data.records import NO_CAPTION, Record
 
 JSON_NAME, PICTURE_NAME = "data_report.json", "data_report.png"
 TILE, MARGIN = (256, 384), 8
@@ -22,7 +25,8 @@ LINES, LINE_LENGTH, FONT_SIZE = 7, 36, 14
 
 @dataclass(frozen=True)
 class DataReport:
-    """Counts of samples, pixels along the shorter sides of the images, and how many are cut to which width x height.
+    """Counts of samples, pixels along the shorter sides of the images, and how many are cut to
+    which width x height.
 
     What is said of images is None or empty without any.
     """
@@ -41,20 +45,30 @@ class DataReport:
 
     def lines(self) -> list[str]:
         """For the log, which has already heard what was kept and dropped."""
-        captions = f"captions: {self.captions} for {self.kept} samples; dropped without one: {self.without_caption}"
+        captions = (
+            f"captions: {self.captions} for {self.kept} samples; dropped without one: "
+            f"{self.without_caption}"
+        )
         if self.smallest_side is None:
             return [captions]
         sides = f"{self.smallest_side} to {self.largest_side} pixels, median {self.median_side}"
-        buckets = [f"cut to {', '.join(f'{shape} ({count})' for shape, count in self.buckets.items())}"]
+        buckets = [
+            f"cut to {', '.join(f'{shape} ({count})' for shape, count in self.buckets.items())}"
+        ]
         return [
             captions,
             *(buckets if len(self.buckets) > 1 else []),
-            f"shorter sides of the images: {sides}; {self.enlarged} of {self.kept} are enlarged to what is cut out",
+            (
+                f"shorter sides of the images: {sides}; {self.enlarged} of {self.kept} are "
+                "enlarged to what is cut out"
+            ),
         ]
 
 
 def make_report(data: LoadedData, resolution: int, buckets: Buckets | None = None) -> DataReport:
-    """Of data that will be trained on at `resolution`, in these buckets, all as squares without them."""
+    """Of data that will be trained on at `resolution`, in these buckets, all as squares without
+    them.
+    """
     buckets = buckets or one_square(resolution, len(data.records))
     pictures = data.pictures or []
     shapes = [buckets.shape(index) for index in range(len(pictures))]
@@ -94,9 +108,16 @@ def draw_example(record: Record) -> Image.Image:
     picture = record.image()
     picture.thumbnail((TILE[0] - 2 * MARGIN,) * 2)
     tile.paste(picture, (MARGIN, MARGIN))
-    # the font that comes with PIL has ASCII alone: other letters are spelled out, where it would draw boxes
+    # the font that comes with PIL has ASCII alone: other letters are spelled out, where it would
+    # draw boxes
     captions = [caption.encode("ascii", "backslashreplace").decode() for caption in record.captions]
-    lines = [line for caption in captions for line in textwrap.wrap(caption, LINE_LENGTH, subsequent_indent="  ")]
+    lines = [
+        line
+        for caption in captions
+        for line in textwrap.wrap(caption, LINE_LENGTH, subsequent_indent="  ")
+    ]
     font = ImageFont.load_default(FONT_SIZE)
-    ImageDraw.Draw(tile).multiline_text((MARGIN, TILE[0]), "\n".join(lines[:LINES]), fill="black", font=font)
+    ImageDraw.Draw(tile).multiline_text(
+        (MARGIN, TILE[0]), "\n".join(lines[:LINES]), fill="black", font=font
+    )
     return tile

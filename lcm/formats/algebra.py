@@ -1,4 +1,6 @@
-"""Sums and shorter versions of low-rank matrices, from their factors: the products themselves are never made."""
+"""Sums and shorter versions of low-rank matrices, from their factors: the products themselves are
+never made.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lcm.formats.adapter import Adapter, Factors
+from lcm.formats.factors import Adapter, Factors
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """A sum of low-rank matrices as u diag(s) v: `u` [out, n], `s` [n] falling, `v` [n, in], float32; and the layer's shape."""
+    """A sum of low-rank matrices as u diag(s) v: `u` [out, n], `s` [n] falling, `v` [n, in],
+    float32; and the layer's shape.
+    """
 
     u: Tensor
     s: Tensor
@@ -21,13 +25,19 @@ class Spectrum:
     shape: tuple[int, ...]
 
     def error(self, rank: int) -> float:
-        """Relative Frobenius error of the best matrix of this rank: what is left of s (Eckart and Young 1936)."""
+        """Relative Frobenius error of the best matrix of this rank: what is left of s (Eckart and
+        Young 1936).
+        """
         total = self.s.norm().item()
         return self.s[rank:].norm().item() / total if total else 0.0
 
     def rank_for(self, error: float) -> int:
         """The smallest rank with at most this error."""
-        return next(rank for rank in range(1, len(self.s) + 1) if rank == len(self.s) or self.error(rank) <= error)
+        return next(
+            rank
+            for rank in range(1, len(self.s) + 1)
+            if rank == len(self.s) or self.error(rank) <= error
+        )
 
     def cut(self, rank: int) -> Factors:
         """The best factors of this rank, alpha = rank, float32; zeros where the matrix has less."""
@@ -36,7 +46,11 @@ class Spectrum:
         factors = Factors(down, up, float(len(root)))
         factors = factors.padded(rank, float(rank)) if len(root) < rank else factors
         tail = (1,) * (len(self.shape) - 2)
-        return Factors(factors.down.reshape(rank, *self.shape[1:]), factors.up.reshape(-1, rank, *tail), factors.alpha)
+        return Factors(
+            factors.down.reshape(rank, *self.shape[1:]),
+            factors.up.reshape(-1, rank, *tail),
+            factors.alpha,
+        )
 
 
 def joined(terms: Sequence[tuple[float, Factors]]) -> Factors:
@@ -46,7 +60,9 @@ def joined(terms: Sequence[tuple[float, Factors]]) -> Factors:
     """
     shapes = {(len(f.up), *f.down.shape[1:]) for _, f in terms}
     if len(shapes) > 1:
-        raise ValueError(f"its shapes differ: {' and '.join(str(list(shape)) for shape in sorted(shapes))}")
+        raise ValueError(
+            f"its shapes differ: {' and '.join(str(list(shape)) for shape in sorted(shapes))}"
+        )
     up = torch.cat([weight * f.scale * f.up.float() for weight, f in terms], dim=1)
     down = torch.cat([f.down.float() for _, f in terms])
     return Factors(down, up, float(len(down)))
@@ -58,32 +74,49 @@ def spectrum(factors: Factors) -> Spectrum:
     left, above = torch.linalg.qr(up)
     right, below = torch.linalg.qr(down.T)
     u, s, v = torch.linalg.svd(above @ below.T, full_matrices=False)
-    return Spectrum((left @ u).float(), s.float(), (v @ right.T).float(), (len(factors.up), *factors.down.shape[1:]))
+    return Spectrum(
+        (left @ u).float(),
+        s.float(),
+        (v @ right.T).float(),
+        (len(factors.up), *factors.down.shape[1:]),
+    )
 
 
 def cut_all(adapter: Adapter, rank: int | None, error: float | None) -> tuple[Adapter, str]:
-    """Every layer at one rank, given or the smallest that keeps every layer's error, and a line about the errors."""
+    """Every layer at one rank, given or the smallest that keeps every layer's error, and a line
+    about the errors.
+    """
     spectra = {name: spectrum(factors) for name, factors in adapter.modules.items()}
     if rank is None:
         rank = max(found.rank_for(error or 0.0) for found in spectra.values())
     errors = torch.tensor([found.error(rank) for found in spectra.values()])
     worst = list(spectra)[int(errors.argmax())]
-    line = f"relative error of a layer (Frobenius): median {errors.median():.2g}, largest {errors.max():.2g} in {worst}"
+    line = (
+        f"relative error of a layer (Frobenius): median {errors.median():.2g}, largest "
+        f"{errors.max():.2g} in {worst}"
+    )
     return adapter.with_modules({name: found.cut(rank) for name, found in spectra.items()}), line
 
 
 def shrink(adapter: Adapter, rank: int | None, error: float | None) -> tuple[Adapter, str]:
-    """Every layer at `rank`, or at the smallest one with at most `error`. Raises ValueError for one that does not shrink."""
+    """Every layer at `rank`, or at the smallest one with at most `error`. Raises ValueError for one
+    that does not shrink.
+    """
     largest = max(factors.rank for factors in adapter.modules.values())
     if rank is not None and not 1 <= rank <= largest:
-        raise ValueError(f"--rank {rank}: the adapter has rank {largest}; pass a number from 1 to {largest}")
+        raise ValueError(
+            f"--rank {rank}: the adapter has rank {largest}; pass a number from 1 to {largest}"
+        )
     if error is not None and not 0 <= error < 1:
         raise ValueError(f"--error {error}: pass a fraction of the layers' norm, as 0.05")
     return cut_all(adapter, rank, error)
 
 
-def add(adapters: Sequence[Adapter], weights: Sequence[float], rank: int | None) -> tuple[Adapter, str]:
-    """The weighted sum. Without `rank`, or with one that holds all, factors are joined and the sum is exact; else it is cut.
+def add(
+    adapters: Sequence[Adapter], weights: Sequence[float], rank: int | None
+) -> tuple[Adapter, str]:
+    """The weighted sum. Without `rank`, or with one that holds all, factors are joined and the sum
+    is exact; else it is cut.
 
     Raises ValueError where a layer has different shapes in two adapters, or for a rank below 1.
     """
@@ -97,7 +130,8 @@ def add(adapters: Sequence[Adapter], weights: Sequence[float], rank: int | None)
             modules[name] = joined(found)
         except ValueError as error:
             raise ValueError(
-                f"{name} is not the same layer in all adapters: {error}; they were made for different models"
+                f"{name} is not the same layer in all adapters: {error}; they were made for "
+                "different models"
             ) from error
     largest = max(factors.rank for factors in modules.values())
     if rank is not None and rank < 1:

@@ -1,4 +1,6 @@
-"""diffusers' own layout: names with dots, alpha in the header, where only newer versions of diffusers read it."""
+"""diffusers' own layout: names with dots, alpha in the header, where only newer versions of
+diffusers read it.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,15 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lcm.adapters import COMPONENTS
-from lcm.formats.adapter import Adapter, Factors, common
-from lcm.formats.reading import METADATA_KEY
+from lcm.adapter.lora import COMPONENTS
+from lcm.formats.factors import Adapter, Factors, common
+from lcm.formats.read import METADATA_KEY
 
 
 def pattern(name: str) -> str:
-    """PEFT's pattern for one layer. Newer text encoders leave the first part of their names out: what follows it fits all."""
+    """PEFT's pattern for one layer. Newer text encoders leave the first part of their names out:
+    what follows it fits all.
+    """
     rest = name.removeprefix("text_model.")
     return f"^{name}" if rest == name else rest
 
@@ -31,7 +35,10 @@ def peft_config(modules: dict[str, Factors]) -> dict[str, Any]:
         rank_pattern={pattern(name): f.rank for name, f in modules.items() if f.rank != rank},
         alpha_pattern={pattern(name): f.alpha for name, f in modules.items() if f.alpha != alpha},
     )
-    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    return {
+        key: sorted(value) if isinstance(value, set) else value
+        for key, value in config.to_dict().items()
+    }
 
 
 def matrices(adapter: Adapter) -> dict[str, Tensor]:
@@ -45,5 +52,14 @@ def matrices(adapter: Adapter) -> dict[str, Tensor]:
 def write(adapter: Adapter, path: Path) -> None:
     """One file with the configuration in its header."""
     parts = {name: adapter.component(name) for name in COMPONENTS}
-    flat = {f"{name}.{key}": value for name, part in parts.items() if part for key, value in peft_config(part).items()}
-    save_file(matrices(adapter), path, metadata={**adapter.header, METADATA_KEY: json.dumps(flat, sort_keys=True)})
+    flat = {
+        f"{name}.{key}": value
+        for name, part in parts.items()
+        if part
+        for key, value in peft_config(part).items()
+    }
+    save_file(
+        matrices(adapter),
+        path,
+        metadata={**adapter.header, METADATA_KEY: json.dumps(flat, sort_keys=True)},
+    )

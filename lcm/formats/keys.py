@@ -1,4 +1,6 @@
-"""Tensor names of adapter files, taken apart: which layer, which part of its adapter, and in whose spelling."""
+"""Tensor names of adapter files, taken apart: which layer, which part of its adapter, and in whose
+spelling.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,22 @@ SPELLINGS: dict[tuple[str, str, bool], str] = {
     ("", "peft", False): "model only",
     ("", "old", False): "old model only",
 }
-"""Prefix, style of the parts, whether blocks are numbered as in the original ldm model -> the layout that is spelt so."""
+"""Prefix, style of the parts, whether blocks are numbered as in the original ldm model -> the
+layout that is spelt so.
+"""
 
 FOREIGN = (
-    (re.compile(r"\.(dora_scale|lora_magnitude_vector)"), "a DoRA scale, which a plain LoRA cannot express"),
+    (
+        re.compile(r"\.(dora_scale|lora_magnitude_vector)"),
+        "a DoRA scale, which a plain LoRA cannot express",
+    ),
     (re.compile(r"\.hada_"), "part of a LoHa"),
     (re.compile(r"\.lokr_"), "part of a LoKr"),
     (re.compile(r"\.(oft_|boft_|glora|a1\.|b1\.|ia3_)"), "part of an adapter that is no LoRA"),
-    (re.compile(r"\.lora_mid\."), "the core of a Tucker decomposition, which diffusers does not load"),
+    (
+        re.compile(r"\.lora_mid\."),
+        "the core of a Tucker decomposition, which diffusers does not load",
+    ),
     (re.compile(r"\.(diff|diff_b|w_norm|b_norm)$"), "a plain weight difference, no LoRA"),
     (
         re.compile(r"\.lora_embedding_|\.(lora_[AB]|lora_down|lora_up)\.bias$|modules_to_save"),
@@ -55,10 +65,11 @@ FOREIGN = (
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a tensor belongs: `module` is "<component>.<layer as diffusers names it>", `part` is "down", "up" or "alpha".
+    """Where a tensor belongs: `module` is "<component>.<layer as diffusers names it>", `part` is
+    "down", "up" or "alpha".
 
-    `stem` is the file's own name of the layer, `style` that of the part ("kohya", "peft", "old", "alpha"), `layout` what is spelt
-    so, or the prefixes that no layout has.
+    `stem` is the file's own name of the layer, `style` that of the part ("kohya", "peft", "old",
+    "alpha"), `layout` what is spelt so, or the prefixes that no layout has.
     """
 
     module: str
@@ -102,7 +113,9 @@ def layout_of(prefixes: list[str], style: str, adapter: str | None, is_ldm: bool
 
 
 def parse(key: str, layers_per_block: int = 2) -> Slot:
-    """Raises ValueError that says what the tensor is, where it is no part of a LoRA on a known layer."""
+    """Raises ValueError that says what the tensor is, where it is no part of a LoRA on a known
+    layer.
+    """
     for pattern, what in FOREIGN:
         if pattern.search(key):
             raise ValueError(what)
@@ -120,5 +133,14 @@ def parse(key: str, layers_per_block: int = 2) -> Slot:
     name = plain(rest if "." in rest else dotted(rest), component != "unet")
     layer = from_ldm(name, layers_per_block) if component == "unet" else name
     if not is_layer(component, layer):
-        raise ValueError(f"{rest!r} names no linear or conv layer of a Stable Diffusion {component.replace('_', ' ')}")
-    return Slot(f"{component}.{layer}", part, stem, style, layout_of(prefixes, style, found["adapter"], layer != name))
+        raise ValueError(
+            f"{rest!r} names no linear or conv layer of a Stable Diffusion "
+            f"{component.replace('_', ' ')}"
+        )
+    return Slot(
+        f"{component}.{layer}",
+        part,
+        stem,
+        style,
+        layout_of(prefixes, style, found["adapter"], layer != name),
+    )

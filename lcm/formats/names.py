@@ -1,7 +1,9 @@
-"""The names of layers: what diffusers calls them, written with dots, from any spelling that adapter files have.
+"""The names of layers: what diffusers calls them, written with dots, from any spelling that adapter
+files have.
 
-An underscored name is cut along the words that the architectures are made of, and must then be a layer that a Stable Diffusion
-U-Net or a CLIP text encoder can have. Both ways need no model: the vocabulary is closed, so cutting is exact.
+An underscored name is cut along the words that the architectures are made of, and must then be a
+layer that a Stable Diffusion U-Net or a CLIP text encoder can have. Both ways need no model: the
+vocabulary is closed, so cutting is exact.
 """
 
 from __future__ import annotations
@@ -23,10 +25,48 @@ ATTENTION = re.compile(r".*\.attn[12]\.to_(?:q|k|v|out\.0)")
 """The layers whose alphas `load_lora_weights` of diffusers cannot tell apart in kohya files."""
 
 WORDS = (
-    *("down_blocks", "up_blocks", "mid_block", "transformer_blocks", "to_q", "to_k", "to_v", "to_out", "proj_in", "proj_out"),
-    *("time_emb_proj", "conv_shortcut", "conv_in", "conv_out", "linear_1", "linear_2", "time_embedding", "add_embedding"),
-    *("class_embedding", "cond_proj", "encoder_hid_proj", "text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj"),
-    *("text_projection", "input_blocks", "middle_block", "output_blocks", "in_layers", "emb_layers", "out_layers"),
+    *(
+        "down_blocks",
+        "up_blocks",
+        "mid_block",
+        "transformer_blocks",
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out",
+        "proj_in",
+        "proj_out",
+    ),
+    *(
+        "time_emb_proj",
+        "conv_shortcut",
+        "conv_in",
+        "conv_out",
+        "linear_1",
+        "linear_2",
+        "time_embedding",
+        "add_embedding",
+    ),
+    *(
+        "class_embedding",
+        "cond_proj",
+        "encoder_hid_proj",
+        "text_model",
+        "self_attn",
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "out_proj",
+    ),
+    *(
+        "text_projection",
+        "input_blocks",
+        "middle_block",
+        "output_blocks",
+        "in_layers",
+        "emb_layers",
+        "out_layers",
+    ),
     *("skip_connection", "time_embed", "label_emb"),
 )
 """The words of layer names that have an underscore in them."""
@@ -54,7 +94,9 @@ def underscored(name: str) -> str:
 
 
 def dotted(name: str) -> str:
-    """`underscored` undone: "mid_block_attentions_0_proj_in" -> "mid_block.attentions.0.proj_in". "" for what is no such name."""
+    """`underscored` undone: "mid_block_attentions_0_proj_in" -> "mid_block.attentions.0.proj_in".
+    "" for what is no such name.
+    """
     words, position = [], 0
     while position < len(name):
         found = WORD.match(name, position)
@@ -66,9 +108,11 @@ def dotted(name: str) -> str:
 
 
 def from_ldm(name: str, layers_per_block: int = 2) -> str:
-    """The diffusers name of a layer of the original ldm / sgm U-Net; a name that is none comes back as it is.
+    """The diffusers name of a layer of the original ldm / sgm U-Net; a name that is none comes back
+    as it is.
 
-    The original counts the blocks of a side through: `layers_per_block` of them, and one more, make a block of diffusers.
+    The original counts the blocks of a side through: `layers_per_block` of them, and one more, make
+    a block of diffusers.
     """
     if name in LDM_SINGLE:
         return LDM_SINGLE[name]
@@ -90,5 +134,7 @@ def from_ldm(name: str, layers_per_block: int = 2) -> str:
 
 
 def is_layer(component: str, name: str) -> bool:
-    """Whether a component ("unet", "text_encoder", "text_encoder_2") can have a linear or conv layer of this name."""
+    """Whether a component ("unet", "text_encoder", "text_encoder_2") can have a linear or conv
+    layer of this name.
+    """
     return (UNET if component == "unet" else TEXT_ENCODER).fullmatch(name) is not None

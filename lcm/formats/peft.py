@@ -7,16 +7,22 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from lcm.formats.adapter import Adapter
+from lcm.adapter.files import PEFT_CONFIG, PEFT_WEIGHTS
 from lcm.formats.diffusers import peft_config
-from lcm.formats.reading import METADATA_KEY, PEFT_CONFIG, PEFT_WEIGHTS
+from lcm.formats.factors import Adapter
+from lcm.formats.read import METADATA_KEY
 
 
 def write(adapter: Adapter, path: Path) -> None:
-    """A folder with weights and configuration. Raises ValueError for text encoders: such a folder is about one model."""
+    """A folder with weights and configuration. Raises ValueError for text encoders: such a folder
+    is about one model.
+    """
     layers = adapter.component("unet")
     if len(layers) < len(adapter.modules):
-        raise ValueError("a PEFT folder holds the adapter of one model, and this one has text encoder layers too; use --to kohya")
+        raise ValueError(
+            "a PEFT folder holds the adapter of one model, and this one has text encoder layers "
+            "too; use --to kohya"
+        )
     state = {}
     for name, factors in layers.items():
         state[f"base_model.model.{name}.lora_A.weight"] = factors.down.contiguous()

@@ -1,11 +1,13 @@
-"""Universal acceleration: does an adapter distilled from the base model speed up its community models?
+"""Universal acceleration: does an adapter distilled from the base model speed up its community
+models?
 
     python -m examples.shapes.community.experiment --output_dir out/community
 
-Distils one adapter from the base teacher, one on every community model, one with the style LoRA frozen in the teacher and one
-on a mixture of teachers, all with the same settings, and scores them on every model. Runs and cells that are finished are not
-repeated. Writes scores.json, judge.json and community.png; copied to `results/` (scores.json as community.json), they are what
-`python -m examples.shapes.community.tables` makes the README's tables of.
+Distils one adapter from the base teacher, one on every community model, one with the style LoRA
+frozen in the teacher and one on a mixture of teachers, all with the same settings, and scores them
+on every model. Runs and cells that are finished are not repeated. Writes scores.json, judge.json
+and community.png; copied to `results/` (scores.json as community.json), they are what `python -m
+examples.shapes.community.tables` makes the README's tables of.
 """
 
 from __future__ import annotations
@@ -37,16 +39,22 @@ FEW = (1, 2, 4, 8)
 GUIDANCE_SCALE = 5.0
 """Of a model without an adapter, and what the adapters are distilled with."""
 WEIGHTS, STYLE_WEIGHTS, GUIDANCE_SCALES = (0.8, 0.9, 1.0), (0.6, 0.8, 1.0, 1.2), (1.0, 1.5)
-"""What is swept at 4 steps: the weight of the base adapter, that of the style LoRA, guidance on top of the adapter's."""
+"""What is swept at 4 steps: the weight of the base adapter, that of the style LoRA, guidance on top
+of the adapter's.
+"""
 EVERY_MODEL = ("plain", *FINE_TUNES, *STYLE_LORAS)
 MIXED = ("outlined", "shadow")
-"""What the mixture of teachers has beside the base teacher; the other models are new to its adapter."""
+"""What the mixture of teachers has beside the base teacher; the other models are new to its
+adapter.
+"""
 SHIPPED = HERE / "lcm_lora"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Who draws, and how: a row of the raw results. `weight` is the adapter's, `style_weight` that of the style LoRA."""
+    """Who draws, and how: a row of the raw results. `weight` is the adapter's, `style_weight` that
+    of the style LoRA.
+    """
 
     model: str
     adapter: str
@@ -77,7 +85,11 @@ def cells() -> Iterator[Cell]:
         yield from (Cell(model, adapter, steps) for adapter in adapters_for(model) for steps in FEW)
         yield Cell(model, "shipped", 4)
         yield from (Cell(model, "base", 4, weight) for weight in WEIGHTS if weight != 1.0)
-        yield from (Cell(model, "base", 4, guidance_scale=scale) for scale in GUIDANCE_SCALES if scale != 1.0)
+        yield from (
+            Cell(model, "base", 4, guidance_scale=scale)
+            for scale in GUIDANCE_SCALES
+            if scale != 1.0
+        )
     for model, style in itertools.product(STYLE_LORAS, STYLE_WEIGHTS):
         if style != 1.0:
             yield from (Cell(model, "base", 4, weight, style) for weight in WEIGHTS)
@@ -96,15 +108,23 @@ def teacher_flags(adapter: str, models: Path) -> list[str]:
 
 
 def styles_of(adapter: str) -> list[str]:
-    """What the training pictures of an adapter look like: those that its teachers were made with."""
-    return {"base": ["plain"], "mixture": ["plain", *MIXED]}.get(adapter, [adapter.removeprefix("own-")])
+    """What the training pictures of an adapter look like: those that its teachers were made
+    with.
+    """
+    return {"base": ["plain"], "mixture": ["plain", *MIXED]}.get(
+        adapter, [adapter.removeprefix("own-")]
+    )
 
 
 def adapter_folder(adapter: str, output_dir: Path, config: Path) -> Path:
     """Where the adapter is; it is distilled first when that was not done yet."""
     if adapter == "shipped":
         return SHIPPED
-    run, data, models = output_dir / "adapters" / adapter, output_dir / "data" / adapter, output_dir / "models"
+    run, data, models = (
+        output_dir / "adapters" / adapter,
+        output_dir / "data" / adapter,
+        output_dir / "models",
+    )
     if not (run / "README.md").exists():
         for model in set(FINE_TUNES) & set(styles_of(adapter)):
             if not (models / model).exists():
@@ -125,13 +145,17 @@ def pipeline(cell: Cell, output_dir: Path, config: Path) -> tuple[Any, float]:
     return pipe, eta
 
 
-def pictures(cell: Cell, output_dir: Path, config: Path, prompts: list[str], seeds: list[int]) -> list[Image.Image]:
+def pictures(
+    cell: Cell, output_dir: Path, config: Path, prompts: list[str], seeds: list[int]
+) -> list[Image.Image]:
     pipe, eta = pipeline(cell, output_dir, config)
     return decode(pipe, generate(pipe, prompts, seeds, cell.steps, cell.guidance_scale, eta=eta))
 
 
 def share(name: str, agrees: np.ndarray) -> dict[str, float]:
-    """Of the pictures that agree in all columns of bool [B, columns], with the half width of its 95 % interval."""
+    """Of the pictures that agree in all columns of bool [B, columns], with the half width of its 95
+    % interval.
+    """
     value = float(agrees.all(axis=1).mean())
     return {name: round(value, 4), f"{name}_plus_minus": round(interval(value, len(agrees)), 4)}
 
@@ -170,7 +194,9 @@ def measured(output_dir: Path, config: Path, num_images: int) -> list[dict[str, 
 
 
 def draw(output_dir: Path, config: Path) -> None:
-    """Every model: its own 40 steps and 4 steps, and the base adapter's 4 steps, from the same noise."""
+    """Every model: its own 40 steps and 4 steps, and the base adapter's 4 steps, from the same
+    noise.
+    """
     shown, rows = list(spread(len(CAPTIONS))), []
     for model in (*FINE_TUNES, *STYLE_LORAS):
         cells = {
@@ -179,19 +205,33 @@ def draw(output_dir: Path, config: Path) -> None:
             "base adapter, 4 steps": Cell(model, "base", 4),
         }
         for label, cell in cells.items():
-            rows.append((f"{model}\n{label}", pictures(cell, output_dir, config, [CAPTIONS[i] for i in shown], shown)))
+            rows.append(
+                (
+                    f"{model}\n{label}",
+                    pictures(cell, output_dir, config, [CAPTIONS[i] for i in shown], shown),
+                )
+            )
     labelled_rows(rows).save(output_dir / "community.png")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("out/community"))
-    parser.add_argument("--config", type=Path, default=HERE / "demo.yaml", help="settings of every adapter that is distilled")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=HERE / "demo.yaml",
+        help="settings of every adapter that is distilled",
+    )
     parser.add_argument("--num_images", type=int, default=384, help="a cell")
     args = parser.parse_args()
     measured(args.output_dir, args.config, args.num_images)
     renders = share_by_style(StyleJudge.load(), args.num_images, HELD_OUT_SEED)
-    decoded = share_by_style(StyleJudge.load(), args.num_images, HELD_OUT_SEED, community_model("plain"))
+    decoded = share_by_style(
+        StyleJudge.load(), args.num_images, HELD_OUT_SEED, community_model("plain")
+    )
     (args.output_dir / "judge.json").write_text(json.dumps(renders + decoded, indent=1) + "\n")
     draw(args.output_dir, args.config)
 

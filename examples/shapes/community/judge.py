@@ -2,7 +2,8 @@
 
     python -m examples.shapes.community.judge --output_dir examples/shapes/community/judge
 
-It is trained on renders, with the damage that the plain judge is trained with, and never sees a decoded or generated picture.
+It is trained on renders, with the damage that the plain judge is trained with, and never sees a
+decoded or generated picture.
 """
 
 from __future__ import annotations
@@ -42,21 +43,37 @@ class StyleJudge(Judge):
         return self.predict(images) == np.array(asked)
 
 
-def share_by_style(judge: StyleJudge, num_images: int, seed: int, pipe: Any = None) -> list[dict[str, Any]]:
-    """On renders of every style, or on what the VAE of `pipe` makes of them: the shares with all attributes and the style right."""
+def share_by_style(
+    judge: StyleJudge, num_images: int, seed: int, pipe: Any = None
+) -> list[dict[str, Any]]:
+    """On renders of every style, or on what the VAE of `pipe` makes of them: the shares with all
+    attributes and the style right.
+    """
     scenes, rows = sample_dataset(num_images, seed), []
     for style, draw in STYLES.items():
         renders = np.stack([draw(scene) for scene in scenes])
-        images = round_trip(pipe, renders) if pipe else [Image.fromarray(picture) for picture in renders]
+        images = (
+            round_trip(pipe, renders) if pipe else [Image.fromarray(picture) for picture in renders]
+        )
         agrees = judge.agrees(images, [scene.caption for scene in scenes], style)
         shares = dict(zip([*HEADS, "in_style"], agrees.mean(axis=0).round(4).tolist(), strict=True))
         right = round(float(agrees[:, :3].all(axis=1).mean()), 4)
-        rows.append({"style": style, "decoded": bool(pipe), "images": num_images, "all_right": right, **shares})
+        rows.append(
+            {
+                "style": style,
+                "decoded": bool(pipe),
+                "images": num_images,
+                "all_right": right,
+                **shares,
+            }
+        )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_images", type=int, default=len(CAPTIONS) * 40, help="of every style")
     parser.add_argument("--num_steps", type=int, default=3000)
@@ -64,9 +81,18 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     scenes = sample_dataset(args.num_images, args.seed)
-    images = torch.from_numpy(np.stack([draw(scene) for draw in STYLES.values() for scene in scenes])).permute(0, 3, 1, 2)
-    labels = [(*CAPTION_TO_LABELS[scene.caption], style) for style in range(len(STYLES)) for scene in scenes]
-    save(train(StyleJudge(), images, torch.tensor(labels), args.num_steps), args.output_dir / WEIGHTS.name)
+    images = torch.from_numpy(
+        np.stack([draw(scene) for draw in STYLES.values() for scene in scenes])
+    ).permute(0, 3, 1, 2)
+    labels = [
+        (*CAPTION_TO_LABELS[scene.caption], style)
+        for style in range(len(STYLES))
+        for scene in scenes
+    ]
+    save(
+        train(StyleJudge(), images, torch.tensor(labels), args.num_steps),
+        args.output_dir / WEIGHTS.name,
+    )
     judge = StyleJudge.load(args.output_dir / WEIGHTS.name)
     print(json.dumps(share_by_style(judge, len(CAPTIONS) * 8, args.seed + 1), indent=1))
 

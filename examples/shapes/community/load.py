@@ -1,9 +1,10 @@
 """The community models as stock pipelines.
 
-    python -m examples.shapes.community.load --model outlined --output_dir out/community/models/outlined
+    python -m examples.shapes.community.load --model outlined \\
+        --output_dir out/community/models/outlined
 
-A fine-tune is the bundled teacher with what its file says added to the U-Net (`delta.py`); the style LoRA is a file that stock
-diffusers loads. All draw with the decoder that knows their styles.
+A fine-tune is the bundled teacher with what its file says added to the U-Net (`delta.py`); the
+style LoRA is a file that stock diffusers loads. All draw with the decoder that knows their styles.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ STYLE_LORAS = ("neon",)
 
 @torch.no_grad()
 def apply(unet: Any, path: Path) -> None:
-    """Adds the differences in `path` to the weights. Raises KeyError for a file of another U-Net."""
+    """Adds the differences in `path` to the weights. Raises KeyError for a file of another
+    U-Net.
+    """
     packed = load_file(path)
     for name, weight in unet.named_parameters():
         weight.add_(unpack(packed, name, weight))
 
 
 def community_model(name: str, style_weight: float = 1.0) -> Any:
-    """A stock `StableDiffusionPipeline` in float32: "plain" (the bundled teacher), one of `FINE_TUNES`, or the bundled teacher
-    with one of `STYLE_LORAS`, which is then the adapter "style" with weight `style_weight`.
+    """A stock `StableDiffusionPipeline` in float32: "plain" (the bundled teacher), one of
+    `FINE_TUNES`, or the bundled teacher with one of `STYLE_LORAS`, which is then the adapter
+    "style" with weight `style_weight`.
     """
     pipe = load_pipe(TEACHER)
     pipe.vae.load_state_dict(load_file(DECODER), strict=False)
@@ -48,9 +52,13 @@ def community_model(name: str, style_weight: float = 1.0) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=FINE_TUNES, required=True)
-    parser.add_argument("--output_dir", type=Path, required=True, help="a folder in diffusers format")
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="a folder in diffusers format"
+    )
     args = parser.parse_args()
     community_model(args.model).save_pretrained(args.output_dir)
 

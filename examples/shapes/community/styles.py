@@ -1,4 +1,5 @@
-"""The styles of the community: how each draws a scene. Shape, colour and background stay what the caption says.
+"""The styles of the community: how each draws a scene. Shape, colour and background stay what the
+caption says.
 
 python -m examples.shapes.community.styles --output out/styles.png
 """
@@ -13,7 +14,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from examples.shapes.pictures import labelled_rows, spread
-from examples.shapes.render import BACKGROUNDS, CAPTIONS, COLORS, SIZE, SUPERSAMPLE, Scene, Style, edges, render, sample_dataset
+from examples.shapes.render import (
+    BACKGROUNDS,
+    CAPTIONS,
+    COLORS,
+    SIZE,
+    SUPERSAMPLE,
+    Scene,
+    Style,
+    edges,
+    render,
+    sample_dataset,
+)
 
 WHITE, BLACK = np.full(3, 255.0), np.zeros(3)
 DOWN = np.linspace(0, 1, SIZE)[:, None, None]
@@ -41,13 +53,17 @@ def stroke(scene: Scene, width: float) -> Image.Image:
     """Supersampled mask of a line along the figure's edges, `width` pixels to either side."""
     mask = canvas()
     for line in edges(scene):
-        ImageDraw.Draw(mask).line([*line, *line[:2]], fill=255, width=round(2 * width * SUPERSAMPLE), joint="curve")
+        ImageDraw.Draw(mask).line(
+            [*line, *line[:2]], fill=255, width=round(2 * width * SUPERSAMPLE), joint="curve"
+        )
     return mask
 
 
 def colors_of(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Figure and background, [3] each in 0..255."""
-    return np.array(COLORS[scene.color], np.float64), np.array(BACKGROUNDS[scene.background], np.float64)
+    return np.array(COLORS[scene.color], np.float64), np.array(
+        BACKGROUNDS[scene.background], np.float64
+    )
 
 
 def mix(share: float | np.ndarray, above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -63,13 +79,23 @@ def outlined(scene: Scene) -> np.ndarray:
     """A sticker: a black line around the figure and a white one around that."""
     color, background = colors_of(scene)
     paper = mix(coverage(stroke(scene, 4.0)), WHITE, background)
-    return picture(mix(coverage(stroke(scene, 1.5)), BLACK, mix(coverage(figure(scene)), color, paper)))
+    return picture(
+        mix(coverage(stroke(scene, 1.5)), BLACK, mix(coverage(figure(scene)), color, paper))
+    )
 
 
 def pastel(scene: Scene) -> np.ndarray:
-    """Colours mixed with white: the figure's more at the top, the background's more at the bottom."""
+    """Colours mixed with white: the figure's more at the top, the background's more at the
+    bottom.
+    """
     color, background = colors_of(scene)
-    return picture(mix(coverage(figure(scene)), mix(0.7 - 0.5 * DOWN, WHITE, color), mix(0.1 + 0.5 * DOWN, WHITE, background)))
+    return picture(
+        mix(
+            coverage(figure(scene)),
+            mix(0.7 - 0.5 * DOWN, WHITE, color),
+            mix(0.1 + 0.5 * DOWN, WHITE, background),
+        )
+    )
 
 
 def shadow(scene: Scene) -> np.ndarray:
@@ -88,17 +114,29 @@ def neon(scene: Scene) -> np.ndarray:
     return picture(mix(coverage(mask), color, mix(glow, color, 0.7 * background)))
 
 
-STYLES: dict[str, Style] = {"plain": render, "outlined": outlined, "pastel": pastel, "shadow": shadow, "neon": neon}
+STYLES: dict[str, Style] = {
+    "plain": render,
+    "outlined": outlined,
+    "pastel": pastel,
+    "shadow": shadow,
+    "neon": neon,
+}
 """The base teacher's own style first."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("out/styles.png"), help="the picture to write")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("out/styles.png"), help="the picture to write"
+    )
     args = parser.parse_args()
     scenes = sample_dataset(len(CAPTIONS), 0)
     shown = [scenes[i] for i in spread(len(CAPTIONS))]
-    rows = [(name, [Image.fromarray(draw(scene)) for scene in shown]) for name, draw in STYLES.items()]
+    rows = [
+        (name, [Image.fromarray(draw(scene)) for scene in shown]) for name, draw in STYLES.items()
+    ]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     labelled_rows(rows).save(args.output)
 

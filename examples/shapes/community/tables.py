@@ -1,4 +1,5 @@
-"""Writes the measured tables into the community's README, between its markers, from the raw results beside it.
+"""Writes the measured tables into the community's README, between its markers, from the raw results
+beside it.
 
 python -m examples.shapes.community.tables
 """
@@ -52,15 +53,27 @@ def players(model: str) -> list[tuple[str, Cell]]:
     itself = [("itself", alone(model, TEACHER_STEPS)), ("itself", alone(model, 4))]
     stock = ("itself, stock `LCMScheduler`", alone(model, 4, scheduler="LCMScheduler"))
     longer = ("base adapter, longer run", Cell(model, "shipped", 4))
-    return [*itself, stock, *((names[adapter], Cell(model, adapter, 4)) for adapter in adapters_for(model)), longer]
+    return [
+        *itself,
+        stock,
+        *((names[adapter], Cell(model, adapter, 4)) for adapter in adapters_for(model)),
+        longer,
+    ]
 
 
 def models_table(rows: Rows) -> str:
-    lines = ["| model | drawn by | steps | all three right | in the style | both | of its own 40 steps: right | in the style |"]
+    lines = [
+        (
+            "| model | drawn by | steps | all three right | in the style | both | of its own 40 "
+            "steps: right | in the style |"
+        )
+    ]
     lines += ["|---|---|---|---|---|---|---|---|"]
     for model in EVERY_MODEL:
         for who, cell in players(model):
-            shares = " | ".join(percent(rows[cell], name) for name in ("all_right", "in_style", "both"))
+            shares = " | ".join(
+                percent(rows[cell], name) for name in ("all_right", "in_style", "both")
+            )
             kept = " | ".join(of_own(rows, cell, name) for name in ("all_right", "in_style"))
             lines.append(f"| {model} | {who} | {cell.steps} | {shares} | {kept} |")
     return "\n".join(lines)
@@ -68,7 +81,10 @@ def models_table(rows: Rows) -> str:
 
 def steps_table(rows: Rows) -> str:
     """Right and in the style, by the number of steps."""
-    lines = ["| model | adapter | 1 step |" + "".join(f" {n} steps |" for n in FEW[1:]), "|---" * (2 + len(FEW)) + "|"]
+    lines = [
+        "| model | adapter | 1 step |" + "".join(f" {n} steps |" for n in FEW[1:]),
+        "|---" * (2 + len(FEW)) + "|",
+    ]
     for model in EVERY_MODEL:
         for adapter in adapters_for(model):
             shares = " | ".join(percent(rows[Cell(model, adapter, n)], "both") for n in FEW)
@@ -77,9 +93,14 @@ def steps_table(rows: Rows) -> str:
 
 
 def sweep_table(rows: Rows) -> str:
-    """Right and in the style, at 4 steps of the base adapter: by its weight, and by guidance on top of it."""
+    """Right and in the style, at 4 steps of the base adapter: by its weight, and by guidance on top
+    of it.
+    """
     lines = [
-        f"| model | {' | '.join(f'weight {w:g}' for w in WEIGHTS)} | {' | '.join(f'guidance {g:g}' for g in GUIDANCE_SCALES[1:])} |"
+        (
+            f"| model | {' | '.join(f'weight {w:g}' for w in WEIGHTS)} | "
+            f"{' | '.join(f'guidance {g:g}' for g in GUIDANCE_SCALES[1:])} |"
+        )
     ]
     lines += ["|---" * (1 + len(WEIGHTS) + len(GUIDANCE_SCALES[1:])) + "|"]
     for model in EVERY_MODEL:
@@ -92,11 +113,16 @@ def sweep_table(rows: Rows) -> str:
 
 def style_weight_table(rows: Rows) -> str:
     """Right, in the style: the style LoRA beside the base adapter, at 4 steps."""
-    lines = [f"| style weight | {' | '.join(f'adapter weight {w:g}' for w in WEIGHTS)} |", "|---" * (1 + len(WEIGHTS)) + "|"]
+    lines = [
+        f"| style weight | {' | '.join(f'adapter weight {w:g}' for w in WEIGHTS)} |",
+        "|---" * (1 + len(WEIGHTS)) + "|",
+    ]
     for model, style in itertools.product(STYLE_LORAS, STYLE_WEIGHTS):
         swept = (rows[Cell(model, "base", 4, weight, style)] for weight in WEIGHTS)
         lines.append(
-            f"| {model} {style:g} | " + " | ".join(f"{row['all_right']:.1%}, {row['in_style']:.1%}" for row in swept) + " |"
+            f"| {model} {style:g} | "
+            + " | ".join(f"{row['all_right']:.1%}, {row['in_style']:.1%}" for row in swept)
+            + " |"
         )
     return "\n".join(lines)
 
@@ -105,7 +131,10 @@ def judge_table(rows: list[dict[str, Any]]) -> str:
     lines = ["| | pictures | all three right | in the style |", "|---|---|---|---|"]
     for row in rows:
         what = "after the VAE" if row["decoded"] else "held-out renders"
-        lines.append(f"| {row['style']}, {what} | {row['images']} | {row['all_right']:.1%} | {row['in_style']:.1%} |")
+        lines.append(
+            f"| {row['style']}, {what} | {row['images']} | {row['all_right']:.1%} | "
+            f"{row['in_style']:.1%} |"
+        )
     return "\n".join(lines)
 
 
@@ -113,7 +142,12 @@ def filled(text: str) -> str:
     """The README with every table as the raw results say."""
     rows = {cell_of(row): row for row in read("community.json")}
     text = fill(text, "judge", judge_table(read("judge.json")))
-    tables = {"models": models_table, "steps": steps_table, "sweep": sweep_table, "style_weight": style_weight_table}
+    tables = {
+        "models": models_table,
+        "steps": steps_table,
+        "sweep": sweep_table,
+        "style_weight": style_weight_table,
+    }
     for name, table in tables.items():
         text = fill(text, name, table(rows))
     return text

@@ -1,9 +1,11 @@
-"""Teaches the VAE's decoder the community's styles. The encoder stays, so all models share the base teacher's latents.
+"""Teaches the VAE's decoder the community's styles. The encoder stays, so all models share the base
+teacher's latents.
 
     python -m examples.shapes.community.train_vae --output_dir examples/shapes/community/models
 
-The decoder of the bundled teacher knows twelve flat colours only. It is the same change that `sd-vae-ft-mse` made to
-Stable Diffusion's: models that were trained before it go on working with it.
+The decoder of the bundled teacher knows twelve flat colours only. It is the same change that
+`sd-vae-ft-mse` made to Stable Diffusion's: models that were trained before it go on working with
+it.
 """
 
 from __future__ import annotations
@@ -26,17 +28,31 @@ from examples.shapes.train_vae import to_pixels
 
 @torch.no_grad()
 def pairs(vae: AutoencoderKL, num_images: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures of every style, [N, 3, 64, 64] uint8, and their posteriors' parameters, [N, 8, 8, 8]."""
+    """Pictures of every style, [N, 3, 64, 64] uint8, and their posteriors' parameters, [N, 8, 8,
+    8].
+    """
     scenes = sample_dataset(num_images, seed)
     images = np.stack([draw(scene) for draw in STYLES.values() for scene in scenes])
-    moments = [vae.encode(to_pixels(part)).latent_dist.parameters for part in np.array_split(images, len(images) // 96)]
+    moments = [
+        vae.encode(to_pixels(part)).latent_dist.parameters
+        for part in np.array_split(images, len(images) // 96)
+    ]
     return torch.from_numpy(images).permute(0, 3, 1, 2), torch.cat(moments)
 
 
-def train(vae: AutoencoderKL, num_images: int, num_steps: int, batch_size: int, learning_rate: float, seed: int) -> None:
+def train(
+    vae: AutoencoderKL,
+    num_images: int,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> None:
     parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=num_steps, pct_start=0.05
+    )
     pixels, moments = pairs(vae, num_images, seed)
     start, mean = time.perf_counter(), 0.0
     for step in range(num_steps):
@@ -51,11 +67,15 @@ def train(vae: AutoencoderKL, num_images: int, num_steps: int, batch_size: int, 
         schedule.step()
         mean += (error.abs().mean().item() - mean) * max(0.01, 1 / (step + 1))
         if (step + 1) % 100 == 0:
-            print(f"step {step + 1}: L1 {mean:.4f}, {time.perf_counter() - start:.0f} s", flush=True)
+            print(
+                f"step {step + 1}: L1 {mean:.4f}, {time.perf_counter() - start:.0f} s", flush=True
+            )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_images", type=int, default=len(CAPTIONS) * 16, help="of every style")
     parser.add_argument("--num_steps", type=int, default=4000)
@@ -67,7 +87,11 @@ def main() -> None:
     vae = AutoencoderKL.from_pretrained(TEACHER / "vae", torch_dtype=torch.float32)
     train(vae, args.num_images, args.num_steps, args.batch_size, args.learning_rate, args.seed)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    trained = {name: value.half() for name, value in vae.state_dict().items() if name.startswith(("decoder.", "post_quant_conv."))}
+    trained = {
+        name: value.half()
+        for name, value in vae.state_dict().items()
+        if name.startswith(("decoder.", "post_quant_conv."))
+    }
     save_file(trained, args.output_dir / DECODER.name)
 
 

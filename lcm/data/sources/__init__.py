@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Iterator
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from lcm.data.pictures import TOO_LARGE, UNREADABLE, Picture, survey
-from lcm.data.records import IMAGE_FORMATS, NO_CAPTION, LoadedData, Record, drop_bad_names, fingerprint
 from lcm.data.sources.base import Source
 from lcm.data.sources.dataset import HubDataset
 from lcm.data.sources.folder import Folder
 from lcm.data.sources.parquet import ParquetFiles
 from lcm.data.sources.prompts import Prompts
 from lcm.data.sources.webdataset import WebDataset
-from lcm.data.team import ALONE, Team
-
-if TYPE_CHECKING:
-    from lcm.data.config import DataConfig
-
-logger = logging.getLogger(__name__)
 
 SOURCES: dict[str, Source] = {
     "train_data_dir": Folder(),
@@ -33,76 +18,4 @@ SOURCES: dict[str, Source] = {
 }
 """Field of DataConfig -> what it reads."""
 
-
-def chosen(config: DataConfig) -> str:
-    """The one field of SOURCES that is set. Raises ValueError for none or several."""
-    given = [flag for flag in SOURCES if getattr(config, flag) is not None]
-    if len(given) != 1:
-        *others, last = (f"--{flag} ({source.what})" for flag, source in SOURCES.items())
-        raise ValueError(f"training data: pass exactly one of {', '.join(others)} and {last}")
-    return given[0]
-
-
-def load_data(config: DataConfig, team: Team = ALONE, notes: Path | None = None) -> LoadedData:
-    """All usable samples, in a fixed order, and an account of the others. Logs what was dropped and why.
-
-    Every picture is decoded once, by one process of the team; in the folder `notes` that is remembered.
-
-    Raises FileNotFoundError or ValueError, naming the fix, when nothing usable is left.
-    """
-    flag = chosen(config)
-    source, where = SOURCES[flag], str(getattr(config, flag))
-    dropped: Counter[str] = Counter()
-    rest = drop_bad_names(source.read(where, config, dropped), dropped)
-    records: list[Record] = []
-    pictures: list[Picture] | None = [] if source.has_images else None
-    while more := agreed(rest, config.max_train_samples, len(records), team, flag):
-        if pictures is not None:
-            more, surveyed = drop_unusable(more, survey(more, team, notes), dropped)
-            pictures += surveyed
-        records += more
-    account(config, records, dropped)
-    return LoadedData(f"--{flag} {where}", records, pictures, dropped)
-
-
-def account(config: DataConfig, records: list[Record], dropped: Counter[str]) -> None:
-    """Logs what was dropped and why. Raises ValueError, naming the fix, when nothing usable is left."""
-    flag = chosen(config)
-    source, where = SOURCES[flag], str(getattr(config, flag))
-    if not records and dropped[NO_CAPTION] and not dropped.keys() & {UNREADABLE, TOO_LARGE}:
-        raise ValueError(
-            f"{where}: none of the {dropped[NO_CAPTION]} images has a caption; {source.add_captions.format(config.caption_column)}"
-        )
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "nothing"
-    logger.info("%s: kept %d samples; dropped: %s", where, len(records), reasons)
-    if not records:
-        raise ValueError(f"{where} gives no usable sample; dropped: {reasons}. Replace the files or point to another folder")
-
-
-def agreed(records: Iterator[Record], limit: int | None, kept: int, team: Team, flag: str) -> list[Record]:
-    """The next records, so many as are still wanted, the same on all processes; empty when there are no more.
-
-    Raises ValueError, on all processes, where they do not see the same.
-    """
-    more = team.together(lambda: list(islice(records, None if limit is None else limit - kept)))
-    team.check_same(fingerprint(more), "training data", f"--{flag}")
-    return more
-
-
-def drop_unusable(records: list[Record], pictures: list[Picture], dropped: Counter[str]) -> tuple[list[Record], list[Picture]]:
-    """Those with a picture to train on: a broken file is found before the run and not in its middle."""
-    for record, picture in zip(records, pictures, strict=True):
-        if picture.reason:
-            formats = ", ".join(IMAGE_FORMATS)
-            logger.warning("skipping %s, which cannot be read as an image (%s): %s", record.key, formats, picture.error)
-            dropped[picture.reason] += 1
-    good = [(record, picture) for record, picture in zip(records, pictures, strict=True) if not picture.reason]
-    return [record for record, _ in good], [picture for _, picture in good]
-
-
-def load_records(config: DataConfig) -> list[Record]:
-    """As `load_data`, without the account."""
-    return load_data(config).records
-
-
-__all__ = ["SOURCES", "Source", "chosen", "load_data", "load_records"]
+__all__ = ["SOURCES", "Source"]

@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 
 class Source(ABC):
-    """Where samples come from. Its name in SOURCES is the field of DataConfig that chooses it; `what` tells users what it is."""
+    """Where samples come from. Its name in SOURCES is the field of DataConfig that chooses it."""
 
-    what: ClassVar[str]
     add_captions: ClassVar[str] = ""  # what to do when no image has one; {} is the caption column
     has_images: ClassVar[bool] = True
 
     @abstractmethod
     def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
-        """Records in a fixed order from `where`, the value of that field; those left out are counted in `dropped` by reason.
+        """Records in a fixed order from `where`, the value of that field; those left out are
+        counted in `dropped` by reason.
 
-        Raises FileNotFoundError or ValueError, naming the flag and the fix, when there is nothing to read.
+        Raises FileNotFoundError or ValueError, naming the flag and the fix, when there is nothing
+        to read.
         """

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 class HubDataset(Source):
     """The train split (or the only split) of anything `datasets` loads."""
 
-    what = "a data set"
     add_captions = "its column {} is empty; pass --caption_column"
 
     def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
@@ -30,12 +29,19 @@ class HubDataset(Source):
             if is_saved(where):
                 loaded: Any = datasets.load_from_disk(where)
             else:
-                loaded = datasets.load_dataset(where, config.dataset_config_name, cache_dir=config.cache_dir)
+                loaded = datasets.load_dataset(
+                    where, config.dataset_config_name, cache_dir=config.cache_dir
+                )
         except Exception as error:
             raise ValueError(f"dataset_name: {where} could not be loaded: {error}") from error
         loaded = choose_split(loaded, where)
-        caches = (config.cache_dir or datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE)  # where those of the hub are
-        roots = tuple(Path(root).resolve() for root in ([where] if Path(where).is_dir() else caches))
+        caches = (
+            config.cache_dir or datasets.config.HF_DATASETS_CACHE,
+            HF_HUB_CACHE,
+        )  # where those of the hub are
+        roots = tuple(
+            Path(root).resolve() for root in ([where] if Path(where).is_dir() else caches)
+        )
         yield from read_table(loaded, where, config, dropped, flag="dataset_name", roots=roots)
 
 

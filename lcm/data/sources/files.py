@@ -10,7 +10,9 @@ BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{},]*(?:,[^{},]*)+))\}")
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """Every word of a pattern, as a shell has them: `{08..10}` is 08, 09, 10 and `{a,b}` is a, b."""
+    """Every word of a pattern, as a shell has them: `{08..10}` is 08, 09, 10 and `{a,b}` is a,
+    b.
+    """
     match = BRACES.search(pattern)
     if match is None:
         yield pattern
@@ -21,14 +23,20 @@ def expand_braces(pattern: str) -> Iterator[str]:
 
 
 def numbers(first: str, last: str) -> Iterator[str]:
-    """From one to the other in either direction, as wide as they are written where one begins with a zero."""
+    """From one to the other in either direction, as wide as they are written where one begins with
+    a zero.
+    """
     is_padded = any(text.startswith("0") and len(text) > 1 for text in (first, last))
-    width, step = max(len(first), len(last)) if is_padded else 0, 1 if int(first) <= int(last) else -1
+    width, step = (
+        max(len(first), len(last)) if is_padded else 0,
+        1 if int(first) <= int(last) else -1,
+    )
     yield from (f"{number:0{width}d}" for number in range(int(first), int(last) + step, step))
 
 
 def find_files(flag: str, where: str, suffix: str) -> tuple[Path, list[Path]]:
-    """Files in a fixed order, each once, and the folder that all of them lie below, to name samples from.
+    """Files in a fixed order, each once, and the folder that all of them lie below, to name samples
+    from.
 
     Raises FileNotFoundError, naming `flag`, for every part of a pattern that matches nothing.
     """
@@ -42,10 +50,13 @@ def find_files(flag: str, where: str, suffix: str) -> tuple[Path, list[Path]]:
         patterns = [str(Path(word).relative_to(base)) for word in expand_braces(where)]
     files: dict[Path, None] = {}
     for pattern in patterns:
-        found = sorted(path for path in base.glob(pattern) if path.is_file() and not path.name.startswith("."))
+        found = sorted(
+            path for path in base.glob(pattern) if path.is_file() and not path.name.startswith(".")
+        )
         if not found:
             raise FileNotFoundError(
-                f"{flag}: there is no file {base / pattern}; pass a {suffix} file, a folder of them or a pattern"
+                f"{flag}: there is no file {base / pattern}; pass a {suffix} file, a folder of "
+                "them or a pattern"
             )
         files |= dict.fromkeys(found)
     return base, list(files)

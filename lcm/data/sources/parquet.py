@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class ParquetFiles(Source):
-    """The rows of every file in turn, named file[row]; files that rows name must lie below the folder of their parquet file."""
+    """The rows of every file in turn, named file[row]; files that rows name must lie below the
+    folder of their parquet file.
+    """
 
-    what = "parquet files"
     add_captions = "their column {} is empty; pass --caption_column"
 
     def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
@@ -30,7 +31,10 @@ class ParquetFiles(Source):
                 table: Any = datasets.Dataset.from_parquet(str(path), cache_dir=config.cache_dir)
             except Exception as error:
                 raise ValueError(
-                    f"parquet_files: {path} could not be read ({error.__cause__ or error}); download it again or leave it out"
+                    f"parquet_files: {path} could not be read ({error.__cause__ or error}); "
+                    "download it again or leave it out"
                 ) from error
             name = path.relative_to(base).as_posix()
-            yield from read_table(table, name, config, dropped, flag="parquet_files", roots=(path.parent.resolve(),))
+            yield from read_table(
+                table, name, config, dropped, flag="parquet_files", roots=(path.parent.resolve(),)
+            )

@@ -15,11 +15,17 @@ if TYPE_CHECKING:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The lines of a text file, blank ones included. Raises FileNotFoundError, or ValueError where none is a prompt."""
+    """The lines of a text file, blank ones included. Raises FileNotFoundError, or ValueError where
+    none is a prompt.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"prompts_file: there is no file {path}; pass a text file with one prompt a line")
+        raise FileNotFoundError(
+            f"prompts_file: there is no file {path}; pass a text file with one prompt a line"
+        )
     try:
-        with path.open(encoding="utf-8-sig") as file:  # its lines end at line breaks alone, unlike those of str.splitlines
+        with path.open(
+            encoding="utf-8-sig"
+        ) as file:  # its lines end at line breaks alone, unlike those of str.splitlines
             prompts = [line.strip() for line in file]
     except UnicodeDecodeError as error:
         raise ValueError(f"prompts_file: {path} is not UTF-8: {error}; save it as UTF-8") from error
@@ -29,9 +35,10 @@ def read_prompts(path: Path) -> list[str]:
 
 
 class Prompts(Source):
-    """`trajectories_per_prompt` records without a picture for every line of a text file that is not blank."""
+    """`trajectories_per_prompt` records without a picture for every line of a text file that is not
+    blank.
+    """
 
-    what = "prompts without images"
     has_images = False
 
     def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
@@ -40,4 +47,7 @@ class Prompts(Source):
             dropped["blank lines"] += prompts.count("")
         for number, prompt in enumerate(prompts, 1):
             if prompt:
-                yield from (Record(f"{number:06d}#{copy}", (prompt,)) for copy in range(config.trajectories_per_prompt))
+                yield from (
+                    Record(f"{number:06d}#{copy}", (prompt,))
+                    for copy in range(config.trajectories_per_prompt)
+                )

@@ -17,9 +17,16 @@ if TYPE_CHECKING:
 
 
 def read_table(
-    table: Any, name: str, config: DataConfig, dropped: Counter[str], *, flag: str, roots: tuple[Path, ...]
+    table: Any,
+    name: str,
+    config: DataConfig,
+    dropped: Counter[str],
+    *,
+    flag: str,
+    roots: tuple[Path, ...],
 ) -> Iterator[Record]:
-    """One record `name`[row] for every row with a caption; files that rows name must lie below one of `roots`.
+    """One record `name`[row] for every row with a caption; files that rows name must lie below one
+    of `roots`.
 
     Raises ValueError that names `flag` when a column is missing or holds no images.
     """
@@ -34,19 +41,28 @@ def read_table(
 
 
 def check_columns(table: Any, name: str, config: DataConfig, *, flag: str) -> Any:
-    """The column of images, not decoded. Raises ValueError that names `flag` when a column is missing or holds no images."""
+    """The column of images, not decoded. Raises ValueError that names `flag` when a column is
+    missing or holds no images.
+    """
     import datasets
 
-    for column, its_flag in ((config.image_column, "image_column"), (config.caption_column, "caption_column")):
+    for column, its_flag in (
+        (config.image_column, "image_column"),
+        (config.caption_column, "caption_column"),
+    ):
         if column not in table.column_names:
             raise ValueError(
-                f"{flag}: {name} has no column {column!r}; its columns are {', '.join(table.column_names)}; pass --{its_flag}"
+                f"{flag}: {name} has no column {column!r}; its columns are "
+                f"{', '.join(table.column_names)}; pass --{its_flag}"
             )
     try:
-        return table.cast_column(config.image_column, datasets.Image(decode=False)).select_columns([config.image_column])
+        return table.cast_column(config.image_column, datasets.Image(decode=False)).select_columns(
+            [config.image_column]
+        )
     except Exception as error:
         raise ValueError(
-            f"{flag}: column {config.image_column!r} of {name} holds no images ({error}); pass --image_column"
+            f"{flag}: column {config.image_column!r} of {name} holds no images ({error}); pass "
+            "--image_column"
         ) from error
 
 
@@ -56,9 +72,11 @@ def read_cell(rows: Any, column: str, index: int, roots: tuple[Path, ...]) -> io
 
 
 def content_of(cell: Any, roots: tuple[Path, ...], repository: str = "") -> io.BytesIO | Path:
-    """The picture's bytes, or its file below one of `roots` or in the data set `repository` of the hub, also in a zip.
+    """The picture's bytes, or its file below one of `roots` or in the data set `repository` of the
+    hub, also in a zip.
 
-    Raises ValueError for any other, as a table may name all of a disk, and ConnectionError where the hub cannot be read.
+    Raises ValueError for any other, as a table may name all of a disk, and ConnectionError where
+    the hub cannot be read.
     """
     if cell is None or (cell["bytes"] is None and cell["path"] is None):
         raise ValueError("its cell is empty")
@@ -71,8 +89,8 @@ def content_of(cell: Any, roots: tuple[Path, ...], repository: str = "") -> io.B
         if path.is_relative_to(root):
             return path
     raise ValueError(
-        f"its file {cell['path']} is not below {' or '.join(map(str, roots)) or 'the data set'}; keep the images there, or pass "
-        "their folder as --train_data_dir"
+        f"its file {cell['path']} is not below {' or '.join(map(str, roots)) or 'the data set'}; "
+        "keep the images there, or pass their folder as --train_data_dir"
     )
 
 
@@ -81,7 +99,9 @@ def fetch(address: str, roots: tuple[Path, ...], repository: str) -> io.BytesIO:
     from datasets.utils.file_utils import xopen
 
     if not is_part(address, roots, repository):
-        raise ValueError(f"its file {address} is no part of the data set; addresses in cells are not followed")
+        raise ValueError(
+            f"its file {address} is no part of the data set; addresses in cells are not followed"
+        )
     try:
         with xopen(address, "rb") as file:
             return io.BytesIO(file.read())
@@ -90,20 +110,29 @@ def fetch(address: str, roots: tuple[Path, ...], repository: str) -> io.BytesIO:
     except Exception as error:
         if "hf://" not in address:
             raise
-        raise ConnectionError(f"{address}: {type(error).__name__}: {without_secrets(error)}") from error
+        raise ConnectionError(
+            f"{address}: {type(error).__name__}: {without_secrets(error)}"
+        ) from error
 
 
 def is_part(address: str, roots: tuple[Path, ...], repository: str) -> bool:
-    """Whether a file, or one inside a zip, lies in the data set `repository` of the hub or below one of `roots`."""
+    """Whether a file, or one inside a zip, lies in the data set `repository` of the hub or below
+    one of `roots`.
+    """
     *inner, outer = address.split("::")
     if any(not hop.startswith("zip://") for hop in inner):
         return False
     if "://" in outer:
-        return outer.startswith(f"hf://datasets/{repository}@") and ".." not in PurePosixPath(outer).parts
+        return (
+            outer.startswith(f"hf://datasets/{repository}@")
+            and ".." not in PurePosixPath(outer).parts
+        )
     return any(Path(outer).resolve().is_relative_to(root) for root in roots)
 
 
 def without_secrets(error: Exception) -> str:
-    """The text of an error on one line, without tokens and without the signatures that addresses of the hub carry."""
+    """The text of an error on one line, without tokens and without the signatures that addresses of
+    the hub carry.
+    """
     text = re.sub(r"(://[^\s?'\"]+)\?[^\s'\"]+", r"\1", str(error))
     return " ".join(re.sub(r"hf_\w{8,}", "hf_...", text).split())

@@ -1,4 +1,6 @@
-"""Tar shards in the layout of webdataset, indexed once and read by byte offset; nothing is ever unpacked to disk."""
+"""Tar shards in the layout of webdataset, indexed once and read by byte offset; nothing is ever
+unpacked to disk.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COMPRESSIONS = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ\x00": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+COMPRESSIONS = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ\x00": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+}
 """First bytes of a compressed file -> what undoes it."""
 
 DAMAGE = (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError)
@@ -44,7 +51,9 @@ BAD_JSON = "with a .json that is no JSON"
 
 @dataclass(frozen=True)
 class Part:
-    """A file inside a tar, by its place there: no file stays open, so that workers may be forked or sent a copy."""
+    """A file inside a tar, by its place there: no file stays open, so that workers may be forked or
+    sent a copy.
+    """
 
     tar: Path
     offset: int
@@ -57,10 +66,14 @@ class Part:
 
 
 class WebDataset(Source):
-    """Files of the same name up to the first dot are a sample: one image, and captions in its .txt or .json."""
+    """Files of the same name up to the first dot are a sample: one image, and captions in its .txt
+    or .json.
+    """
 
-    what = "tar shards"
-    add_captions = "put a .txt or a .json with the field {} beside every image in the tar, or pass --caption_column"
+    add_captions = (
+        "put a .txt or a .json with the field {} beside every image in the tar, or pass "
+        "--caption_column"
+    )
 
     def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
         base, tars = find_files("webdataset", where, ".tar")
@@ -71,10 +84,14 @@ class WebDataset(Source):
                     dropped[found] += 1
                 else:
                     image, captions = found
-                    yield Record(f"{name}/{key}", captions, image.read, image.size, f"{stamp}@{image.offset}")
+                    yield Record(
+                        f"{name}/{key}", captions, image.read, image.size, f"{stamp}@{image.offset}"
+                    )
 
 
-def read_tar(tar: Path, caption_column: str) -> Iterator[tuple[str, tuple[Part, tuple[str, ...]] | str]]:
+def read_tar(
+    tar: Path, caption_column: str
+) -> Iterator[tuple[str, tuple[Part, tuple[str, ...]] | str]]:
     """Every sample's key with its image and captions, or with the reason for leaving it out."""
     members, is_whole = index_tar(tar)
     samples: dict[str, dict[str, Part]] = {}
@@ -96,14 +113,18 @@ def read_tar(tar: Path, caption_column: str) -> Iterator[tuple[str, tuple[Part, 
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and extension, as webdataset has them: "a/b.seg.png" is ("a/b", "seg.png"). Hidden files have an empty key."""
+    """Key and extension, as webdataset has them: "a/b.seg.png" is ("a/b", "seg.png"). Hidden files
+    have an empty key.
+    """
     path = PurePosixPath(name)
     stem, _, extension = path.name.partition(".")
     return str(path.with_name(stem)) if stem else "", extension.lower()
 
 
 def read_sample(sample: dict[str, Part], caption_column: str) -> tuple[Part, tuple[str, ...]] | str:
-    """The image and its captions from the files of a sample by extension, or the reason for leaving it out."""
+    """The image and its captions from the files of a sample by extension, or the reason for leaving
+    it out.
+    """
     images = [part for extension, part in sample.items() if f".{extension}" in IMAGE_SUFFIXES]
     if len(images) != 1:
         has_other = any(f".{extension}" in OTHER_SUFFIXES for extension in sample)
@@ -116,10 +137,14 @@ def read_sample(sample: dict[str, Part], caption_column: str) -> tuple[Part, tup
 
 
 def read_captions(sample: dict[str, Part], caption_column: str) -> tuple[str, ...]:
-    """From the .txt and, where that is silent, the .json. Raises ValueError or RecursionError for what is no JSON."""
+    """From the .txt and, where that is silent, the .json. Raises ValueError or RecursionError for
+    what is no JSON.
+    """
     captions: tuple[str, ...] = ()
     if "txt" in sample:
-        captions = caption_lines(sample["txt"].read().getvalue().decode("utf-8-sig", errors="replace"))
+        captions = caption_lines(
+            sample["txt"].read().getvalue().decode("utf-8-sig", errors="replace")
+        )
     if not captions and "json" in sample:
         fields = json.loads(sample["json"].read().getvalue().decode("utf-8-sig"))
         captions = as_captions(fields.get(caption_column)) if isinstance(fields, dict) else ()
@@ -127,7 +152,8 @@ def read_captions(sample: dict[str, Part], caption_column: str) -> tuple[str, ..
 
 
 def index_tar(tar: Path) -> tuple[list[tuple[str, Part | None]], bool]:
-    """Name and place of every plain file, None for one that is cut off, and whether the tar is whole. Warns when it is not.
+    """Name and place of every plain file, None for one that is cut off, and whether the tar is
+    whole. Warns when it is not.
 
     Raises ValueError for what cannot be read in place.
     """
@@ -139,26 +165,42 @@ def index_tar(tar: Path) -> tuple[list[tuple[str, Part | None]], bool]:
             for member in iter(archive.next, None):
                 if member.isreg() and not member.issparse():
                     is_there = 0 <= member.size <= total - member.offset_data
-                    members.append((member.name, Part(tar, member.offset_data, member.size) if is_there else None))
+                    members.append(
+                        (
+                            member.name,
+                            Part(tar, member.offset_data, member.size) if is_there else None,
+                        )
+                    )
                 if archive.offset <= member.offset:  # a negative size would lead round in a circle
                     raise tarfile.ReadError("it goes backwards")
             file.seek(archive.offset)
-            is_whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)  # the mark at the end of a tar
+            is_whole = file.read(tarfile.BLOCKSIZE) == bytes(
+                tarfile.BLOCKSIZE
+            )  # the mark at the end of a tar
         except DAMAGE:
             is_whole = False
     if not is_whole:
-        logger.warning("%s is cut short or damaged: only its complete samples are kept; download it again", tar)
+        logger.warning(
+            "%s is cut short or damaged: only its complete samples are kept; download it again", tar
+        )
     return members, is_whole
 
 
 def open_tar(tar: Path, file: BinaryIO) -> tarfile.TarFile:
-    """Raises ValueError for a compressed tar, whose files have no place of their own, and for what is no tar."""
+    """Raises ValueError for a compressed tar, whose files have no place of their own, and for what
+    is no tar.
+    """
     head = file.read(8)
     file.seek(0)
     for magic, command in COMPRESSIONS.items():
         if head.startswith(magic):
-            raise ValueError(f"webdataset: {tar} is compressed, and no sample of it can be read alone; unpack it with {command}")
+            raise ValueError(
+                f"webdataset: {tar} is compressed, and no sample of it can be read alone; unpack "
+                f"it with {command}"
+            )
     try:
         return tarfile.TarFile(fileobj=file, encoding="utf-8")
     except DAMAGE as error:
-        raise ValueError(f"webdataset: {tar} is no tar ({error}); download it again or leave it out") from error
+        raise ValueError(
+            f"webdataset: {tar} is no tar ({error}); download it again or leave it out"
+        ) from error

@@ -1,0 +1,1 @@
+"""The adapter and its file: layers, recipe, header, export, where a file is."""

@@ -1,0 +1,92 @@
+"""Training the whole U-Net instead of an adapter: its copy, its folder, the proof that the folder
+is what was trained.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from lcm.adapter.export import ExportError
+from lcm.adapter.recipe import Recipe
+from lcm.system.atomic import replacing
+
+UNET_FOLDER = "unet"
+RECIPE_NAME = "lcm_recipe.json"
+W_EMBEDDING_DIM = 256
+"""Width of the guidance embedding, that of the published latent consistency models."""
+
+
+def is_full(path: str | os.PathLike[str]) -> bool:
+    """Whether this is the output folder of a run that trained the whole U-Net."""
+    return Path(path, UNET_FOLDER, RECIPE_NAME).is_file()
+
+
+@torch.no_grad()
+def export_unet(unet: Any, folder: Path, recipe: Recipe, dtype: torch.dtype) -> None:
+    """Writes `folder`/unet, complete or not at all, and compares it with the network in training.
+
+    No second network is made: with optimizer, average and teacher there may be no room for one.
+    Raises ValueError when a value does not fit `dtype`, ExportError when the files are not what was
+    trained.
+    """
+    state = {name: value.to("cpu", dtype) for name, value in unet.state_dict().items()}
+    broken = [name for name, value in state.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} tensors of the U-Net are not finite in {dtype}, the first is "
+            f"{broken[0]}; nothing was written"
+        )
+    with torch.device("meta"):
+        shell = type(unet).from_config(unet.config)
+    shell.load_state_dict(state, assign=True)
+    with replacing(folder / UNET_FOLDER) as partial:
+        shell.save_pretrained(partial, safe_serialization=True)
+        (partial / RECIPE_NAME).write_text(recipe.to_json())
+        verify_unet(unet, partial, dtype)
+
+
+@torch.no_grad()
+def verify_unet(unet: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Compares the configuration and, one at a time, the tensors in `folder` with the network in
+    training.
+
+    Raises ExportError on any difference beyond the rounding to `dtype`: the same class would not
+    reload as what was trained.
+    """
+    if architecture(type(unet).load_config(folder)) != architecture(unet.config):
+        raise ExportError(f"{folder}: the configuration differs from that of the trained U-Net")
+    live, found = unet.state_dict(), set()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                if name not in live or not torch.equal(
+                    file.get_tensor(name), live[name].to("cpu", dtype)
+                ):
+                    raise ExportError(f"{path}: {name} is not what was trained")
+                found.add(name)
+    if missing := sorted(live.keys() - found):
+        raise ExportError(
+            f"{folder} lacks {len(missing)} of {len(live)} tensors, the first is {missing[0]}"
+        )
+
+
+def architecture(config: Any) -> Any:
+    """What of a configuration shapes the network, as JSON has it."""
+    return json.loads(
+        json.dumps({name: value for name, value in config.items() if not name.startswith("_")})
+    )
+
+
+def read_full_recipe(path: str | os.PathLike[str]) -> Recipe:
+    return Recipe.from_json(Path(path, UNET_FOLDER, RECIPE_NAME).read_text())
+
+
+def load_unet(path: str | os.PathLike[str], like: Any) -> Any:
+    """The trained U-Net, where and in which precision `like` is."""
+    return type(like).from_pretrained(Path(path, UNET_FOLDER), dtype=like.dtype).to(like.device)

@@ -1,0 +1,106 @@
+"""Arguments that several verbs have in common."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from lcm.formats.factors import Adapter
+
+
+def finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is no finite number")
+    return value
+
+
+def usable_alpha(text: str) -> float:
+    value = finite(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(
+            "an alpha of 0 switches every layer off; pass another number"
+        )
+    return value
+
+
+def add_input(parser: argparse.ArgumentParser, name: str = "file") -> None:
+    parser.add_argument(
+        name, help="an adapter: a safetensors file, a folder that holds one, or a hub id"
+    )
+    parser.add_argument(
+        "--alpha",
+        type=usable_alpha,
+        help="alpha of layers that state none; default: its rank, so that the scale is 1",
+    )
+
+
+def add_base(parser: argparse.ArgumentParser, use: str, required: bool = False) -> None:
+    parser.add_argument(
+        "--base",
+        required=required,
+        help=f"diffusers folder, hub id, or single .safetensors file: {use}",
+    )
+    parser.add_argument(
+        "--base_config",
+        help="for a single file: a diffusers folder or hub id of the same kind of model; its "
+        "weights are not read",
+    )
+
+
+def load(args: argparse.Namespace, dtype: torch.dtype | None = None) -> Any:
+    """The stock pipeline that --base and --base_config name, in float32 unless told otherwise."""
+    import torch
+
+    from lcm.models.base_model import load_base, named_by
+    from lcm.system.console import hide_loading_bars
+
+    hide_loading_bars(args.base)
+    with named_by(path="base"):
+        return load_base(args.base, base_config=args.base_config, dtype=dtype or torch.float32)
+
+
+def add_writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=("float16", "bfloat16", "float32"),
+        help="precision to write; default: that of the input",
+    )
+    parser.add_argument("--force", action="store_true", help="replace what is already there")
+
+
+def dtype_of(args: argparse.Namespace, source: Adapter) -> torch.dtype:
+    """The precision to write: the flag's, else that of most matrices of the input."""
+    import torch
+
+    from lcm.formats.write import ROUNDING
+
+    kept = next((dtype for dtype in source.dtypes if dtype in ROUNDING), torch.float32)
+    return getattr(torch, args.dtype) if args.dtype else kept
+
+
+def read(args: argparse.Namespace, path: str, layers_per_block: int | None = None) -> Adapter:
+    """The adapter behind a path. Prints what had to be assumed. Raises AdapterError for what could
+    not be understood.
+    """
+    from lcm.formats.read import read_adapter
+
+    adapter = read_adapter(path, getattr(args, "alpha", None), layers_per_block).checked()
+    for note in adapter.notes:
+        print(f"note: {note}")
+    return adapter
+
+
+def written(path: Path, adapter: Adapter) -> None:
+    """Says what was written."""
+    ranks = sorted({factors.rank for factors in adapter.modules.values()})
+    layout = ", ".join(adapter.layouts)
+    print(
+        f"{path}: {len(adapter.modules)} layers, rank {', '.join(map(str, ranks))}, {layout} "
+        "layout; read back and compared"
+    )

@@ -1,0 +1,89 @@
+"""Latents and prompt embeddings that are kept on disk."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+HELP = "latents and prompt embeddings that are kept on disk"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    from lcm.data.config import default_cache
+
+    actions = parser.add_subparsers(dest="action", required=True)
+    build = actions.add_parser(
+        "build", help="encode the data of a training command; takes its flags", add_help=False
+    )
+    build.set_defaults(takes_rest=True)
+    for name, text in (
+        ("inspect", "say what a cache holds"),
+        ("verify", "compare every row with its checksum"),
+    ):
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        action.add_argument(
+            "directory", type=Path, nargs="?", default=default_cache(), help="default: %(default)s"
+        )
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    if args.action == "build":
+        return build(rest)
+    return {"inspect": inspect, "verify": verify}[args.action](args.directory)
+
+
+def inspect(directory: Path) -> int:
+    """Prints what every folder of a cache holds. Returns 1 when there is none."""
+    from lcm.data.precomputed import stores
+
+    found = list(stores(directory))
+    for manifest, store in found:
+        facts = ", ".join(f"{name} {value}" for name, value in manifest.items() if name != "kind")
+        print(f"{store.folder}: {manifest['kind']}; {facts}")
+        print(f"  {len(store)} rows in {len(store.files)} files, {store.size() / 2**20:.1f} MiB")
+    if not found:
+        print(
+            f"error: there is no cache in {directory}; lcm cache build makes one", file=sys.stderr
+        )
+    return 0 if found else 1
+
+
+def verify(directory: Path) -> int:
+    """Compares every row with its checksum. Returns 1 when one is damaged or there is no cache."""
+    from lcm.data.precomputed import stores
+
+    found, worst = list(stores(directory)), 0
+    for _, store in found:
+        damaged = store.damaged()
+        rows = sum(map(len, damaged.values()))
+        worst = max(worst, int(bool(damaged)))
+        whole = sum(not rows for rows in damaged.values())
+        state = f"{rows} rows damaged, {whole} files not readable" if damaged else "sound"
+        print(f"{store.folder}: {len(store)} rows, {state}")
+        for path, numbers in damaged.items():
+            print(
+                f"  {path.name}: "
+                f"{'all of it' if not numbers else 'rows ' + ', '.join(map(str, numbers))}"
+            )
+    if worst:
+        print(
+            "the next lcm cache build, or run with --cache_latents, makes the damaged ones again",
+            file=sys.stderr,
+        )
+    return worst if found else inspect(directory)
+
+
+def build(flags: Sequence[str]) -> int:
+    """Encodes the data of a training command without training."""
+    from lcm.config.run import parse_config
+    from lcm.system.console import hide_loading_bars, log_plainly
+    from lcm.training.inputs import build_cache
+    from lcm.training.launch import make_accelerator
+
+    log_plainly()
+    config = parse_config([*flags, "--cache_latents", "True"])
+    hide_loading_bars(config.pretrained_teacher_model)
+    build_cache(config, make_accelerator(config))
+    return 0

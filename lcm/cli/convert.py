@@ -1,0 +1,34 @@
+"""From one layout to another."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from lcm.cli.arguments import add_input, add_writing, dtype_of, read, written
+
+HELP = "write an adapter in another layout"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_input(parser)
+    parser.add_argument(
+        "output", type=Path, help="the file to write, or a folder for it; peft writes a folder"
+    )
+    parser.add_argument(
+        "--to", required=True, choices=("kohya", "diffusers", "peft"), help="the layout"
+    )
+    add_writing(parser)
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from lcm.adapter.files import PEFT_CONFIG
+    from lcm.adapter.locate import find
+    from lcm.formats.write import check_free, place, save
+
+    file, output = find(args.file), place(args.output, args.to)
+    check_free(output, [file], args.force, PEFT_CONFIG if args.to == "peft" else "")
+    adapter = read(args, args.file)
+    written(output, save(adapter, output, dtype_of(args, adapter), args.to))
+    return 0

@@ -1,0 +1,239 @@
+"""Pictures from a base model, with adapters or without."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcm.cli.arguments import add_base, load
+
+if TYPE_CHECKING:
+    import torch
+
+HELP = "draw pictures with a base model and adapters"
+DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_base(parser, "what the pictures are drawn with", required=True)
+    adapters_help = "files, output folders or hub ids; default weight: 1"
+    add(
+        "--adapter",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH[=WEIGHT]",
+        help=adapters_help,
+    )
+    prompts = parser.add_mutually_exclusive_group(required=True)
+    prompts.add_argument(
+        "--prompt",
+        nargs="+",
+        action="extend",
+        help="one picture for each, and for each of --steps and --seeds",
+    )
+    prompts.add_argument("--prompts_file", type=Path, help="text file, one prompt a line")
+    add("--negative_prompt", help="what to keep away from; needs a guidance_scale above 1")
+    steps_help = (
+        "inference steps, the columns of the grid; default: what the adapter's recipe names"
+    )
+    add("--steps", type=int, nargs="+", action="extend", help=steps_help)
+    add(
+        "--seeds",
+        "--seed",
+        type=int,
+        nargs="+",
+        action="extend",
+        help="a picture from each; default: 0",
+    )
+    add("--guidance_scale", type=float, help="default: the recipe's; 7.5 without adapters")
+    add(
+        "--scheduler",
+        help="a class of diffusers, for example DDIMScheduler; default: the recipe's, or the "
+        "base's own",
+    )
+    add(
+        "--height",
+        type=int,
+        help="pixels; default: what the adapter was trained at, or the base draws at",
+    )
+    add("--width", type=int, help="likewise")
+    add("--batch_size", type=int, default=1, help="pictures drawn together")
+    add(
+        "--dtype",
+        choices=["auto", *DTYPES],
+        default="auto",
+        help="auto: fp16 on a GPU, fp32 without",
+    )
+    add("--device", default="auto", help="auto: a GPU where there is one")
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the pictures, the grids and images.json",
+    )
+    add("--overwrite", action="store_true", help="replace pictures of the same names")
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    args.seeds = args.seeds or [0]
+    check_numbers(args)
+    from lcm.data.sources.prompts import read_prompts
+    from lcm.inference.generate import (
+        FEW_STEP,
+        Settings,
+        check_folder,
+        check_playable,
+        leading,
+        plan,
+        prepare,
+        read_recipes,
+    )
+
+    adapters = read_weights(args.adapter)
+    recipes = read_recipes(adapters)
+    check_playable(recipes, args.scheduler, args.steps or [])
+    recipe, few = leading(recipes), args.scheduler in FEW_STEP
+    settings = Settings(
+        guidance_scale=first_of(
+            args.guidance_scale, recipe and recipe.guidance_scale, 1.0 if few else 7.5
+        ),
+        eta=recipe.eta if recipe else 0.0,
+        negative_prompt=args.negative_prompt,
+        height=first_of(args.height, recipe and recipe.resolution),
+        width=first_of(args.width, recipe and recipe.resolution),
+    )
+    if settings.negative_prompt is not None and settings.guidance_scale <= 1:
+        raise ValueError(
+            f"negative_prompt has no effect at guidance_scale {settings.guidance_scale:g}; pass a "
+            "larger one"
+        )
+    prompts = args.prompt or [prompt for prompt in read_prompts(args.prompts_file) if prompt]
+    pictures = plan(
+        prompts, args.steps or [recipe.usual_steps if recipe else 4 if few else 50], args.seeds
+    )
+    if not args.overwrite:
+        check_folder(args.output, pictures)
+    device = choose_device(args.device)
+    pipe = load(args, choose_dtype(args.dtype, device))
+    prepare(pipe, adapters, recipes, args.scheduler)
+    pipe.to(device)
+    pipe.set_progress_bar_config(disable=True)
+    write(pipe, pictures, settings.with_size(pipe), args, adapters)
+    return 0
+
+
+def write(
+    pipe: Any,
+    pictures: Sequence[Any],
+    settings: Any,
+    args: argparse.Namespace,
+    adapters: dict[str, float],
+) -> None:
+    """Draws, and writes every file as soon as it is known; the index comes last."""
+    from tqdm.auto import tqdm
+
+    from lcm.inference.generate import INDEX_NAME, draw, grid_name, parameters, write_json
+    from lcm.inference.image_grid import draw_grid, save_png
+
+    scheduler, entries = type(pipe.scheduler).__name__, []
+    named = ", ".join(f"{path}={weight:g}" for path, weight in adapters.items())
+    shows_bar = sys.stderr.isatty()
+    with tqdm(
+        total=len(pictures), unit="picture", disable=not shows_bar, dynamic_ncols=True
+    ) as bar:
+        for picture, image in draw(pipe, pictures, settings, args.batch_size):
+            path = args.output / picture.name
+            save_png(
+                image, path, parameters(picture, image.size, settings, scheduler, args.base, named)
+            )
+            width, height = image.size
+            entries.append(
+                {"file": picture.name, **vars(picture), "width": width, "height": height}
+            )
+            bar.update()
+            if not shows_bar:
+                print(path, flush=True)
+    for seed in dict.fromkeys(picture.seed for picture in pictures):
+        save_png(
+            draw_grid(args.output, [p for p in pictures if p.seed == seed]),
+            args.output / grid_name(seed),
+        )
+        print(args.output / grid_name(seed))
+    facts = {
+        **{name: getattr(args, name) for name in ("base", "base_config", "negative_prompt")},
+        **{
+            "adapters": adapters,
+            "scheduler": scheduler,
+            "guidance_scale": settings.guidance_scale,
+            "eta": settings.eta,
+        },
+    }
+    write_json(args.output / INDEX_NAME, {**facts, "images": entries})
+
+
+def first_of(*values: Any) -> Any:
+    """The first that is not None, and None if none is."""
+    return next((value for value in values if value is not None), None)
+
+
+def read_weights(words: Sequence[str]) -> dict[str, float]:
+    """PATH[=WEIGHT] -> weights by path. Raises ValueError for a path that is named twice."""
+    from lcm.adapter.locate import path_and_weight
+
+    adapters: dict[str, float] = {}
+    for path, weight in (path_and_weight(word, "adapter") for word in words):
+        if path in adapters:
+            raise ValueError(f"adapter: {path} is named twice; name it once, with one weight")
+        adapters[path] = weight
+    return adapters
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raises ValueError naming the flag."""
+    for name in ("steps", "batch_size", "height", "width"):
+        value = getattr(args, name)
+        for number in value if isinstance(value, list) else [value]:
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be positive; got {number}")
+    for seed in args.seeds:
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seeds must lie in 0..2^63 - 1; got {seed}")
+    if args.guidance_scale is not None and not 0 <= args.guidance_scale < math.inf:
+        raise ValueError(f"guidance_scale must be a number from 0 on; got {args.guidance_scale:g}")
+
+
+def choose_device(name: str) -> torch.device:
+    """Raises ValueError for one that this machine does not have."""
+    import torch
+
+    found = (
+        torch.accelerator.current_accelerator()
+        if torch.accelerator.is_available()
+        else torch.device("cpu")
+    )
+    assert found is not None
+    if name == "auto":
+        return found
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", found.type):
+        raise ValueError(
+            f"device: this machine has no {name}; pass "
+            f"cpu{'' if found.type == 'cpu' else f' or {found.type}'}, or leave it out"
+        )
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    import torch
+
+    chosen: torch.dtype = getattr(
+        torch, DTYPES[("fp32" if device.type == "cpu" else "fp16") if name == "auto" else name]
+    )
+    return chosen

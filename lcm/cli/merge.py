@@ -1,0 +1,120 @@
+"""An adapter into a base, or several adapters into one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lcm.cli.arguments import add_base, add_writing, dtype_of, finite, load, read, written
+
+if TYPE_CHECKING:
+    from lcm.adapter.recipe import Recipe
+
+HELP = "add an adapter to a base model's weights, or several adapters to one"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "adapters",
+        nargs="+",
+        help="one with --base, two or more without: files, folders or hub ids",
+    )
+    add_base(parser, "the result is a base model with the adapters in it")
+    parser.add_argument(
+        "--weights", type=finite, nargs="+", help="one for each adapter; default: 1"
+    )
+    parser.add_argument(
+        "--rank",
+        type=int,
+        help="rank of the merged adapter; default: the sum of the ranks, which is exact",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="with --base a folder, else a file or a folder for it",
+    )
+    add_writing(parser)
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    weights = args.weights or [1.0] * len(args.adapters)
+    if len(weights) != len(args.adapters):
+        raise ValueError(
+            f"--weights: {len(weights)} for {len(args.adapters)} adapters; pass one for each"
+        )
+    if args.base is None and len(args.adapters) == 1:
+        raise ValueError(
+            "one adapter alone: pass --base to merge it into a model, or more adapters; lcm resize "
+            "changes the rank"
+        )
+    if args.base is not None and args.rank is not None:
+        raise ValueError("--rank is of a merged adapter; with --base there is none, leave it out")
+    return into_base(args, weights) if args.base else into_adapter(args, weights)
+
+
+def into_base(args: argparse.Namespace, weights: list[float]) -> int:
+    """Writes a plain diffusers folder whose scheduler is that of the recipe; lcm.attach knows the
+    folder, too.
+    """
+    import torch
+
+    from lcm.adapter.full_unet import RECIPE_NAME, UNET_FOLDER
+    from lcm.formats.apply import add_deltas
+    from lcm.formats.write import check_free
+    from lcm.inference import check_compatible, make_scheduler
+    from lcm.system.atomic import replacing
+
+    check_free(
+        args.output, [Path(args.base), *map(Path, args.adapters)], args.force, "model_index.json"
+    )
+    pipe = load(args)
+    recipe = None
+    for path, weight in zip(args.adapters, weights, strict=True):
+        adapter = read(args, path, pipe.unet.config.layers_per_block)
+        recipe = recipe or recipe_of(adapter.header)
+        add_deltas(pipe, adapter, weight)
+        print(f"{path}: {len(adapter.modules)} layers, weight {weight:g}")
+    if recipe is not None:
+        check_compatible(pipe, recipe, pipe.scheduler.config)
+        pipe.scheduler = make_scheduler(pipe.scheduler.config, recipe)
+    if args.dtype:
+        pipe.to(dtype=getattr(torch, args.dtype))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(args.output) as partial:
+        pipe.save_pretrained(partial)
+        if recipe is not None:
+            (partial / UNET_FOLDER / RECIPE_NAME).write_text(recipe.to_json())
+    played = (
+        f"plays with {type(pipe.scheduler).__name__}, guidance_scale {recipe.guidance_scale:g}"
+        if recipe
+        else "has no recipe"
+    )
+    print(f"{args.output}: {type(pipe).__name__}, {played}")
+    return 0
+
+
+def recipe_of(header: dict[str, str]) -> Recipe | None:
+    from lcm.adapter.recipe import RECIPE_KEY, Recipe
+
+    return Recipe.from_json(header[RECIPE_KEY]) if RECIPE_KEY in header else None
+
+
+def into_adapter(args: argparse.Namespace, weights: list[float]) -> int:
+    """Writes the weighted sum, with the header of the first that has a recipe."""
+    from lcm.adapter.locate import find
+    from lcm.formats.algebra import add
+    from lcm.formats.write import check_free, identified, place, save
+
+    output = place(args.output)
+    check_free(output, [find(path) for path in args.adapters], args.force)
+    adapters = [read(args, path) for path in args.adapters]
+    merged, errors = add(adapters, weights, args.rank)
+    merged.header = identified(
+        merged, next((found for a in adapters if (found := recipe_of(a.header))), None)
+    )
+    written(output, save(merged, output, dtype_of(args, adapters[0])))
+    print(errors)
+    return 0

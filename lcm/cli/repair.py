@@ -1,0 +1,99 @@
+"""Recovering adapter files that programs misread."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcm.cli.arguments import add_base, add_input, add_writing, dtype_of, load, read, written
+
+if TYPE_CHECKING:
+    from lcm.adapter.recipe import Recipe
+    from lcm.formats.factors import Adapter
+
+HELP = (
+    "write an adapter of any layout, mixed or half converted too, as one file that loads everywhere"
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_input(parser)
+    parser.add_argument("output", type=Path, help="the file to write, or a folder for it")
+    add_writing(parser)
+    add_base(parser, "the result is also proved on it")
+    parser.add_argument(
+        "--objective",
+        help="the method that the adapter was trained with, e.g. lcm; writes its standard recipe",
+    )
+    parser.add_argument(
+        "--prediction_type",
+        choices=("epsilon", "v_prediction", "sample"),
+        help="of the recipe; default: that of --base, or epsilon",
+    )
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from lcm.adapter.locate import find
+    from lcm.formats.apply import verify
+    from lcm.formats.write import check_free, identified, place, save
+
+    file, output = find(args.file), place(args.output)
+    check_free(output, [file], args.force)
+    pipe = load(args) if args.base else None
+    adapter = read(args, args.file, pipe.unet.config.layers_per_block if pipe else None)
+    adapter.header = identified(adapter, recipe(args, adapter, pipe) if args.objective else None)
+    result = save(adapter, output, dtype_of(args, adapter))
+    written(output, result)
+    if pipe is not None:
+        verdict = verify(pipe, adapter, output)
+        print(
+            f"on {args.base}: diffusers takes {verdict.loaded}, output differs by "
+            f"{verdict.error:.1e} of the adapter's effect"
+        )
+        if (
+            verdict.misscaled or not verdict.error <= 2e-2
+        ):  # the file may be rounded to half precision
+            print(
+                f"error: {output} does not play as {file} is meant; keep the original and report "
+                "this"
+            )
+            return 1
+    return 0
+
+
+def recipe(args: argparse.Namespace, adapter: Adapter, pipe: Any) -> Recipe:
+    """The standard recipe of a method for this family. Raises ValueError where the family is not
+    known.
+    """
+    from lcm.inference import family_name
+    from lcm.methods import ObjectiveConfig, make_recipe, resolve
+
+    config = ObjectiveConfig(objective=args.objective)
+    method, width = resolve(config), adapter.text_width
+    known = {768: ("sd", 512), 1024: ("sd", 768), 2048: ("sdxl", 1024)}
+    if pipe is not None:
+        scheduler = pipe.scheduler.config
+        family, width = family_name(pipe.unet), pipe.unet.config.cross_attention_dim
+        resolution = pipe.unet.config.sample_size * pipe.vae_scale_factor
+        prediction, zero_snr = (
+            scheduler.get("prediction_type", "epsilon"),
+            scheduler.get("rescale_betas_zero_snr", False),
+        )
+    elif width in known and (width != 1024 or args.prediction_type):
+        (family, resolution), prediction, zero_snr = known[width], "epsilon", False
+    else:
+        raise ValueError(
+            "the adapter does not tell its base model, which the recipe names; pass --base"
+        )
+    return make_recipe(
+        method,
+        config,
+        family=family,
+        cross_attention_dim=width,
+        prediction_type=args.prediction_type or prediction,
+        zero_terminal_snr=zero_snr,
+        teacher=args.base or "unknown",
+        resolution=resolution,
+    )

@@ -1,0 +1,1 @@
+"""The configuration of a run: sections, checks between them, flags and YAML."""

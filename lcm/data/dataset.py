@@ -1,0 +1,128 @@
+"""Samples and batches: every random number is a function of (seed, epoch, sample), every position
+of the step.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lcm.data.batch import Sample, SampleRef
+from lcm.data.buckets import Buckets, one_square
+from lcm.data.config import DataConfig
+from lcm.data.crops import Shape, choose_crop
+from lcm.data.precomputed.shards import Trajectories
+from lcm.data.randomness import draw
+from lcm.data.records import Record
+from lcm.models.families import ImageSize
+
+
+class Encoded(Protocol):
+    """Pictures and prompts that were encoded beforehand; `lcm.data.precomputed` makes them."""
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether it is prompts and pictures, not prompts alone."""
+
+    def picture(self, epoch: int, index: int) -> tuple[Tensor, ImageSize]:
+        """Moments [2C, h, w] of the crop of that epoch, and what SDXL is told of it."""
+
+    def prompt(self, prompt: str) -> dict[str, Tensor]:
+        """What Family.embed_prompts gives, without the batch."""
+
+
+def whole(resolution: int) -> ImageSize:
+    """What SDXL is told about a picture that was never cropped, as its pipeline does by default."""
+    return ImageSize(resolution, resolution, 0, 0, resolution, resolution)
+
+
+class TrainDataset(Dataset[Sample]):
+    """Records with their random choices. Indexed by (epoch, index).
+
+    Pictures are cut to the shapes of their `buckets`, to the square of `resolution` where there are
+    none; `latent_shape` is that of the square. With `trajectories`, one for every record, these
+    take the place of pictures, and what is `encoded` that of pictures and prompts. `extra_noises`
+    unit noises come with every sample besides the usual two. Raises ValueError when there are not
+    as many trajectories as records.
+    """
+
+    def __init__(
+        self,
+        records: list[Record],
+        config: DataConfig,
+        latent_shape: tuple[int, int, int],
+        seed: int,
+        *,
+        buckets: Buckets | None = None,
+        trajectories: Trajectories | None = None,
+        encoded: Encoded | None = None,
+        extra_noises: int = 0,
+    ) -> None:
+        if trajectories is not None and len(trajectories) != len(records):
+            raise ValueError(
+                f"{len(records)} samples need as many trajectories; got {len(trajectories)}"
+            )
+        self.records = records
+        assert config.resolution is not None  # the trainer has asked the teacher
+        self.config, self.resolution = config, config.resolution
+        self.buckets = buckets or one_square(config.resolution, len(records))
+        self.latent_shape = latent_shape
+        self.seed = seed
+        self.trajectories = trajectories
+        self.encoded = encoded
+        self.extra_noises = extra_noises
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, ref: SampleRef) -> Sample:
+        epoch, index = ref
+        record = self.records[index]
+        rng, draws = draw(self.seed, epoch, record.key)
+        target = self.buckets.shape(index)
+        shape = self._latent_shape(target)
+        posterior_noise, noise = torch.from_numpy(
+            rng.standard_normal((2, *shape), dtype=np.float32)
+        )
+        # later additions come after what was there before, so that old runs keep their numbers
+        landing = rng.random()
+        extra = rng.standard_normal((self.extra_noises, *shape), dtype=np.float32)
+        empty = draws.empty < self.config.proportion_empty_prompts
+        prompt = "" if empty else record.captions[int(draws.caption * len(record.captions))]
+        pixels = moments = trajectory = None
+        if self.trajectories is not None:
+            trajectory, size = self.trajectories[index], whole(self.resolution)
+        elif self.encoded is not None and self.encoded.has_pictures:
+            moments, size = self.encoded.picture(epoch, index)
+        else:
+            image = record.image()
+            crop = choose_crop(
+                self.config, (image.height, image.width), target, draws.flip, draws.top, draws.left
+            )
+            pixels, size = crop.pixels(image, self.config.interpolation_type), crop.size
+        return Sample(
+            key=record.key,
+            prompt=prompt,
+            embeds=self.encoded.prompt(prompt) if self.encoded else None,
+            moments=moments,
+            pixels=pixels,
+            trajectory=trajectory,
+            size=size,
+            posterior_noise=posterior_noise,
+            noise=noise,
+            uniform_time=draws.time,
+            uniform_guidance=draws.guidance,
+            uniform_landing=float(landing),
+            extra_noise=torch.from_numpy(extra) if self.extra_noises else None,
+        )
+
+    def _latent_shape(self, target: Shape) -> tuple[int, int, int]:
+        if target == (self.resolution, self.resolution):
+            return self.latent_shape
+        channels, side, _ = self.latent_shape
+        factor = self.resolution // side
+        return channels, target[0] // factor, target[1] // factor

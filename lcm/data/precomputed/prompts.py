@@ -1,0 +1,77 @@
+"""Prompts encoded once, on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lcm.data.precomputed.identity import identity_of, key_of
+from lcm.data.precomputed.rows import Rows
+from lcm.data.precomputed.store import Row, Store
+from lcm.models.families import Family
+from lcm.system.processes import Team
+
+logger = logging.getLogger(__name__)
+
+
+PROMPTS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """What the text encoders say of every prompt, by its tokens."""
+
+    store: Store
+    keys: dict[str, str]
+
+    def prompt(self, prompt: str) -> Row:
+        """[L, D] prompt_embeds and, for SDXL, [P] pooled_prompt_embeds, in the encoders'
+        precision.
+        """
+        row = self.store[self.keys[prompt]]
+        return {name: tensor for name, tensor in row.items() if name != "token_ids"}
+
+
+def make_embeds(
+    jobs: Sequence[tuple[str, tuple[str, Tensor]]], *, family: Family
+) -> Iterator[tuple[str, Row]]:
+    for start in range(0, len(jobs), PROMPTS_AT_ONCE):
+        part = jobs[start : start + PROMPTS_AT_ONCE]
+        embeds = family.embed_prompts([prompt for _, (prompt, _) in part])
+        for row, (key, (_, ids)) in enumerate(part):
+            yield key, {"token_ids": ids, **{name: tensor[row] for name, tensor in embeds.items()}}
+
+
+def prompt_rows(family: Family, prompts: Sequence[str]) -> tuple[Rows, dict[str, str]]:
+    """Those of a run, and the key of every prompt: prompts with the same tokens share a row."""
+    unique = list(dict.fromkeys(prompts))
+    ids = [family.token_ids(unique[i : i + 1024]) for i in range(0, len(unique), 1024)]
+    keys, wanted = {}, {}
+    for prompt, tokens in zip(unique, torch.cat(ids), strict=True):
+        keys[prompt] = key_of(tokens.tolist())
+        wanted[keys[prompt]] = (prompt, tokens)
+    encoders = family.text_encoders()
+    facts: dict[str, Any] = {
+        "model": key_of(family.name, identity_of(*encoders)),
+        "family": family.name,
+        "dtype": str(encoders[0].dtype),
+    }
+    make: Callable[..., Iterator[tuple[str, Row]]] = partial(make_embeds, family=family)
+    return Rows("prompts", "prompt embeddings", facts, wanted, make), keys
+
+
+def encode_prompts(
+    family: Family, prompts: Sequence[str], *, directory: Path, team: Team
+) -> EncodedPrompts:
+    """Makes what is missing in `directory`."""
+    rows, keys = prompt_rows(family, prompts)
+    filled = rows.fill(directory, team)
+    logger.info("%s", filled.summary(rows.what))
+    return EncodedPrompts(filled.store, keys)

@@ -1,0 +1,235 @@
+"""Tensors on disk by key: safetensors files of many rows, every row with a checksum, files complete
+or not there at all.
+
+Several processes may write into one folder, each file by file under a name of its own; a file is
+never changed. What is on disk is what the headers of the files say, so there is no list that could
+disagree with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lcm.data.precomputed.identity import add_tensors
+from lcm.system.atomic import replacing
+from lcm.system.processes import ALONE, Team
+
+ROWS = 256
+"""Rows in one file: 17 MiB of Stable Diffusion's float16 moments at 512 pixels. So much is made
+again after a kill.
+"""
+
+OPEN_FILES = 8
+ENTRIES = "entries"
+SUFFIX = ".safetensors"
+
+Row = dict[str, Tensor]
+
+
+def digest_of(row: Row) -> str:
+    """32 hexadecimal digits of the SHA-256 of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    add_tensors(digest, sorted(row.items()))
+    return digest.hexdigest()[:32]
+
+
+def read_entries(path: Path) -> list[tuple[str, str]]:
+    """(key, digest) of every row, from the header alone; empty for a file that is no part of a
+    store or cut short.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return [
+                (str(key), str(digest))
+                for key, digest in json.loads((file.metadata() or {}).get(ENTRIES, "[]"))
+            ]
+    except (OSError, ValueError, SafetensorError):
+        return []
+
+
+def packed(rows: dict[str, Row]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file with these rows, whose tensors have the same names, types and
+    shapes.
+    """
+    names = next(iter(rows.values())).keys()
+    stacked = {name: torch.stack([row[name] for row in rows.values()]) for name in names}
+    return stacked, {ENTRIES: json.dumps([(key, digest_of(row)) for key, row in rows.items()])}
+
+
+def write_rows(folder: Path, rows: dict[str, Row]) -> None:
+    """One new file with these rows."""
+    tensors, metadata = packed(rows)
+    with replacing(folder / f"{uuid.uuid4().hex}{SUFFIX}") as partial:
+        save_file(tensors, partial, metadata=metadata)
+
+
+def bytes_of_rows(count: int, key: str, row: Row) -> int:
+    """On disk, of `count` rows like this one."""
+    other = key[:-1] + ("0" if key[-1] != "0" else "1")
+    one, two = (len(save(*packed(rows))) for rows in ({key: row}, {key: row, other: row}))
+    return -(-count // ROWS) * (2 * one - two) + count * (two - one)
+
+
+class Writer:
+    """Collects rows and writes them by `ROWS`, those of one shape together; `flush` writes the
+    rest.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._waiting: dict[Any, dict[str, Row]] = {}
+
+    def add(self, key: str, row: Row) -> None:
+        shapes = tuple(
+            (name, tensor.dtype, tuple(tensor.shape)) for name, tensor in sorted(row.items())
+        )
+        waiting = self._waiting.setdefault(shapes, {})
+        waiting[key] = {name: tensor.detach().cpu() for name, tensor in row.items()}
+        if len(waiting) == ROWS:
+            write_rows(self.folder, self._waiting.pop(shapes))
+
+    def flush(self) -> None:
+        for rows in self._waiting.values():
+            write_rows(self.folder, rows)
+        self._waiting = {}
+
+
+class Store:
+    """The rows in a folder by key, as they were when this was made. Opens files when asked, so that
+    a worker gets names alone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = sorted(
+            path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith(".")
+        )
+        self.places: dict[str, tuple[int, int]] = {}
+        self._digests: list[list[tuple[str, str]]] = [read_entries(path) for path in self.files]
+        for number, entries in enumerate(self._digests):
+            for row, (key, _) in enumerate(entries):
+                self.places[key] = (number, row)
+        self._make_opener()
+
+    def _make_opener(self) -> None:
+        self._open = lru_cache(maxsize=OPEN_FILES)(
+            lambda number: safe_open(self.files[number], framework="pt")
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_open", "_digests")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._make_opener()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, key: str) -> Row:
+        """Raises KeyError for a key that is not there."""
+        number, row = self.places[key]
+        file = self._open(number)
+        return {name: file.get_slice(name)[row] for name in file.keys()}  # noqa: SIM118 - it is no dict
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self.files)
+
+    # --- damage -----------------------------------------------------------------------------------
+
+    def damaged(self, team: Team = ALONE, quiet: bool = False) -> dict[Path, list[int]]:
+        """The rows that are not what was written, by file; reads every byte of this process's
+        share.
+
+        A file whose header or size is not sound is listed without rows: nothing of it can be read.
+        """
+        numbers = team.share(range(len(self.files)))
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            checks = pool.map(self._bad_rows, numbers)
+            found = list(
+                tqdm(
+                    checks,
+                    total=len(numbers),
+                    desc="checking the cache",
+                    unit="file",
+                    leave=False,
+                    disable=quiet,
+                )
+            )
+        return {
+            self.files[number]: rows
+            for number, rows in zip(numbers, found, strict=True)
+            if rows is not None
+        }
+
+    def _bad_rows(self, number: int) -> list[int] | None:
+        entries = self._digests[number]
+        try:
+            tensors = load_file(self.files[number])
+        except (OSError, SafetensorError):
+            return []
+        if not entries or any(len(tensor) != len(entries) for tensor in tensors.values()):
+            return []
+        bad = [
+            row
+            for row, (_, digest) in enumerate(entries)
+            if digest_of({name: tensor[row] for name, tensor in tensors.items()}) != digest
+        ]
+        return bad or None
+
+
+def discard(damaged: dict[Path, Sequence[int]]) -> None:
+    """Deletes the files that `Store.damaged` found, their sound rows going into new ones first:
+    only what is lost is made again.
+    """
+    for path, rows in damaged.items():
+        entries = read_entries(path) if rows else []
+        if entries:
+            tensors = load_file(path)
+            kept = {
+                key: {name: tensor[row] for name, tensor in tensors.items()}
+                for row, (key, _) in enumerate(entries)
+                if row not in set(rows)
+            }
+            if kept:
+                write_rows(path.parent, kept)
+        path.unlink(missing_ok=True)
+
+
+def absent(store: Store, wanted: Iterable[str]) -> list[str]:
+    """The wanted keys that the store lacks, each once, in order."""
+    return [key for key in dict.fromkeys(wanted) if key not in store]
+
+
+def sweep(folder: Path, older_than: float = 3600.0) -> None:
+    """Deletes what killed writers left half done; a file younger than an hour may still be written
+    by another run.
+    """
+    for path in folder.glob(".*.part"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > older_than:
+                path.unlink()

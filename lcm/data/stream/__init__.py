@@ -1,0 +1,1 @@
+"""Data sets that are read once, in order, and not stored."""

@@ -1,0 +1,1 @@
+"""The mathematics: noise schedule, solvers, consistency function, losses. It needs torch alone."""

@@ -1,0 +1,62 @@
+"""The solver grid: which timesteps training pairs use, and which of them a few-step sampler
+visits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SolverGrid:
+    """`num_steps` timesteps k-1, 2k-1, ... with stride k = num_train_timesteps // num_steps (LCM,
+    section 4.3).
+
+    The step below the first grid point lands on clean data (t = -1), not on timestep 0 whose
+    latents still carry 3 % noise: `LCMScheduler` returns the clean x0, so that is what the student
+    learns.
+    """
+
+    num_steps: int = 50
+    num_train_timesteps: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_steps <= self.num_train_timesteps:
+            raise ValueError(
+                f"num_ddim_timesteps must lie in 1..{self.num_train_timesteps}; got "
+                f"{self.num_steps}"
+            )
+
+    @property
+    def stride(self) -> int:
+        return self.num_train_timesteps // self.num_steps
+
+    @property
+    def timesteps(self) -> Tensor:
+        """[num_steps] int64, ascending."""
+        return torch.arange(1, self.num_steps + 1) * self.stride - 1
+
+    def at(self, uniform: Tensor) -> Tensor:
+        """Turns uniform numbers [B] in [0, 1) into grid points [B] int64, every one equally
+        likely.
+        """
+        index = (
+            (uniform * self.num_steps).long().clamp(max=self.num_steps - 1)
+        )  # rounding to float32 may have made a 1.0
+        return (index + 1) * self.stride - 1
+
+    def few_step(self, num_inference_steps: int) -> Tensor:
+        """The descending timesteps [num_inference_steps] that `LCMScheduler` visits with this grid.
+
+        Raises ValueError when more steps are asked for than the grid has.
+        """
+        if not 1 <= num_inference_steps <= self.num_steps:
+            raise ValueError(
+                f"num_inference_steps={num_inference_steps} does not fit the {self.num_steps} "
+                f"solver steps this model was trained on; pass 1..{self.num_steps}"
+            )
+        skipped = torch.arange(num_inference_steps) * self.num_steps // num_inference_steps
+        return self.timesteps.flip(0)[skipped]

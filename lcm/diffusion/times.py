@@ -1,0 +1,254 @@
+"""Which times a training step uses: from where the student lands (t), the point the teacher reaches
+(u), where both land (s).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lcm.diffusion.grid import SolverGrid
+from lcm.diffusion.schedule import CLEAN, NoiseSchedule
+
+
+class Times(NamedTuple):
+    """s <= u < t, all [B] int64. With s = u the target is the point at u itself: direct
+    regression.
+    """
+
+    t: Tensor
+    u: Tensor
+    s: Tensor
+
+
+class TimeSampler(Protocol):
+    """Turns a sample's uniform numbers [B] in [0, 1) and the progress of the run in [0, 1) into
+    times.
+    """
+
+    @property
+    def direct(self) -> bool:
+        """Whether s = u always."""
+        ...
+
+    def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times: ...
+
+
+class Landing(Protocol):
+    """(t, u, uniform, progress) -> s <= u, all [B]."""
+
+    def __call__(self, t: Tensor, u: Tensor, uniform: Tensor, progress: float) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class LandClean:
+    """s = CLEAN: the consistency function of CM and LCM."""
+
+    def __call__(self, t: Tensor, u: Tensor, uniform: Tensor, progress: float) -> Tensor:
+        return torch.full_like(t, CLEAN)
+
+
+def check_phases(grid: SolverGrid, phases: int, name: str) -> None:
+    """Raises ValueError when the edges are no points of the grid: a sampler would then visit times
+    that nothing was trained for.
+    """
+    steps, total = grid.num_steps, grid.num_train_timesteps
+    if phases < 1 or steps % phases or total % phases or total % steps:
+        fitting = [
+            m
+            for m in range(1, steps + 1)
+            if steps % m == 0 and total % m == 0 and total % steps == 0
+        ]
+        raise ValueError(
+            f"{name}={phases} does not divide a grid of {steps} solver steps over {total} "
+            "timesteps: the sampler would visit other times than the edges; use some of "
+            f"{fitting}, or num_ddim_timesteps 40"
+        )
+
+
+@dataclass(frozen=True)
+class PhaseEdge:
+    """s = the edge below t when [0, T) is cut into `phases` equal parts (PCM, section 3.1): what M
+    trailing steps visit.
+
+    Raises ValueError when the edges are no points of the grid.
+    """
+
+    grid: SolverGrid
+    phases: int
+
+    def __post_init__(self) -> None:
+        check_phases(self.grid, self.phases, "phases")
+
+    def __call__(self, t: Tensor, u: Tensor, uniform: Tensor, progress: float) -> Tensor:
+        width = self.grid.num_train_timesteps // self.phases
+        return t // width * width - 1
+
+
+@dataclass(frozen=True)
+class WithinSegment:
+    """s uniform over the grid points from the segment's lower edge up to u, both included (CTM
+    inside segments: TSCD).
+
+    `segments` are merged in turn, each for an equal share of the run: (8, 4, 2, 1) is Hyper-SD's
+    schedule, (1,) is TCD's uniform landing.
+    """
+
+    grid: SolverGrid
+    segments: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for phases in (
+            self.segments if self.segments != (1,) else ()
+        ):  # a single segment has no edge but the clean end
+            check_phases(self.grid, phases, "segments")
+
+    def __call__(self, t: Tensor, u: Tensor, uniform: Tensor, progress: float) -> Tensor:
+        phases = self.segments[min(int(progress * len(self.segments)), len(self.segments) - 1)]
+        edge = PhaseEdge(self.grid, phases)(t, u, uniform, progress)
+        choices = (u - edge) // self.grid.stride + 1
+        return edge + (uniform * choices).long().clamp(max=choices - 1) * self.grid.stride
+
+
+@dataclass(frozen=True)
+class TargetSet:
+    """s from the times that samplers of `step_counts` steps on this grid visit, at or below u, or
+    CLEAN; moved down by up to `jitter` of itself (TDD).
+
+    The jitter matches play with stochasticity gamma, which lands at (1 - gamma) of the next time
+    before it adds noise.
+    """
+
+    grid: SolverGrid
+    step_counts: tuple[int, ...]
+    jitter: float
+
+    def __post_init__(self) -> None:
+        if max(self.step_counts) > self.grid.num_steps:
+            raise ValueError(
+                f"landing_steps must lie in 1..{self.grid.num_steps}, the solver steps; got "
+                f"{max(self.step_counts)}"
+            )
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """[M] int64 ascending, CLEAN first."""
+        visited = {int(t) for n in self.step_counts for t in self.grid.few_step(n)[1:]}
+        return torch.tensor([CLEAN, *sorted(visited)])
+
+    def __call__(self, t: Tensor, u: Tensor, uniform: Tensor, progress: float) -> Tensor:
+        targets = self.targets.to(t.device)
+        choices = torch.searchsorted(targets, u, right=True)
+        scaled = uniform * choices
+        index = torch.minimum(scaled.long(), choices - 1)
+        s = targets[index]
+        # the fraction that the choice of the target left over is uniform again
+        return torch.where(s > 0, (s * (1.0 - self.jitter * (scaled - index))).long(), s)
+
+
+@dataclass(frozen=True)
+class GridTimes:
+    """Neighbours on the solver grid: t any grid point, u the next one below (CM, Algorithm 2; LCM,
+    Algorithm 1).
+    """
+
+    grid: SolverGrid
+    landing: Landing
+    direct: bool = False
+
+    def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times:
+        t = self.grid.at(uniform)
+        u = t - self.grid.stride
+        return Times(t, u, self.landing(t, u, uniform_landing, progress))
+
+
+@dataclass(frozen=True)
+class DirectTimes:
+    """u = s = the landing point: regression of the flow map onto a point of the teacher's
+    trajectory.
+    """
+
+    grid: SolverGrid
+    landing: Landing
+    direct: bool = True
+
+    def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times:
+        t = self.grid.at(uniform)
+        s = self.landing(t, t - self.grid.stride, uniform_landing, progress)
+        return Times(t, s, s)
+
+
+@dataclass(frozen=True)
+class RefinedTimes:
+    """Neighbours on a grid of N points that N doubles over the run, from `first` to `last` (iCT,
+    Eq. 9, in equal shares).
+
+    Grid points are round(i T / N) - 1. With first = last the grid is fixed.
+    """
+
+    first: int
+    last: int
+    num_train_timesteps: int
+    direct: bool = False
+
+    def num_steps(self, progress: float) -> int:
+        """N at this progress."""
+        stages = [self.first]
+        while stages[-1] < self.last:
+            stages.append(min(2 * stages[-1], self.last))
+        return stages[min(int(progress * len(stages)), len(stages) - 1)]
+
+    def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times:
+        n = self.num_steps(progress)
+        index = (uniform * n).long().clamp(max=n - 1)
+        width = self.num_train_timesteps / n
+        t, u = (((index + i) * width).round().long() - 1 for i in (1, 0))
+        return Times(t, u, torch.full_like(t, CLEAN))
+
+
+@dataclass(frozen=True)
+class EasyTimes:
+    """ECT's pairs: tau_u / tau_t = 1 - (1 + k sigmoid(-b tau_t)) / q^(stage + 1), tau = sigma /
+    alpha (ECT, Eq. 10 and 11).
+
+    The first of the `stages` is nearly diffusion training (u far below t), the last nearly
+    continuous. t is uniform over all timesteps; u is the timestep whose tau is at or below the
+    wanted one, CLEAN below all of them.
+    """
+
+    schedule: NoiseSchedule
+    stages: int = 8
+    q: float = 2.0
+    k: float = 8.0
+    b: float = 1.0
+    direct: bool = False
+
+    def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times:
+        total = self.schedule.num_train_timesteps
+        tau = self.schedule.tau[:total]
+        t = (uniform * total).long().clamp(max=total - 1)
+        stage = min(int(progress * self.stages), self.stages - 1)
+        ratio = 1.0 - (1.0 + self.k * torch.sigmoid(-self.b * tau[t])) / self.q ** (stage + 1)
+        u = torch.searchsorted(tau, tau[t] * ratio.clamp(min=0.0), right=True) - 1
+        u = torch.minimum(u, t - 1)
+        return Times(t, u, torch.full_like(t, CLEAN))
+
+
+@dataclass(frozen=True)
+class TangentTimes:
+    """t uniform over the timesteps, u = t - step: the two ends of a finite difference along the
+    trajectory.
+    """
+
+    num_train_timesteps: int
+    step: int
+    direct: bool = False
+
+    def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times:
+        total = self.num_train_timesteps
+        t = self.step + (uniform * (total - self.step)).long().clamp(max=total - self.step - 1)
+        return Times(t, t - self.step, torch.full_like(t, CLEAN))

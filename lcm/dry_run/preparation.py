@@ -1,0 +1,183 @@
+"""What a run makes before its first step, as its dry run foresees it: rows of the cache,
+trajectories; what a cache would bring.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lcm.data import collate
+from lcm.data.loaded import LoadedData
+from lcm.data.precomputed import PictureSet, Rows, picture_rows, prompt_rows
+from lcm.data.precomputed.rows import CHOOSE_FOLDER, break_even, reading_seconds
+from lcm.data.precomputed.store import Row, Store, Writer, bytes_of_rows
+from lcm.data.precomputed.trajectories import (
+    CHOOSE_TRAJECTORY_DIR,
+    absent_trajectories,
+    bytes_of_trajectories,
+    follow,
+    trajectory_key,
+)
+from lcm.models.families import Family
+from lcm.models.networks import adapters_disabled
+from lcm.system.disk_space import Need
+from lcm.training.inputs import build_buckets, prompts_to_encode, trajectory_folder, trajectory_spec
+from lcm.training.loop import Trainer
+from lcm.training.plan import duration
+
+PROBED = 8
+"""Rows that are made to know how long one takes."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """`missing` of `wanted` rows are still to be made, in `seconds` by all processes together."""
+
+    what: str
+    wanted: int
+    missing: int
+    seconds: float
+    need: Need
+
+
+def seconds_of(function: Callable[[], object], device: torch.device, calls: int = 4) -> float:
+    """Median of so many calls, without the first where there are more."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    seconds = [once() for _ in range(calls)]
+    return statistics.median(seconds[1:] or seconds)
+
+
+def preparations(trainer: Trainer) -> list[Preparation]:
+    """Of this run, as far as its data are known: how much comes in a stream is not. Nothing is
+    written.
+    """
+    found = []
+    folder = trainer.config.cache_folder
+    if folder is not None and not trainer.config.streaming:
+        found += [of_rows(rows, folder, trainer) for rows in rows_of(trainer, trainer.data)]
+    if trainer.config.prompts_file is not None:
+        found += [of_trajectories(family, trainer) for family in trainer.families]
+    return list(
+        {made.need.folder: made for made in found}.values()
+    )  # teachers may have something in common
+
+
+def rows_of(trainer: Trainer, data: LoadedData) -> list[Rows]:
+    """All that --cache_latents would read of these data."""
+    config, family = trainer.config, trainer.family
+    prompts = prompts_to_encode(config, data.records)
+    rows = [prompt_rows(family, prompts)[0] for family in trainer.families]
+    if data.pictures is None:
+        return rows
+    pictures = PictureSet(
+        data.records, data.pictures, build_buckets(config, family, data), config, config.seed
+    )
+    return [*rows, picture_rows(family, pictures, workers=0)]
+
+
+def of_rows(rows: Rows, folder: Path, trainer: Trainer) -> Preparation:
+    missing, seconds, nbytes = rows.missing(folder), 0.0, 0
+    if missing:
+        making, row = probe(rows, missing, trainer.accelerator.device)
+        seconds, nbytes = len(missing) * making, bytes_of_rows(len(missing), missing[0], row)
+    need = Need(rows.folder(folder), nbytes, rows.what, CHOOSE_FOLDER)
+    return Preparation(
+        rows.what, len(rows.wanted), len(missing), seconds / trainer.process[1], need
+    )
+
+
+def probe(rows: Rows, keys: list[str], device: torch.device) -> tuple[float, Row]:
+    """Seconds to make one row, and one."""
+    jobs = [(key, rows.wanted[key]) for key in keys[:PROBED]]
+    return seconds_of(lambda: list(rows.make(jobs)), device) / len(jobs), next(rows.make(jobs))[1]
+
+
+def of_trajectories(family: Family, trainer: Trainer) -> Preparation:
+    config, records = trainer.config, trainer.data.records
+    spec, device = trajectory_spec(config), trainer.accelerator.device
+    folder = trajectory_folder(config) / trajectory_key(family, records, spec)
+    shape, seconds = (spec.num_points, *family.latent_shape(spec.resolution)), 0.0
+    missing = absent_trajectories(folder, len(records), shape)
+    if missing:
+        batch = records[: config.train_batch_size]
+        with adapters_disabled(family.unet):  # which the trainer has called like this before
+            seconds = (
+                missing
+                / len(batch)
+                * seconds_of(lambda: follow(family, batch, spec, device), device, calls=1)
+            )
+    need = Need(
+        folder, bytes_of_trajectories(missing, shape), "trajectories", CHOOSE_TRAJECTORY_DIR
+    )
+    return Preparation("trajectories", len(records), missing, seconds / trainer.process[1], need)
+
+
+# --- what a cache would bring ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What --cache_latents would bring: seconds that one sample takes to encode in a step, to
+    encode once, and to read.
+    """
+
+    live: float
+    making: float
+    reading: float
+
+    def seconds(self, samples: int, records: int) -> float:
+        """Saved by a process that goes through `samples`, and makes `records` rows."""
+        return samples * (self.live - self.reading) - records * self.making
+
+    def advice(self, share: float, samples: int, records: int) -> str:
+        """`share` is that of encoding in an update."""
+        epochs, saved = samples / max(1, records), self.seconds(samples, records)
+        first = break_even(self.making, self.making - (self.live - self.reading), 1)
+        when = f"would pay from epoch {first} on" if first else "would not pay"
+        line = f"encoding is {100 * share:.0f} % of an update; --cache_latents {when}"
+        return (
+            f"{line}, and save {duration(saved)} of this run"
+            if saved > 0
+            else f"{line}, and this run has {epochs:.1f}"
+        )
+
+
+def gain_of_cache(trainer: Trainer) -> Gain:
+    """Measured on a batch that is encoded, and on a few rows that are made and read in a temporary
+    folder.
+    """
+    device, size, dataset = (
+        trainer.accelerator.device,
+        trainer.config.train_batch_size,
+        trainer.dataset(),
+    )
+    group = trainer.buckets.groups[0]
+    refs = [(0, int(group[i % len(group)])) for i in range(size)]
+    batch = collate([dataset[ref] for ref in refs])
+    live = seconds_of(lambda: trainer.encode(batch), device)
+    if trainer.config.dataloader_num_workers == 0:
+        live += seconds_of(lambda: [dataset[ref] for ref in refs], device)
+    making = reading = 0.0
+    for rows in rows_of(trainer, trainer.data.first(PROBED)):
+        seconds, row = probe(rows, list(rows.wanted), device)
+        making += seconds
+        with tempfile.TemporaryDirectory() as folder:
+            writer = Writer(Path(folder))
+            writer.add("0", row)
+            writer.flush()
+            reading += reading_seconds(Store(Path(folder)), ["0"] * PROBED)
+    return Gain(live / size, making, reading)

@@ -1,0 +1,122 @@
+"""Writing an adapter file: it gets its name only after it was read back and compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lcm.adapter.export import family_header
+from lcm.adapter.files import WEIGHTS_NAME, AdapterError
+from lcm.adapter.recipe import RECIPE_KEY, Recipe
+from lcm.formats import diffusers, kohya, peft
+from lcm.formats.factors import Adapter, common, largest_difference
+from lcm.formats.programs import Taken, diffusers_takes
+from lcm.formats.read import METADATA_KEY, read_adapter
+from lcm.system.atomic import replacing
+
+LAYOUTS = {"kohya": kohya.write, "diffusers": diffusers.write, "peft": peft.write}
+"""Layout -> what writes an adapter in it, to a file or, for "peft", to a folder. Those that are
+only read: `keys.SPELLINGS`.
+"""
+
+ROUNDING = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+"""Largest relative difference of a layer's delta, by the precision of the file: a few times its
+rounding.
+"""
+
+
+def identified(adapter: Adapter, recipe: Recipe | None) -> dict[str, str]:
+    """The header with what web UIs tell families by, and the recipe; both where they are known."""
+    header = {key: value for key, value in adapter.header.items() if key != METADATA_KEY}
+    if recipe is None and RECIPE_KEY in header:
+        recipe = Recipe.from_json(header[RECIPE_KEY])
+    width = adapter.text_width
+    family = recipe.family if recipe else {768: "sd", 1024: "sd", 2048: "sdxl"}.get(width or 0)
+    if family is not None:
+        rank, alpha = common(adapter.modules.values())
+        kind = (
+            recipe.prediction_type if recipe else header.get("modelspec.prediction_type", "epsilon")
+        )
+        known = family_header(family, width or 0, kind, rank, alpha)
+        numbers = {key: known.pop(key) for key in ("ss_network_dim", "ss_network_alpha")}
+        header = {**known, **header, **numbers}
+    return {"format": "pt", **header, **({RECIPE_KEY: recipe.to_json()} if recipe else {})}
+
+
+def place(output: Path, layout: str = "kohya") -> Path:
+    """Where to write: a path without the suffix of a file is a folder that gets one, but for the
+    layout that is a folder.
+    """
+    return output if output.suffix == ".safetensors" or layout == "peft" else output / WEIGHTS_NAME
+
+
+def check_free(path: Path, sources: list[Path], force: bool, sign: str = "") -> None:
+    """Raises ValueError where writing `path` would destroy something that was not given up.
+
+    `sign` is the file by which the folder that is to be written is known; "" where it is no folder.
+    Any other folder stays.
+    """
+    if any(
+        path.resolve() == source.resolve() or path.resolve() in source.resolve().parents
+        for source in sources
+    ):
+        raise ValueError(f"{path} is the input; pass another place for the output")
+    if path.exists() and not force:
+        raise ValueError(f"{path} is already there; pass another place, or --force to replace it")
+    if path.is_file() and sign:
+        raise ValueError(f"{path} is a file, and a folder is to be written; pass another place")
+    if path.is_dir() and any(path.iterdir()) and not (sign and (path / sign).is_file()):
+        known = f" without {sign}" if sign else ""
+        raise ValueError(
+            f"{path} is a folder{known}: --force would delete all that is in it; pass another place"
+        )
+
+
+def told(taken: Taken) -> str:
+    """What a program does not take, or takes wrong, in words."""
+    if taken.error:
+        return taken.error
+    return (
+        f"it leaves out {taken.missing}"
+        if taken.missing
+        else f"{taken.misscaled} layers with another strength"
+    )
+
+
+def save(adapter: Adapter, path: Path, dtype: torch.dtype, layout: str = "kohya") -> Adapter:
+    """Writes, reads back and compares every layer's delta, and lets the stock loader take the file.
+    Returns what was read.
+
+    Raises AdapterError, with nothing written, when a value does not fit `dtype` or the file is not
+    what it was made from.
+    """
+    lowered = adapter.with_modules(
+        {name: factors.to(dtype) for name, factors in adapter.modules.items()}
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        LAYOUTS[layout](lowered, partial)
+        read = read_adapter(partial)
+        if read.problems:
+            raise AdapterError(
+                f"in {dtype}: {read.problems[0].removeprefix(str(partial))}; nothing was written, "
+                "pass a wider --dtype"
+            )
+        difference, module = largest_difference(adapter, read)
+        if not difference <= ROUNDING[dtype]:
+            raise AdapterError(
+                f"{module} differs by {difference:.1e} after rounding to {dtype}; nothing was "
+                "written, pass a wider --dtype"
+            )
+        if layout != "peft":
+            taken = diffusers_takes(read, partial)
+            other = (
+                ". lcm convert --to diffusers has names for all layers" if layout == "kohya" else ""
+            )
+            if taken.error or taken.misscaled or taken.count < len(read.component("unet")):
+                raise AdapterError(
+                    f"diffusers would not load the {layout} file as it is meant ({told(taken)}); "
+                    f"nothing was written{other}"
+                )
+    return read

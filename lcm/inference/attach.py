@@ -1,0 +1,194 @@
+"""Attaching adapters to a stock pipeline, all of them or none, and taking them off again."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from lcm.adapter.lora import lora_modules
+from lcm.adapter.recipe import Recipe
+from lcm.inference.call_warnings import unwatch, watch
+from lcm.inference.entries import Entry, check_names, check_others, find_lead, read_entry
+from lcm.inference.load import activate, load, replace_unet, swap
+from lcm.inference.schedulers import check_compatible, make_scheduler
+from lcm.inference.state import (
+    Attachment,
+    PipelineState,
+    adapted_models,
+    attachment,
+    current_recipe,
+)
+
+
+def own_scheduler_config(pipe: Any) -> Any:
+    """That of the base model, not of the scheduler an earlier adapter has set."""
+    found = attachment(pipe)
+    return (
+        found.before.scheduler if found and pipe.scheduler is found.scheduler else pipe.scheduler
+    ).config
+
+
+def check_not_fused(pipe: Any) -> None:
+    """Raises ValueError for adapters added to the weights: others have no effect beside them, and
+    none can be taken out.
+    """
+    if any(
+        layer.merged for model in adapted_models(pipe) for layer in lora_modules(model).values()
+    ):
+        raise ValueError(
+            "adapters are fused into the weights; call pipe.unfuse_lora(components=['unet']) first "
+            "(pipe.unload_lora_weights() keeps them there for good)"
+        )
+
+
+def check_enabled(pipe: Any) -> None:
+    """Raises ValueError where a new adapter would be switched off like those there."""
+    if any(
+        layer.disable_adapters
+        for model in adapted_models(pipe)
+        for layer in lora_modules(model).values()
+    ):
+        raise ValueError("the pipeline's adapters are switched off; call pipe.enable_lora() first")
+
+
+def checked_weight(source: Any, weight: Any) -> float:
+    """Raises ValueError for all but a finite number: not-a-number makes black pictures."""
+    try:
+        value = float(weight)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(
+            f"the weight of {source} must be a finite number, got {weight!r}; for weights by "
+            "blocks or by networks call pipe.set_adapters afterwards"
+        )
+    return value
+
+
+def put_in(
+    pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bool, before: PipelineState
+) -> None:
+    """The adapters, a swapped one last: that undoes itself."""
+    swapped = lead if hotswap else None
+    for entry in sorted(entries, key=lambda entry: (entry is swapped, not entry.is_unet)):
+        if entry.is_unet:
+            replace_unet(pipe, entry.source, entry.weight)
+        elif entry.file and entry is swapped:
+            swap(pipe, entry.file, entry.name)
+        elif entry.file:
+            load(pipe, entry.file, entry.name)
+    activate(pipe, {entry.name: entry.weight for entry in entries if not entry.is_unet}, before)
+
+
+def attach(
+    pipe: Any,
+    adapters: str | os.PathLike[str] | Mapping[Any, float],
+    weight: float = 1.0,
+    *,
+    adapter_name: str = "lcm",
+    recipe: Recipe | None = None,
+    hotswap: bool = False,
+) -> Recipe:
+    """Loads adapters into a stock SD or SDXL pipeline and sets the scheduler of the recipe that one
+    of them carries.
+
+    `adapters` is a safetensors file, an output folder or a hub id ("owner/name" or
+    "owner/name/file.safetensors"); or a mapping from these, or from names of loaded adapters, to
+    weights: {"out/": 1.0, "style.safetensors": 0.8}. The one with the recipe is named
+    `adapter_name`, styles after their files. Adapters already active keep their weights unless they
+    are named. A folder with a whole U-Net puts that in the place of the pipeline's own. `recipe`
+    replaces the one in the (first) file: `lcm.Recipe.lcm_lora(pipe)` for LCM-LoRAs from elsewhere.
+    `hotswap` puts the file into the tensors of the adapter attached before, so that a compiled
+    U-Net is not compiled again.
+
+    Afterwards call the pipeline with few steps and the recipe's `guidance_scale`; it warns, once
+    each, about settings that ruin few-step pictures. `detach` undoes everything. Returns the
+    recipe. Raises ValueError when an adapter does not fit the pipeline, which is then unchanged.
+    """
+    if isinstance(adapters, Mapping):
+        if weight != 1.0 or not adapters:
+            raise ValueError(
+                "pass the weights inside the mapping, as in lcm.attach(pipe, {'out/': 1.0, "
+                "'style.safetensors': 0.8})"
+            )
+    elif isinstance(adapters, str | os.PathLike):
+        adapters = {adapters: weight}
+    else:
+        raise ValueError(
+            f"pass a path, a hub id, or a mapping from several of them to weights; got {adapters!r}"
+        )
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise ValueError(
+            f"recipe must be a lcm.Recipe, as lcm.Recipe.lcm_lora(pipe) makes one; got {recipe!r}"
+        )
+    entries = [
+        read_entry(pipe, source, checked_weight(source, value))
+        for source, value in adapters.items()
+    ]
+    lead = find_lead(pipe, entries, recipe)
+    if lead and lead.file:
+        lead.name = adapter_name
+    check_names(pipe, entries, lead, hotswap)
+    check_not_fused(pipe)
+    check_enabled(pipe)
+    if recipe is None:
+        check_others(pipe, entries, lead, hotswap)
+        recipe = lead.recipe if lead else current_recipe(pipe)
+    assert recipe is not None  # `find_lead` has seen to it
+    scheduler = pipe.scheduler
+    if lead:
+        check_compatible(pipe, recipe, own_scheduler_config(pipe))
+        scheduler = make_scheduler(own_scheduler_config(pipe), recipe)
+    before, added = (
+        PipelineState.of(pipe),
+        {entry.name for entry in entries if entry.file and not (hotswap and entry is lead)},
+    )
+    try:
+        put_in(pipe, entries, lead, hotswap, before)
+    except BaseException:
+        before.restore(pipe, added)
+        raise
+    pipe.scheduler = scheduler
+    record(pipe, before, entries, lead, recipe)
+    return recipe
+
+
+def record(
+    pipe: Any, before: PipelineState, entries: list[Entry], lead: Entry | None, recipe: Recipe
+) -> None:
+    """Remembers how to undo it, and watches the calls."""
+    found = attachment(pipe) or Attachment(before, recipe, pipe.scheduler, None)
+    found.added |= {entry.name for entry in entries if entry.file}
+    found.recipes |= {
+        entry.name: entry.recipe for entry in entries if entry.recipe and not entry.is_unet
+    }
+    found.warned = set()
+    if lead:
+        found.recipe, found.scheduler, found.lead = (
+            recipe,
+            pipe.scheduler,
+            None if lead.is_unet else lead.name,
+        )
+        if found.lead:
+            found.recipes[found.lead] = recipe
+    pipe._lcm_attachment = found
+    watch(pipe)
+
+
+def detach(pipe: Any) -> None:
+    """Undoes every `attach` on this pipeline: the scheduler and U-Net objects are those of before,
+    the adapters that came with it are gone, those from before are as active and as strong as they
+    were. Adapters loaded by other means meanwhile stay.
+
+    Raises ValueError when `attach` was not called on this pipeline, or while adapters are fused
+    into the weights.
+    """
+    found = attachment(pipe)
+    if found is None:
+        raise ValueError("lcm.attach was not called on this pipeline; there is nothing to detach")
+    check_not_fused(pipe)
+    found.before.restore(pipe, found.added)
+    unwatch(pipe)
+    del pipe._lcm_attachment

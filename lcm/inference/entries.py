@@ -1,0 +1,123 @@
+"""Which adapters are asked for, which of them sets the scheduler, and what they are called."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lcm.adapter.full_unet import is_full
+from lcm.adapter.locate import find_recipe, locate, read_recipe, style_name
+from lcm.adapter.lora import lora_modules
+from lcm.adapter.recipe import Recipe
+from lcm.inference.state import adapted_models, adapter_names, attachment, current_recipe
+
+
+@dataclass
+class Entry:
+    """One of the adapters asked for. `file` is None for one already loaded and for a whole
+    U-Net.
+    """
+
+    source: str | os.PathLike[str]
+    weight: float
+    name: str
+    file: Path | None
+    is_unet: bool
+    recipe: Recipe | None
+
+
+def read_entry(pipe: Any, source: str | os.PathLike[str], weight: float) -> Entry:
+    """A name of a loaded adapter comes before a path of the same spelling."""
+    if isinstance(source, str) and source in adapter_names(pipe):
+        found = attachment(pipe)
+        return Entry(
+            source, weight, source, None, False, found.recipes.get(source) if found else None
+        )
+    local = Path(source).expanduser()
+    if is_full(local):
+        return Entry(local, weight, style_name(local), None, True, find_recipe(local))
+    file = locate(source)
+    return Entry(source, weight, style_name(source), file, False, find_recipe(file))
+
+
+def find_lead(pipe: Any, entries: list[Entry], recipe: Recipe | None) -> Entry | None:
+    """The entry whose recipe sets the scheduler: the first, where the caller gives a recipe. None:
+    one attached before stays.
+
+    Raises ValueError when there are none or several.
+    """
+    if recipe is not None:
+        return entries[0]
+    with_recipe = [entry for entry in entries if entry.recipe]
+    leads = [entry for entry in with_recipe if entry.weight] or with_recipe
+    if len(leads) > 1:
+        names = " and ".join(str(entry.source) for entry in leads)
+        raise ValueError(
+            f"{names} each have a recipe, and a pipeline one scheduler; give all but one the "
+            "weight 0, or pass recipe="
+        )
+    if not leads and current_recipe(pipe) is None:
+        files = [entry.source for entry in entries if entry.file]
+        if not files:
+            raise ValueError(
+                f"no recipe is known of the loaded adapter {entries[0].name!r}; pass recipe="
+            )
+        read_recipe(files[0])  # says what to do
+    return leads[0] if leads else None
+
+
+def check_names(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bool) -> None:
+    """Raises ValueError when an adapter would get a name that is taken, or when there is nothing to
+    swap.
+    """
+    taken, found = adapter_names(pipe), attachment(pipe)
+    if hotswap and (lead is None or lead.file is None):
+        raise ValueError(
+            "hotswap=True puts the adapter with a recipe in the place of the attached one; pass "
+            "its file"
+        )
+    files: set[Path] = set()
+    for entry in entries:
+        if entry.file is None:
+            continue
+        if not entry.name or "." in entry.name:
+            raise ValueError(
+                f"adapter_name={entry.name!r} cannot name an adapter: it must not be empty or have "
+                "a dot"
+            )
+        if entry.file.resolve() in files:
+            raise ValueError(f"{entry.source} is named twice; name it once, with one weight")
+        files.add(entry.file.resolve())
+        if hotswap and entry is lead:
+            if not found or entry.name not in found.added:
+                raise ValueError(
+                    f"hotswap=True: no adapter named {entry.name!r} was attached; attach the first "
+                    "one without it"
+                )
+        elif entry.name in taken:
+            raise ValueError(
+                f"an adapter named {entry.name!r} is already loaded; call lcm.detach(pipe), or "
+                "pass hotswap=True to put this one in its place, or another adapter_name (a style "
+                "is named after its file)"
+            )
+        taken = taken | {entry.name}
+
+
+def check_others(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bool) -> None:
+    """Raises ValueError when another adapter with a recipe would go on playing beside the lead."""
+    found = attachment(pipe)
+    if found is None or lead is None:
+        return
+    named = {entry.source for entry in entries} | ({lead.name} if hotswap else set())
+    for name in found.recipes.keys() - named:
+        layers = [
+            layer for layer in lora_modules(adapted_models(pipe)[0]).values() if name in layer.r
+        ]
+        if any(name in layer.active_adapters and float(layer.scaling[name]) for layer in layers):
+            raise ValueError(
+                f"the adapter {name!r}, attached before, has a recipe of its own and is active; "
+                "call lcm.detach(pipe) first, or name it with the weight 0: lcm.attach(pipe, "
+                f"{{{name!r}: 0.0, {str(lead.source)!r}: {lead.weight}}})"
+            )

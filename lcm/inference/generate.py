@@ -1,0 +1,263 @@
+"""Pictures from a base model with adapters: prompts x inference steps x seeds, a file for each, a
+grid for every seed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from PIL import Image
+
+from lcm.adapter.recipe import Recipe
+from lcm.inference import SCHEDULERS, find_recipe, locate
+from lcm.inference.attach import attach
+from lcm.inference.load import load
+from lcm.models.base_model import is_base
+from lcm.system.atomic import replacing
+from lcm.system.registry import closest
+
+INDEX_NAME = "images.json"
+FEW_STEP = ("LCMScheduler", "TCDScheduler")
+PLAYABLE = sorted({*SCHEDULERS, *(scheduler.name for scheduler in KarrasDiffusionSchedulers)})
+"""Schedulers of diffusers for models with discrete timesteps."""
+
+
+# --- what is drawn --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`row` counts the prompts from 1."""
+
+    row: int
+    prompt: str
+    steps: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its file: no two in a plan are alike, whatever the prompts are; letters, digits and
+        dashes, 100 at most.
+        """
+        plain = (
+            unicodedata.normalize("NFKD", self.prompt).encode("ascii", "ignore").decode().lower()
+        )
+        words = re.sub(r"[^a-z0-9]+", "-", plain)[:40].strip("-")
+        return (
+            "-".join(
+                [
+                    f"{self.row:04d}",
+                    *([words] if words else []),
+                    f"{self.steps}steps",
+                    f"seed{self.seed}",
+                ]
+            )
+            + ".png"
+        )
+
+
+def plan(prompts: Sequence[str], steps: Sequence[int], seeds: Sequence[int]) -> list[Picture]:
+    """Pictures of the same number of steps stand together, in the order in which they are drawn."""
+    rows = list(enumerate(prompts, 1))
+    return [
+        Picture(row, text, n, seed)
+        for n in dict.fromkeys(steps)
+        for row, text in rows
+        for seed in dict.fromkeys(seeds)
+    ]
+
+
+def grid_name(seed: int) -> str:
+    return f"grid-seed{seed}.png"
+
+
+def check_folder(folder: Path, pictures: Sequence[Picture]) -> None:
+    """Raises ValueError when a file of this plan is there already."""
+    names = [INDEX_NAME, *(grid_name(p.seed) for p in pictures), *(p.name for p in pictures)]
+    for name in names:
+        if (folder / name).exists():
+            raise ValueError(
+                f"output: {folder / name} exists and would be overwritten; pass another --output, "
+                "or --overwrite"
+            )
+
+
+# --- with what ------------------------------------------------------------------------------------
+
+
+def read_recipes(adapters: Mapping[str, float]) -> dict[str, Recipe | None]:
+    """By path, None for an adapter of another trainer. Raises FileNotFoundError, or ValueError for
+    a base model.
+    """
+    recipes = {}
+    for path in adapters:
+        if is_base(path):
+            raise ValueError(f"adapter: {path} is a base model, not an adapter; pass it as --base")
+        recipes[path] = find_recipe(path)
+    return recipes
+
+
+def leading(recipes: Mapping[str, Recipe | None]) -> Recipe | None:
+    """The recipe that says how to play several adapters: the first."""
+    return next((recipe for recipe in recipes.values() if recipe is not None), None)
+
+
+def check_playable(
+    recipes: Mapping[str, Recipe | None], scheduler: str | None, steps: Sequence[int]
+) -> None:
+    """Raises ValueError for a scheduler that is none, for steps that the adapters have not, and
+    where nothing says how to play.
+    """
+    if scheduler is not None and scheduler not in PLAYABLE:
+        raise ValueError(
+            f"scheduler: there is no {scheduler!r} for these models.{closest(scheduler, PLAYABLE)}"
+        )
+    if recipes and leading(recipes) is None and scheduler is None:
+        raise ValueError(
+            f"adapter: {next(iter(recipes))} carries no recipe: it was not written by this "
+            "toolkit; say how it is played with --scheduler (LCMScheduler for an LCM-LoRA), or "
+            "name an adapter that has a recipe beside it"
+        )
+    recipe = leading(recipes)
+    most = (
+        recipe.scheduler_config.get("original_inference_steps")
+        if recipe and scheduler is None
+        else None
+    )
+    if most is not None and max(steps, default=0) > most:
+        raise ValueError(
+            f"steps: the adapter was trained on {most} solver steps; pass 1..{most}, not "
+            f"{max(steps)}"
+        )
+
+
+def prepare(
+    pipe: Any,
+    adapters: Mapping[str, float],
+    recipes: Mapping[str, Recipe | None],
+    scheduler: str | None,
+) -> None:
+    """Attaches the adapters and sets the scheduler: the one asked for, else that of the leading
+    recipe, else the base's own.
+
+    Raises ValueError for an adapter that does not fit.
+    """
+    recipe = leading(recipes)
+    if adapters and recipe is None and scheduler in SCHEDULERS:
+        recipe = replace(Recipe.lcm_lora(pipe), scheduler=str(scheduler), scheduler_config={})
+    if recipe is None:
+        load_styles(pipe, adapters)
+    else:
+        order = sorted(
+            adapters, key=lambda path: recipes[path] != recipe
+        )  # the first is the one that the recipe is of
+        attach(pipe, {path: adapters[path] for path in order}, recipe=recipe)
+    if scheduler is not None and scheduler != type(pipe.scheduler).__name__:
+        pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+
+
+def load_styles(pipe: Any, adapters: Mapping[str, float]) -> None:
+    """Adapters of which none makes the base a few-step model."""
+    names = [f"adapter_{number}" for number in range(1, len(adapters) + 1)]
+    for path, name in zip(adapters, names, strict=True):
+        load(pipe, locate(path), name)
+    if adapters:
+        pipe.set_adapters(names, list(adapters.values()))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of all pictures alike. `height` and `width` in pixels, None for the side that the base draws
+    at.
+    """
+
+    guidance_scale: float
+    eta: float = 0.0
+    negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+
+    def with_size(self, pipe: Any) -> Settings:
+        """Both sides stated: given one alone, the pipelines would leave it out. Raises ValueError
+        where the base has none.
+        """
+        side = pipe.unet.config.sample_size
+        if not isinstance(side, int) and None in (self.height, self.width):
+            raise ValueError(
+                f"height: the base states no side of its own (sample_size {side}); pass --height "
+                "and --width"
+            )
+        sides = {
+            name: getattr(self, name) or side * pipe.vae_scale_factor
+            for name in ("height", "width")
+        }
+        return replace(self, **sides)
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def draw(
+    pipe: Any, pictures: Sequence[Picture], settings: Settings, batch_size: int
+) -> Iterator[tuple[Picture, Image.Image]]:
+    """Each from noise of `torch.Generator("cpu").manual_seed(seed)`, so that it depends neither on
+    the batch nor on the device.
+    """
+    options = asdict(settings)
+    negative = options.pop("negative_prompt")
+    for steps in dict.fromkeys(picture.steps for picture in pictures):
+        alike = [picture for picture in pictures if picture.steps == steps]
+        for start in range(0, len(alike), batch_size):
+            batch = alike[start : start + batch_size]
+            images = pipe(
+                [picture.prompt for picture in batch],
+                negative_prompt=None if negative is None else [negative] * len(batch),
+                num_inference_steps=steps,
+                generator=[torch.Generator("cpu").manual_seed(picture.seed) for picture in batch],
+                **options,
+            ).images
+            yield from zip(batch, images, strict=True)
+
+
+def parameters(
+    picture: Picture,
+    size: tuple[int, int],
+    settings: Settings,
+    scheduler: str,
+    base: str,
+    adapters: str,
+) -> str:
+    """What a picture was drawn with, in the words of A1111, which many viewers read."""
+    facts = {
+        "Steps": picture.steps,
+        "Sampler": scheduler.removesuffix("Scheduler"),
+        "CFG scale": f"{settings.guidance_scale:g}",
+        "Seed": picture.seed,
+        "Size": f"{size[0]}x{size[1]}",
+        "Model": Path(base).stem,
+        **({"Adapters": json.dumps(adapters, ensure_ascii=False)} if adapters else {}),
+    }
+    negative = f"\nNegative prompt: {settings.negative_prompt}" if settings.negative_prompt else ""
+    return f"{picture.prompt}{negative}\n" + ", ".join(
+        f"{name}: {value}" for name, value in facts.items()
+    )
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as partial:
+        partial.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+
+# --- the grid -------------------------------------------------------------------------------------

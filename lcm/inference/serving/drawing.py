@@ -1,0 +1,153 @@
+"""A request at work: the stock pipeline's own call, stopped wherever it calls a network."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, Self
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch import nn
+
+from lcm.inference.call_warnings import unwatch, watch
+from lcm.inference.serving.calls import Answer, Call
+from lcm.inference.state import attachment
+
+Ask = Callable[[Call], Any]
+"""A call of a network that somebody else makes -> what it returns."""
+
+NETWORKS = ("text_encoder", "text_encoder_2", "unet")
+
+
+class Cancelled(BaseException):
+    """Raised inside a pipeline's call to end it."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What pipelines ask about their networks. Gathered once, since diffusers walks through all of
+    a network's modules for it.
+    """
+
+    device: torch.device
+    dtypes: dict[str, torch.dtype]
+
+
+def gather_facts(pipe: Any) -> Facts:
+    networks = {name: getattr(pipe, name, None) for name in (*NETWORKS, "vae")}
+    return Facts(
+        pipe._execution_device,
+        {name: network.dtype for name, network in networks.items() if network is not None},
+    )
+
+
+class Shared(nn.Module):
+    """A network in whose place somebody else is asked. Everything else about it is the network's
+    own.
+    """
+
+    def __init__(self, name: str, network: Any, facts: Facts, ask: Ask) -> None:
+        super().__init__()
+        vars(self)["network"] = network  # not as a part, lest it be walked through
+        self.name, self.ask = name, ask
+        self.device, self.dtype = facts.device, facts.dtypes[name]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.network, name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.ask(Call(self.name, *args, **kwargs))
+
+
+class SharedVAE(Shared):
+    """Its `dtype` is the VAE's own, also while the VAE is widened for somebody else's decode."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        self.network.to(*args, **kwargs)
+        return self
+
+    def decode(self, z: Any, return_dict: bool = True, generator: Any = None) -> Any:
+        """As `AutoencoderKL.decode`, which does not use its generator."""
+        return self.ask(Call(self.name, z, return_dict=return_dict, dtype=self.dtype))
+
+
+def own_pipeline(pipe: Any, facts: Facts, ask: Ask) -> Any:
+    """A copy of a pipeline with a scheduler and a state of its own, whose networks ask."""
+    own = copy.copy(pipe)
+    shared = {
+        name: Shared(name, getattr(pipe, name), facts, ask)
+        for name in NETWORKS
+        if name in facts.dtypes
+    }
+    if isinstance(pipe.vae, AutoencoderKL | AutoencoderTiny):
+        shared["vae"] = SharedVAE("vae", pipe.vae, facts, ask)
+    # not by attributes: pipelines write down the classes of what they are given
+    vars(own).update(
+        shared,
+        scheduler=type(pipe.scheduler).from_config(pipe.scheduler.config),
+        maybe_free_model_hooks=lambda: None,
+    )
+    own.set_progress_bar_config(disable=True)
+    if attachment(own):  # what looks at the calls of an attached pipeline is bound to the object
+        unwatch(own)
+        watch(own)
+    return own
+
+
+class Drawing:
+    """A call of a pipeline in a thread that runs only while somebody waits in `go_on`: one at a
+    time, in the order they say.
+
+    After `start` and every `go_on`, `call` is what it waits for, or None when it has ended with an
+    `image` or an `error`.
+    """
+
+    def __init__(self, arguments: dict[str, Any], rows: int) -> None:
+        self.arguments, self.rows = arguments, rows
+        self.image: Any = None
+        self.error: Exception | None = None
+        self.call: Call | None = None
+        self._calls: SimpleQueue[Call | None] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def _draw(self, pipe: Any, facts: Facts) -> None:
+        try:
+            self.image = own_pipeline(pipe, facts, self._ask)(**self.arguments).images[0]
+        except Cancelled:
+            pass
+        except Exception as error:
+            self.error = error
+        finally:
+            self._calls.put(None)
+
+    def _ask(self, call: Call) -> Any:
+        if call.rows == 0:  # what the stock pipelines pass on in silence
+            raise ValueError(
+                "there is no step to take: strength times num_inference_steps is below 1; raise "
+                "either"
+            )
+        self._calls.put(call)
+        output, error = self._answers.get()
+        if error is not None:
+            raise error
+        return output
+
+    def start(self, pipe: Any, facts: Facts) -> None:
+        self._thread = threading.Thread(target=self._draw, args=(pipe, facts), daemon=True)
+        self._thread.start()
+        self.call = self._calls.get()
+
+    def go_on(self, answer: Answer) -> None:
+        self._answers.put(answer)
+        self.call = self._calls.get()
+
+    def stop(self) -> None:
+        """Ends it at its next call, with neither image nor error."""
+        self._answers.put((None, Cancelled()))
+        if self._thread is not None:
+            self._thread.join()

@@ -1,0 +1,267 @@
+"""The engine: every step is one call of the U-Net for all requests that are under way."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from diffusers import (
+    LatentConsistencyModelPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+)
+from torch import Tensor
+
+from lcm.adapter.recipe import Recipe
+from lcm.inference import current_recipe
+from lcm.inference.serving.calls import Call, groups, make
+from lcm.inference.serving.drawing import Drawing, gather_facts
+from lcm.inference.serving.request import Request
+from lcm.models.families.base import PIXELS_AT_ONCE
+
+PIPELINES = (
+    *(StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline),
+    *(StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline),
+)
+
+
+class Engine:
+    """Draws requests with a pipeline, which may have adapters; each result is what the pipeline
+    alone gives, to rounding.
+
+    A request is the stock pipeline's own call with a scheduler and a generator of its own. It stops
+    wherever it calls a network; the engine makes the calls of all requests that have like shapes as
+    one. `max_batch` is the most rows of the U-Net at a time; a guided request takes two. Requests
+    begin in the order they came in, none is overtaken. While an engine is at work, nobody else may
+    use or change the pipeline.
+
+    `submit` and `Future.cancel` may be called from any thread, `step` or `run` from one. `recipe`
+    gives requests their defaults, else that of the attached adapter does. Raises ValueError for a
+    pipeline of another kind or a max_batch below 1.
+    """
+
+    def __init__(self, pipe: Any, *, max_batch: int = 8, recipe: Recipe | None = None) -> None:
+        if not isinstance(pipe, PIPELINES):
+            kinds = ", ".join(kind.__name__ for kind in PIPELINES)
+            raise ValueError(
+                f"cannot serve {type(pipe).__name__}; pass one of {kinds}, or of a class derived "
+                "from them"
+            )
+        if max_batch < 1:
+            raise ValueError(f"max_batch must be at least 1; got {max_batch}")
+        self.pipe, self.max_batch, self.recipe = pipe, max_batch, recipe or current_recipe(pipe)
+        self._waiting: deque[tuple[Future[Any], Drawing]] = deque()
+        self._running: dict[Future[Any], Drawing] = {}
+        self._changed = threading.Condition()
+        self._stepping = threading.RLock()
+        self._closed = False
+
+    def submit(self, request: Request) -> Future[Any]:
+        """A future of the image. It raises what is wrong with the request, which disturbs no other;
+        its `cancel` works at any time before the image is there, and takes effect at the next step.
+        Raises RuntimeError when the engine is closed.
+        """
+        future: Future[Any] = Future()
+        try:
+            arguments = request.arguments(self.pipe, self.recipe)
+            rows = self._rows(arguments["guidance_scale"])
+        except (TypeError, ValueError) as error:
+            future.set_exception(error)
+            return future
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("this engine is closed; make another")
+            self._waiting.append((future, Drawing(arguments, rows)))
+            self._changed.notify_all()
+        return future
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not self._waiting and not self._running
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more request would begin at the next step."""
+        return (
+            self._rows_running() + sum(drawing.rows for _, drawing in list(self._waiting))
+            < self.max_batch
+        )
+
+    def step(self) -> None:
+        """Lets requests in as there is room, calls the U-Net once for every latent size under way,
+        and finishes whoever is done.
+        """
+        with self._stepping, torch.inference_mode(False), torch.no_grad():
+            try:
+                self._drop_cancelled()
+                self._admit()
+                self._settle()
+                self._answer(list(self._running.values()))
+                self._settle()
+            except BaseException:  # Ctrl-C in the middle of it
+                self.close()
+                raise
+        self._deliver()
+
+    def run(self) -> None:
+        """Steps whenever there is something to draw, until `close`: the loop of a server's
+        thread.
+        """
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or not self.idle)
+            if self._closed:
+                return
+            self.step()
+
+    def close(self) -> None:
+        """Ends what is under way; its futures are cancelled. Ends `run`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        with self._stepping:
+            for drawing in self._running.values():
+                drawing.stop()
+            futures = [*self._running, *(future for future, _ in self._waiting)]
+            self._running.clear()
+            self._waiting.clear()
+        for future in futures:
+            future.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _rows(self, guidance_scale: float) -> int:
+        """Raises ValueError for more than there are."""
+        rows = 2 if guidance_scale > 1.0 and self.pipe.unet.config.time_cond_proj_dim is None else 1
+        if rows > self.max_batch:
+            raise ValueError(
+                f"a guided request takes {rows} rows of the U-Net, max_batch is {self.max_batch}; "
+                f"pass at least {rows}"
+            )
+        return rows
+
+    def _rows_running(self) -> int:
+        return sum(drawing.rows for drawing in list(self._running.values()))
+
+    def _drop_cancelled(self) -> None:
+        for future in [future for future in self._running if future.cancelled()]:
+            self._running.pop(future).stop()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            future, drawing = self._waiting[0]
+            if not future.cancelled():
+                if self._rows_running() + drawing.rows > self.max_batch:
+                    return
+                if not self._running:  # while it was idle, the pipeline may have been changed
+                    self._facts = gather_facts(self.pipe)
+                self._running[future] = drawing
+                drawing.start(self.pipe, self._facts)
+            self._waiting.popleft()
+
+    def _settle(self) -> None:
+        """Until everybody waits for the U-Net or has ended."""
+        while others := [
+            d for d in self._running.values() if d.call is not None and d.call.name != "unet"
+        ]:
+            self._answer(others)
+
+    def _answer(self, drawings: list[Drawing]) -> None:
+        """Makes the calls that these wait for, then lets each of them go on."""
+        asking = {d.call: d for d in drawings if d.call is not None}
+        answers = [
+            (call, answer)
+            for group in groups(asking, self._most_rows)
+            for call, answer in zip(group, make(self._network(group[0].name), group), strict=True)
+        ]
+        for call, answer in answers:
+            asking[call].go_on(answer)
+
+    def _network(self, name: str) -> Any:
+        return self._decode if name == "vae" else getattr(self.pipe, name)
+
+    def _most_rows(self, call: Call) -> int:
+        """The VAE takes few pixels at a time: its activations would outgrow those of the U-Net."""
+        if call.name != "vae":
+            return self.max_batch
+        return max(1, PIXELS_AT_ONCE // (call.first[0, 0].numel() * self.pipe.vae_scale_factor**2))
+
+    def _decode(self, z: Tensor, return_dict: bool, dtype: torch.dtype) -> Any:
+        """Stock SDXL widens a VAE of half precision for its decode and narrows it afterwards;
+        others may have done either.
+        """
+        vae = self.pipe.vae
+        if z.dtype == torch.float32 and vae.dtype != z.dtype:
+            vae.to(z.dtype)
+        try:
+            return vae.decode(z, return_dict=return_dict)
+        finally:
+            if vae.dtype != dtype:
+                vae.to(dtype)
+
+    def _deliver(self) -> None:
+        """Outside the step, since futures call back."""
+        with self._stepping:
+            ended = [
+                (future, drawing)
+                for future, drawing in self._running.items()
+                if drawing.call is None
+            ]
+            for future, _ in ended:
+                del self._running[future]
+        for future, drawing in ended:
+            if not future.set_running_or_notify_cancel():
+                continue
+            if drawing.error is not None:
+                future.set_exception(drawing.error)
+            else:
+                future.set_result(drawing.image)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of the request that came as number `index`: its image, or the error that it failed with."""
+
+    index: int
+    request: Request
+    image: Any = None
+    error: BaseException | None = None
+
+
+def serve(
+    pipe: Any, requests: Iterable[Request], *, max_batch: int = 8, recipe: Recipe | None = None
+) -> Iterator[Result]:
+    """The results of `requests`, each as soon as it is there; requests are taken as there is room
+    for them.
+
+    `pipe`, `max_batch` and `recipe` as for `Engine`, whose errors are raised at once. One that
+    fails does so alone, in its result.
+    """
+    return _results(Engine(pipe, max_batch=max_batch, recipe=recipe), enumerate(requests))
+
+
+def _results(engine: Engine, source: Iterator[tuple[int, Request]]) -> Iterator[Result]:
+    pending: dict[Future[Any], tuple[int, Request]] = {}
+    with engine:
+        while True:
+            while engine.has_room and (numbered := next(source, None)):
+                pending[engine.submit(numbered[1])] = numbered
+            if not pending:
+                return
+            engine.step()
+            for future in [future for future in pending if future.done()]:
+                index, request = pending.pop(future)
+                error = future.exception()
+                yield Result(index, request, None if error else future.result(), error)

@@ -1,0 +1,233 @@
+"""One distillation step, as a composition of times, a path, a coupling, a target, a loss and a
+weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lcm.diffusion.consistency import TIMESTEP_SCALING, land
+from lcm.diffusion.guidance import Guidance
+from lcm.diffusion.losses import Loss, energy
+from lcm.diffusion.schedule import NoiseSchedule
+from lcm.diffusion.solvers import Predict
+from lcm.diffusion.times import Times, TimeSampler
+from lcm.diffusion.weighting import VANISHING, Weight, uniform
+from lcm.models.conditioning import Conditioning
+from lcm.models.networks import guided_teacher
+
+
+class Roles(Protocol):
+    """What an objective asks of the networks: raw outputs [B, C, H, W] float32 for (x_t, t,
+    conditioning).
+    """
+
+    def student(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor: ...
+
+    def teacher(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor: ...
+
+    def target(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """Everything one step needs. `x0`, `noise`: [B, C, h, w] float32; `uniform_*`: [B] float32 in
+    [0, 1).
+
+    The random numbers come with the sample (they are a function of seed, epoch and sample), so the
+    step has none. `trajectory` [B, N + 1, C, h, w] float32 is the teacher's path on the grid, clean
+    end first, where one is cached; methods that do not follow it get its ends or its clean end
+    alone. `extra_noise` [B, n, C, h, w] float32 is unit noise for what is random besides x_t, where
+    the objective asks for it.
+    """
+
+    x0: Tensor
+    noise: Tensor
+    uniform_time: Tensor
+    uniform_guidance: Tensor
+    uniform_landing: Tensor
+    cond: Conditioning
+    uncond: Conditioning
+    trajectory: Tensor | None = None
+    extra_noise: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step in flight: who is asked, what for, where it stands.
+
+    `cond` is what student and target are told, `predict` the guided teacher.
+    """
+
+    nets: Roles
+    batch: LatentBatch
+    times: Times
+    x_t: Tensor
+    cond: Conditioning
+    predict: Predict
+    progress: float
+
+
+class Path(Protocol):
+    """The curve from noise to data on which x_t lies: (schedule, batch, t [B]) -> x_t [B, C, h, w]
+    float32.
+
+    `is_straight`: x_t = alpha_t x0 + sigma_t eps of an image and unrelated noise, not the teacher's
+    own trajectory.
+    """
+
+    @property
+    def is_straight(self) -> bool: ...
+
+    def __call__(self, schedule: NoiseSchedule, batch: LatentBatch, t: Tensor) -> Tensor: ...
+
+
+class Coupling(Protocol):
+    """How x_u follows from x_t, without gradients: (objective, step) -> x_u.
+
+    `kind` is "solver" (the teacher's ODE), "path" (the point at u of the path that x_t lies on) or
+    "sde" (a random step).
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    def __call__(self, objective: Objective, step: Step) -> Tensor: ...
+
+
+class Target(Protocol):
+    """Where the student's landing point belongs, at step.times.s: (objective, step) -> [B, C, h, w]
+    float32.
+    """
+
+    def __call__(self, objective: Objective, step: Step) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A distillation loss. Every part is a function; a method is a choice of parts.
+
+    `timestep_scaling` None lands by the pure jump. `injection` kappa > 0 shows the student x_t +
+    kappa sigma_t z, which makes its answer random. Raises ValueError for a composition that cannot
+    work, unless it `is_control`: negative controls are built to be measured.
+    """
+
+    schedule: NoiseSchedule
+    times: TimeSampler
+    path: Path
+    coupling: Coupling
+    target: Target
+    loss: Loss
+    guidance: Guidance
+    weight: Weight = uniform
+    huber_c: float | None = None
+    snr_gamma: float | None = None
+    timestep_scaling: float | None = TIMESTEP_SCALING
+    injection: float = 0.0
+    is_control: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.is_control:
+            self.check()
+
+    def check(self) -> None:
+        """Raises ValueError with the reason why this composition cannot work, and the nearest one
+        that does.
+        """
+        if self.coupling.kind == "path" and self.path.is_straight and self.times.direct:
+            raise ValueError(
+                "regressing the flow map onto x_s of the same noise learns the teacher again: the "
+                "optimum is E[x_s | x_t] = alpha_s x0 + sigma_s eps, one DDIM step of the ideal "
+                "denoiser, for every s. Use --coupling solver, whose target is the end of several "
+                "solver steps"
+            )
+        if self.coupling.kind == "sde" and self.loss is not energy:
+            raise ValueError(
+                "with a random step from t to u, l2 and its like learn the denoiser: the optimum "
+                "is f(x_t) = E[f(x_u) | x_t], which by the tower property is E[x0 | x_t] for every "
+                "number of steps. Use --loss_type energy, a proper scoring rule, or --coupling "
+                "solver"
+            )
+        if (self.loss is energy) != (self.injection > 0):
+            raise ValueError(
+                "the energy score compares random answers and needs the injected noise of "
+                "--objective stochastic_flow; use another --loss_type with other objectives, and "
+                "energy with that one"
+            )
+        if self.weight in VANISHING and self.schedule.has_zero_terminal_snr:
+            raise ValueError(
+                f"weighting {self.weight.__name__} is 0 at the last timestep of a teacher with "
+                "zero terminal SNR, so the timestep that every picture starts from would never be "
+                "trained. Use --weighting uniform or velocity"
+            )
+
+    @property
+    def extra_noises(self) -> int:
+        """Unit noises per sample besides the one of x_t: two for the student, one for the target,
+        one for the coupling.
+        """
+        return 4 if self.injection > 0 or self.coupling.kind == "sde" else 0
+
+    def __call__(self, nets: Roles, batch: LatentBatch, progress: float = 0.0) -> Tensor:
+        """The weighted loss of every sample, [B] float32. `progress` in [0, 1) is the share of the
+        run that is done.
+        """
+        return self.with_times(nets, batch, progress)[0]
+
+    def with_times(self, nets: Roles, batch: LatentBatch, progress: float) -> tuple[Tensor, Times]:
+        """The weighted loss of every sample, [B] float32, and the times that it was taken at.
+
+        The student comes last: its saved activations then never coexist with the passes that need
+        no gradient.
+        """
+        times = self.times(batch.uniform_time, batch.uniform_landing, progress)
+        x_t = self.path(self.schedule, batch, times.t)
+        scale = self.guidance(times.t, batch.uniform_guidance)
+        cond = batch.cond.with_guidance_scale(scale)  # read only by a network with a w-embedding
+        asked = None if self.guidance.is_none else scale
+        predict = guided_teacher(nets.teacher, self.schedule, batch.cond, batch.uncond, asked)
+        step = Step(nets, batch, times, x_t, cond, predict, progress)
+        with torch.no_grad():
+            target = self.target(self, step)
+        landed = self.student_lands(step)
+        return self.weight(self.schedule, times, self.snr_gamma) * self.loss(
+            landed, target, self.huber_c
+        ), times
+
+    def student_lands(self, step: Step) -> Tensor:
+        """f(x_t, t -> s) of the student, [B, C, h, w], or two draws of it, [2B, C, h, w], where the
+        loss compares laws.
+        """
+        (t, _, s), x_t, cond = step.times, step.x_t, step.cond
+        if self.loss is not energy:
+            seen = self.inject(step, x_t, t, 0)
+            return self.land(step.nets.student(seen, t, cond), seen, t, s)
+        seen, twice = (
+            torch.cat([self.inject(step, x_t, t, draw) for draw in (0, 1)]),
+            torch.cat([t, t]),
+        )
+        return self.land(
+            step.nets.student(seen, twice, cond.cat(cond)), seen, twice, torch.cat([s, s])
+        )
+
+    def target_lands(self, step: Step, x_u: Tensor) -> Tensor:
+        """f(x_u, u -> s) of the target network."""
+        _, u, s = step.times
+        seen = self.inject(step, x_u, u, 2)
+        return self.land(step.nets.target(seen, u, step.cond), seen, u, s)
+
+    def inject(self, step: Step, x: Tensor, t: Tensor, draw: int) -> Tensor:
+        """x + kappa sigma_t z with the draw's own noise z; x itself without injection."""
+        if self.injection == 0:
+            return x
+        assert step.batch.extra_noise is not None
+        return (
+            x + self.injection * self.schedule.alpha_sigma(t)[1] * step.batch.extra_noise[:, draw]
+        )
+
+    def land(self, output: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return land(self.schedule, output, x_t, t, s, timestep_scaling=self.timestep_scaling)

@@ -1,0 +1,1 @@
+"""Base models: loading, conditioning, the networks in their three roles."""

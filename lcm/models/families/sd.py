@@ -1,0 +1,45 @@
+"""Stable Diffusion 1.x and 2.x, one family: they differ only in facts that the checkpoint
+states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lcm.models.conditioning import Conditioning
+from lcm.models.families.base import Family, ImageSize
+
+
+class StableDiffusion(Family):
+    """One text encoder, "" as the unconditional prompt."""
+
+    name = "sd"
+
+    @torch.no_grad()
+    def embed_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """[B, 77, D]."""
+        embeds, _ = self.pipe.encode_prompt(list(prompts), self.pipe.text_encoder.device, 1, False)
+        return {"prompt_embeds": embeds}
+
+    def condition(self, embeds: dict[str, Tensor], sizes: Sequence[ImageSize]) -> Conditioning:
+        """The image sizes have no meaning here."""
+        return Conditioning(**embeds)
+
+    @cached_property
+    def unconditional_row(self) -> tuple[Tensor, ...]:
+        """[1, 77, D]."""
+        return (self.embed_prompts([""])["prompt_embeds"],)
+
+    def unconditional(self, like: Conditioning) -> Conditioning:
+        (embeds,) = self.unconditional_row
+        return Conditioning(
+            embeds.to(like.prompt_embeds.device).expand(len(like.prompt_embeds), -1, -1)
+        )
+
+    def pipeline_options(self) -> dict[str, Any]:
+        return {"requires_safety_checker": False}

@@ -1,0 +1,163 @@
+"""One U-Net in three roles: teacher (adapters off), student (adapters on, gradients), target
+(adapters on, none).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lcm.adapter.lora import lora_modules
+from lcm.diffusion.guidance import guidance_scale_to_w, guide
+from lcm.diffusion.schedule import NoiseSchedule, Prediction
+from lcm.diffusion.solvers import Predict
+from lcm.models.conditioning import Conditioning
+from lcm.models.ema import WeightEma
+
+
+@contextmanager
+def adapters_disabled(unet: Any) -> Iterator[None]:
+    """The base model inside the block. Adapters come back on even after an error: left off, no
+    gradient would arrive.
+
+    PEFT's own switch also freezes and thaws every tensor, which no gradient asks for here and which
+    takes longer.
+    """
+    layers = lora_modules(unet).values()
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+@contextmanager
+def drawing_from(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Random numbers inside the block follow from `seed` alone, and those outside do not notice.
+    None: nothing is done.
+    """
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def guidance_embedding(guidance_scale: Tensor, dim: int) -> Tensor:
+    """[B] -> [B, dim]: sines and cosines of 1000 w, w = guidance_scale - 1, as
+    `LatentConsistencyModelPipeline` feeds them.
+    """
+    half = dim // 2
+    frequencies = torch.exp(
+        torch.arange(half, device=guidance_scale.device) * -(math.log(10000.0) / (half - 1))
+    )
+    angles = 1000.0 * guidance_scale_to_w(guidance_scale.float())[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Networks:
+    """The three roles. Every call maps (x_t [B, C, H, W], t [B], Conditioning) to the raw float32
+    network output.
+
+    `unet` is the trained module, `prepared` the same behind DistributedDataParallel (or `unet`
+    itself); only the student goes through it. The teacher is `unet` with its adapters off, or
+    `teacher_unet` where the whole network is trained. `ema` makes the target an average of the
+    student instead of its present state. `dropout_seed`, set before every step, gives student and
+    target the same dropout masks.
+    """
+
+    def __init__(
+        self,
+        unet: Any,
+        *,
+        prepared: nn.Module | None = None,
+        teacher_unet: Any = None,
+        ema: WeightEma | None = None,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.unet = unet
+        self.prepared: Any = prepared if prepared is not None else unet
+        self.teacher_unet = teacher_unet
+        self.ema = ema
+        self.autocast = autocast
+        self.dropout_seed: int | None = None
+        self.dtype = next(p.dtype for name, p in unet.named_parameters() if "lora_" not in name)
+
+    def student(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        with drawing_from(self.dropout_seed, x_t.device):
+            return self._call(self.prepared, x_t, t, conditioning)
+
+    @torch.no_grad()
+    def teacher(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        if self.teacher_unet is not None:
+            return self._call(
+                self.teacher_unet, x_t, t, dataclasses.replace(conditioning, guidance_scale=None)
+            )
+        with adapters_disabled(self.unet):
+            return self._call(self.unet, x_t, t, conditioning)
+
+    @torch.no_grad()
+    def target(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        with (
+            self.ema.swapped_in() if self.ema else nullcontext(),
+            drawing_from(self.dropout_seed, x_t.device),
+        ):
+            return self._call(self.unet, x_t, t, conditioning)
+
+    def _call(self, module: Any, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        dtype = module.dtype if module is self.teacher_unet else self.dtype
+        # the time ids stay float32: sizes above 256 pixels are no bfloat16 numbers, and the U-Net
+        # embeds them in float32
+        cast = dataclasses.replace(
+            conditioning.map(lambda part: part.to(dtype)), time_ids=conditioning.time_ids
+        )
+        kwargs = cast.unet_kwargs()
+        width = self.unet.config.time_cond_proj_dim
+        if width is not None and conditioning.guidance_scale is not None:
+            kwargs["timestep_cond"] = guidance_embedding(conditioning.guidance_scale, width).to(
+                dtype
+            )
+        with self.autocast():
+            return module(x_t.to(dtype), t.clamp(min=0), **kwargs, return_dict=False)[0].float()
+
+
+def make_networks(unet: Any, *, ema_decay: float | None, **options: Any) -> Networks:
+    """Networks on a U-Net in training; `ema_decay` None means the target is the online student."""
+    ema = (
+        None
+        if ema_decay is None
+        else WeightEma([p for p in unet.parameters() if p.requires_grad], ema_decay)
+    )
+    return Networks(unet, ema=ema, **options)
+
+
+def guided_teacher(
+    ask: Callable[[Tensor, Tensor, Conditioning], Tensor],
+    schedule: NoiseSchedule,
+    cond: Conditioning,
+    uncond: Conditioning,
+    guidance_scale: Tensor | None,
+) -> Predict:
+    """The teacher with guidance [B]: both halves in one call of twice the batch. None asks for the
+    conditional half alone.
+
+    `ask` is the teacher's role: raw output for (x_t, t, conditioning).
+    """
+    both = None if guidance_scale is None else cond.cat(uncond)
+
+    def predict(x_t: Tensor, t: Tensor) -> Prediction:
+        if guidance_scale is None or both is None:
+            return schedule.predict(ask(x_t, t, cond), x_t, t)
+        conditional, unconditional = ask(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
+        return schedule.predict(guide(conditional, unconditional, guidance_scale), x_t, t)
+
+    return predict

@@ -1,0 +1,169 @@
+"""Base models in a single .safetensors file in the original layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.single_file_utils import SingleFileComponentError
+from safetensors import SafetensorError
+
+from lcm.adapter.files import PICKLED, read_header, tensor_names
+
+UNET, VAE = "model.diffusion_model.input_blocks.", "first_stage_model."
+
+
+ORIGINAL_LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "StableDiffusionPipeline": {
+        "text encoder": ("cond_stage_model.transformer.text_model.", "cond_stage_model.model."),
+        "U-Net": (UNET,),
+        "VAE": (VAE, "vae."),
+    },
+    "StableDiffusionXLPipeline": {
+        "text encoder": ("conditioner.embedders.0.transformer.text_model.",),
+        "second text encoder": ("conditioner.embedders.1.model.",),
+        "U-Net": (UNET,),
+        "VAE": (VAE, "vae."),
+    },
+}
+"""Pipeline class -> its parts in a single file, by the beginnings of their tensors' names. The
+first tells the classes apart.
+"""
+
+
+NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Components of some folders that drawing from text does without."""
+
+
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    SafetensorError,
+    SingleFileComponentError,
+)
+"""What the libraries raise for files that are damaged, incomplete or of another model."""
+
+
+def is_single_file(path: str | os.PathLike[str]) -> bool:
+    """Whether this names a checkpoint in one file, there or not, rather than a folder or a hub
+    id.
+    """
+    return not Path(path).is_dir() and Path(path).suffix in (".safetensors", *PICKLED)
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def check_file(path: Path, vae_replaced: bool) -> str:
+    """The pipeline class of a checkpoint in the original layout, by the names of its tensors.
+
+    Raises FileNotFoundError or ValueError for a file that cannot be read safely, that is something
+    else or lacks a part.
+    """
+    if path.suffix in PICKLED:
+        raise ValueError(
+            f"path: {path} is a pickled checkpoint, which can run code as it is read; use its "
+            ".safetensors version, or convert it where you trust it"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"path: there is no file {path}")
+    try:
+        read_header(path)
+    except ValueError as error:
+        raise ValueError(f"path: {error}") from error
+    names = tensor_names(path)
+    if is_adapter(names):
+        raise ValueError(
+            f"path: {path} is an adapter (LoRA), not a base model; pass the model that it was made "
+            "for"
+        )
+    found = [
+        name
+        for name, parts in ORIGINAL_LAYOUTS.items()
+        if any(n.startswith(next(iter(parts.values()))) for n in names)
+    ]
+    if not found or not any(name.startswith(UNET) for name in names):
+        raise ValueError(
+            f"path: {path} is no complete {' or '.join(ORIGINAL_LAYOUTS)} checkpoint in the "
+            "original layout, with text encoder, U-Net and VAE; a single component or another kind "
+            "of model cannot be loaded"
+        )
+    for part, beginnings in ORIGINAL_LAYOUTS[found[0]].items():
+        if not any(name.startswith(beginnings) for name in names) and not (
+            part == "VAE" and vae_replaced
+        ):
+            other = " or name another VAE" if part == "VAE" else ""
+            raise ValueError(
+                f"path: {path} lacks its {part}; use a checkpoint that has all parts{other}"
+            )
+    return found[0]
+
+
+def is_adapter(names: list[str]) -> bool:
+    """Whether these are the tensors of a LoRA, in any layout."""
+    return any(".lora_" in name or ".lora." in name for name in names)
+
+
+def load_file(
+    path: str, stock: Any, base_config: str | None, dtype: torch.dtype, components: dict[str, Any]
+) -> Any:
+    """Raises ValueError when the file is not of the kind that `base_config` describes, or that is
+    not to be had.
+    """
+    try:
+        pipe = stock.from_single_file(
+            path, config=base_config, dtype=dtype, **dict.fromkeys(NOT_LOADED), **components
+        )
+    except LOADING_ERRORS as error:
+        if base_config is None and isinstance(error, OSError):
+            raise ValueError(
+                f"base_config: {path} holds weights alone, and its configuration could not be "
+                "downloaded; pass a diffusers folder of the same kind of model, whose weights are "
+                f"not needed ({one_line(error)})"
+            ) from error
+        raise ValueError(
+            f"path: {path} does not load with the configuration {base_config or 'of its kind'}; "
+            "pass the base_config of its own kind of model, or download the file again "
+            f"({one_line(error)})"
+        ) from error
+    names = tensor_names(Path(path))
+    theirs, ours = (
+        sum(name.startswith("model.diffusion_model.") for name in names),
+        len(pipe.unet.state_dict()),
+    )
+    if theirs != ours:
+        raise ValueError(
+            f"base_config: the U-Net in {path} has {theirs} tensors, that of "
+            f"{base_config or 'its kind'} {ours}; pass the configuration of its own kind of model"
+        )
+    check_prediction(pipe.scheduler.config, path, names)
+    if "vae" not in components:
+        pipe.vae.register_to_config(
+            _name_or_path=path
+        )  # as of a folder: caches say what they were made with
+    return pipe
+
+
+def check_prediction(scheduler: Mapping[str, Any], path: str, names: list[str]) -> None:
+    """Raises ValueError where a file that says that it is a v-model is told to be another one: it
+    would draw noise.
+    """
+    is_v = "v_pred" in names or read_header(Path(path)).get(
+        "modelspec.prediction_type", ""
+    ).startswith("v")
+    facts = {"prediction_type": "v_prediction"} if is_v else {}
+    for name, value in (
+        facts | ({"rescale_betas_zero_snr": True} if "ztsnr" in names else {})
+    ).items():
+        if scheduler.get(name) != value:
+            raise ValueError(
+                f"base_config: {path} says of itself {name} {value}, the scheduler of the "
+                f"configuration {scheduler.get(name)}; pass a base_config whose "
+                f"scheduler/scheduler_config.json has {name} {value}"
+            )

@@ -1,0 +1,1 @@
+"""What a run writes: the output folder, checkpoints, metrics, progress, grids."""

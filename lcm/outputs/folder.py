@@ -1,0 +1,83 @@
+"""Every name that a run writes into its output folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lcm.adapter.files import WEIGHTS_NAME
+from lcm.adapter.full_unet import UNET_FOLDER
+from lcm.data.report import JSON_NAME
+from lcm.outputs.checkpoint import (
+    PREFIX,
+    list_checkpoints,
+)
+from lcm.system.atomic import recover
+from lcm.system.disk_space import FULL, free_bytes, nearest_existing, readable
+
+UNVERIFIED = f"unverified-{WEIGHTS_NAME}"
+CARD_NAME = "README.md"
+PICTURE_NAME = "images/grid.png"
+METRICS_NAME = "metrics.jsonl"
+REPORT_NAME = "report.html"
+CONFIG_NAME = "config.yaml"
+WRITTEN = (
+    f"{PREFIX}*",
+    WEIGHTS_NAME,
+    UNVERIFIED,
+    UNET_FOLDER,
+    METRICS_NAME,
+    CONFIG_NAME,
+    CARD_NAME,
+    JSON_NAME,
+    REPORT_NAME,
+    "*.png",
+)
+"""What a run writes or replaces in its folders, and may have been killed at."""
+
+
+def clear_remains(output_dir: Path) -> None:
+    """Clears up what a killed run left half done in its own folder, if that is there."""
+    if not output_dir.is_dir():
+        return
+    for folder in (
+        output_dir,
+        output_dir / "images",
+        output_dir / "validation",
+        *output_dir.glob(f"{PREFIX}*"),
+    ):
+        recover(folder, WRITTEN)
+        (folder / UNVERIFIED).unlink(missing_ok=True)
+
+
+def what_is_saved(output_dir: Path) -> str:
+    """For the last line of a run that was stopped."""
+    checkpoints = list_checkpoints(output_dir)
+    if not checkpoints:
+        return "there was no checkpoint yet; the same command starts again"
+    return f"{checkpoints[-1]} is saved; the same command goes on from it"
+
+
+def full_disk(error: Exception, output_dir: Path) -> OSError | None:
+    """A full disk, said with what to do; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in FULL:
+        return None
+    free = free_bytes(nearest_existing(output_dir))
+    return OSError(
+        f"the disk is full, free are {readable(free)}; make room. "
+        f"{what_is_saved(output_dir).capitalize()}"
+    )
+
+
+OVERWRITTEN = (CARD_NAME, CONFIG_NAME, METRICS_NAME, JSON_NAME, PICTURE_NAME, REPORT_NAME)
+"""Files that a run overwrites in its folder."""
+
+
+def is_ours(output_dir: Path) -> bool:
+    """Whether a folder without checkpoints is what an early interruption of a run leaves."""
+    try:
+        return (
+            "pretrained_teacher_model" in (output_dir / CONFIG_NAME).read_text()
+            and not (output_dir / CARD_NAME).exists()
+        )
+    except OSError:
+        return False

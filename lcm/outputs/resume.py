@@ -1,0 +1,184 @@
+"""Going on with a run: which checkpoint, and whether it is the same run. Nothing finished is ever
+overwritten.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+
+from lcm.adapter.files import WEIGHTS_NAME
+from lcm.adapter.full_unet import is_full
+from lcm.config.run import PLACES, TrainConfig
+from lcm.models.styles import identity_of_styles
+from lcm.outputs.checkpoint import (
+    RunState,
+    find_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+)
+from lcm.outputs.folder import (
+    CARD_NAME,
+    OVERWRITTEN,
+    is_ours,
+)
+from lcm.system.disk_space import nearest_existing
+from lcm.system.processes import Team
+
+
+class AlreadyFinished(Exception):  # noqa: N818 - good news
+    """The run that was asked for has been made."""
+
+
+def check_same_command(config: TrainConfig, team: Team) -> None:
+    """Raises ValueError, on all processes, where one was launched with other flags than the main
+    one, files apart.
+    """
+    mine = asdict(config)
+    main = team.from_main(lambda: mine)
+    different = [
+        f"{name}: {main[name]} -> {mine[name]}"
+        for name in mine
+        if name not in PLACES and mine[name] != main[name]
+    ]
+    if found := team.gather([f"process {team.rank} ({'; '.join(different)})"] if different else []):
+        raise ValueError(
+            f"{', '.join(found)} was launched with other flags than process 0; launch all with the "
+            "same"
+        )
+
+
+def open_together(config: TrainConfig, accelerator: Accelerator, team: Team) -> RunState | None:
+    """As `open_output`, on all processes what it is on the main one: no other needs to see the
+    folder, or its checkpoints.
+    """
+    state: RunState | None = None
+
+    def facts_and_shapes() -> Any:
+        nonlocal state
+        state = open_output(config)
+        return state and (
+            state.facts,
+            {name: (tensor.shape, tensor.dtype) for name, tensor in state.tensors.items()},
+        )
+
+    described = team.from_main(facts_and_shapes)
+    if described is None or team.size == 1:
+        return state
+    facts, shapes = described
+    tensors = {}
+    for name, (shape, dtype) in shapes.items():
+        sent = torch.empty(shape, dtype=dtype) if state is None else state.tensors[name]
+        tensors[name] = broadcast(sent.to(accelerator.device)).cpu()
+    return RunState(tensors, facts)
+
+
+def open_output(config: TrainConfig) -> RunState | None:
+    """Returns the checkpoint to go on from, None to start afresh. Nothing is written.
+
+    Raises ValueError when the folder holds another run, or other things that would be overwritten,
+    or cannot be written, and FileNotFoundError when the wanted checkpoint is none.
+    """
+    output_dir = Path(config.output_dir)
+    folder = find_checkpoint(output_dir, config.resume_from_checkpoint)
+    state = None if folder is None else load_checkpoint(folder)
+    taken = (
+        (output_dir / WEIGHTS_NAME).exists() or is_full(output_dir) or list_checkpoints(output_dir)
+    )
+    goes_on_here = folder is not None and folder.resolve().parent == output_dir.resolve()
+    if taken and not goes_on_here:
+        raise ValueError(
+            f"output_dir: {output_dir} already holds a run, which would be overwritten; pass "
+            "another --output_dir, or leave --resume_from_checkpoint out to go on with it (a run "
+            "without a checkpoint-<step> folder cannot go on)"
+        )
+    foreign = [name for name in OVERWRITTEN if (output_dir / name).exists()]
+    if foreign and not taken and not is_ours(output_dir):
+        raise ValueError(
+            f"output_dir: {output_dir} holds a {foreign[0]} of something else; pass another "
+            "--output_dir"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=nearest_existing(output_dir)):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"output_dir: {output_dir} cannot be written ({error}); choose another folder"
+        ) from error
+    return state
+
+
+def check_same_run(
+    state: RunState, config: TrainConfig, samples_per_step: int, data_fingerprint: str
+) -> None:
+    """Raises ValueError when the checkpoint was made with other settings, other style LoRAs or
+    other data.
+    """
+    missing = {
+        "step",
+        "config",
+        "data",
+        "samples_per_step",
+        "optimizer_groups",
+        "lr_scheduler",
+        "skipped",
+    } - state.facts.keys()
+    if missing:
+        raise ValueError(
+            f"resume_from_checkpoint: the checkpoint lacks {', '.join(sorted(missing))}; pass an "
+            "earlier one"
+        )
+    where = f"resume_from_checkpoint: step {state.facts['step']} in {config.output_dir}"
+    differences = config.differences(state.facts["config"])
+    if state.facts["samples_per_step"] != samples_per_step:
+        differences.append(
+            f"samples per update: {state.facts['samples_per_step']} -> {samples_per_step}"
+        )
+    if differences:
+        raise ValueError(
+            f"{where} was made with another configuration ({'; '.join(differences)}); use the same "
+            "settings, or start a new run in another --output_dir"
+        )
+    if state.facts.get("teacher_loras", []) != identity_of_styles(config.styles):
+        raise ValueError(
+            f"{where} was made with files of teacher_lora whose content was another; restore them, "
+            "or start a new run elsewhere"
+        )
+    if state.facts["step"] > config.max_train_steps:
+        raise ValueError(
+            f"{where} is beyond max_train_steps={config.max_train_steps}; pass more steps"
+        )
+    if state.facts["data"] != data_fingerprint:
+        raise ValueError(
+            f"{where} was made with other images or captions; restore the data, or start a new run "
+            "elsewhere"
+        )
+
+
+def check_together(
+    state: RunState, config: TrainConfig, samples_per_step: int, data_fingerprint: str, team: Team
+) -> None:
+    """As `check_same_run`, on all processes, and raises AlreadyFinished when nothing is left to
+    do.
+    """
+
+    def is_finished() -> bool:
+        check_same_run(state, config, samples_per_step, data_fingerprint)
+        # the card comes last
+        return bool(
+            state.facts["step"] == config.max_train_steps
+            and (Path(config.output_dir) / CARD_NAME).exists()
+        )
+
+    if team.from_main(is_finished):
+        raise AlreadyFinished(
+            f"{config.output_dir} is finished: all {config.max_train_steps} updates were made, "
+            "nothing was done now; pass more --max_train_steps to go on, or another --output_dir "
+            "for a new run"
+        )

@@ -1,0 +1,98 @@
+"""TensorBoard, Weights & Biases and Trackio through accelerate: what each of them asks for."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
+from PIL import Image
+
+from lcm.config.run import TrainConfig
+from lcm.system.atomic import replacing
+from lcm.system.disk_space import FULL, optional
+
+RUN_ID_NAME = "run_id"
+"""File inside --logging_dir: the name under which a tracker that is not a folder knows the run."""
+
+
+def check_installed(names: list[str]) -> None:
+    """Raises ValueError for a tracker without its package: accelerate would go on without it."""
+    for name in names:
+        if LoggerType(name) not in get_available_trackers():
+            raise ValueError(
+                f"report_to: {name} is not installed; pip install {name}, or leave it out of "
+                "--report_to"
+            )
+
+
+def run_id(folder: Path, step: int) -> str:
+    """A new one for a run from the start, the same as before for one that goes on after `step`."""
+    path = folder / RUN_ID_NAME
+    if step == 0 or not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            partial.write_text(uuid.uuid4().hex[:8])
+    return path.read_text()
+
+
+def start_trackers(accelerator: Accelerator, config: TrainConfig, step: int) -> None:
+    """Those of --report_to, with every setting of the run, to go on after `step`; on the main
+    process alone.
+
+    Raises ValueError when one does not start: most often nobody has logged in.
+    """
+    if not config.report_to or not accelerator.is_main_process:
+        return
+    folder = Path(config.output_dir) / config.logging_dir
+    options: dict[str, Any] = {
+        "tensorboard": {"purge_step": step + 1}
+    }  # it hides what a killed run has logged and comes again
+    if config.report_to != ["tensorboard"]:
+        known = run_id(folder, step)
+        name = f"{Path(config.output_dir).resolve().name}-{known}"
+        options["wandb"] = {"name": name, "id": known, "resume": "allow", "dir": str(folder)}
+        options["trackio"] = {"name": name, "resume": "allow"}
+    settings = {name: str(value) for name, value in asdict(config).items()}
+    try:
+        accelerator.init_trackers(config.tracker_project_name, config=settings, init_kwargs=options)
+    except Exception as error:  # each has kinds of its own
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        names = " or ".join(config.report_to)
+        raise ValueError(
+            f"report_to: {names} did not start ({error}); log in to it, or leave it out of "
+            "--report_to"
+        ) from error
+
+
+def log_numbers(accelerator: Accelerator, metrics: dict[str, float | None], step: int) -> None:
+    """One line, without what is None; `step` is its place and no number of its own."""
+    with optional("a line of the trackers"):
+        accelerator.log(
+            {
+                name: value
+                for name, value in metrics.items()
+                if value is not None and name != "step"
+            },
+            step=step,
+        )
+
+
+def log_picture(accelerator: Accelerator, name: str, picture: Image.Image, step: int) -> None:
+    """Where there are trackers, on the main process."""
+    for tracker in accelerator.trackers:
+        with optional(f"a picture of {tracker.name}"):
+            if tracker.name == "tensorboard":
+                tracker.log_images({name: np.array(picture)[None]}, step=step, dataformats="NHWC")
+            elif tracker.name == "wandb":
+                tracker.log_images({name: [picture]}, step=step)
+            else:
+                import trackio
+
+                tracker.log({name: trackio.Image(picture)}, step=step)

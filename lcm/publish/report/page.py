@@ -1,0 +1,205 @@
+"""report.html: one page that shows a run, without a network or anything beside it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from lcm.adapter.recipe import Recipe
+from lcm.config.run import TrainConfig
+from lcm.data.report import JSON_NAME, PICTURE_NAME
+from lcm.outputs.folder import REPORT_NAME
+from lcm.outputs.metrics import read_metrics
+from lcm.publish.report.curves import COLOURS, FAINT, WIDE, Point, Series, chart, smooth
+from lcm.publish.report.pictures import data_uri, grids
+from lcm.publish.usage import advice, snippet
+from lcm.system.atomic import replacing
+
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "safetensors")
+Pairs = list[tuple[str, Any]]
+
+
+def write_page(
+    output_dir: Path,
+    config: TrainConfig,
+    recipe: Recipe,
+    prompts: Sequence[str],
+    *,
+    processes: int,
+    finished: bool,
+) -> None:
+    """Writes report.html of what `output_dir` holds by now; `prompts` are the rows of its grids."""
+    lines = read_metrics(output_dir)
+    pictures, left_out = grids(output_dir, finished)
+    examples = output_dir / PICTURE_NAME
+    changed = config.changes()
+    page = template().render(
+        title=f"{recipe.objective.upper()}-{'U-Net' if config.full_finetune else 'LoRA'} of "
+        f"{Path(recipe.teacher).name}",
+        state=state(lines, config, finished),
+        numbers=numbers(lines),
+        pictures=pictures,
+        left_out=left_out,
+        columns=", ".join(map(str, config.validation_num_steps)),
+        prompts=prompts,
+        charts=charts(lines),
+        wide=WIDE,
+        finished=finished,
+        snippet=snippet(recipe, config, prompts[0]),
+        advice=[line for line in advice(recipe, config).splitlines() if line],
+        data=read_data(output_dir),
+        examples=data_uri(examples, 768) if examples.exists() else None,
+        recipe=[(name, shown(value)) for name, value in asdict(recipe).items()],
+        objective=config.objective,
+        changed=[(name, shown(value)) for name, value in changed.items()],
+        settings=[(name, shown(value)) for name, value in sorted(asdict(config).items())],
+        environment=environment(config, processes),
+    )
+    with replacing(output_dir / REPORT_NAME) as partial:
+        partial.write_text(page, encoding="utf-8")
+
+
+def template() -> Any:
+    """All that is put into it is escaped, but for what says that it is markup."""
+    surroundings = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    surroundings.filters["ticks"] = lambda text: Markup(
+        re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    )
+    return surroundings.get_template("page.html")
+
+
+def shown(value: Any) -> str:
+    """Of a setting, as one would write it in a file."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={item}" for name, item in value.items()) or "-"
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# --- curves ---------------------------------------------------------------------------------------
+
+
+def points(lines: list[dict[str, Any]], name: str) -> list[Point]:
+    """Of one number over the steps, without lines that lack it."""
+    return [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
+
+
+def charts(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Title, svg and legend of every curve that has a point."""
+    reach = len(lines) // 40
+    loss, many = points(lines, "loss"), f"mean of {2 * reach + 1} lines"
+    quarters = sorted({name for line in lines for name in line if name.startswith("loss_t_")})
+    by_time = [Series(times_of(name), smooth(points(lines, name), reach)) for name in quarters]
+    wanted: list[tuple[str, list[Series]]] = [
+        (
+            "loss",
+            [Series("each line", loss, True), Series(many, smooth(loss, reach))]
+            if reach
+            else [Series("loss", loss)],
+        ),
+        (f"loss by timestep{f', {many}' if reach else ''}", by_time),
+        ("gradient norm, before clipping", [Series("grad_norm", points(lines, "grad_norm"))]),
+        (
+            "distance of the weights from the teacher's",
+            [Series("delta_norm", points(lines, "delta_norm"))],
+        ),
+        ("learning rate", [Series("lr", points(lines, "lr"))]),
+        ("images per second", [Series("samples_per_second", points(lines, "samples_per_second"))]),
+    ]
+    return [
+        {"title": title, "svg": svg, "legend": legend(series)}
+        for title, series in wanted
+        if (svg := chart(title, series)) is not None
+    ]
+
+
+def times_of(name: str) -> str:
+    """loss_t_000_249 in words."""
+    low, high = map(int, name.split("_")[2:])
+    return f"t {low} to {high}"
+
+
+def legend(series: list[Series]) -> list[dict[str, Any]]:
+    """Colours are counted as `chart` counts them."""
+    entries, colour = [], 0
+    for s in series:
+        last = f"{s.points[-1][1]:.4g}" if s.points else "-"
+        look = {"colour": COLOURS[colour % len(COLOURS)], "opacity": FAINT if s.is_faint else 1}
+        entries.append({"name": s.name, "last": last, **look})
+        colour += not s.is_faint
+    return entries
+
+
+# --- facts ----------------------------------------------------------------------------------------
+
+
+def state(lines: list[dict[str, Any]], config: TrainConfig, finished: bool) -> str:
+    step = lines[-1]["step"] if lines else 0
+    if finished:
+        return f"Finished: {config.max_train_steps} updates."
+    return f"Under way: {step} of {config.max_train_steps} updates when this page was written."
+
+
+def numbers(lines: list[dict[str, Any]]) -> Pairs:
+    """Of the last line, and the time that all of them took."""
+    if not lines:
+        return []
+    last = lines[-1]
+    steps = [line["step"] for line in lines]
+    seconds = sum(
+        (step - before) * (line.get("seconds_per_step") or 0.0)
+        for line, step, before in zip(lines, steps, [0, *steps], strict=False)
+    )
+    wanted = [
+        ("loss", last.get("loss"), "{:.4g}"),
+        ("passes over the data", last.get("epoch"), "{:.4g}"),
+        ("images per second", last.get("samples_per_second"), "{:.4g}"),
+        ("peak memory", last.get("peak_memory_gib"), "{:.4g} GiB"),
+        ("training alone", seconds / 60, "{:.4g} min"),
+    ]
+    return [
+        (name, form.format(value)) for name, value, form in wanted if isinstance(value, int | float)
+    ]
+
+
+def read_data(output_dir: Path) -> Pairs:
+    """What was kept and dropped and why, as data_report.json has it; nothing without that file."""
+    path = output_dir / JSON_NAME
+    if not path.exists():
+        return []
+    report = json.loads(path.read_text())
+    return [(name.replace("_", " "), shown(value)) for name, value in report.items()]
+
+
+def environment(config: TrainConfig, processes: int) -> Pairs:
+    """What computed. Nothing of the system's environment variables, which hold tokens."""
+    gpu = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"none, CPU with {torch.get_num_threads()} threads"
+    )
+    return [
+        ("GPU", gpu),
+        ("processes", processes),
+        ("mixed_precision", config.mixed_precision),
+        ("platform", platform.platform()),
+        ("python", platform.python_version()),
+        *((name, version(name)) for name in LIBRARIES),
+    ]

@@ -1,8 +1,0 @@
-"""Continuous batching: requests join and leave a running batch at every step of the U-Net."""
-
-from __future__ import annotations
-
-from lcm.serving.engine import Engine, Result, serve
-from lcm.serving.request import Request
-
-__all__ = ["Engine", "Request", "Result", "serve"]

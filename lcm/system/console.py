@@ -1,0 +1,52 @@
+"""What a command shows: its own lines, and of the libraries' only errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+
+def is_main() -> bool:
+    """Whether this process is the one that speaks, as the launcher says; known before any library
+    is loaded.
+    """
+    return os.environ.get("RANK", "0") == "0"
+
+
+def quiet_libraries() -> None:
+    """To be called before diffusers and transformers are imported: they read this once."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # PEFT loads it where it is installed: it misses 4-bit kernels
+    logging.getLogger("httpx2").setLevel(
+        logging.WARNING
+    )  # it logs every address, of uploads with their signatures
+
+
+def log_plainly() -> None:
+    """Lines of the main process as they are, of others only errors."""
+    level = logging.INFO if is_main() else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+
+
+def hide_loading_bars(model: str | None) -> None:
+    """Where `model` is on this machine: bars are for downloads."""
+    import diffusers
+    import transformers
+
+    if Path(str(model)).exists():
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
+
+
+def error_exit(error: Exception) -> int:
+    """Prints a user's mistake as one line; the exit status, the error's own `status` where it has
+    one.
+    """
+    print(f"error: {error}", file=sys.stderr)
+    status: int = getattr(error, "status", 2)
+    return status

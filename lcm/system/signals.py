@@ -1,0 +1,121 @@
+"""Stopping when asked: SIGTERM or Ctrl-C ends a run after the step that it is in; a second Ctrl-C
+ends it at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+ASKING = (signal.SIGTERM, signal.SIGINT)
+NOTICE = b"\nstopping after this step, with a checkpoint; Ctrl-C again stops at once\n"
+
+
+class Stopped(BaseException):
+    """Raised where a run ends because a signal asked for it."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        super().__init__(signal.Signals(signum).name)
+
+    @property
+    def status(self) -> int:
+        """The exit status by which shells and schedulers know the signal."""
+        return 128 + self.signum
+
+
+class StopRequest:
+    """Whether this process was asked to stop. The first signal raises Stopped where it arrives, but
+    is only noted inside `deferred()`, where a step or a save must end well first.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._deferring = False
+
+    @property
+    def asked(self) -> bool:
+        return self.signum is not None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Receives the signals inside the block, where Python can: in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        # what was started to ignore a signal goes on ignoring it: Ctrl-C is not for the background
+        # jobs of a script
+        before = {number: signal.getsignal(number) for number in ASKING}
+        mine = [number for number in ASKING if before[number] is not signal.SIG_IGN]
+        ended = threading.Event()
+        try:
+            for number in mine:
+                signal.signal(number, self._receive)
+            if "ACCELERATE_MIXED_PRECISION" in os.environ:  # which accelerate launch always sets
+                threading.Thread(
+                    target=self._watch_launcher, args=(os.getppid(), ended), daemon=True
+                ).start()
+            yield
+        finally:
+            ended.set()
+            for number in mine:
+                signal.signal(number, before[number])
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A signal inside the block raises Stopped at its end."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+        if self.signum is not None:
+            raise Stopped(self.signum)
+
+    def _receive(self, signum: int, _frame: FrameType | None) -> None:
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # the system itself obeys the second one, even inside a call that hangs
+        if signum == signal.SIGINT:
+            signal.signal(
+                signal.SIGTERM, signal.SIG_DFL
+            )  # into which torchrun turns a second Ctrl-C
+        if self.asked:
+            # a job's SIGTERM reaches a process once from its scheduler and once more from its
+            # launcher
+            return
+        self.signum = signum
+        if not self._deferring:
+            raise Stopped(signum)
+        if os.environ.get("RANK", "0") == "0":
+            os.write(2, NOTICE)  # print could meet itself here
+
+    def _watch_launcher(self, launcher: int, ended: threading.Event) -> None:
+        """`accelerate launch` of one process dies of a SIGTERM without passing it on: what it
+        started must not outlive it.
+        """
+        while not ended.wait(1.0):
+            if os.getppid() != launcher and not self.asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+
+def outlive_signals(_worker: int) -> None:
+    """For the worker processes of a DataLoader, which a signal to a whole job or terminal reaches
+    too: their reader still needs them for its step, and ends them itself. So SIGTERM is obeyed from
+    the reader alone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_reader, daemon=True).start()
+
+
+def _obey_reader() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -1,0 +1,150 @@
+"""How a run meets its machine: processes, precision, trackers, memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, gather_object
+from torch.distributed import DistStoreError, is_initialized
+from torch.distributed.distributed_c10d import _set_pg_timeout
+
+from lcm.config.run import TrainConfig
+from lcm.outputs.trackers import check_installed
+from lcm.system.processes import Team
+from lcm.training.optimizer import check_8bit
+
+logger = logging.getLogger(__name__)
+
+MODEL_SPLITTING = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
+"""Launches that cut a network into parts, by the X of the ACCELERATE_USE_X that `accelerate launch`
+sets.
+"""
+
+RENDEZVOUS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher tells each of several processes besides their number."""
+
+SEVERAL = "accelerate launch --multi_gpu --num_processes N, with GPUs or without"
+"""How several processes are launched."""
+
+MEETING, WAITING = timedelta(minutes=10), timedelta(hours=12)
+"""How long processes wait for each other: at first, and then, while one makes trajectories or
+writes a large checkpoint. The default is 10 minutes with NCCL and 30 with gloo.
+"""
+
+
+def num_launched() -> int:
+    """How many processes the launcher speaks of."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_launch(config: TrainConfig) -> None:
+    """Raises ValueError where the launcher asks for something else than the run, or for what no run
+    can do.
+    """
+    if num_launched() > 1 and (missing := [name for name in RENDEZVOUS if name not in os.environ]):
+        raise ValueError(
+            f"WORLD_SIZE is {num_launched()}, but {', '.join(missing)} not set; launch with "
+            f"{SEVERAL}"
+        )
+    for name, what in MODEL_SPLITTING.items():
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise ValueError(
+                f"accelerate was told to use {what}, which splits the U-Net; here every process "
+                "holds all of it: launch with accelerate launch --multi_gpu --num_processes N, and "
+                "turn the other off where accelerate config has it"
+            )
+    for name in ("mixed_precision", "gradient_accumulation_steps"):
+        ours = str(getattr(config, name))
+        launched = os.environ.get(f"ACCELERATE_{name.upper()}", ours)
+        if launched not in (
+            "no",
+            ours,
+        ):  # the launcher always states a precision, "no" where it was not asked for one
+            raise ValueError(
+                f"accelerate was told {name} {launched}, this run {ours}; pass --{name} {launched}"
+            )
+
+
+def meet(config: TrainConfig) -> Accelerator:
+    """Raises ValueError when the other processes do not come."""
+    try:
+        return Accelerator(
+            # accelerate would leave processes without a GPU alone
+            cpu=num_launched() > 1 and not torch.accelerator.is_available(),
+            mixed_precision=config.mixed_precision,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            log_with=list(config.report_to) or None,
+            project_dir=str(Path(config.output_dir) / config.logging_dir)
+            if config.report_to
+            else None,
+            step_scheduler_with_optimizer=False,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=MEETING)],
+        )
+    except DistStoreError as error:
+        where, minutes = (
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
+            MEETING.total_seconds() / 60,
+        )
+        raise ValueError(
+            f"the {num_launched()} processes did not meet at {where} in {minutes:.0f} minutes; "
+            "launch the same command on every machine, and look at what the others say"
+        ) from error
+
+
+def check_alone() -> None:
+    """Raises ValueError where a process that is alone was meant to be one of several."""
+    if num_launched() > 1:
+        raise ValueError(
+            f"{num_launched()} processes were launched but each thinks it is alone; launch with "
+            f"{SEVERAL}"
+        )
+    # without --multi_gpu it starts one process, but leaves to it where several would meet
+    if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise ValueError(
+            "accelerate launch was told of several processes or machines and started a single "
+            f"one; launch with {SEVERAL}. If one is what you want: --num_processes 1, and unset "
+            "MASTER_ADDR"
+        )
+
+
+def processes(accelerator: Accelerator) -> str:
+    """How many there are, and on what."""
+    number, machines = (
+        accelerator.num_processes,
+        num_launched() // int(os.environ.get("LOCAL_WORLD_SIZE", num_launched())),
+    )
+    where = f" on {machines} machines" if machines > 1 else ""
+    return f"{number} process{'es' if number > 1 else ''}{where}, {accelerator.device.type}"
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Raises ValueError for a launch that is not what it seems, or a tracker or optimizer that is
+    not installed.
+    """
+    check_installed(config.report_to)
+    check_launch(config)
+    accelerator = meet(config)
+    if is_initialized():
+        accelerator.wait_for_everyone()  # NCCL has not looked for the others yet
+        _set_pg_timeout(WAITING)
+    else:
+        check_alone()
+    logger.info("%s", processes(accelerator))
+    if config.use_8bit_adam:
+        check_8bit(accelerator.device)
+    torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
+    return accelerator
+
+
+def team_of(accelerator: Accelerator) -> Team:
+    return Team(
+        accelerator.process_index,
+        accelerator.num_processes,
+        gather_object,
+        accelerator.wait_for_everyone,
+    )

@@ -1,0 +1,148 @@
+"""What a run shows and gives away: validation grids, the adapter checked by reloading, its card."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from PIL import Image
+
+from lcm.adapter.files import WEIGHTS_NAME
+from lcm.adapter.full_unet import UNET_FOLDER
+from lcm.adapter.recipe import Recipe
+from lcm.config.run import TrainConfig
+from lcm.inference import make_scheduler
+from lcm.models.families import Family
+from lcm.outputs.trackers import log_picture
+from lcm.outputs.validation import GridSpec, draw_grid, never
+from lcm.publish.card import write_card
+from lcm.publish.report import REPORT_NAME, write_page
+from lcm.system.atomic import replacing
+from lcm.system.disk_space import optional
+from lcm.training.student import Student
+
+logger = logging.getLogger(__name__)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """As PNG; makes its folder."""
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as partial:
+        picture.save(partial, format="PNG")
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Draws and exports the student of one run. `prompts` are the rows of its grids."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    family: Family
+    recipe: Recipe
+    prompts: list[str]
+    student: Student
+
+    def grid_path(self, step: int) -> Path:
+        return Path(self.config.output_dir) / "validation" / f"step-{step:06d}.png"
+
+    def validate(self, step: int, asked: Callable[[], bool] = never) -> bool:
+        """Draws the grid with the live student, all processes together, and keeps it as
+        validation/step-<step>.png.
+
+        Returns False, on all processes, when one was `asked` to stop before it had drawn its rows.
+        """
+        with self.student.drawing() as unet:
+            grid = self._draw(
+                unet, (self.accelerator.process_index, self.accelerator.num_processes), asked=asked
+            )
+        if grid is not None and self.accelerator.is_main_process:
+            with optional(f"the grid of step {step}"):
+                save_picture(grid, self.grid_path(step))
+            log_picture(self.accelerator, "validation", grid, step)
+            self.report()
+        return grid is not None
+
+    def export(self, path: Path, step: int) -> None:
+        """Writes what was trained. Raises ExportError when it does not reload as that."""
+        training = {
+            "ss_steps": str(step),
+            "ss_learning_rate": str(self.config.learning_rate),
+            "ss_mixed_precision": self.config.mixed_precision,
+        }
+        self.student.export(path, self.recipe, training, self.family.unet.dtype)
+
+    def publish(self, step: int) -> None:
+        """The finished adapter, its picture drawn from the reloaded file, and its card."""
+        output_dir = Path(self.config.output_dir)
+        self.export(output_dir / WEIGHTS_NAME, step)
+        grid = self._draw(self.student.reload(output_dir / WEIGHTS_NAME), (0, 1))
+        assert grid is not None  # nothing asked it to stop
+        save_picture(grid, output_dir / "images" / "grid.png")
+        self.report(finished=True)
+        write_card(output_dir, self.recipe, self.config, self.prompts)
+        logger.info(
+            "done: %s, verified by reloading it. Use it with\n"
+            "    lcm.attach(pipe, %r)\n"
+            "    pipe(prompt, num_inference_steps=%s, guidance_scale=%s%s)",
+            output_dir / (UNET_FOLDER if self.config.full_finetune else WEIGHTS_NAME),
+            str(output_dir),
+            self.recipe.usual_steps,
+            self.recipe.guidance_scale,
+            f", eta={self.recipe.eta}" if self.recipe.eta else "",
+        )
+
+    def report(self, finished: bool = False) -> None:
+        """Writes the page of what the output folder holds by now. Whatever is wrong with it, the
+        run goes on.
+        """
+        processes = self.accelerator.num_processes
+        try:
+            write_page(
+                Path(self.config.output_dir),
+                self.config,
+                self.recipe,
+                self.prompts,
+                processes=processes,
+                finished=finished,
+            )
+        except (
+            Exception
+        ) as error:  # a file that somebody changed or a full disk must not cost what was trained
+            logger.warning(
+                "%s could not be written (%s); the run goes on without it", REPORT_NAME, error
+            )
+
+    def try_drawing(self) -> Image.Image:
+        """The first row of a grid with the live student, kept nowhere: for its time, its memory and
+        its errors.
+        """
+        with self.student.drawing() as unet:
+            row = self._draw(unet, (0, 1), rows=1)
+        assert row is not None  # nothing asked it to stop
+        return row
+
+    def _draw(
+        self,
+        unet: Any,
+        process: tuple[int, int],
+        rows: int | None = None,
+        asked: Callable[[], bool] = never,
+    ) -> Image.Image | None:
+        """The grid; with `rows`, only so many of them. None when it was `asked` to stop."""
+        pipe = self.family.few_step_pipe(
+            unet, make_scheduler(self.family.pipe.scheduler.config, self.recipe)
+        )
+        spec = GridSpec(
+            prompts=self.prompts[:rows],
+            num_steps=self.config.validation_num_steps,
+            seed=self.config.validation_seed,
+            resolution=self.recipe.resolution,
+            guidance_scale=self.recipe.guidance_scale,
+            eta=self.recipe.eta,
+        )
+        with self.family.at_hand(self.accelerator.device):
+            return draw_grid(self.family, pipe, spec, process, asked)

@@ -1,0 +1,159 @@
+"""What a run says about its data before it learns from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lcm.data import DataConfig, LoadedData, Record, load_data, make_report, write_report
+from lcm.data.pictures import survey
+from lcm.system.processes import Team
+from tests.data.test_sources import BLUE, GREEN, RED, encoded, plain
+
+SIZES = [(40, 30), (16, 90), (8, 8), (64, 64), (15, 16)]
+
+
+def record(name: str, image: Image.Image, *captions: str) -> Record:
+    return Record(name, captions or ("x",), partial(BytesIO, encoded(image)))
+
+
+def loaded(*records: Record) -> LoadedData:
+    return LoadedData("--train_data_dir photos", list(records), survey(records, Team()), Counter())
+
+
+def written(folder: Path, data: LoadedData) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_report(folder, make_report(data, 16), data.records)
+    return folder
+
+
+def test_the_counts_are_those_of_the_folder(tmp_path: Path) -> None:
+    for i, size in enumerate(SIZES):
+        plain(RED, size=size).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text("one\ntwo" if i < 2 else "one")
+    plain(RED).save(tmp_path / "silent.png")
+    (tmp_path / "broken.png").write_text("no picture")
+    (tmp_path / "broken.txt").write_text("x")
+    data = load_data(DataConfig(train_data_dir=str(tmp_path)))
+    report = make_report(data, 16)
+    assert dataclasses.asdict(report) == {
+        "source": f"--train_data_dir {tmp_path}",
+        "kept": 5,
+        "dropped": {"unreadable": 1, "without a caption": 1},
+        "without_caption": 1,
+        "captions": 7,
+        "resolution": 16,
+        "smallest_side": 8,
+        "median_side": 16,
+        "largest_side": 64,
+        "enlarged": 2,
+        "buckets": {"16x16": 5},
+    }
+    captions, sides = report.lines()
+    assert captions == "captions: 7 for 5 samples; dropped without one: 1"
+    assert sides == (
+        "shorter sides of the images: 8 to 64 pixels, median 16; 2 of 5 are enlarged to what is "
+        "cut out"
+    )
+    write_report(tmp_path, report, data.records)
+    assert json.loads((tmp_path / "data_report.json").read_text()) == dataclasses.asdict(report)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "enlarged"), [(1, 0), (8, 0), (9, 1), (16, 2), (64, 4), (65, 5)]
+)
+def test_pictures_are_enlarged_where_their_shorter_side_is_below_the_resolution(
+    resolution: int, enlarged: int
+) -> None:
+    data = loaded(*(record(f"{i}", plain(RED, size=size)) for i, size in enumerate(SIZES)))
+    assert make_report(data, resolution).enlarged == enlarged
+
+
+def test_a_side_is_that_of_the_picture_as_it_stands_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain(RED, size=(64, 32)).save(tmp_path / "a.jpg", exif=exif)
+    (tmp_path / "a.txt").write_text("x")
+    (picture,) = load_data(DataConfig(train_data_dir=str(tmp_path))).pictures
+    assert (picture.width, picture.height) == (32, 64)
+
+
+def test_prompts_have_no_sides_and_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("one\n\ntwo\n")
+    data = load_data(DataConfig(prompts_file=str(tmp_path / "prompts.txt")))
+    report = json.loads((written(tmp_path / "out", data) / "data_report.json").read_text())
+    assert (report["kept"], report["dropped"], report["captions"]) == (2, {"blank lines": 1}, 2)
+    assert report["smallest_side"] is report["median_side"] is report["largest_side"] is None
+    assert len(make_report(data, 16).lines()) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["data_report.json"]
+
+
+def colors_of(path: Path) -> set[tuple[int, int, int]]:
+    with Image.open(path) as picture:
+        return {
+            tuple(color) for color in np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist()
+        }
+
+
+def test_the_picture_shows_the_first_the_middle_and_the_last(tmp_path: Path) -> None:
+    colors = [RED, (9, 9, 200), GREEN, (200, 9, 9), BLUE]
+    data = loaded(*(record(f"{i}", plain(color, size=(300, 20))) for i, color in enumerate(colors)))
+    shown = colors_of(written(tmp_path, data) / "data_report.png")
+    assert shown >= {RED, GREEN, BLUE}
+    assert not shown & {colors[1], colors[3]}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_samples_than_three_are_shown_once_each(tmp_path: Path, count: int) -> None:
+    written(tmp_path / "out", loaded(*(record(f"{i}", plain(RED)) for i in range(count))))
+    written(tmp_path / "one", loaded(record("a", plain(RED))))
+    with (
+        Image.open(tmp_path / "out" / "data_report.png") as many,
+        Image.open(tmp_path / "one" / "data_report.png") as one,
+    ):
+        assert many.size == (count * one.width, one.height)
+
+
+def ink(folder: Path, *captions: str) -> int:
+    """Dark pixels, which only letters have beside a white picture."""
+    path = (
+        written(folder, loaded(record("a", plain((255, 255, 255)), *captions))) / "data_report.png"
+    )
+    with Image.open(path) as picture:
+        return int((np.asarray(picture.convert("L")) < 60).sum())
+
+
+def test_captions_are_written_below(tmp_path: Path) -> None:
+    assert 0 < ink(tmp_path, "a ball") < ink(tmp_path, "a ball", "a red and rather round ball")
+
+
+def test_letters_that_the_font_lacks_are_spelled_out(tmp_path: Path) -> None:
+    assert (
+        ink(tmp_path, "größer 貓")
+        == ink(tmp_path, r"gr\xf6\xdfer \u8c93")
+        > ink(tmp_path, "gr er ")
+    )
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["größer 貓 \U0001f408", "word " * 500, "W" * 5000, "a\tb\x00c\x1bd", "שלום", "%s {} \\n"],
+    ids=ascii,
+)
+def test_no_caption_stops_a_run(tmp_path: Path, caption: str) -> None:
+    assert ink(tmp_path, caption) > 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2000, 1500)])
+def test_no_size_stops_a_run(tmp_path: Path, size: tuple[int, int]) -> None:
+    assert RED in colors_of(
+        written(tmp_path, loaded(record("a", plain(RED, size=size)))) / "data_report.png"
+    )

@@ -1,0 +1,357 @@
+"""Laws of the consistency function; expected values are golden numbers or come from stock diffusers
+schedulers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, LCMScheduler
+from torch import Tensor
+
+from lcm.diffusion.consistency import boundary_scalings, land
+from lcm.diffusion.guidance import guide
+from lcm.diffusion.losses import LOSSES
+from lcm.diffusion.schedule import CLEAN, PREDICTION_TYPES, NoiseSchedule
+from tests.support.worlds import stock_ddim
+
+SD_BETAS: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
+
+# t, c_skip, c_out
+GOLDEN_SCALINGS = [
+    (0, 1.0, 0.0),
+    (19, 6.925160e-06, 0.999996543),
+    (259, 3.726838e-08, 1.0),
+    (499, 1.004012e-08, 1.0),
+    (519, 9.281225e-09, 1.0),
+    (759, 4.339667e-09, 1.0),
+    (979, 2.608403e-09, 1.0),
+    (999, 2.505008e-09, 1.0),
+]
+
+GoldenStep = tuple[str, int, int, float, float, float, float, float, float, float, float]
+
+# One element with z = 0.5, eps = -1, guidance_scale 8.5, teacher cond 0.2 and uncond -0.1, student
+# 0.3 at z_t and 0.15 at z_t': type, t, t', z_t, guided x0, guided eps, z_t', f, g, l2, huber (c =
+# 0.001)
+GOLDEN_STEPS: list[GoldenStep] = [
+    (
+        "epsilon",
+        19,
+        0,
+        0.362289,
+        0.036145,
+        2.450000,
+        0.107559,
+        0.325215,
+        0.107559,
+        0.047374,
+        0.216658,
+    ),
+    (
+        "epsilon",
+        519,
+        499,
+        -0.614327,
+        -5.450543,
+        2.450000,
+        -0.789872,
+        -1.742233,
+        -1.740903,
+        0.000002,
+        0.000665,
+    ),
+    (
+        "epsilon",
+        999,
+        979,
+        -0.963535,
+        -49.920532,
+        2.450000,
+        -1.395869,
+        -18.499043,
+        -20.097985,
+        2.556615,
+        1.597942,
+    ),
+    (
+        "v_prediction",
+        19,
+        0,
+        0.362289,
+        0.032591,
+        2.476427,
+        0.104778,
+        0.319084,
+        0.104778,
+        0.045927,
+        0.213308,
+    ),
+    (
+        "v_prediction",
+        519,
+        499,
+        -0.614327,
+        -2.427660,
+        0.697396,
+        -0.686523,
+        -0.567665,
+        -0.489244,
+        0.006150,
+        0.077428,
+    ),
+    (
+        "v_prediction",
+        999,
+        979,
+        -0.963535,
+        -2.510060,
+        -0.794038,
+        -0.984697,
+        -0.365076,
+        -0.225274,
+        0.019545,
+        0.138806,
+    ),
+]
+
+
+def make_schedule(prediction_type: str, zero_snr: bool = False) -> NoiseSchedule:
+    stock = LCMScheduler(
+        **SD_BETAS, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr
+    )
+    return NoiseSchedule.from_scheduler(stock)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("t", "c_skip", "c_out"), GOLDEN_SCALINGS)
+def test_golden_boundary_scalings(t: int, c_skip: float, c_out: float) -> None:
+    skip, out = boundary_scalings(torch.tensor([t]))
+    assert skip.shape == out.shape == (1, 1, 1, 1)
+    assert float(skip) == pytest.approx(c_skip, rel=5e-7)
+    assert float(out) == pytest.approx(c_out, abs=6e-8)
+
+
+@pytest.mark.parametrize("timestep_scaling", [1.0, 10.0, 25.0])
+def test_boundary_scalings_equal_stock_at_every_timestep(timestep_scaling: float) -> None:
+    stock = LCMScheduler(timestep_scaling=timestep_scaling)
+    expected = torch.tensor(
+        [stock.get_scalings_for_boundary_condition_discrete(t) for t in range(1000)]
+    )
+    skip, out = boundary_scalings(torch.arange(1000), timestep_scaling)
+    torch.testing.assert_close(skip.flatten(), expected[:, 0], rtol=5e-7, atol=0)
+    torch.testing.assert_close(out.flatten(), expected[:, 1], rtol=5e-7, atol=0)
+
+
+def test_the_clean_end_is_a_boundary_too() -> None:
+    skip, out = boundary_scalings(torch.tensor([CLEAN]))
+    assert (float(skip), float(out)) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("output", [0.0, -3.0, 1e4, float("inf"), float("nan")])
+@pytest.mark.parametrize("timestep_scaling", [10.0, 1.0, None])
+def test_f_from_t_to_t_is_x_t_whatever_the_output(
+    prediction_type: str, zero_snr: bool, output: float, timestep_scaling: float | None
+) -> None:
+    if prediction_type == "epsilon":
+        zero_snr = False  # that pair is refused by NoiseSchedule
+    t = torch.tensor([CLEAN, 0, 19, 499, 998, 999])
+    x_t = randn(6, 4, 3, 3)
+    network_output = torch.full_like(x_t, output)
+    landed = land(
+        make_schedule(prediction_type, zero_snr),
+        network_output,
+        x_t,
+        t,
+        t,
+        timestep_scaling=timestep_scaling,
+    )
+    assert torch.equal(landed, x_t)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("t", [CLEAN, 0])
+def test_f_at_the_clean_boundary_is_x_t(prediction_type: str, t: int) -> None:
+    x_t = randn(2, 4, 3, 3)
+    landed = land(
+        make_schedule(prediction_type),
+        randn(2, 4, 3, 3, seed=1),
+        x_t,
+        torch.tensor([t, t]),
+        torch.tensor([CLEAN] * 2),
+    )
+    assert torch.equal(landed, x_t)
+
+
+@pytest.mark.parametrize(
+    ("prediction_type", "zero_snr"),
+    [
+        ("epsilon", False),
+        ("v_prediction", False),
+        ("sample", False),
+        ("v_prediction", True),
+        ("sample", True),
+    ],
+)
+@pytest.mark.parametrize("t", [19, 259, 979, 999])
+def test_landing_clean_equals_the_denoised_sample_of_stock(
+    prediction_type: str, zero_snr: bool, t: int
+) -> None:
+    stock = LCMScheduler(
+        **SD_BETAS, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr
+    )
+    stock.set_timesteps(50)
+    x_t, output = randn(2, 4, 3, 3), randn(2, 4, 3, 3, seed=1)
+    expected = stock.step(output, t, x_t, generator=torch.Generator().manual_seed(0)).denoised
+    landed = land(
+        NoiseSchedule.from_scheduler(stock),
+        output,
+        x_t,
+        torch.tensor([t, t]),
+        torch.tensor([CLEAN, CLEAN]),
+    )
+    torch.testing.assert_close(landed, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("steps", [50, 10, 2])
+def test_landing_at_s_equals_a_stock_ddim_step(prediction_type: str, steps: int) -> None:
+    """Up to the boundary impulse, whose c_skip at a distance of 20 timesteps is 6e-6."""
+    stock = DDIMScheduler(**SD_BETAS, prediction_type=prediction_type, clip_sample=False)
+    stock.set_timesteps(steps)
+    x_t, output = randn(2, 4, 3, 3), randn(2, 4, 3, 3, seed=1)
+    expected = stock.step(output, 999, x_t, eta=0.0).prev_sample
+    schedule, t, s = (
+        NoiseSchedule.from_scheduler(stock),
+        torch.tensor([999, 999]),
+        torch.tensor([999 - 1000 // steps] * 2),
+    )
+    landed = land(schedule, output, x_t, t, s)
+    torch.testing.assert_close(landed, expected, rtol=2e-5, atol=2e-5)
+    c_skip, c_out = LCMScheduler().get_scalings_for_boundary_condition_discrete(1000 // steps)
+    torch.testing.assert_close(landed, c_skip * x_t + c_out * expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_half_precision_lands_in_float32(prediction_type: str, dtype: torch.dtype) -> None:
+    schedule, t, s = (
+        make_schedule(prediction_type),
+        torch.tensor([999, 19, 0]),
+        torch.tensor([499, CLEAN, 0]),
+    )
+    x_t, output = randn(3, 4, 3, 3).to(dtype), randn(3, 4, 3, 3, seed=1).to(dtype)
+    landed = land(schedule, output, x_t, t, s)
+    assert landed.dtype == torch.float32
+    assert torch.equal(landed, land(schedule, output.float(), x_t.float(), t, s))
+
+
+@pytest.mark.parametrize("row", GOLDEN_STEPS, ids=[f"{row[0]}-{row[1]}" for row in GOLDEN_STEPS])
+def test_golden_distillation_step(row: GoldenStep) -> None:
+    """At t' = 0 both branches land on the clean end, and there g is z_t' itself."""
+    prediction_type, t, u, *path, l2, huber = row
+
+    def element(value: float) -> Tensor:
+        return torch.full((1, 1, 1, 1), value)
+
+    schedule, time, lower, clean = (
+        make_schedule(prediction_type),
+        torch.tensor([t]),
+        torch.tensor([u]),
+        torch.tensor([CLEAN]),
+    )
+    noisy = schedule.add_noise(element(0.5), element(-1.0), time)
+    guided = schedule.predict(guide(element(0.2), element(-0.1), torch.tensor([8.5])), noisy, time)
+    solved = schedule.jump(guided, lower)
+    student = land(schedule, element(0.3), noisy, time, clean)
+    target = land(schedule, element(0.15), solved, lower, clean)
+    got = [noisy, guided.x0, guided.eps, solved, student, target]
+    for value, expected in zip(got, path, strict=True):
+        assert float(value) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    # f - g cancels: a rounding of f = 18 weighs more in the losses
+    assert float(LOSSES["l2"](student, target, 0.001)) == pytest.approx(l2, rel=4e-6, abs=1e-6)
+    assert float(LOSSES["huber"](student, target, 0.001)) == pytest.approx(
+        huber, rel=4e-6, abs=1e-6
+    )
+    if u == 0:
+        assert torch.equal(target, solved)
+
+
+@pytest.mark.parametrize(
+    ("prediction_type", "zero_snr"),
+    [
+        ("epsilon", False),
+        ("v_prediction", False),
+        ("sample", False),
+        ("v_prediction", True),
+        ("sample", True),
+    ],
+)
+@pytest.mark.parametrize("steps", [50, 10, 4, 2, 1])
+def test_the_pure_jump_is_a_stock_ddim_step(
+    prediction_type: str, zero_snr: bool, steps: int
+) -> None:
+    """From every timestep of a trailing schedule to the next, and from the last to clean data."""
+    stock = stock_ddim(prediction_type, zero_snr)
+    stock.set_timesteps(steps)
+    schedule, x_t, output = (
+        NoiseSchedule.from_scheduler(stock),
+        randn(2, 4, 3, 3),
+        randn(2, 4, 3, 3, seed=1),
+    )
+    for t in stock.timesteps.tolist():
+        expected = stock.step(output, t, x_t, eta=0.0).prev_sample
+        landed = land(
+            schedule,
+            output,
+            x_t,
+            torch.tensor([t, t]),
+            torch.tensor([t - 1000 // steps] * 2),
+            timestep_scaling=None,
+        )
+        torch.testing.assert_close(landed, expected, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("scaling", [10.0, None])
+def test_nothing_but_the_sample_itself_decides_where_it_lands(
+    prediction_type: str, scaling: float | None
+) -> None:
+    schedule, x_t, output = (
+        make_schedule(prediction_type),
+        randn(5, 4, 3, 3),
+        randn(5, 4, 3, 3, seed=1),
+    )
+    t, s = torch.tensor([999, 999, 519, 19, 19]), torch.tensor([979, CLEAN, 519, 0, CLEAN])
+    together = land(schedule, output, x_t, t, s, timestep_scaling=scaling)
+    for i in range(5):
+        row = slice(i, i + 1)
+        alone = land(schedule, output[row], x_t[row], t[row], s[row], timestep_scaling=scaling)
+        torch.testing.assert_close(together[row], alone, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scaling", [10.0, None])
+def test_gradients_stay_finite_where_the_landing_is_the_start(scaling: float | None) -> None:
+    """At a boundary of zero terminal SNR with v, and at the last timestep above it."""
+    schedule, t, s = (
+        make_schedule("v_prediction", True),
+        torch.tensor([999, 999, 0, 0]),
+        torch.tensor([999, CLEAN, 0, CLEAN]),
+    )
+    output = randn(4, 4, 3, 3).requires_grad_()
+    landed = land(schedule, output, randn(4, 4, 3, 3, seed=1), t, s, timestep_scaling=scaling)
+    (gradient,) = torch.autograd.grad(landed.square().sum(), output)
+    assert gradient.isfinite().all()
+    assert torch.equal(gradient[[0, 2]], torch.zeros(2, 4, 3, 3))
+    assert gradient[1].abs().max() > 0

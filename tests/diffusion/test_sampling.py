@@ -1,0 +1,356 @@
+"""Multistep consistency sampling equals stock LCMScheduler with the same noise, and a float64
+rewrite of CM, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, LCMScheduler, TCDScheduler
+from torch import Tensor
+
+from lcm.diffusion.consistency import land
+from lcm.diffusion.grid import SolverGrid
+from lcm.diffusion.sampling import (
+    ConsistencyFunction,
+    Jump,
+    sample_consistency,
+    sample_stochastic_flow,
+    sample_trajectory,
+)
+from lcm.diffusion.schedule import CLEAN, NoiseSchedule
+from tests.support.worlds import stock_ddim
+
+SD_BETAS: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
+MODELS = [
+    ("epsilon", False),
+    ("v_prediction", False),
+    ("sample", False),
+    ("v_prediction", True),
+    ("sample", True),
+]
+SHAPE = (3, 4, 6, 6)
+
+every_model = pytest.mark.parametrize(("prediction_type", "zero_snr"), MODELS)
+every_count = pytest.mark.parametrize("num_steps", range(1, 9))
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def noise_from(seed: int) -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(SHAPE, generator=generator)
+
+
+def stock_lcm(prediction_type: str, zero_snr: bool = False) -> LCMScheduler:
+    return LCMScheduler(
+        **SD_BETAS, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr
+    )
+
+
+def network(x: Tensor, t: Tensor) -> Tensor:
+    """A fixed random network: tanh of a channel mix plus a function of time. Keeps the dtype of
+    x.
+    """
+    mix = randn(4, 4, seed=7).to(x)
+    return torch.tanh(
+        torch.einsum("ij,bjhw->bihw", mix, x) + torch.cos(t.to(x) / 300.0).view(-1, 1, 1, 1)
+    )
+
+
+def consistency_function(schedule: NoiseSchedule) -> ConsistencyFunction:
+    return lambda x, t: land(schedule, network(x, t), x, t, torch.full_like(t, CLEAN))
+
+
+def float64_reference(
+    prediction_type: str, alpha_bar: np.ndarray, x: np.ndarray, times: list[int]
+) -> np.ndarray:
+    """CM, Algorithm 1 with LCM's boundary scalings, written out in float64."""
+    draw_noise = noise_from(seed=5)
+    x0 = x
+    for i, t in enumerate(times):
+        alpha, sigma = np.sqrt(alpha_bar[t]), np.sqrt(1 - alpha_bar[t])
+        if i > 0:
+            x = alpha * x0 + sigma * draw_noise().double().numpy()
+        output = network(torch.from_numpy(x), torch.full((SHAPE[0],), t)).numpy()
+        denoised = output
+        if prediction_type == "epsilon":
+            denoised = (x - sigma * output) / alpha
+        elif prediction_type == "v_prediction":
+            denoised = alpha * x - sigma * output
+        u = 10.0 * t
+        x0 = 0.25 / (u**2 + 0.25) * x + u / np.sqrt(u**2 + 0.25) * denoised
+    return x0
+
+
+@every_model
+@every_count
+def test_sampling_equals_stock_lcm_scheduler(
+    prediction_type: str, zero_snr: bool, num_steps: int
+) -> None:
+    stock = stock_lcm(prediction_type, zero_snr)
+    stock.set_timesteps(num_steps)
+    generator, theirs = torch.Generator().manual_seed(5), randn(*SHAPE)
+    for t in stock.timesteps:
+        output = network(theirs, torch.full((SHAPE[0],), int(t)))
+        theirs = stock.step(output, t, theirs, generator=generator).prev_sample
+
+    schedule, times = NoiseSchedule.from_scheduler(stock), SolverGrid(50).few_step(num_steps)
+    mine = sample_consistency(
+        consistency_function(schedule), schedule, randn(*SHAPE), times, noise_from(seed=5)
+    )
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6 * float(theirs.abs().max()))
+
+
+@every_model
+@every_count
+def test_sampling_equals_a_float64_reference(
+    prediction_type: str, zero_snr: bool, num_steps: int
+) -> None:
+    stock = stock_lcm(prediction_type, zero_snr)
+    schedule, times = NoiseSchedule.from_scheduler(stock), SolverGrid(50).few_step(num_steps)
+    mine = sample_consistency(
+        consistency_function(schedule), schedule, randn(*SHAPE), times, noise_from(seed=5)
+    )
+    alpha_bar = stock.alphas_cumprod.double().numpy()
+    expected = float64_reference(
+        prediction_type, alpha_bar, randn(*SHAPE).double().numpy(), times.tolist()
+    )
+    np.testing.assert_allclose(mine.numpy(), expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_times_may_be_any_descending_sequence() -> None:
+    schedule = NoiseSchedule.from_scheduler(stock_lcm("epsilon"))
+    f, x = consistency_function(schedule), randn(*SHAPE)
+    of_list = sample_consistency(f, schedule, x, [999, 501, 7], noise_from(seed=1))
+    of_tensor = sample_consistency(f, schedule, x, torch.tensor([999, 501, 7]), noise_from(seed=1))
+    assert torch.equal(of_list, of_tensor)
+
+
+def test_f_sees_the_start_and_then_x0_with_the_noise_of_the_next_time() -> None:
+    schedule = NoiseSchedule.from_scheduler(stock_lcm("epsilon"))
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def f(x: Tensor, t: Tensor) -> Tensor:
+        seen.append((x, t))
+        return torch.full_like(x, 0.25)
+
+    start, noise = randn(*SHAPE, seed=1), randn(*SHAPE, seed=2)
+    assert torch.equal(
+        sample_consistency(f, schedule, start, [999, 499], lambda: noise), torch.full(SHAPE, 0.25)
+    )
+    (first, t_first), (second, t_second) = seen
+    assert (t_first.tolist(), t_second.tolist()) == ([999] * 3, [499] * 3)
+    assert t_first.dtype == torch.int64
+    assert torch.equal(first, start)
+    # the golden alpha and sigma of timestep 499
+    torch.testing.assert_close(second, 0.5269435 * 0.25 + 0.8499004 * noise, rtol=1e-6, atol=1e-6)
+
+
+@every_count
+def test_noise_is_drawn_once_between_two_steps(num_steps: int) -> None:
+    schedule, calls = NoiseSchedule.from_scheduler(stock_lcm("epsilon")), 0
+
+    def draw_noise() -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.zeros(SHAPE)
+
+    sample_consistency(
+        consistency_function(schedule),
+        schedule,
+        randn(*SHAPE),
+        SolverGrid(50).few_step(num_steps),
+        draw_noise,
+    )
+    assert calls == num_steps - 1
+
+
+def test_the_start_is_not_changed_in_place() -> None:
+    schedule, x = NoiseSchedule.from_scheduler(stock_lcm("epsilon")), randn(*SHAPE)
+    sample_consistency(consistency_function(schedule), schedule, x, [999, 499], noise_from(seed=1))
+    assert torch.equal(x, randn(*SHAPE))
+
+
+@pytest.mark.parametrize(
+    "timesteps", [[], torch.empty(0, dtype=torch.int64)], ids=["list", "tensor"]
+)
+def test_empty_timesteps_raise_and_name_an_example(timesteps: list[int] | Tensor) -> None:
+    schedule = NoiseSchedule.from_scheduler(stock_lcm("epsilon"))
+    with pytest.raises(ValueError, match=r"empty.*few_step"):
+        sample_consistency(
+            consistency_function(schedule), schedule, randn(*SHAPE), timesteps, noise_from(seed=1)
+        )
+
+
+# --- strategic stochastic sampling ----------------------------------------------------------------
+
+
+def jump_of(schedule: NoiseSchedule) -> Jump:
+    return lambda x, t, s: land(schedule, network(x, t), x, t, s, timestep_scaling=None)
+
+
+def no_noise() -> Tensor:
+    raise AssertionError("a deterministic sampler drew noise")
+
+
+@every_model
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 5, 8, 10])
+def test_gamma_zero_equals_stock_ddim_trailing(
+    prediction_type: str, zero_snr: bool, num_steps: int
+) -> None:
+    stock = stock_ddim(prediction_type, zero_snr)
+    stock.set_timesteps(num_steps)
+    theirs = randn(*SHAPE)
+    for t in stock.timesteps:
+        theirs = stock.step(network(theirs, t.expand(SHAPE[0])), t, theirs, eta=0.0).prev_sample
+    schedule = NoiseSchedule.from_scheduler(stock)
+    mine = sample_trajectory(jump_of(schedule), schedule, randn(*SHAPE), stock.timesteps, no_noise)
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-6 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
+def test_gamma_zero_equals_stock_euler_trailing_up_to_its_scale(
+    prediction_type: str, num_steps: int
+) -> None:
+    """Euler integrates x / alpha."""
+    stock = EulerDiscreteScheduler(
+        **SD_BETAS, prediction_type=prediction_type, timestep_spacing="trailing"
+    )
+    stock.set_timesteps(num_steps)
+    schedule = NoiseSchedule.from_scheduler(stock)
+    theirs = randn(*SHAPE) / schedule.alphas[999]
+    for t in stock.timesteps:
+        output = network(stock.scale_model_input(theirs, t), t.expand(SHAPE[0]))
+        theirs = stock.step(output, t, theirs).prev_sample
+    times = stock.timesteps.long()
+    mine = sample_trajectory(jump_of(schedule), schedule, randn(*SHAPE), times, no_noise)
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+
+
+@every_model
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
+def test_sampling_equals_stock_tcd_scheduler(
+    prediction_type: str, zero_snr: bool, num_steps: int, gamma: float
+) -> None:
+    stock = TCDScheduler(
+        **SD_BETAS,
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=zero_snr,
+        original_inference_steps=50,
+    )
+    stock.set_timesteps(num_steps)
+    generator, theirs = torch.Generator().manual_seed(5), randn(*SHAPE)
+    for t in stock.timesteps:
+        theirs = stock.step(
+            network(theirs, t.expand(SHAPE[0])), t, theirs, eta=gamma, generator=generator
+        ).prev_sample
+    schedule, times = NoiseSchedule.from_scheduler(stock), SolverGrid(50).few_step(num_steps)
+    assert stock.timesteps.tolist() == times.tolist()
+    mine = sample_trajectory(
+        jump_of(schedule),
+        schedule,
+        randn(*SHAPE),
+        times,
+        noise_from(seed=5) if gamma else no_noise,
+        gamma=gamma,
+        final=0,
+    )
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=3e-6 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("gamma", [0.3, 1.0])
+def test_exact_flow_maps_keep_the_law_of_the_data(gamma: float) -> None:
+    """For data N(0, std^2) the variance is right after every step, whatever share of it is fresh
+    noise.
+    """
+    schedule, std = NoiseSchedule.from_scheduler(stock_lcm("epsilon")), 0.6
+    marginal = (schedule.alphas * std) ** 2 + schedule.sigmas**2
+    x, generator = randn(40, 4, 32, 32) * marginal[999].sqrt(), torch.Generator().manual_seed(3)
+
+    def flow(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return x * (marginal[s] / marginal[t]).sqrt().view(-1, 1, 1, 1)
+
+    got = sample_trajectory(
+        flow,
+        schedule,
+        x,
+        [999, 759, 499, 259],
+        lambda: torch.randn(x.shape, generator=generator),
+        gamma=gamma,
+    )
+    assert float(got.var()) == pytest.approx(std**2, rel=0.02)
+
+
+@pytest.mark.parametrize(("timesteps", "gamma"), [([], 0.0), ([999], -0.1), ([999], 1.1)])
+def test_trajectories_without_times_or_with_a_strange_gamma_are_refused(
+    timesteps: list[int], gamma: float
+) -> None:
+    schedule = NoiseSchedule.from_scheduler(stock_lcm("epsilon"))
+    with pytest.raises(ValueError, match="at least one timestep and a gamma"):
+        sample_trajectory(
+            jump_of(schedule), schedule, randn(*SHAPE), timesteps, no_noise, gamma=gamma
+        )
+
+
+# --- random landing points ------------------------------------------------------------------------
+
+
+@every_count
+def test_without_injection_a_stochastic_flow_is_consistency_sampling(num_steps: int) -> None:
+    schedule, times = (
+        NoiseSchedule.from_scheduler(stock_lcm("v_prediction")),
+        SolverGrid(50).few_step(num_steps),
+    )
+    noises = [randn(*SHAPE, seed=seed) for seed in range(2 * num_steps)]
+    injected_first = iter(noises)
+
+    mine = sample_stochastic_flow(
+        consistency_function(schedule),
+        schedule,
+        randn(*SHAPE),
+        times,
+        lambda: next(injected_first),
+        injection=0.0,
+    )
+    between = iter(noises[1::2])
+    expected = sample_consistency(
+        consistency_function(schedule), schedule, randn(*SHAPE), times, lambda: next(between)
+    )
+    assert torch.equal(mine, expected)
+
+
+def test_a_stochastic_flow_shows_the_network_fresh_noise_in_every_step() -> None:
+    schedule, times = NoiseSchedule.from_scheduler(stock_lcm("epsilon")), [999, 499, 259]
+    noises = [
+        randn(*SHAPE, seed=seed) for seed in range(5)
+    ]  # one for each of three answers, one between two of them
+    draws, shown = iter(noises), []
+
+    def f(seen: Tensor, t: Tensor) -> Tensor:
+        shown.append(seen)
+        return torch.zeros_like(seen)
+
+    start = randn(*SHAPE, seed=9)
+    sample_stochastic_flow(f, schedule, start, times, lambda: next(draws), injection=0.5)
+    assert next(draws, None) is None
+    visited = [
+        start,
+        *(schedule.sigmas[t] * noise for t, noise in zip(times[1:], noises[1::2], strict=True)),
+    ]
+    for got, x_t, t, fresh in zip(shown, visited, times, noises[::2], strict=True):
+        torch.testing.assert_close(
+            got, x_t + 0.5 * schedule.sigmas[t] * fresh, rtol=1e-4, atol=1e-5
+        )

@@ -1,0 +1,127 @@
+"""The scripts in examples/ do what they say, on the tiny world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from examples import distil, img2img, inpaint, mix, quickstart, serve, tools
+from examples.shapes.render import BACKGROUNDS, COLORS, write_dataset
+from lcm.adapter.files import WEIGHTS_NAME
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # the defaults are relative to it
+
+
+def nearest(color: Any, colors: Mapping[str, tuple[int, int, int]]) -> str:
+    return min(
+        colors, key=lambda name: sum((a - b) ** 2 for a, b in zip(color, colors[name], strict=True))
+    )
+
+
+def backgrounds(image: Image.Image) -> set[str]:
+    """The names of the colours in the corners."""
+    return {
+        nearest(image.getpixel(place), BACKGROUNDS)
+        for place in ((0, 0), (63, 0), (0, 63), (63, 63))
+    }
+
+
+def test_the_quick_start_draws_what_was_asked_for(tmp_path: Path) -> None:
+    for steps in ("1", "2"):
+        quickstart.main(
+            [
+                "--prompt",
+                "a red star on a navy background",
+                "--steps",
+                steps,
+                "--output",
+                str(tmp_path / f"{steps}.png"),
+            ]
+        )
+    one, two = (Image.open(tmp_path / f"{steps}.png") for steps in ("1", "2"))
+    assert one.size == two.size == (64, 64) and one.tobytes() != two.tobytes()
+    assert backgrounds(one) == {"navy"}
+
+
+def test_training_from_python_ends_with_a_picture(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "shapes", num_images=4)
+    flags = (
+        "--lora_rank 2 --train_batch_size 2 --max_train_steps 1 --validation_num_steps 1 "
+        "--validation_prompts star"
+    )
+    distil.main(
+        [
+            *flags.split(),
+            "--train_data_dir",
+            str(tmp_path / "shapes"),
+            "--output_dir",
+            str(tmp_path / "out"),
+        ]
+    )
+    assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()
+    assert Image.open(tmp_path / "out" / "image.png").size == (64, 64)
+
+
+def test_a_style_beside_the_adapter_and_a_pipeline_that_is_as_it_was(tmp_path: Path) -> None:
+    mix.main(["--weights", "0", "--output", str(tmp_path / "alone")])
+    mix.main(["--weights", "1", "0", "--output", str(tmp_path)])
+    alone, after, mixed = (
+        Image.open(tmp_path / name) for name in ("alone/style-0.png", "style-0.png", "style-1.png")
+    )
+    assert alone.tobytes() == after.tobytes() != mixed.tobytes()
+
+
+def test_a_picture_is_changed_and_a_part_of_one_filled(tmp_path: Path) -> None:
+    img2img.main(["--output", str(tmp_path / "changed.png")])
+    changed = Image.open(tmp_path / "changed.png")
+    assert (
+        backgrounds(changed) == {"navy"} and nearest(changed.getpixel((24, 36)), COLORS) == "red"
+    )  # where the white square was
+    before = Image.new("RGB", (64, 64), "white")
+    before.save(tmp_path / "white.png")
+    inpaint.main(
+        [
+            "--image",
+            str(tmp_path / "white.png"),
+            "--steps",
+            "1",
+            "--output",
+            str(tmp_path / "filled.png"),
+        ]
+    )
+    filled = Image.open(tmp_path / "filled.png")
+    right, left = (32, 0, 64, 64), (0, 0, 32, 64)
+    assert (
+        filled.crop(right).tobytes() == before.crop(right).tobytes()
+        and filled.crop(left).tobytes() != before.crop(left).tobytes()
+    )
+
+
+def test_the_request_with_fewest_steps_is_served_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve.main(["--steps", "3", "1", "2", "--output", str(tmp_path)])
+    assert capsys.readouterr().out.splitlines() == ["1: 1 steps", "2: 2 steps", "0: 3 steps"]
+    assert all(backgrounds(Image.open(tmp_path / f"{i}.png")) == {"navy"} for i in range(3))
+
+
+def test_the_tools_call_the_bundled_adapter_sound_and_shorten_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools.main(["--rank", "8", "--output", str(tmp_path)])
+    assert "\nsound\n" in capsys.readouterr().out
+    small, bundled = (
+        tmp_path / "small" / WEIGHTS_NAME,
+        ROOT / "examples" / "shapes" / "lcm_lora" / WEIGHTS_NAME,
+    )
+    assert small.stat().st_size < bundled.stat().st_size / 3  # rank 8 of 32
+    (picture,) = tmp_path.glob("0001-*.png")
+    assert backgrounds(Image.open(picture)) == {"navy"}

@@ -1,0 +1,353 @@
+"""Continuous-time consistency: the tangent against its closed form, both derivatives, and the
+discrete loss it is the limit of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lcm.adapter.lora import add_lora
+from lcm.diffusion.schedule import PREDICTION_TYPES, NoiseSchedule
+from lcm.methods import LatentBatch, Objective
+from lcm.methods.parts import Tangent
+from lcm.models.conditioning import Conditioning
+from lcm.models.networks import Networks, make_networks
+from tests.support.closed_forms import (
+    GaussianRoles,
+    make_batch,
+    make_objective,
+    make_schedule,
+    rows,
+    seen_by_the_loss,
+)
+from tests.support.worlds import build_sdxl_unet, build_unet, randomize_lora
+
+every_type = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+every_unet = pytest.mark.parametrize(
+    ("build", "width", "pooled"), [(build_unet, 16, None), (build_sdxl_unet, 32, 16)]
+)
+every_mode = pytest.mark.parametrize("mode", ["fd", "jvp"])
+GUIDANCE = 3.0
+
+
+def even_schedule(prediction_type: str = "v_prediction") -> NoiseSchedule:
+    """phi from 0.03 to 1.5 in even steps: then the derivative of phi by the timestep is known."""
+    phi = torch.cat(
+        [torch.linspace(0.03, 1.5, 1000, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)]
+    )
+    return NoiseSchedule(phi.cos().float(), phi.sin().float(), prediction_type)
+
+
+def make_scm(
+    schedule: NoiseSchedule,
+    mode: str,
+    *,
+    step: int = 5,
+    warmup: float = 0.0,
+    normalization: float | None = None,
+) -> Objective:
+    objective = make_objective("scm", schedule, tangent_step=step, guidance_scale=GUIDANCE)
+    return dataclasses.replace(objective, target=Tangent(mode, warmup, normalization))
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What a step is made of, in float64: x_t, its angle, both velocities, and g as the target
+    implies it.
+    """
+
+    x: Tensor
+    phi: Tensor
+    student: Tensor
+    teacher: Tensor
+    g: Tensor
+
+
+def known(
+    objective: Objective, nets: GaussianRoles, batch: LatentBatch, progress: float = 0.5
+) -> Known:
+    t = objective.times(batch.uniform_time, batch.uniform_landing, progress).t
+    phi = objective.schedule.phi[t].double().view(-1, 1, 1, 1)
+    x = phi.cos() * batch.x0.double() + phi.sin() * batch.noise.double()
+    # the velocity is affine in the mean, so the guided teacher is the denoiser of another mean
+    guided = Conditioning(
+        batch.uncond.prompt_embeds
+        + GUIDANCE * (batch.cond.prompt_embeds - batch.uncond.prompt_embeds)
+    )
+    student = nets.velocity(x, phi, batch.cond) + nets.strength * nets.bump(x, phi)
+    _, target = seen_by_the_loss(objective, nets, batch, progress)
+    g = (phi.cos() * x - target.double()) / phi.sin() - student
+    return Known(x, phi, student, nets.velocity(x, phi, guided), g)
+
+
+def derivatives(
+    nets: GaussianRoles, x: Tensor, phi: Tensor, conditioning: Conditioning
+) -> tuple[Tensor, Tensor]:
+    """dF/dx and dF/dphi of the student, by hand."""
+    mean, cos, sin = (
+        conditioning.prompt_embeds.double().mean((1, 2)).view(-1, 1, 1, 1),
+        phi.cos(),
+        phi.sin(),
+    )
+    narrow = 1 - nets.std**2
+    variance = cos**2 * nets.std**2 + sin**2
+    r = (x - cos * mean) / variance
+    r_phi = (sin * mean - r * 2 * cos * sin * narrow) / variance
+    steepness = nets.strength * (1 - torch.tanh(0.7 * x + torch.cos(3 * phi)) ** 2)
+    by_x = cos * sin * narrow / variance + 0.7 * steepness
+    by_phi = (
+        (cos**2 - sin**2) * narrow * r
+        + cos * sin * narrow * r_phi
+        - cos * mean
+        - 3 * torch.sin(3 * phi) * steepness
+    )
+    return by_x, by_phi
+
+
+def analytic_tangent(nets: GaussianRoles, made: Known, batch: LatentBatch) -> Tensor:
+    """sCM, Eq. 6: -cos^2 (F - F_teacher) - cos sin (x + dF/dphi), the derivative along dx/dphi =
+    F_teacher.
+    """
+    by_x, by_phi = derivatives(nets, made.x, made.phi, batch.cond)
+    cos, sin = made.phi.cos(), made.phi.sin()
+    return -(cos**2) * (made.student - made.teacher) - cos * sin * (
+        made.x + by_x * made.teacher + by_phi
+    )
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@every_type
+def test_forward_mode_is_the_analytic_derivative(prediction_type: str) -> None:
+    schedule, batch = even_schedule(prediction_type), make_batch()
+    objective, nets = make_scm(schedule, "jvp"), GaussianRoles(schedule)
+    made = known(objective, nets, batch)
+    assert relative(made.g, analytic_tangent(nets, made, batch)) < 1e-5
+
+
+@every_type
+def test_the_finite_difference_converges_to_the_analytic_derivative(prediction_type: str) -> None:
+    """With order 1: half the step, half the error."""
+    schedule, batch, errors = even_schedule(prediction_type), make_batch(), []
+    batch = dataclasses.replace(batch, uniform_time=torch.linspace(0.1, 0.95, 6))
+    nets = GaussianRoles(schedule)
+    for step in (40, 20, 10):
+        objective = make_scm(schedule, "fd", step=step)
+        made = known(objective, nets, batch)
+        errors.append(relative(made.g, analytic_tangent(nets, made, batch)))
+    assert errors[0] / errors[1] == pytest.approx(2.0, abs=0.3)
+    assert errors[1] / errors[2] == pytest.approx(2.0, abs=0.3)
+    assert errors[2] < 0.03
+
+
+@every_mode
+def test_a_consistency_function_has_no_tangent(mode: str) -> None:
+    """The exact one for data N(m, std^2): the student is where it should be, so nothing pushes
+    it.
+    """
+    schedule, batch = even_schedule(), make_batch()
+    batch = dataclasses.replace(batch, uncond=batch.cond)
+
+    class Solved(GaussianRoles):
+        def student(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+            x, phi = x_t.double(), self.angle(t).view(-1, 1, 1, 1)
+            mean = conditioning.prompt_embeds.double().mean((1, 2)).view(-1, 1, 1, 1)
+            spread = (phi.cos() ** 2 * self.std**2 + phi.sin() ** 2).sqrt()
+            x0 = mean + self.std / spread * (x - phi.cos() * mean)
+            return ((phi.cos() * x - x0) / phi.sin()).float()
+
+        target = student
+
+    objective = make_scm(schedule, mode, step=1)
+    landed, target = seen_by_the_loss(objective, Solved(schedule), batch)
+    of_another = seen_by_the_loss(objective, GaussianRoles(schedule), batch)
+    assert (landed - target).norm() < 0.01 * (of_another[0] - of_another[1]).norm()
+
+
+@every_type
+@pytest.mark.parametrize("step", [1, 5, 25])
+def test_the_gradient_is_that_of_discrete_distillation_up_to_a_factor_per_sample(
+    prediction_type: str, step: int
+) -> None:
+    """From t to t - step with l2, written out here; the factor is cot(phi_t) / (phi_t - phi_u)."""
+    schedule, batch = make_schedule(prediction_type), make_batch()
+
+    class Nudged(GaussianRoles):
+        nudge = torch.zeros(6, 4, 4, 4, requires_grad=True)
+
+        def student(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+            return super().student(x_t, t, conditioning) + self.nudge
+
+    nets = Nudged(schedule)
+    objective = make_scm(schedule, "fd", step=step)
+    (gradient,) = torch.autograd.grad(objective(nets, batch, 0.5).sum(), nets.nudge)
+
+    t = objective.times(batch.uniform_time, batch.uniform_landing, 0.5).t
+    (a, s), (a_u, s_u) = schedule.alpha_sigma(t), schedule.alpha_sigma(t - step)
+    x_t = a * batch.x0 + s * batch.noise
+
+    def x0_and_eps(
+        output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if prediction_type == "epsilon":
+            return (x - sigma * output) / alpha, output
+        if prediction_type == "sample":
+            return output, (x - alpha * output) / sigma
+        return alpha * x - sigma * output, alpha * output + sigma * x
+
+    cond, uncond = nets.teacher(x_t, t, batch.cond), nets.teacher(x_t, t, batch.uncond)
+    x0, eps = x0_and_eps(uncond + GUIDANCE * (cond - uncond), x_t, a, s)
+    x_u = a_u * x0 + s_u * eps
+    target = x0_and_eps(nets.target(x_u, t - step, batch.cond), x_u, a_u, s_u)[0].detach()
+    landed = x0_and_eps(nets.student(x_t, t, batch.cond), x_t, a, s)[0]
+    (expected,) = torch.autograd.grad((landed - target).square().mean((1, 2, 3)).sum(), nets.nudge)
+
+    phi, phi_u = torch.atan2(s, a), torch.atan2(s_u, a_u)
+    torch.testing.assert_close(
+        gradient,
+        expected * a / s / (phi - phi_u),
+        rtol=5e-3,
+        atol=5e-3 * float(gradient.abs().max()),
+    )
+    cosine = torch.nn.functional.cosine_similarity(gradient.flatten(1), expected.flatten(1))
+    assert (cosine > 0.9999).all()
+
+
+@every_mode
+def test_the_unstable_term_warms_up(mode: str) -> None:
+    """At the start F is regressed onto F - cos^2 (F - F_teacher), the diffusion loss; then a line
+    to the whole tangent.
+    """
+    schedule, batch = even_schedule(), make_batch()
+    nets, objective = GaussianRoles(schedule), make_scm(schedule, mode, warmup=0.2)
+    start, half, whole, later = (
+        known(objective, nets, batch, progress) for progress in (0.0, 0.1, 0.2, 0.9)
+    )
+    expected = -(start.phi.cos() ** 2) * (start.student - start.teacher)
+    torch.testing.assert_close(start.g, expected, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(half.g, (start.g + whole.g) / 2, rtol=1e-4, atol=2e-5)
+    assert relative(start.g, whole.g) > 0.1
+    torch.testing.assert_close(whole.g, later.g, rtol=1e-4, atol=2e-5)
+    without = known(make_scm(schedule, mode), nets, batch, 0.0)
+    torch.testing.assert_close(whole.g, without.g, rtol=1e-4, atol=2e-5)
+
+
+@every_mode
+def test_the_tangent_is_normalised_per_sample(mode: str) -> None:
+    schedule, batch, nets = (
+        even_schedule(),
+        make_batch(),
+        GaussianRoles(even_schedule(), strength=1.0),
+    )
+    plain = known(make_scm(schedule, mode), nets, batch).g
+    normalised = known(make_scm(schedule, mode, normalization=0.1), nets, batch).g
+    size = plain.square().mean((1, 2, 3), keepdim=True).sqrt()
+    torch.testing.assert_close(normalised, plain / (size + 0.1), rtol=1e-4, atol=2e-5)
+
+
+@every_type
+@every_mode
+def test_the_loss_is_the_square_of_the_tangent_for_a_student_that_is_its_own_target(
+    prediction_type: str, mode: str
+) -> None:
+    schedule, batch = even_schedule(prediction_type), make_batch()
+    objective, nets = make_scm(schedule, mode), GaussianRoles(schedule)
+    expected = known(objective, nets, batch).g.square().mean((1, 2, 3)).float()
+    torch.testing.assert_close(objective(nets, batch, 0.5), expected, rtol=2e-3, atol=1e-4)
+
+
+# --- real networks --------------------------------------------------------------------------------
+
+
+def with_adapter(unet: Any) -> Networks:
+    add_lora(unet, 2)
+    randomize_lora(unet)
+    return make_networks(unet, ema_decay=None)
+
+
+def tangent_of(
+    objective: Objective, nets: Networks, batch: LatentBatch
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """t, x_t, F of the student and g, where the network predicts v."""
+    t = objective.times(batch.uniform_time, batch.uniform_landing, 0.5).t
+    x_t = objective.schedule.add_noise(batch.x0, batch.noise, t)
+    cos, sin = objective.schedule.alpha_sigma(t)
+    landed, target = seen_by_the_loss(objective, nets, batch)
+    with torch.no_grad():
+        output = nets.student(x_t, t, batch.cond)
+    torch.testing.assert_close(landed, cos * x_t - sin * output, rtol=1e-4, atol=1e-5)
+    return t, x_t, output, (landed.detach() - target) / sin
+
+
+@every_unet
+def test_forward_mode_goes_through_the_real_network(
+    build: Any, width: int, pooled: int | None
+) -> None:
+    """Against a central difference over a twentieth of a timestep, in float64."""
+    schedule, unet = even_schedule(), build().double()
+    nets, batch = with_adapter(unet), make_batch(3, width=width, pooled=pooled)
+    objective = make_scm(schedule, "jvp")
+    t, x_t, _, g = tangent_of(objective, nets, batch)
+    phi, cond = (
+        schedule.phi[t].double().view(-1, 1, 1, 1),
+        batch.cond.map(lambda part: part.double()),
+    )
+    with torch.no_grad():
+        guided = nets.teacher(x_t, t, batch.uncond) + GUIDANCE * (
+            nets.teacher(x_t, t, batch.cond) - nets.teacher(x_t, t, batch.uncond)
+        )
+
+        def landing(timesteps: float) -> Tensor:
+            angle = timesteps * (1.5 - 0.03) / 999
+            x = x_t.double() + angle * guided.double()
+            answer = unet(x, t + timesteps, **cond.unet_kwargs()).sample
+            return torch.cos(phi + angle) * x - torch.sin(phi + angle) * answer
+
+        drift = (landing(0.05) - landing(-0.05)) / (0.1 * (1.5 - 0.03) / 999)
+    assert relative(g, phi.cos() * drift) < 2e-3
+
+
+@every_unet
+def test_both_derivatives_agree_on_a_real_network_that_is_smooth_in_time(
+    build: Any, width: int, pooled: int | None
+) -> None:
+    """Random weights hear the fastest sines of the time embedding, a radian a timestep, which no
+    finite difference follows.
+    """
+    schedule, unet = even_schedule(), build()
+    fastest = [0, 1, 4, 5]  # cosines and sines of 1 and 0.1 radian a timestep, of four frequencies
+    with torch.no_grad():
+        unet.time_embedding.linear_1.weight[:, fastest] = 0.0
+    nets, batch = with_adapter(unet), make_batch(3, width=width, pooled=pooled)
+    forward, finite = (
+        tangent_of(make_scm(schedule, mode, step=1), nets, batch)[3] for mode in ("jvp", "fd")
+    )
+    assert relative(finite, forward) < 0.03
+
+
+@every_mode
+@every_unet
+def test_an_update_moves_the_student_along_its_tangent(
+    mode: str, build: Any, width: int, pooled: int | None
+) -> None:
+    """The loss itself does not fall: its target moves with the student."""
+    schedule, unet = make_schedule("v_prediction"), build()
+    nets, batch = (
+        with_adapter(unet),
+        rows(make_batch(width=width, pooled=pooled), torch.tensor([1, 3, 4])),
+    )
+    objective = make_objective("scm", schedule, tangent_mode=mode)
+    t, x_t, before, g = tangent_of(objective, nets, batch)
+    optimizer = torch.optim.SGD([p for p in unet.parameters() if p.requires_grad], 1e-4)
+    objective(nets, batch, 0.5).mean().backward()
+    optimizer.step()
+    with torch.no_grad():
+        moved = nets.student(x_t, t, batch.cond) - before
+    assert float((moved * g).sum() / (moved.norm() * g.norm())) > 0.05

@@ -1,0 +1,338 @@
+"""Style LoRAs folded into the teacher: as stock diffusers plays them, in every layout, and noticed
+by all that depends on it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_kohya
+from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image, ImageChops
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import lcm
+import train_lcm_lora
+from lcm.adapter.files import WEIGHTS_NAME
+from lcm.config.run import parse_config
+from lcm.data import TrajectorySpec
+from lcm.data.precomputed.latents import latent_facts
+from lcm.data.precomputed.prompts import prompt_rows
+from lcm.data.precomputed.trajectories import trajectory_key
+from lcm.models.families import StableDiffusion
+from lcm.models.styles import Style, fold_styles, models_of
+from lcm.training.teachers import load_teacher
+from tests.support.worlds import build_sd, build_sdxl, randomize_lora
+from tests.training.test_teachers import same, trained, trainer_of
+from tests.training.test_trainer import flags
+
+PROMPT = "a red star"
+
+
+def write_style(folder: Path, pipe: Any, scale: float = 0.3) -> dict[str, Tensor]:
+    """A random LoRA of attention and text encoders, in diffusers' layout as
+    pytorch_lora_weights.safetensors.
+    """
+    pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"]))
+    parts = {"unet": pipe.unet}
+    for name in ("text_encoder", "text_encoder_2"):
+        encoder = getattr(pipe, name, None)
+        if encoder is not None:
+            encoder.add_adapter(
+                LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj", "v_proj", "out_proj"])
+            )
+            parts[name] = encoder
+    for part in parts.values():
+        randomize_lora(part, scale)
+    pipe.save_lora_weights(
+        folder,
+        **{f"{name}_lora_layers": get_peft_model_state_dict(part) for name, part in parts.items()},
+    )
+    return load_file(folder / WEIGHTS_NAME)
+
+
+@pytest.fixture(scope="module")
+def styles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One LoRA in several files: of SD all of it, the U-Net's part alone, kohya's layout and other
+    numbers; of SDXL all of it.
+    """
+    folder = tmp_path_factory.mktemp("styles")
+    state = write_style(folder / "sd", build_sd())
+    save_file(state, folder / "text.safetensors")
+    save_file(
+        {key: value for key, value in state.items() if key.startswith("unet.")},
+        folder / "unet.safetensors",
+    )
+    save_file(convert_state_dict_to_kohya(dict(state)), folder / "kohya.safetensors")
+    save_file({key: 2 * value for key, value in state.items()}, folder / "other.safetensors")
+    write_style(folder / "sdxl", build_sdxl())
+    return folder
+
+
+def draw(pipe: Any) -> Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    options: dict[str, Any] = {
+        "num_inference_steps": 3,
+        "height": 16,
+        "width": 16,
+        "generator": generator,
+        "output_type": "pt",
+    }
+    images: Tensor = pipe(PROMPT, **options).images
+    return images
+
+
+@pytest.mark.parametrize(
+    ("text", "style"),
+    [
+        ("a/b.safetensors", Style("a/b.safetensors", 1.0)),
+        ("a/b.safetensors=0.75", Style("a/b.safetensors", 0.75)),
+        ("someone/ink=-1e-1", Style("someone/ink", -0.1)),
+        ("a=b/c=2", Style("a=b/c", 2.0)),
+    ],
+)
+def test_a_style_is_a_path_and_a_weight(text: str, style: Style) -> None:
+    assert Style.parse(text) == style
+
+
+def test_a_weight_that_is_none_is_named() -> None:
+    with pytest.raises(ValueError, match="teacher_lora: 'b' in a=b is no weight"):
+        Style.parse("a=b")
+
+
+@pytest.mark.parametrize(
+    "name", ["text.safetensors", "unet.safetensors", "kohya.safetensors", "sd", "sdxl"]
+)
+def test_the_folded_teacher_is_the_stock_pipeline_with_the_lora_at_that_weight(
+    name: str, styles: Path
+) -> None:
+    build = build_sdxl if name == "sdxl" else build_sd
+    stock, folded, plain = build(), build(), draw(build())
+    stock.load_lora_weights(
+        styles / name if (styles / name).is_dir() else str(styles / name), adapter_name="style"
+    )
+    stock.set_adapters("style", 0.7)
+    fold_styles(folded, [Style(str(styles / name), 0.7)])
+    assert (draw(folded) - plain).abs().max() > 1e-2
+    torch.testing.assert_close(draw(folded), draw(stock), rtol=0, atol=1e-5)
+
+
+def test_the_sum_is_taken_in_float32_and_rounded_once(styles: Path) -> None:
+    """Expected is W + sum of weight B A by hand, of a file with alpha = rank."""
+    base, pipe, state = (
+        build_sd().to(torch.bfloat16),
+        build_sd().to(torch.bfloat16),
+        load_file(styles / "text.safetensors"),
+    )
+    fold_styles(
+        pipe,
+        [
+            Style(str(styles / "text.safetensors"), 0.7),
+            Style(str(styles / "other.safetensors"), -0.1),
+        ],
+    )
+    for name, model in models_of(pipe).items():
+        for key, value in models_of(base)[name].state_dict().items():
+            expected, down = value, f"{name}.{key.removesuffix('.weight')}.lora_A.weight"
+            if down in state:
+                product = state[down.replace("lora_A", "lora_B")] @ state[down]
+                expected = (value.float() + 0.7 * product + -0.1 * 4 * product).to(torch.bfloat16)
+            assert torch.equal(model.state_dict()[key], expected) or down in state
+            torch.testing.assert_close(model.state_dict()[key], expected, rtol=2**-8, atol=1e-6)
+
+
+def test_a_weight_of_zero_is_the_plain_teacher(styles: Path) -> None:
+    base, pipe = build_sd(), build_sd()
+    fold_styles(pipe, [Style(str(styles / "text.safetensors"), 0.0)])
+    for name, model in models_of(pipe).items():
+        for key, value in models_of(base)[name].state_dict().items():
+            assert torch.equal(model.state_dict()[key], value), key
+    assert pipe.get_list_adapters() == {}
+
+
+def strange(folder: Path, styles: Path) -> dict[str, Path]:
+    """Files that are no style of this teacher."""
+    state = load_file(styles / "text.safetensors")
+    files = {
+        "elsewhere": {
+            key.replace("down_blocks.0", "down_blocks.7"): value for key, value in state.items()
+        },
+        "no encoder": {key.replace("layers.1", "layers.9"): value for key, value in state.items()},
+        "no lora": {"conv_in.weight": torch.zeros(2, 2)},
+    }
+    for name, tensors in files.items():
+        save_file(tensors, folder / f"{name}.safetensors")
+    (folder / "text.safetensors").write_text("no tensors")
+    return {path.stem: path for path in folder.glob("*.safetensors")} | {
+        "sdxl": styles / "sdxl",
+        "nowhere": folder / "nowhere",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("elsewhere", r"only \d+ of the \d+ adapted layers|does not fit"),
+        ("no encoder", "only 19 of the 22 adapted layers|does not fit"),
+        ("no lora", "holds no LoRA"),
+        ("text", "no safetensors file"),
+        ("sdxl", "does not fit|only"),
+        ("nowhere", "no adapter at"),
+    ],
+)
+def test_a_file_that_would_do_nothing_is_refused(
+    name: str, reason: str, styles: Path, tmp_path: Path
+) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"^teacher_lora.*({reason})"):
+        fold_styles(build_sd(), [Style(str(strange(tmp_path, styles)[name]))])
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+SHORT = {
+    "max_train_steps": 2,
+    "validation_steps": 9,
+    "validation_num_steps": [2],
+    "validation_prompts": [PROMPT],
+}
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("a red star\na blue ring\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"full_finetune": True, "lora_rank": None},
+        {"train_data_dir": None, "objective": "endpoint", "num_ddim_timesteps": 4},
+    ],
+)
+def test_training_is_that_on_a_saved_pipeline_with_the_style_in_it(
+    changes: dict[str, Any],
+    sd_folder: Path,
+    images: Path,
+    styles: Path,
+    prompts: Path,
+    tmp_path: Path,
+) -> None:
+    """The pipeline is made by stock calls alone."""
+    style = styles / "unet.safetensors"
+    pipe = StableDiffusionPipeline.from_pretrained(sd_folder, dtype=torch.float32)
+    pipe.load_lora_weights(str(style), adapter_name="style")
+    pipe.set_adapters("style", 0.5)
+    pipe.fuse_lora(components=["unet"])
+    pipe.unload_lora_weights()
+    pipe.save_pretrained(tmp_path / "teacher")
+    if "objective" in changes:
+        changes = {**changes, "prompts_file": prompts, "trajectory_dir": tmp_path / "trajectories"}
+    folded = trainer_of(
+        sd_folder, images, tmp_path / "folded", teacher_lora=f"{style}=0.5", **changes
+    )
+    saved = trainer_of(tmp_path / "teacher", images, tmp_path / "saved", **changes)
+    assert same(trained(folded, 2), trained(saved, 2))
+    if "objective" in changes:  # by weights, so the two are one teacher
+        assert len(list((tmp_path / "trajectories").iterdir())) == 1
+
+
+@pytest.fixture(scope="module")
+def finished(
+    sd_folder: Path, images: Path, styles: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    output = tmp_path_factory.mktemp("run") / "out"
+    both = [f"{styles / 'text.safetensors'}=0.5", styles / "sd"]
+    assert train_lcm_lora.main(flags(sd_folder, images, output, **SHORT, teacher_lora=both)) == 0
+    return output
+
+
+def test_recipe_and_card_say_what_the_teacher_had(finished: Path) -> None:
+    expected = [{"file": "text.safetensors", "weight": 0.5}, {"file": "sd", "weight": 1.0}]
+    assert lcm.read_recipe(finished).teacher_loras == expected
+    assert "text.safetensors (weight 0.5) and sd (weight 1)" in (finished / "README.md").read_text()
+
+
+def test_the_cards_snippet_draws_the_grid_with_stock_diffusers(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So the student was validated on the teacher with its styles, text encoder included."""
+    monkeypatch.chdir(finished)
+    code = (finished / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert "num_inference_steps=4" in code
+    code = code.replace("num_inference_steps=4", "num_inference_steps=2").replace(
+        "image.png", str(tmp_path / "image.png")
+    )
+    exec(compile(code, "README.md", "exec"), {})
+    drawn, grid = Image.open(tmp_path / "image.png"), Image.open(finished / "images" / "grid.png")
+    assert max(high for _, high in ImageChops.difference(drawn, grid).getextrema()) <= 1
+
+
+def test_another_content_of_the_same_file_is_no_way_to_resume(
+    sd_folder: Path, images: Path, styles: Path, tmp_path: Path
+) -> None:
+    style, output = tmp_path / "style.safetensors", tmp_path / "out"
+    style.write_bytes((styles / "text.safetensors").read_bytes())
+    trainer = trainer_of(sd_folder, images, output, teacher_lora=style)
+    trained(trainer, 1)
+    trainer.save()
+    assert trainer_of(sd_folder, images, output, teacher_lora=style).step == 1
+    with pytest.raises(ValueError, match="teacher_lora: "):
+        trainer_of(sd_folder, images, output, teacher_lora=f"{style}=0.5")
+    style.write_bytes((styles / "other.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="files of teacher_lora whose content was another"):
+        trainer_of(sd_folder, images, output, teacher_lora=style)
+
+
+def test_caches_are_those_of_the_style(styles: Path) -> None:
+    """Prompts are encoded anew where the text encoder changes, not where the U-Net alone does;
+    latents never are.
+    """
+    spec = TrajectorySpec(
+        num_steps=4, solver="ddim", solver_steps=1, guidance_range=(7.5, 7.5), seed=0, resolution=16
+    )
+    keys = []
+    for chosen in (
+        [],
+        [Style(str(styles / "unet.safetensors"))],
+        [Style(str(styles / "text.safetensors"), w) for w in (0.5, 0.25)],
+    ):
+        pipe = build_sd()
+        fold_styles(pipe, chosen)
+        family = StableDiffusion(pipe)
+        prompts = prompt_rows(family, [PROMPT])[0].facts["model"]
+        keys.append(
+            (latent_facts(family, "bilinear")["model"], prompts, trajectory_key(family, [], spec))
+        )
+    latents, prompts, trajectories = map(set, zip(*keys, strict=True))
+    assert (len(latents), len(prompts), len(trajectories)) == (1, 2, 3)
+
+
+def test_an_adapter_of_this_toolkit_is_no_style(
+    finished: Path, sd_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    config = parse_config(flags(sd_folder, images, tmp_path, teacher_lora=finished))
+    with pytest.raises(
+        ValueError, match=r"teacher_lora .* is a few-step adapter .* --init_adapter"
+    ):
+        load_teacher(config)
+
+
+def test_a_whole_unet_cannot_carry_a_text_encoder(
+    sd_folder: Path, images: Path, styles: Path, tmp_path: Path
+) -> None:
+    style = styles / "text.safetensors"
+    config = parse_config(
+        flags(sd_folder, images, tmp_path, teacher_lora=style, full_finetune=True, lora_rank=None)
+    )
+    with pytest.raises(ValueError, match=r"teacher_lora: .* also adapts 6 layers of text encoders"):
+        load_teacher(config)

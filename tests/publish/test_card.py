@@ -1,0 +1,253 @@
+"""The model card and the advice on use: every statement follows from the recipe and the
+settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lcm.adapter.recipe import Recipe
+from lcm.config.run import PLACES, TrainConfig, parse_config
+from lcm.methods import OBJECTIVES, make_recipe
+from lcm.publish.card import (
+    card_for_hub,
+    card_text,
+    front_matter,
+    limits,
+    on_the_hub,
+    public_name,
+    settings,
+)
+from lcm.publish.usage import guidance_advice, other_tools, snippet
+from tests.config.test_config import BASE, read_by, write_yaml
+
+PROMPTS = ["a red star", 'a "blue" ring']
+
+
+def made(recipe: dict[str, Any] | None = None, **flags: Any) -> tuple[Recipe, TrainConfig]:
+    config = TrainConfig(**{**BASE, "resolution": 512, **flags})
+    facts: dict[str, Any] = {
+        **{
+            "family": "sd",
+            "cross_attention_dim": 768,
+            "prediction_type": "epsilon",
+            "zero_terminal_snr": False,
+        },
+        **{"teacher": "someone/teacher", "resolution": 512},
+    }
+    plain = make_recipe(OBJECTIVES[config.objective], config, **facts)
+    return dataclasses.replace(plain, **(recipe or {})), config
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("someone/some-model_1.5", "someone/some-model_1.5"),
+        ("teacher", "teacher"),
+        ("/home/alice/models/sd15", "sd15"),
+        ("/home/alice/models/sd15/", "sd15"),
+        ("~/sd15", "sd15"),
+        ("../alice/sd15", "sd15"),
+        ("./sd15", "sd15"),
+        ("data/alice/sd15", "sd15"),
+    ],
+)
+def test_of_a_folder_its_name_alone_is_public(name: str, public: str) -> None:
+    assert public_name(name) == public
+    assert on_the_hub(name) is (name == public)
+
+
+def test_a_folder_is_not_taken_for_a_model_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "sd15").mkdir(parents=True)
+    (tmp_path / "data" / "pictures").mkdir(parents=True)
+    flags = {"train_data_dir": None, "dataset_name": "data/pictures"}
+    recipe, config = made({"teacher": "models/sd15"}, **flags)
+    facts = front_matter(recipe, config, PROMPTS).to_dict()
+    assert facts.keys().isdisjoint({"base_model", "base_model_relation", "datasets", "license"})
+    assert "| data | a data set, 12 samples |" in card_text(recipe, config, PROMPTS, 12)
+
+
+def test_the_front_matter_is_what_the_hub_reads() -> None:
+    recipe, config = made(
+        {"family": "sdxl"},
+        train_data_dir=None,
+        dataset_name="someone/pictures",
+        license="openrail++",
+    )
+    assert yaml.safe_load(front_matter(recipe, config, PROMPTS).to_yaml()) == {
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "license": "openrail++",
+        "base_model": "someone/teacher",
+        "base_model_relation": "adapter",
+        "datasets": ["someone/pictures"],
+        "tags": ["text-to-image", "stable-diffusion-xl", "lora", "lcm"],
+        "inference": False,
+        "widget": [{"text": "a red star", "output": {"url": "images/grid.png"}}],
+    }
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_settings_of_the_card_are_those_of_the_training(objective: str, tmp_path: Path) -> None:
+    config = TrainConfig(
+        **{
+            **BASE,
+            **read_by(objective),
+            "init_adapter": None,
+            "num_train_epochs": None,
+            **places(objective),
+        }
+    )
+    text = settings(config)
+    assert yaml.safe_load(text).keys().isdisjoint(PLACES)
+    base = [
+        word
+        for name, value in {**BASE, **places(objective)}.items()
+        if value
+        for word in (f"--{name}", str(value))
+    ]
+    again = parse_config([*base, *write_yaml(tmp_path, text)])
+    assert config.differences(dataclasses.asdict(again)) == []
+    assert (again.train_batch_size, again.gradient_accumulation_steps) == (3, 4)
+
+
+def places(objective: str) -> dict[str, Any]:
+    method = OBJECTIVES[objective]
+    own: dict[str, Any] = {
+        "pretrained_teacher_model": "teacher",
+        "base_config": None,
+        "pretrained_vae_model_name_or_path": None,
+    }
+    own |= {"teacher_lora": [], "extra_teachers": []}
+    if not method.from_trajectories:
+        return own
+    images = ("random_flip", "center_crop", "aspect_ratio_buckets")
+    none = {
+        "proportion_empty_prompts": 0.0,
+        "cache_variants": 1,
+        "cache_latents": False,
+        "latent_cache_dir": None,
+    }
+    return {
+        **own,
+        **dict.fromkeys(images, False),
+        **none,
+        "train_data_dir": None,
+        "prompts_file": "prompts.txt",
+    }
+
+
+LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str]]] = {
+    "lcm": (
+        {},
+        {},
+        ["1, 2, 3, 4, 6, 8 steps", "text width 768", "512 x 512", "Guidance is in the weights"],
+        ["`eta", "experimental"],
+    ),
+    "sdxl": (
+        {"family": "sdxl", "prediction_type": "v_prediction"},
+        {},
+        ["SDXL U-Nets", "predict v_prediction"],
+        [],
+    ),
+    "tcd": ({}, {"objective": "tcd"}, ["4, 5, 6, 7, 8 steps", "`TCDScheduler`", "`eta=0.3`"], []),
+    "cfg": ({}, {"preserve_cfg": True, "proportion_empty_prompts": 0.1}, [], ["Guidance is in"]),
+    "plain": ({}, {"objective": "ct"}, [], ["Guidance is in"]),
+    "buckets": ({}, {"aspect_ratio_buckets": True}, ["as many pixels"], ["other sizes and shapes"]),
+    "noise": (
+        {},
+        {"objective": "stochastic_flow"},
+        ["stochastic_flow, is experimental", "sample_stochastic_flow"],
+        [],
+    ),
+    "full": ({}, {"full_finetune": True}, ["it replaces one", "this U-Net"], ["this adapter"]),
+}
+"""Recipe, flags, what is said, what is not."""
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_the_limits_are_those_of_what_was_trained(case: str) -> None:
+    recipe, flags, said, unsaid = LIMITS[case]
+    text = "\n".join(limits(*made(recipe, **flags)))
+    assert [words for words in said if words not in text] == []
+    assert [words for words in unsaid if words in text] == []
+
+
+TOOLS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
+    "lcm": ({}, {}, ["sampler `lcm`", "`sgm_uniform`", "4 steps, cfg 1.", "sampler LCM", "CFG 1."]),
+    "grid": ({}, {"num_ddim_timesteps": 20}, ["this adapter was trained on 20"]),
+    "tcd": ({}, {"objective": "tcd"}, ["TCD where a node", "TCD where it is installed, else LCM"]),
+    "ddim": (
+        {},
+        {"objective": "pcm"},
+        ["sampler `ddim`", "sampler Euler, schedule type SGM Uniform"],
+    ),
+    "cfg": (
+        {},
+        {"preserve_cfg": True, "proportion_empty_prompts": 0.1, "guidance_scale": 6.0},
+        ["cfg 6.", "CFG 6."],
+    ),
+    "v": (
+        {"prediction_type": "v_prediction", "zero_terminal_snr": True},
+        {},
+        ["`v_prediction` and zsnr on"],
+    ),
+    "full": ({}, {"full_finetune": True}, ["Load Diffusion Model", "A1111 does not read"]),
+    "w": (
+        {},
+        {"full_finetune": True, "w_embedding": True},
+        ["cannot tell a U-Net its guidance scale"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOOLS)
+def test_other_programs_are_set_by_the_recipe(case: str) -> None:
+    recipe, flags, said = TOOLS[case]
+    text = other_tools(*made(recipe, **flags))
+    assert [words for words in said if words not in text] == []
+    assert ("assumes 50" in text) is (case == "grid")
+
+
+def test_fine_grids_of_training_are_not_those_of_play() -> None:
+    """Consistency training is played on 50 steps, however fine its last grid is."""
+    recipe, config = made(objective="ct", num_ddim_timesteps=1000)
+    assert recipe.scheduler_config["original_inference_steps"] == 50
+    assert "assumes 50" not in other_tools(recipe, config)
+
+
+def test_without_guidance_in_training_none_is_said_to_be_in_the_weights() -> None:
+    recipe, config = made(objective="ct")
+    assert (
+        guidance_advice(recipe, config.w_embedding)
+        == "Keep `guidance_scale` at 1: it was trained without guidance."
+    )
+
+
+def test_for_others_the_card_loads_from_the_hub_and_names_no_folder() -> None:
+    teacher = "/home/alice/models/sd15"
+    recipe, config = made(
+        {"teacher": teacher}, train_data_dir="/home/alice/photos", output_dir="/home/alice/out"
+    )
+    here = card_text(recipe, config, PROMPTS)
+    assert f'from_pretrained("{teacher}"' in here and 'load_lora_weights("."' in here
+    assert "in the folder of this file" in here
+    there = card_for_hub(here, "alice/few-steps", teacher)
+    assert "/home" not in there and '"."' not in there and "folder of this file" not in there
+    assert 'lcm.attach(pipe, "alice/few-steps")' in there
+
+
+@pytest.mark.parametrize("prompt", ['say "hi"', "it's", "a \\ b", "über\nzwei", "```"])
+def test_the_snippet_quotes_any_prompt(prompt: str) -> None:
+    code = snippet(*made(), prompt)
+    compile(code, "README.md", "exec")
+    (line,) = [line for line in code.splitlines() if line.startswith('    "')]
+    assert eval(line)[0] == prompt

@@ -1,0 +1,145 @@
+"""Teachers and students with a closed form, in any parametrisation, and batches for every method in
+OBJECTIVES.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from lcm.diffusion.schedule import NoiseSchedule
+from lcm.methods import OBJECTIVES, LatentBatch, Objective, ObjectiveConfig, resolve
+from lcm.models.conditioning import Conditioning
+from tests.support.worlds import SD_BETAS
+
+UNIFORMS = [0.985, 0.52, 0.03, 0.7, 0.25, 0.9]
+
+
+def make_schedule(prediction_type: str = "epsilon", zero_snr: bool = False) -> NoiseSchedule:
+    stock = DDIMScheduler(
+        **SD_BETAS, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr
+    )
+    return NoiseSchedule.from_scheduler(stock)
+
+
+def make_objective(name: str, schedule: NoiseSchedule | None = None, **flags: Any) -> Objective:
+    config = ObjectiveConfig(objective=name, **flags)
+    resolve(config)
+    return OBJECTIVES[name].build(config, schedule or make_schedule())
+
+
+def make_batch(
+    size: int = 6, *, side: int = 4, width: int = 16, pooled: int | None = None, seed: int = 0
+) -> LatentBatch:
+    """Serves every method: with extra noises, and a trajectory on the default grid whose points are
+    unrelated.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    def conditioning() -> Conditioning:
+        if pooled is None:
+            return Conditioning(randn(size, 3, width))
+        return Conditioning(randn(size, 3, width), randn(size, pooled), torch.full((size, 6), 16.0))
+
+    return LatentBatch(
+        x0=randn(size, 4, side, side),
+        noise=randn(size, 4, side, side),
+        uniform_time=torch.tensor(UNIFORMS).repeat(size // 6 + 1)[:size],
+        uniform_guidance=torch.linspace(0, 0.99, size),
+        uniform_landing=torch.linspace(0.97, 0.1, size),
+        cond=conditioning(),
+        uncond=conditioning(),
+        trajectory=randn(size, 41, 4, side, side),
+        extra_noise=randn(size, 4, 4, side, side),
+    )
+
+
+def rows(batch: LatentBatch, index: Tensor) -> LatentBatch:
+    """The samples at `index`, in that order."""
+
+    def pick(part: Any) -> Any:
+        return (
+            None
+            if part is None
+            else part.map(lambda p: p[index])
+            if isinstance(part, Conditioning)
+            else part[index]
+        )
+
+    return LatentBatch(**{f.name: pick(getattr(batch, f.name)) for f in dataclasses.fields(batch)})
+
+
+def seen_by_the_loss(
+    objective: Objective, nets: Any, batch: LatentBatch, progress: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """The landing point of the student and its target."""
+    seen: list[Tensor] = []
+
+    def probe(landed: Tensor, target: Tensor, huber_c: float) -> Tensor:
+        seen.extend([landed, target])
+        return landed.new_zeros(len(landed))
+
+    dataclasses.replace(objective, loss=probe, is_control=True)(nets, batch, progress)
+    return seen[0], seen[1]
+
+
+class GaussianRoles:
+    """The exact denoiser for data N(m, std^2) as teacher, and `strength` times a smooth bump on top
+    of it as student.
+
+    m is the mean of the prompt embeddings, so that guidance does something. All is computed in
+    float64 as the v-prediction F(x, phi) and told in the schedule's parametrisation. Between
+    timesteps phi(t) is the line through both neighbours, which makes the answers differentiable in
+    a real t.
+    """
+
+    def __init__(self, schedule: NoiseSchedule, std: float = 0.7, strength: float = 0.3) -> None:
+        self.schedule, self.std, self.strength = (
+            schedule,
+            std,
+            torch.tensor(strength, dtype=torch.float64),
+        )
+
+    def angle(self, t: Tensor) -> Tensor:
+        phi, last = self.schedule.phi.double(), self.schedule.num_train_timesteps - 1
+        t = t.clamp(min=0)
+        index = t.detach().round().long()
+        above, under = (index + 1).clamp(max=last), (index - 1).clamp(min=0)
+        return phi[index] + (t - index) * (phi[above] - phi[under]) / (above - under)
+
+    def velocity(self, x: Tensor, phi: Tensor, conditioning: Conditioning) -> Tensor:
+        """F of the teacher, for x float64 and phi that broadcasts."""
+        mean = conditioning.prompt_embeds.double().mean((1, 2)).view(-1, 1, 1, 1)
+        cos, sin = phi.cos(), phi.sin()
+        score = (x - cos * mean) / (cos**2 * self.std**2 + sin**2)
+        x0, eps = mean + cos * self.std**2 * score, sin * score
+        return cos * eps - sin * x0
+
+    def bump(self, x: Tensor, phi: Tensor) -> Tensor:
+        return torch.tanh(0.7 * x + torch.cos(3.0 * phi))
+
+    def tell(self, velocity: Tensor, x: Tensor, phi: Tensor) -> Tensor:
+        if self.schedule.prediction_type == "epsilon":
+            velocity = phi.cos() * velocity + phi.sin() * x
+        elif self.schedule.prediction_type == "sample":
+            velocity = phi.cos() * x - phi.sin() * velocity
+        return velocity.float()
+
+    def teacher(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        x, phi = x_t.double(), self.angle(t).view(-1, 1, 1, 1)
+        return self.tell(self.velocity(x, phi, conditioning), x, phi)
+
+    def student(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        x, phi = x_t.double(), self.angle(t).view(-1, 1, 1, 1)
+        return self.tell(
+            self.velocity(x, phi, conditioning) + self.strength * self.bump(x, phi), x, phi
+        )
+
+    target = student

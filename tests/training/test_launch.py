@@ -1,0 +1,220 @@
+"""Real launches: accelerate, two processes, a killed process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import ROOT
+from tests.training.test_trainer import assert_same_gradients, flags, lines_but_for_the_machine
+
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+    "CUDA_VISIBLE_DEVICES": "",
+}
+ENVIRONMENT.pop("ACCELERATE_USE_CPU", None)  # no user needs it
+LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+SCRIPT = str(ROOT / "train_lcm_lora.py")
+
+
+PIPES: dict[str, Any] = {
+    "env": ENVIRONMENT,
+    "cwd": ROOT,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.PIPE,
+    "text": True,
+}
+
+
+CPUS = ("--config_file", str(ROOT / "examples" / "accelerate" / "two_processes_without_gpus.yaml"))
+
+
+def command(
+    processes: int,
+    teacher: Path,
+    images: Path,
+    output: Path,
+    changes: dict[str, Any],
+    options: tuple[str, ...] = (),
+) -> list[str]:
+    several = CPUS if processes > 1 else ()
+    number = ["--num_processes", str(processes), "--main_process_port", "0"]
+    return [
+        *LAUNCH,
+        *several,
+        *options,
+        *number,
+        SCRIPT,
+        *flags(teacher, images, output, **changes),
+    ]
+
+
+def launch(
+    processes: int, *folders: Path, options: tuple[str, ...] = (), **changes: Any
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(processes, *folders, changes, options), **PIPES, timeout=300, check=False
+    )
+
+
+def fork(
+    processes: int, teacher: Path, images: Any, output: Path, **changes: Any
+) -> subprocess.CompletedProcess[str]:
+    """As `launch`, in a fraction of the time: the processes come out of one that has imported
+    everything.
+    """
+    log = output.with_name(f"{output.name}.log")
+    words = [
+        sys.executable,
+        "-m",
+        "tests.support.ranks",
+        str(processes),
+        str(log),
+        *flags(teacher, images, output, **changes),
+    ]
+    return subprocess.run(words, **PIPES, timeout=300, check=False)
+
+
+def read_losses(output: Path) -> list[float]:
+    return [
+        json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def test_two_processes_train_what_one_trains(sd_folder: Path, images: Path, tmp_path: Path) -> None:
+    options = {"target": "ema", "max_train_steps": 3, "validation_prompts": ["a", "b", "c"]}
+    one = launch(1, sd_folder, images, tmp_path / "one", **options, train_batch_size=4)
+    two = launch(2, sd_folder, images, tmp_path / "two", **options, train_batch_size=2)
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    for ours, theirs in zip(
+        *(lines_but_for_the_machine(tmp_path / name) for name in ("one", "two")), strict=True
+    ):
+        assert list(ours) == list(theirs)
+        for name, value in ours.items():
+            assert value == (
+                None if theirs[name] is None else pytest.approx(theirs[name], rel=1e-3)
+            ), name
+    assert_same_gradients(tmp_path / "one" / "checkpoint-3", tmp_path / "two" / "checkpoint-3")
+    pictures = [
+        (tmp_path / name / "validation" / "step-000000.png").read_bytes() for name in ("one", "two")
+    ]
+    assert pictures[0] == pictures[1]  # the rows were drawn by two processes
+
+
+def test_two_processes_make_the_trajectories_that_are_missing(
+    sd_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "prompts").write_text("a red star\na blue ring\n")
+    options: dict[str, Any] = {
+        **{
+            "train_data_dir": None,
+            "prompts_file": tmp_path / "prompts",
+            "trajectory_dir": tmp_path / "kept",
+        },
+        **{
+            "trajectories_per_prompt": 100,
+            "objective": "endpoint",
+            "num_ddim_timesteps": 4,
+            "validation_num_steps": [1],
+        },
+        **{"max_train_steps": 1, "train_batch_size": 8},
+    }
+    one = fork(1, sd_folder, images, tmp_path / "one", **options)
+    assert one.returncode == 0, one.stderr
+    assert "0 found, 200 to make; " in one.stderr
+    shards = sorted((tmp_path / "kept").rglob("*.safetensors"))
+    made = {path: load_file(path)["trajectories"] for path in shards}
+    assert len(made) == 4
+    for path in shards[::2]:
+        path.unlink()
+    two = fork(2, sd_folder, images, tmp_path / "two", **options)
+    assert two.returncode == 0, two.stderr
+    assert "72 found, 128 to make by 2 processes; " in two.stderr
+    assert sorted((tmp_path / "kept").rglob("*.safetensors")) == shards
+    assert all(torch.equal(load_file(path)["trajectories"], made[path]) for path in shards)
+
+
+def test_one_of_two_processes_is_asked_to_stop_and_both_go_on(
+    sd_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    """SIGTERM for the second process and its DataLoader workers alone; both save the same step and
+    leave. That what is resumed is the whole run, bit for bit, is for test_exactness.
+    """
+    changes = {
+        "gradient_accumulation_steps": 2,
+        "dataloader_num_workers": 1,
+        "target": "ema",
+        "lr_scheduler": "cosine",
+    }
+    brief = {
+        "validation_steps": 100,
+        "validation_prompts": ["a", "b"],
+        "validation_num_steps": [1],
+        "train_batch_size": 1,
+    }
+    options: dict[str, Any] = {
+        **changes,
+        **brief,
+        "max_train_steps": 12,
+        "checkpointing_steps": 100,
+    }
+    output = tmp_path / "stopped"
+    with subprocess.Popen(command(2, sd_folder, images, output, options), **PIPES) as launcher:
+        deadline = time.monotonic() + 240
+        while not (output / "metrics.jsonl").exists() or len(read_losses(output)) < 3:
+            assert launcher.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        second = next(
+            p
+            for p in psutil.Process(launcher.pid).children(recursive=True)
+            if p.environ().get("RANK") == "1"
+        )
+        os.killpg(second.pid, signal.SIGTERM)  # torchrun's processes lead groups of their own
+        _, said = launcher.communicate(timeout=240)
+    assert launcher.returncode != 0
+    (folder,) = output.glob("checkpoint-*")
+    step = int(folder.name.split("-")[1])
+    assert 3 <= step < 12
+    assert len(read_losses(output)) == step
+    assert f"stopped by SIGTERM: {folder} is saved; the same command goes on from it" in said
+    assert "Error" not in said.split("stopped by SIGTERM")[0]
+    resumed = launch(2, sd_folder, images, output, **options)
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(read_losses(output)) == 12
+
+
+def test_fsdp_is_refused_as_accelerate_launches_it(
+    sd_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    result = launch(1, sd_folder, images, tmp_path / "out", options=("--use_fsdp",))
+    assert result.returncode != 0
+    assert "error: accelerate was told to use FSDP" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_is_one_line_without_a_traceback(sd_folder: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, SCRIPT, *flags(sd_folder, tmp_path / "nowhere", tmp_path / "out")],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("error: train_data_dir:")

@@ -1,0 +1,333 @@
+"""One adapter on several teachers: which one an update is made on, and that nothing else
+changes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lcm.adapter.lora import add_lora, base_state
+from lcm.config.run import parse_config
+from lcm.data import StepSampler
+from lcm.data.buckets import one_square
+from lcm.data.sampler import MixedSampler, teacher_of
+from lcm.dry_run.memory_fit import ENCODERS, UNET
+from lcm.dry_run.preparation import preparations
+from lcm.dry_run.step_memory import held_by
+from lcm.models.families import StableDiffusion
+from lcm.publish.card import card_text
+from lcm.system.memory import memory_of
+from lcm.training.loop import Trainer
+from lcm.training.plan import summarize
+from lcm.training.setup import build_recipe
+from lcm.training.teachers import Bases, load_teachers
+from tests.support.worlds import build_sd, build_unet, randomize_lora
+from tests.training.test_trainer import flags
+
+
+def vary(model: torch.nn.Module, seed: int) -> None:
+    """Makes it a fine-tune of itself."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+
+
+@pytest.fixture(scope="module")
+def fine_tunes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two fine-tunes of the SD world's model: `unet` of its U-Net alone, `all` of its text encoder
+    and VAE too.
+    """
+    folder = tmp_path_factory.mktemp("fine-tunes")
+    for name in ("unet", "all"):
+        pipe = build_sd()
+        vary(pipe.unet, 1)
+        if name == "all":
+            vary(pipe.text_encoder, 2)
+            vary(pipe.vae, 3)
+        pipe.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("a red star\na blue ring\na green disc\n")
+    return path
+
+
+def line(teacher: Path, images: Path, output: Path, **changes: Any) -> list[str]:
+    return flags(teacher, images, output, **{"validation_num_steps": [2], **changes})
+
+
+def trainer_of(*args: Any, **changes: Any) -> Trainer:
+    return Trainer(parse_config(line(*args, **changes)))
+
+
+def trained(trainer: Trainer, last: int) -> dict[str, Tensor]:
+    """All that the updates up to number `last` change."""
+    batches = trainer.batches(range(trainer.step, last))
+    while trainer.step < last:
+        trainer.train_step(batches)
+    return {name: tensor.detach().clone() for name, tensor in trainer.state().tensors.items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(value, other[key]) for key, value in one.items()
+    )
+
+
+# --- the choice -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_every_teacher_has_its_turn_once_in_as_many_updates(count: int) -> None:
+    turns = [
+        [teacher_of(0, turn * count + place, count) for place in range(count)] for turn in range(40)
+    ]
+    assert all(sorted(turn) == list(range(count)) for turn in turns)
+    if count > 1:
+        first = Counter(turn[0] for turn in turns)
+        assert len(first) == count  # in random order
+        assert [teacher_of(1, step, count) for step in range(40)] != [
+            teacher_of(0, step, count) for step in range(40)
+        ]
+
+
+@pytest.mark.parametrize("process", [(0, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 1), (2, 2)])
+@pytest.mark.parametrize("first", [0, 3])
+def test_the_teacher_follows_from_seed_and_update_alone(
+    process: tuple[int, int], batch_size: int, accumulation: int, first: int
+) -> None:
+    """However many processes and batches share an update, and wherever a run goes on."""
+    sampler = StepSampler(
+        one_square(16, 10).groups,
+        batch_size,
+        accumulation=accumulation,
+        process=process,
+        steps=range(first, 9),
+        seed=5,
+    )
+    chosen = [{teacher for teacher, _ in batch} for batch in MixedSampler(sampler, 3)]
+    expected = [{teacher_of(5, step, 3)} for step in range(first, 9) for _ in range(accumulation)]
+    assert chosen == expected
+    assert [[ref for _, ref in batch] for batch in MixedSampler(sampler, 3)] == list(sampler)
+
+
+# --- the exchange ---------------------------------------------------------------------------------
+
+
+def test_the_weights_of_a_teacher_stand_in_the_unet_and_leave_it() -> None:
+    """Expected are outputs and gradients of a U-Net that has these weights and the adapter by
+    itself.
+    """
+    unet, own, other = build_unet(), build_unet(), build_unet()
+    vary(own, 1)
+    vary(other, 1)
+    for network in (unet, own):
+        add_lora(network, 2)
+        randomize_lora(network)
+    bases = Bases(unet, [other])
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    x, embeds = torch.randn(2, 4, 8, 8), torch.randn(2, 77, 16)
+    with bases.standing(1):
+        here = unet(x, torch.tensor([9, 500]), embeds).sample
+        here.square().mean().backward()
+    there = own(x, torch.tensor([9, 500]), embeds).sample
+    there.square().mean().backward()
+    assert torch.equal(here, there)
+    for mine, theirs in zip(unet.named_parameters(), own.named_parameters(), strict=True):
+        assert (mine[1].grad is None and theirs[1].grad is None) or torch.equal(
+            mine[1].grad, theirs[1].grad
+        ), mine[0]
+    assert same(unet.state_dict(), before)
+    with bases.standing(0):
+        assert same(unet.state_dict(), before)
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+MIXED: dict[str, dict[str, Any]] = {
+    "pictures": {"gradient_accumulation_steps": 2, "target": "ema"},
+    "cache": {"cache_latents": True},
+    "trajectories": {"train_data_dir": None, "objective": "endpoint", "num_ddim_timesteps": 4},
+}
+
+
+def options(name: str, prompts: Path, folder: Path) -> dict[str, Any]:
+    """Of a run in MIXED; what it makes lies in `folder`."""
+    places = {
+        "cache": {"latent_cache_dir": folder / "cache"},
+        "trajectories": {"prompts_file": prompts, "trajectory_dir": folder / "trajectories"},
+    }
+    return {**MIXED[name], **places.get(name, {})}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_mixture_of_a_teacher_with_itself_is_the_plain_run(
+    name: str, sd_folder: Path, images: Path, prompts: Path, tmp_path: Path
+) -> None:
+    both = options(name, prompts, tmp_path)
+    plain = trained(trainer_of(sd_folder, images, tmp_path / "plain", **both), 3)
+    assert same(
+        trained(
+            trainer_of(sd_folder, images, tmp_path / "mixed", extra_teachers=sd_folder, **both), 3
+        ),
+        plain,
+    )
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_an_update_is_that_of_a_plain_run_on_its_teacher(
+    name: str, sd_folder: Path, fine_tunes: Path, images: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """The first update, made on the extra teacher, whose U-Net and text encoder are its own; the
+    latents are the first one's.
+    """
+    seed = next(seed for seed in range(99) if teacher_of(seed, 0, 2) == 1)
+    both = {**options(name, prompts, tmp_path), "seed": seed}
+    pipe = StableDiffusionPipeline.from_pretrained(fine_tunes / "all", dtype=torch.float32)
+    pipe.vae = StableDiffusionPipeline.from_pretrained(sd_folder, dtype=torch.float32).vae
+    pipe.save_pretrained(tmp_path / "teacher")
+    mixed = trainer_of(
+        sd_folder, images, tmp_path / "mixed", extra_teachers=fine_tunes / "all", **both
+    )
+    assert same(
+        trained(mixed, 1),
+        trained(trainer_of(tmp_path / "teacher", images, tmp_path / "alone", **both), 1),
+    )
+    for family, folder in zip(
+        mixed.families, (sd_folder, fine_tunes / "all"), strict=True
+    ):  # frozen weights are what they were
+        files = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+        assert same(base_state(family.unet), files)
+
+
+def test_a_mixture_goes_on_bit_for_bit_after_an_odd_update(
+    sd_folder: Path, fine_tunes: Path, images: Path, prompts: Path, tmp_path: Path
+) -> None:
+    both = {
+        **options("trajectories", prompts, tmp_path),
+        "extra_teachers": [fine_tunes / "unet", fine_tunes / "all"],
+        "max_train_steps": 5,
+    }
+    whole = trained(trainer_of(sd_folder, images, tmp_path / "whole", **both), 5)
+    part = trainer_of(sd_folder, images, tmp_path / "part", **both)
+    trained(part, 3)
+    part.save()
+    again = trainer_of(sd_folder, images, tmp_path / "part", **both)
+    assert again.step == 3
+    assert same(trained(again, 5), whole)
+    with pytest.raises(ValueError, match="extra_teachers"):
+        trainer_of(
+            sd_folder, images, tmp_path / "part", **{**both, "extra_teachers": fine_tunes / "unet"}
+        )
+
+
+def test_recipe_and_card_name_all_teachers(
+    sd_folder: Path, fine_tunes: Path, images: Path, tmp_path: Path
+) -> None:
+    config = parse_config(
+        line(sd_folder, images, tmp_path, extra_teachers=fine_tunes / "unet", resolution=16)
+    )
+    recipe = build_recipe(config, StableDiffusion(build_sd()), None)
+    assert (recipe.teacher, recipe.extra_teachers) == (str(sd_folder), [str(fine_tunes / "unet")])
+    assert "| extra teachers | `unet` |" in card_text(recipe, config, ["a red star"])
+
+
+def test_what_teachers_have_in_common_is_held_once(
+    sd_folder: Path, fine_tunes: Path, images: Path, tmp_path: Path
+) -> None:
+    extra = [fine_tunes / "unet", fine_tunes / "all"]
+    first, unet, everything = load_teachers(
+        parse_config(line(sd_folder, images, tmp_path, extra_teachers=extra))
+    )
+    assert unet.pipe.vae is everything.pipe.vae is first.pipe.vae
+    assert unet.pipe.text_encoder is first.pipe.text_encoder
+    assert everything.pipe.text_encoder is not first.pipe.text_encoder
+
+
+def size(model: torch.nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
+def test_a_dry_run_counts_all_teachers(
+    sd_folder: Path, fine_tunes: Path, images: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """Of three teachers, two are the same: trajectories are made for two, and each U-Net is
+    held.
+    """
+    changes = {
+        **options("trajectories", prompts, tmp_path),
+        "extra_teachers": [fine_tunes / "all", sd_folder],
+        "dry_run": True,
+    }
+    trainer = trainer_of(sd_folder, images, tmp_path / "out", **changes)
+    assert [(made.wanted, made.missing) for made in preparations(trainer)] == [(3, 3), (3, 3)]
+    held = held_by(trainer)
+    assert memory_of(held[UNET]) == 3 * size(build_unet())
+    pipe = build_sd()
+    assert memory_of(held[ENCODERS]) == size(pipe.vae) + 2 * size(pipe.text_encoder)
+    assert "sd mixture of 3 teachers" in summarize(
+        trainer.config, trainer.family, trainer.student, 3, 2
+    )
+
+
+# --- what cannot be mixed -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("family", r"differs from pretrained_teacher_model in family \(sdxl, not sd\)"),
+        ("prediction", r"in prediction_type \(v_prediction, not epsilon\)"),
+        ("width", "in the U-Net's architecture"),
+        ("heads", "in the U-Net's architecture"),
+        ("betas", "in the noise schedule"),
+        ("scaling", "in the VAE's scaling_factor"),
+        ("nowhere", "^extra_teachers: .* is not a folder"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused(
+    name: str,
+    reason: str,
+    sd_folder: Path,
+    sd_v_folder: Path,
+    sdxl_folder: Path,
+    images: Path,
+    tmp_path: Path,
+) -> None:
+    folder = {"family": sdxl_folder, "prediction": sd_v_folder}.get(name, tmp_path / "other")
+    changes = {"width": {"block_out_channels": (8, 24)}, "heads": {"attention_head_dim": 4}}.get(
+        name, {}
+    )
+    if name not in ("family", "prediction", "nowhere"):
+        pipe = build_sd(unet=build_unet(**changes))
+        if name == "betas":
+            pipe.scheduler.register_to_config(beta_end=0.02)
+        if name == "scaling":
+            pipe.vae.register_to_config(scaling_factor=0.25)
+        pipe.save_pretrained(folder)
+    config = parse_config(line(sd_folder, images, tmp_path / "out", extra_teachers=folder))
+    with pytest.raises((ValueError, FileNotFoundError), match=reason):
+        load_teachers(config)
+
+
+def test_a_whole_unet_is_of_one_teacher() -> None:
+    with pytest.raises(ValueError, match=r"extra_teachers: .* full_finetune"):
+        parse_config(
+            (
+                "--pretrained_teacher_model a --train_data_dir b --full_finetune --extra_teachers c"
+            ).split()
+        )
