@@ -68,9 +68,9 @@ def recipe(args: argparse.Namespace, adapter: Adapter, pipe: Any) -> Recipe:
     known.
     """
     from lcm.inference import family_name
-    from lcm.methods import ObjectiveConfig, make_recipe, resolve
+    from lcm.methods import MethodConfig, make_recipe, resolve
 
-    config = ObjectiveConfig(objective=args.objective)
+    config = MethodConfig(objective=args.objective)
     method, width = resolve(config), adapter.text_width
     known = {768: ("sd", 512), 1024: ("sd", 768), 2048: ("sdxl", 1024)}
     if pipe is not None:

@@ -22,3 +22,6 @@ class ConsistencyDistillation(LatentConsistency):
         "target": "ema",
         "loss_type": "l2",
     }
+
+
+METHOD = ConsistencyDistillation()

@@ -10,7 +10,7 @@ from lcm.diffusion.consistency import TIMESTEP_SCALING
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import EasyTimes, RefinedTimes, TimeSampler
-from lcm.methods.config import ObjectiveConfig
+from lcm.methods.config import MethodConfig
 from lcm.methods.method import LOSS, TARGET, Method, Play, lcm_play, parts
 from lcm.methods.objective import Objective
 from lcm.methods.parts import FollowPath
@@ -39,7 +39,7 @@ class ConsistencyTraining(Method):
     }
 
     def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
+        self, config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
     ) -> Objective:
         """Raises ValueError when the grid would shrink instead of grow."""
         return Objective(
@@ -48,7 +48,7 @@ class ConsistencyTraining(Method):
             **{**parts(config, schedule, loss), "coupling": FollowPath()},
         )
 
-    def times(self, config: ObjectiveConfig, schedule: NoiseSchedule) -> TimeSampler:
+    def times(self, config: MethodConfig, schedule: NoiseSchedule) -> TimeSampler:
         first, last = int(config.first_ddim_timesteps or 0), int(config.num_ddim_timesteps or 0)
         if config.discretization == "ect":
             return EasyTimes(schedule)
@@ -70,6 +70,9 @@ class ConsistencyTraining(Method):
             )
         return RefinedTimes(first, last, schedule.num_train_timesteps)
 
-    def play(self, config: ObjectiveConfig) -> Play:
+    def play(self, config: MethodConfig) -> Play:
         """On 50 steps, the grid that everybody assumes: every timestep is trained, or will be."""
         return lcm_play(config, min(PLAY_STEPS, int(config.num_ddim_timesteps or PLAY_STEPS)))
+
+
+METHOD = ConsistencyTraining()

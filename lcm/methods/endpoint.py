@@ -10,7 +10,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import DirectTimes, LandClean
-from lcm.methods.config import ObjectiveConfig
+from lcm.methods.config import MethodConfig
 from lcm.methods.method import LOSS, TEACHER, Method, Play, check_divides, parts, trailing_play
 from lcm.methods.objective import Objective, Path
 from lcm.methods.parts import FollowPath, OnTrajectory, regress
@@ -35,7 +35,7 @@ class Endpoint(Method):
     lands_clean = True
 
     def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
+        self, config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
     ) -> Objective:
         """Raises ValueError for a grid that DDIM trailing cannot start on."""
         num_steps = int(config.num_ddim_timesteps or 0)
@@ -55,7 +55,10 @@ class Endpoint(Method):
     def path(self, grid: SolverGrid) -> Path:
         return OnTrajectory(grid)
 
-    def play(self, config: ObjectiveConfig) -> Play:
+    def play(self, config: MethodConfig) -> Play:
         return trailing_play(
             [n for n in (1, 2, 4, 8) if int(config.num_ddim_timesteps or 0) % n == 0]
         )
+
+
+METHOD = Endpoint()

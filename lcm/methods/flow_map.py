@@ -10,7 +10,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import DirectTimes, PhaseEdge
-from lcm.methods.config import ObjectiveConfig
+from lcm.methods.config import MethodConfig
 from lcm.methods.method import LOSS, TEACHER, Method, Play, check_divides, parts, trailing_play
 from lcm.methods.objective import Objective
 from lcm.methods.parts import regress
@@ -33,7 +33,7 @@ class FlowMap(Method):
     }
 
     def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
+        self, config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
     ) -> Objective:
         """Raises ValueError for phases that do not divide the timesteps."""
         phases = int(config.phases or 1)
@@ -45,5 +45,8 @@ class FlowMap(Method):
             **{**parts(config, schedule, loss), "target": regress},
         )
 
-    def play(self, config: ObjectiveConfig) -> Play:
+    def play(self, config: MethodConfig) -> Play:
         return trailing_play([int(config.phases or 0)])
+
+
+METHOD = FlowMap()

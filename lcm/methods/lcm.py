@@ -11,7 +11,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, LandClean
-from lcm.methods.config import ObjectiveConfig
+from lcm.methods.config import MethodConfig
 from lcm.methods.method import COMMON, Method, Play, lcm_play, parts
 from lcm.methods.objective import Objective
 
@@ -27,7 +27,7 @@ class LatentConsistency(Method):
     }
 
     def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
+        self, config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
     ) -> Objective:
         """The loss of LCM, Eq. 14, on the grid of `config`."""
         grid = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps)
@@ -37,5 +37,8 @@ class LatentConsistency(Method):
             **parts(config, schedule, loss),
         )
 
-    def play(self, config: ObjectiveConfig) -> Play:
+    def play(self, config: MethodConfig) -> Play:
         return lcm_play(config)
+
+
+METHOD = LatentConsistency()

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 from lcm.adapter.recipe import UNCLIPPED, Recipe
 from lcm.diffusion.guidance import Guidance
-from lcm.diffusion.losses import LOSSES, Loss
+from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
-from lcm.diffusion.solvers import SOLVERS
 from lcm.diffusion.solvers.base import repeated
-from lcm.diffusion.weighting import WEIGHTS
-from lcm.methods.config import ObjectiveConfig
+from lcm.diffusion.tables import LOSSES, SOLVERS, WEIGHTS
+from lcm.methods import METHODS
+from lcm.methods.config import MethodConfig
 from lcm.methods.objective import Coupling, Objective
 from lcm.methods.parts import FollowPath, FollowSde, FollowTeacher, Noised, bootstrap
 
@@ -70,17 +70,17 @@ class Method(ABC):
 
     @abstractmethod
     def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
+        self, config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
     ) -> Objective:
         """The loss. `loss` replaces the one that `loss_type` names. Raises ValueError for parts
         that do not fit.
         """
 
     @abstractmethod
-    def play(self, config: ObjectiveConfig) -> Play: ...
+    def play(self, config: MethodConfig) -> Play: ...
 
 
-def parts(config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None) -> dict[str, Any]:
+def parts(config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None) -> dict[str, Any]:
     """The parts of an Objective that are the same for all methods, from the flags; a method adds
     and replaces.
     """
@@ -102,7 +102,7 @@ def parts(config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None) -
     }
 
 
-def coupling(config: ObjectiveConfig) -> Coupling:
+def coupling(config: MethodConfig) -> Coupling:
     """What the flag names; without the flag, the teacher's solver."""
     if config.coupling == "same_noise":
         return FollowPath()
@@ -111,7 +111,7 @@ def coupling(config: ObjectiveConfig) -> Coupling:
     return FollowTeacher(repeated(SOLVERS[config.solver or "ddim"], config.solver_steps or 1))
 
 
-def lcm_play(config: ObjectiveConfig, num_steps: int | None = None) -> Play:
+def lcm_play(config: MethodConfig, num_steps: int | None = None) -> Play:
     """`LCMScheduler` on the grid of training: land, add noise, land again."""
     grid = int(num_steps or config.num_ddim_timesteps or 0)
     overrides = {
@@ -143,7 +143,22 @@ def trailing_play(num_inference_steps: list[int]) -> Play:
     )
 
 
-def make_recipe(method: Method, config: ObjectiveConfig, **teacher_facts: object) -> Recipe:
+def build_objective(
+    config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
+) -> Objective:
+    """The loss that the configuration names. `loss` replaces that of `loss_type`.
+
+    Raises ValueError for parts that do not fit.
+    """
+    return METHODS[config.objective].build(config, schedule, loss)
+
+
+def play_of(config: MethodConfig) -> Play:
+    """How stock diffusers samples with what the configuration trains."""
+    return METHODS[config.objective].play(config)
+
+
+def make_recipe(method: Method, config: MethodConfig, **teacher_facts: object) -> Recipe:
     """The recipe of an adapter trained with `config`; `teacher_facts` are the remaining fields of
     Recipe.
     """

@@ -14,7 +14,7 @@ from lcm.diffusion.consistency import TIMESTEP_SCALING, land
 from lcm.diffusion.guidance import Guidance
 from lcm.diffusion.losses import Loss, energy
 from lcm.diffusion.schedule import NoiseSchedule
-from lcm.diffusion.solvers import Predict
+from lcm.diffusion.solvers.base import Predict
 from lcm.diffusion.times import Times, TimeSampler
 from lcm.diffusion.weighting import VANISHING, Weight, uniform
 from lcm.models.conditioning import Conditioning

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.schedule import NoiseSchedule, Prediction
-from lcm.diffusion.solvers import Solver
+from lcm.diffusion.solvers.base import Solver
 from lcm.methods.objective import LatentBatch, Objective, Step
 
 # --- paths ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, PhaseEdge
-from lcm.methods.config import ObjectiveConfig
+from lcm.methods.config import MethodConfig
 from lcm.methods.method import COMMON, Method, Play, parts, trailing_play
 from lcm.methods.objective import Objective
 
@@ -31,7 +31,7 @@ class PhasedConsistency(Method):
     }
 
     def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
+        self, config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
     ) -> Objective:
         """PCM, Eq. 8. Raises ValueError when the phase edges are no grid points."""
         grid = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps)
@@ -41,5 +41,8 @@ class PhasedConsistency(Method):
             **parts(config, schedule, loss),
         )
 
-    def play(self, config: ObjectiveConfig) -> Play:
+    def play(self, config: MethodConfig) -> Play:
         return trailing_play([int(config.phases or 0)])
+
+
+METHOD = PhasedConsistency()

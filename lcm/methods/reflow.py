@@ -22,3 +22,6 @@ class Reflow(Endpoint):
 
     def path(self, grid: SolverGrid) -> Path:
         return OnChord(grid)
+
+
+METHOD = Reflow()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import TangentTimes
-from lcm.methods.config import ObjectiveConfig
+from lcm.methods.config import MethodConfig
 from lcm.methods.method import COMMON, Method, Play, lcm_play, parts
 from lcm.methods.objective import Objective
 from lcm.methods.parts import Tangent
@@ -34,7 +34,7 @@ class ContinuousConsistency(Method):
     }
 
     def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
+        self, config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
     ) -> Objective:
         """sCM, Eq. 8, without its learned weight."""
         target = Tangent(
@@ -48,5 +48,8 @@ class ContinuousConsistency(Method):
             **{**parts(config, schedule, loss), "target": target},
         )
 
-    def play(self, config: ObjectiveConfig) -> Play:
+    def play(self, config: MethodConfig) -> Play:
         return lcm_play(config, 50)
+
+
+METHOD = ContinuousConsistency()

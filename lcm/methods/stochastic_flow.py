@@ -10,7 +10,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, LandClean
-from lcm.methods.config import ObjectiveConfig
+from lcm.methods.config import MethodConfig
 from lcm.methods.method import COMMON, Method, Play, lcm_play, parts
 from lcm.methods.objective import Objective
 
@@ -35,7 +35,7 @@ class StochasticFlow(Method):
     experimental = True
 
     def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
+        self, config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
     ) -> Objective:
         """Raises ValueError for a loss that is no proper scoring rule."""
         grid = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps)
@@ -45,5 +45,8 @@ class StochasticFlow(Method):
             **parts(config, schedule, loss),
         )
 
-    def play(self, config: ObjectiveConfig) -> Play:
+    def play(self, config: MethodConfig) -> Play:
         return lcm_play(config)
+
+
+METHOD = StochasticFlow()

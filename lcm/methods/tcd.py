@@ -10,7 +10,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, Landing, TargetSet, WithinSegment
-from lcm.methods.config import ObjectiveConfig
+from lcm.methods.config import MethodConfig
 from lcm.methods.method import COMMON, Method, Play, parts
 from lcm.methods.objective import Objective
 
@@ -33,7 +33,7 @@ class TrajectoryConsistency(Method):
     }
 
     def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
+        self, config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
     ) -> Objective:
         """TCD, Eq. 13."""
         grid = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps)
@@ -43,14 +43,17 @@ class TrajectoryConsistency(Method):
             **parts(config, schedule, loss),
         )
 
-    def landing(self, config: ObjectiveConfig, grid: SolverGrid) -> Landing:
+    def landing(self, config: MethodConfig, grid: SolverGrid) -> Landing:
         if not config.landing_steps:
             return WithinSegment(grid, (1,))
         return TargetSet(grid, tuple(config.landing_steps), float(config.landing_jitter or 0.0))
 
-    def play(self, config: ObjectiveConfig) -> Play:
+    def play(self, config: MethodConfig) -> Play:
         grid = int(config.num_ddim_timesteps or 0)
         steps = sorted(config.landing_steps or {min(n, grid) for n in (2, 4, 8)})
         return Play(
             "TCDScheduler", {"original_inference_steps": grid}, steps, float(config.eta or 0.0)
         )
+
+
+METHOD = TrajectoryConsistency()

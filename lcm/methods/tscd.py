@@ -10,7 +10,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, WithinSegment
-from lcm.methods.config import ObjectiveConfig
+from lcm.methods.config import MethodConfig
 from lcm.methods.method import COMMON, Method, Play, parts
 from lcm.methods.objective import Objective
 
@@ -31,7 +31,7 @@ class SegmentedTrajectoryConsistency(Method):
     }
 
     def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
+        self, config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
     ) -> Objective:
         """Hyper-SD, Algorithm 1, without its adversarial term.
 
@@ -49,9 +49,12 @@ class SegmentedTrajectoryConsistency(Method):
             **parts(config, schedule, loss),
         )
 
-    def play(self, config: ObjectiveConfig) -> Play:
+    def play(self, config: MethodConfig) -> Play:
         grid, last = int(config.num_ddim_timesteps or 0), (config.segments or [1])[-1]
         steps = [last] + [last * k for k in (2, 4, 8) if last * k <= min(8, grid)]
         return Play(
             "TCDScheduler", {"original_inference_steps": grid}, steps, float(config.eta or 0.0)
         )
+
+
+METHOD = SegmentedTrajectoryConsistency()

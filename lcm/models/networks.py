@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lcm.adapter.lora import lora_modules
 from lcm.diffusion.guidance import guidance_scale_to_w, guide
 from lcm.diffusion.schedule import NoiseSchedule, Prediction
-from lcm.diffusion.solvers import Predict
+from lcm.diffusion.solvers.base import Predict
 from lcm.models.conditioning import Conditioning
 from lcm.models.ema import WeightEma
 

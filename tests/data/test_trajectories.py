@@ -46,8 +46,8 @@ from lcm.data.records import Record, fingerprint
 from lcm.data.sampler import StepSampler
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.schedule import CLEAN, NoiseSchedule
-from lcm.diffusion.solvers import SOLVERS, Solver, repeated, substeps
-from lcm.diffusion.solvers.base import Remembering
+from lcm.diffusion.solvers.base import Remembering, Solver, repeated, substeps
+from lcm.diffusion.tables import SOLVERS
 from lcm.models.families import Family, load_family
 from lcm.system.processes import Team
 from lcm.training.inputs import build_trajectories

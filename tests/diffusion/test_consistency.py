@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lcm.diffusion.consistency import boundary_scalings, land
 from lcm.diffusion.guidance import guide
-from lcm.diffusion.losses import LOSSES
 from lcm.diffusion.schedule import CLEAN, PREDICTION_TYPES, NoiseSchedule
+from lcm.diffusion.tables import LOSSES
 from tests.support.worlds import stock_ddim
 
 SD_BETAS: dict[str, Any] = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lcm.diffusion.losses import LOSSES
+from lcm.diffusion.tables import LOSSES
 
 Reference = Callable[[np.ndarray, float], np.ndarray]
 

@@ -11,7 +11,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from lcm.diffusion.schedule import CLEAN, NoiseSchedule, Prediction
-from lcm.diffusion.solvers import SOLVERS, Predict, repeated, substeps
+from lcm.diffusion.solvers.base import Predict, repeated, substeps
+from lcm.diffusion.tables import SOLVERS
 from tests.support.worlds import stock_ddim
 
 SD_BETAS: dict[str, Any] = {

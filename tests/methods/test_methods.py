@@ -22,12 +22,10 @@ from lcm.adapter.lora import add_lora
 from lcm.adapter.recipe import UNCLIPPED, Recipe
 from lcm.diffusion.consistency import land
 from lcm.diffusion.grid import SolverGrid
-from lcm.diffusion.losses import LOSSES
 from lcm.diffusion.sampling import sample_consistency, sample_trajectory
 from lcm.diffusion.schedule import CLEAN, PREDICTION_TYPES, NoiseSchedule
-from lcm.diffusion.solvers import SOLVERS
+from lcm.diffusion.tables import LOSSES, SOLVERS, WEIGHTS
 from lcm.diffusion.times import Times
-from lcm.diffusion.weighting import WEIGHTS
 from lcm.inference import make_scheduler
 from lcm.methods import OBJECTIVES, LatentBatch, Objective, ObjectiveConfig, make_recipe, resolve
 from lcm.methods.parts import OnChord
