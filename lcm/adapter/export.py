@@ -12,13 +12,14 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lcm.adapter.files import WEIGHTS_NAME, stored_dtype
+from lcm.adapter.files import AdapterFile
 from lcm.adapter.lora import (
     base_state,
     lora_modules,
     lora_parameters,
     swapped,
 )
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import RECIPE_KEY, Recipe
 from lcm.system.atomic import replacing
 
@@ -196,7 +197,7 @@ def verify_export(unet: Any, path: Path, pipeline_class: Any) -> None:
             there = getattr(loaded[name], part)["default"].weight.float()
             if not torch.allclose(here, there, rtol=1e-2, atol=1e-6):
                 raise ExportError(f"{path}: {part} of layer {name} differs after reloading")
-    inputs, parameters, dtype = probe(unet), lora_parameters(unet), stored_dtype(path)
+    inputs, parameters, dtype = probe(unet), lora_parameters(unet), AdapterFile.read(path).dtype
     with swapped(parameters, [p.data.to(dtype).to(p.dtype) for p in parameters]):
         student, reloaded = unet(**inputs).sample.float(), fresh(**inputs).sample.float()
     tolerance = (

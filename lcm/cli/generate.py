@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcm.adapter.names import path_and_weight
 from lcm.cli.arguments import add_base, load
 
 if TYPE_CHECKING:
@@ -89,17 +90,17 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         FEW_STEP,
         Settings,
         check_folder,
-        check_playable,
+        check_usable,
         leading,
+        look_up_all,
         plan,
         prepare,
-        read_recipes,
     )
 
-    adapters = read_weights(args.adapter)
-    recipes = read_recipes(adapters)
-    check_playable(recipes, args.scheduler, args.steps or [])
-    recipe, few = leading(recipes), args.scheduler in FEW_STEP
+    weights = read_weights(args.adapter)
+    adapters = look_up_all(weights)
+    check_usable(adapters, args.scheduler, args.steps or [])
+    recipe, few = leading(adapters), args.scheduler in FEW_STEP
     settings = Settings(
         guidance_scale=first_of(
             args.guidance_scale, recipe and recipe.guidance_scale, 1.0 if few else 7.5
@@ -122,10 +123,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         check_folder(args.output, pictures)
     device = choose_device(args.device)
     pipe = load(args, choose_dtype(args.dtype, device))
-    prepare(pipe, adapters, recipes, args.scheduler)
+    prepare(pipe, adapters, list(weights.values()), args.scheduler)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
-    write(pipe, pictures, settings.with_size(pipe), args, adapters)
+    write(pipe, pictures, settings.with_size(pipe), args, weights)
     return 0
 
 
@@ -185,8 +186,6 @@ def first_of(*values: Any) -> Any:
 
 def read_weights(words: Sequence[str]) -> dict[str, float]:
     """PATH[=WEIGHT] -> weights by path. Raises ValueError for a path that is named twice."""
-    from lcm.adapter.locate import path_and_weight
-
     adapters: dict[str, float] = {}
     for path, weight in (path_and_weight(word, "adapter") for word in words):
         if path in adapters:

@@ -15,7 +15,7 @@ from torch import nn
 
 from lcm.adapter.export import probe
 from lcm.adapter.files import AdapterError
-from lcm.adapter.lora import COMPONENTS
+from lcm.adapter.names import COMPONENTS
 from lcm.formats.factors import Adapter, Factors
 from lcm.formats.programs import ATTACHED, is_filled, quietly
 

@@ -11,7 +11,8 @@ from typing import Any
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from lcm.adapter.lora import COMPONENTS, lora_modules
+from lcm.adapter.lora import lora_modules
+from lcm.adapter.names import COMPONENTS
 from lcm.adapter.recipe import Recipe
 
 LOADER_ATTRIBUTES = ("peft_config", "_hf_peft_config_loaded", "_prepare_lora_hotswap_kwargs")

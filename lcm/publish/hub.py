@@ -22,8 +22,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from lcm.adapter.files import WEIGHTS_NAME
-from lcm.adapter.full_unet import RECIPE_NAME, UNET_FOLDER, is_full
+from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER, WEIGHTS_NAME, is_full
 from lcm.adapter.recipe import RECIPE_KEY
 from lcm.config.run import TrainConfig
 from lcm.data.sources.tables import without_secrets

@@ -8,8 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from lcm.adapter.files import WEIGHTS_NAME
-from lcm.adapter.full_unet import UNET_FOLDER
+from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME
 from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
 from lcm.models.single_file import is_single_file
