@@ -85,6 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     args.seeds = args.seeds or [0]
     check_numbers(args)
+    from lcm.adapter.recipe import CallDefaults
     from lcm.data.sources.prompts import read_prompts
     from lcm.inference.generate import (
         FEW_STEP,
@@ -100,12 +101,12 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     weights = read_weights(args.adapter)
     adapters = look_up_all(weights)
     check_usable(adapters, args.scheduler, args.steps or [])
-    recipe, few = leading(adapters), args.scheduler in FEW_STEP
+    recipe = leading(adapters)
+    stock = CallDefaults() if args.scheduler in FEW_STEP else CallDefaults(50, 7.5)
+    defaults = recipe.call_defaults() if recipe else stock
     settings = Settings(
-        guidance_scale=first_of(
-            args.guidance_scale, recipe and recipe.guidance_scale, 1.0 if few else 7.5
-        ),
-        eta=recipe.eta if recipe else 0.0,
+        guidance_scale=first_of(args.guidance_scale, defaults.guidance_scale),
+        eta=defaults.eta,
         negative_prompt=args.negative_prompt,
         height=first_of(args.height, recipe and recipe.resolution),
         width=first_of(args.width, recipe and recipe.resolution),
@@ -116,9 +117,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
             "larger one"
         )
     prompts = args.prompt or [prompt for prompt in read_prompts(args.prompts_file) if prompt]
-    pictures = plan(
-        prompts, args.steps or [recipe.usual_steps if recipe else 4 if few else 50], args.seeds
-    )
+    pictures = plan(prompts, args.steps or [defaults.num_inference_steps], args.seeds)
     if not args.overwrite:
         check_folder(args.output, pictures)
     device = choose_device(args.device)
