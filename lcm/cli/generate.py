@@ -139,8 +139,15 @@ def write(
     """Draws, and writes every file as soon as it is known; the index comes last."""
     from tqdm.auto import tqdm
 
-    from lcm.inference.generate import INDEX_NAME, draw, grid_name, parameters, write_json
-    from lcm.inference.image_grid import draw_grid, save_png
+    from lcm.inference.generate import (
+        INDEX_NAME,
+        draw,
+        draw_grid,
+        grid_name,
+        parameters,
+        write_json,
+    )
+    from lcm.system.image_grid import save_png
 
     scheduler, entries = type(pipe.scheduler).__name__, []
     named = ", ".join(f"{path}={weight:g}" for path, weight in adapters.items())

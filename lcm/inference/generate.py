@@ -24,6 +24,7 @@ from lcm.inference.attach import attach
 from lcm.inference.load import load
 from lcm.models.base_model import is_base
 from lcm.system.atomic import replacing
+from lcm.system.image_grid import draw_labelled, fitting
 from lcm.system.registry import closest
 
 INDEX_NAME = "images.json"
@@ -261,3 +262,27 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 # --- the grid -------------------------------------------------------------------------------------
+
+
+def draw_grid(folder: Path, pictures: Sequence[Picture]) -> Image.Image:
+    """The pictures of one seed, read from their files: rows are prompts, columns inference steps.
+
+    One file is open at a time.
+    """
+    prompts = dict(sorted({p.row: p.prompt for p in pictures}.items()))
+    steps = list(dict.fromkeys(p.steps for p in pictures))
+    in_rows = sorted(pictures, key=lambda p: (p.row, steps.index(p.steps)))
+    with Image.open(folder / pictures[0].name) as first:
+        size = fitting(first.size, len(prompts), len(steps))
+    return draw_labelled(
+        map(read_image, (folder / picture.name for picture in in_rows)),
+        size,
+        list(prompts.values()),
+        [f"{n} step{'s' if n > 1 else ''}" for n in steps],
+    )
+
+
+def read_image(path: Path) -> Image.Image:
+    """The decoded picture; its file is closed again."""
+    with Image.open(path) as image:
+        return image.copy()
