@@ -9,10 +9,10 @@ from typing import Any
 
 from lcm.adapter.files import AdapterFile
 from lcm.adapter.locate import Located, check_has_recipe, look_up
-from lcm.adapter.lora import lora_modules
+from lcm.adapter.lora import adaptable, lora_modules
 from lcm.adapter.names import style_name
 from lcm.adapter.recipe import Recipe
-from lcm.inference.state import adapted_models, adapter_names, attachment, current_recipe
+from lcm.inference.state import adapter_names, attachment, current_recipe
 
 
 @dataclass
@@ -115,7 +115,7 @@ def check_others(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: b
     named = {entry.source for entry in entries} | ({lead.name} if hotswap else set())
     for name in found.recipes.keys() - named:
         layers = [
-            layer for layer in lora_modules(adapted_models(pipe)[0]).values() if name in layer.r
+            layer for layer in lora_modules(adaptable(pipe)["unet"]).values() if name in layer.r
         ]
         if any(name in layer.active_adapters and float(layer.scaling[name]) for layer in layers):
             raise ValueError(

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 
 from lcm.adapter.files import AdapterFile
 from lcm.adapter.full_unet import load_unet
-from lcm.adapter.lora import lora_modules
-from lcm.inference.state import PipelineState, adapted_models, set_scaling
+from lcm.adapter.lora import adaptable, lora_modules
+from lcm.inference.state import PipelineState, set_scaling
 
 
 def check_arrived(file: AdapterFile, layers: Sequence[Any], adapter_name: str) -> None:
@@ -117,14 +117,14 @@ def stock_load(pipe: Any, file: AdapterFile, adapter_name: str, **options: Any) 
 def load(pipe: Any, file: AdapterFile, adapter_name: str) -> None:
     """Raises ValueError when not all of the file finds its place."""
     stock_load(pipe, file, adapter_name)
-    layers = [layer for model in adapted_models(pipe) for layer in lora_modules(model).values()]
+    layers = [layer for model in adaptable(pipe).values() for layer in lora_modules(model).values()]
     check_arrived(file, [layer for layer in layers if filled(layer, adapter_name)], adapter_name)
 
 
 @contextmanager
 def put_back_on_error(pipe: Any) -> Iterator[None]:
     """Adapters stay in the U-Net: diffusers deletes the one that it could not swap."""
-    unet = adapted_models(pipe)[0]
+    unet = adaptable(pipe)["unet"]
     containers: list[Any] = [unet.peft_config]
     for layer in lora_modules(unet).values():
         containers += [
@@ -148,7 +148,7 @@ def swap(pipe: Any, file: AdapterFile, adapter_name: str) -> None:
 
     Raises ValueError when they do not fit, and leaves the adapter as it was.
     """
-    unet, *encoders = adapted_models(pipe)
+    unet, *encoders = adaptable(pipe).values()
     if any(
         adapter_name in layer.r for encoder in encoders for layer in lora_modules(encoder).values()
     ):
@@ -191,7 +191,7 @@ def activate(pipe: Any, weights: Mapping[str, float], before: PipelineState) -> 
     """Switches adapters on beside those active before, which keep their scales: loading one had
     made it the only active one.
     """
-    for model in adapted_models(pipe):
+    for model in adaptable(pipe).values():
         state = before.of_model(model)
         layers = lora_modules(model)
         here = {name for layer in layers.values() for name in layer.r}

@@ -12,7 +12,8 @@ from torch import nn
 
 from lcm.adapter.files import AdapterFile
 from lcm.adapter.locate import locate
-from lcm.adapter.names import COMPONENTS, path_and_weight
+from lcm.adapter.lora import adaptable
+from lcm.adapter.names import path_and_weight
 from lcm.adapter.recipe import RECIPE_KEY
 from lcm.formats.apply import add_deltas
 from lcm.formats.read import read_adapter
@@ -52,12 +53,6 @@ def identity_of_styles(styles: Sequence[Style]) -> list[list[Any]]:
     ]
 
 
-def models_of(pipe: Any) -> dict[str, Any]:
-    """What a LoRA can change in a pipeline, by name."""
-    found = {name: getattr(pipe, name, None) for name in COMPONENTS}
-    return {name: model for name, model in found.items() if model is not None}
-
-
 def fold_styles(pipe: Any, styles: Sequence[Style]) -> None:
     """Adds weight * alpha / rank * B A of every LoRA to the weights that it adapts, in U-Net and
     text encoders.
@@ -68,7 +63,7 @@ def fold_styles(pipe: Any, styles: Sequence[Style]) -> None:
     """
     if not styles:
         return
-    models = models_of(pipe)
+    models = adaptable(pipe)
     dtypes = {name: model.dtype for name, model in models.items()}
     for model in models.values():
         nn.Module.float(model)  # the libraries' own methods warn of what is asked for here
