@@ -17,7 +17,8 @@ from lcm.adapter.files import AdapterError
 from lcm.adapter.lora import adaptable, lora_modules
 from lcm.adapter.names import COMPONENTS
 from lcm.formats.factors import Adapter, Factors
-from lcm.formats.programs import ATTACHED, is_filled, quietly
+from lcm.formats.programs import ATTACHED, is_filled
+from lcm.system.console import silenced
 
 
 def own_name(model: nn.Module, layer: str) -> str:
@@ -95,7 +96,7 @@ def verify(pipe: Any, adapter: Adapter, file: Path) -> Verdict:
     inputs = probe(pipe.unet)
     base = pipe.unet(**inputs).sample
     try:
-        with quietly():
+        with silenced():
             pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=ATTACHED)
     except Exception as refusal:  # whatever a user would see
         raise AdapterError(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import textwrap
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +16,7 @@ from lcm.adapter.files import AdapterFile
 from lcm.adapter.full_unet import load_unet
 from lcm.adapter.lora import adaptable, lora_modules
 from lcm.inference.state import PipelineState, set_scaling
+from lcm.system.console import silenced
 
 
 def check_arrived(file: AdapterFile, layers: Sequence[Any], adapter_name: str) -> None:
@@ -65,24 +64,6 @@ def filled(layer: Any, adapter_name: str) -> bool:
     )
 
 
-@contextmanager
-def unheard() -> Iterator[None]:
-    """Without the remarks of the libraries about parts that a file need not have: what matters is
-    checked here.
-    """
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="peft")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def stock_load(pipe: Any, file: AdapterFile, adapter_name: str, **options: Any) -> None:
     """`pipe.load_lora_weights`. Raises ValueError, in one line, when it fails."""
     path = file.path
@@ -101,7 +82,7 @@ def stock_load(pipe: Any, file: AdapterFile, adapter_name: str, **options: Any) 
             f"{path} is a DoRA, of which diffusers would play the LoRA alone; use a plain LoRA"
         )
     try:
-        with unheard():
+        with silenced():
             pipe.load_lora_weights(
                 str(path.parent), weight_name=path.name, adapter_name=adapter_name, **options
             )
