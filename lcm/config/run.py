@@ -95,9 +95,11 @@ class TrainConfig:
             free |= {"max_train_steps", "num_train_epochs"}
         return free
 
-    def changes(self) -> dict[str, Any]:
-        """The settings that are not what the method has by itself."""
-        mine = self.flat()
+    def changes(self, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The settings that are not what the method has by itself. `settings`, flat, are those of a
+        run that has resolved some.
+        """
+        mine = settings or self.flat()
         needed = ("pretrained_teacher_model", "objective", *SOURCE_FLAGS)
         plain = TrainConfig.of(**{name: mine[name] for name in needed}).flat()
         plain |= {name: DEFAULTS[name] for name in needed}

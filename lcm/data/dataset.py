@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from lcm.data.batch import Sample, SampleRef
 from lcm.data.buckets import Buckets, one_square
-from lcm.data.config import DataConfig
+from lcm.data.config import ImageConfig
 from lcm.data.crops import Shape, choose_crop
 from lcm.data.precomputed.shards import Trajectories
 from lcm.data.randomness import draw
@@ -53,10 +53,12 @@ class TrainDataset(Dataset[Sample]):
     def __init__(
         self,
         records: list[Record],
-        config: DataConfig,
+        images: ImageConfig,
         latent_shape: tuple[int, int, int],
         seed: int,
         *,
+        resolution: int,
+        proportion_empty_prompts: float = 0.0,
         buckets: Buckets | None = None,
         trajectories: Trajectories | None = None,
         encoded: Encoded | None = None,
@@ -67,9 +69,9 @@ class TrainDataset(Dataset[Sample]):
                 f"{len(records)} samples need as many trajectories; got {len(trajectories)}"
             )
         self.records = records
-        assert config.resolution is not None  # the trainer has asked the teacher
-        self.config, self.resolution = config, config.resolution
-        self.buckets = buckets or one_square(config.resolution, len(records))
+        self.images, self.resolution = images, resolution
+        self.proportion_empty_prompts = proportion_empty_prompts
+        self.buckets = buckets or one_square(resolution, len(records))
         self.latent_shape = latent_shape
         self.seed = seed
         self.trajectories = trajectories
@@ -91,7 +93,7 @@ class TrainDataset(Dataset[Sample]):
         # later additions come after what was there before, so that old runs keep their numbers
         landing = rng.random()
         extra = rng.standard_normal((self.extra_noises, *shape), dtype=np.float32)
-        empty = draws.empty < self.config.proportion_empty_prompts
+        empty = draws.empty < self.proportion_empty_prompts
         prompt = "" if empty else record.captions[int(draws.caption * len(record.captions))]
         pixels = moments = trajectory = None
         if self.trajectories is not None:
@@ -101,9 +103,9 @@ class TrainDataset(Dataset[Sample]):
         else:
             image = record.image()
             crop = choose_crop(
-                self.config, (image.height, image.width), target, draws.flip, draws.top, draws.left
+                self.images, (image.height, image.width), target, draws.flip, draws.top, draws.left
             )
-            pixels, size = crop.pixels(image, self.config.interpolation_type), crop.size
+            pixels, size = crop.pixels(image, self.images.interpolation_type), crop.size
         return Sample(
             key=record.key,
             prompt=prompt,

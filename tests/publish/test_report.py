@@ -18,9 +18,11 @@ import pytest
 from PIL import Image
 
 from lcm.adapter.recipe import Recipe
-from lcm.config.run import TrainConfig, parse_config
-from lcm.data.sources import SOURCES
-from lcm.methods import OBJECTIVES, make_recipe
+from lcm.config.flags import parse_config
+from lcm.config.run import TrainConfig
+from lcm.data.config import SOURCE_FLAGS
+from lcm.methods import METHODS
+from lcm.methods.method import make_recipe
 from lcm.publish.report import REPORT_NAME, write_page
 from lcm.publish.report.curves import (
     HEIGHT,
@@ -104,13 +106,13 @@ HOSTILE = "</li><script>alert('1')</script> & \"quoted\" <img src=x onerror=aler
 
 def recipe_of(config: TrainConfig) -> Recipe:
     return make_recipe(
-        OBJECTIVES[config.objective],
-        config,
+        METHODS[config.method.objective],
+        config.method,
         family="sd",
         cross_attention_dim=16,
         prediction_type="epsilon",
         zero_terminal_snr=False,
-        teacher=str(config.pretrained_teacher_model),
+        teacher=config.teacher.path,
         resolution=16,
     )
 
@@ -121,8 +123,10 @@ def write(
     """The page of a folder with these lines and whatever else it holds."""
     text = lines if isinstance(lines, str) else "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
-    config = TrainConfig(**{**CONFIG, **changes})
-    write_page(folder, config, recipe_of(config), [HOSTILE, "blue"], processes=2, finished=finished)
+    config = TrainConfig.of(**{**CONFIG, **changes})
+    prompts = [HOSTILE, "blue"]
+    recipe, settings = recipe_of(config), config.flat()
+    write_page(folder, config, settings, recipe, prompts, processes=2, finished=finished)
     return read(folder)
 
 
@@ -288,11 +292,11 @@ def test_the_first_and_the_last_grid_are_among_the_chosen(count: int, chosen: li
 # --- settings -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", METHODS)
 def test_what_differs_is_what_was_said(objective: str) -> None:
     source = (
         {"prompts_file": "prompts.txt"}
-        if OBJECTIVES[objective].has_teacher
+        if METHODS[objective].has_teacher
         else {"train_data_dir": "photos"}
     )
     said = {
@@ -305,8 +309,8 @@ def test_what_differs_is_what_was_said(objective: str) -> None:
     expected = {
         name: value for name, value in said.items() if (name, value) != ("objective", "lcm")
     }
-    assert TrainConfig(**said).changes() == expected
-    assert set(source) <= set(SOURCES)
+    assert TrainConfig.of(**said).changes() == expected
+    assert set(source) <= set(SOURCE_FLAGS)
 
 
 # --- when it fails --------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ Point = tuple[float, float]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 240, 64, 24, 10, 26
 COLOURS = ("#4c7ee0", "#d08c1d", "#e0566b", "#2fa98c")
-"""Of series in turn; they show on white and on black. All else has the colour of the page's text.
+"""The colours of series, taken in turn; they show on white and on black. All else has the colour of
+the page's text.
 """
 FAINT = 0.35
 MOST_POINTS = 500
