@@ -69,7 +69,7 @@ def options_of(f: Field[Any]) -> dict[str, Any]:
     """What argparse is told of a flag."""
     flag: Flag = f.metadata["flag"]
     kind, is_list = kind_of(f)
-    options: dict[str, Any] = {"help": flag.help.replace("%", "%%"), "default": default_of(f)}
+    options: dict[str, Any] = {"help": flag.help_text.replace("%", "%%"), "default": default_of(f)}
     if is_list:
         return {**options, "type": KINDS[kind], "nargs": "+"}
     if kind == "bool":

@@ -72,8 +72,13 @@ class TrainConfig:
         check_columns(self.validation, self.method)
 
     def flat(self) -> dict[str, Any]:
-        """Every flag and its value, as `config.yaml` and checkpoints hold them."""
-        return {name: value for section in asdict(self).values() for name, value in section.items()}
+        """Every flag and its value, as `config.yaml` and checkpoints hold them. `method_args` is
+        there only for methods from outside that have such settings.
+        """
+        flags = {name: value for part in asdict(self).values() for name, value in part.items()}
+        if not self.method.method_args:
+            del flags["method_args"]
+        return flags
 
     def without_effect(self) -> set[str]:
         """The flags that nothing reads because of others. Trajectories are drawn with the solver,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lcm.system.registry import Table
 
 if TYPE_CHECKING:
-    from lcm.methods.method import Method
+    from lcm.methods.base import Method
 
-METHODS: Table[Method] = Table(
+METHODS: Table[Method[Any]] = Table(
     "objective",
     {
         "lcm": "lcm.methods.lcm:METHOD",
@@ -25,4 +25,4 @@ METHODS: Table[Method] = Table(
         "stochastic_flow": "lcm.methods.stochastic_flow:METHOD",
     },
 )
-"""Every method by the name that `--objective` has for it."""
+"""Every method by the name that `--objective` has for it; `METHODS.add` takes those of others."""

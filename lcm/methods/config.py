@@ -4,26 +4,18 @@ method does not read is refused.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lcm.diffusion.tables import LOSSES, SOLVERS, WEIGHTS
 from lcm.methods import METHODS
+from lcm.methods.arguments import read_arguments, write_arguments
 from lcm.system.flags import Section, flag
 from lcm.system.registry import lookup
 
-TABLES: dict[str, Any] = {
-    "solver": SOLVERS,
-    "loss_type": dict.fromkeys((*LOSSES, "lpips")),
-    "weighting": WEIGHTS,
-    "coupling": dict.fromkeys(("solver", "same_noise", "sde")),
-    "discretization": dict.fromkeys(("refined", "fixed", "ect")),
-    "tangent_mode": dict.fromkeys(("fd", "jvp")),
-    "target": dict.fromkeys(("online", "ema")),
-}
-"""Flags that name something, and the names there are."""
+if TYPE_CHECKING:
+    from lcm.methods.settings import Settings
 
 
 def own(text: str, **options: Any) -> Any:
@@ -37,26 +29,30 @@ class MethodConfig(Section):
     the flag, or, before it is `resolved`, that the method's default counts.
     """
 
-    objective: str = flag("lcm", "what to distil with: " + ", ".join(METHODS))
+    objective: str = flag("lcm", "what to distil with: {names}", names=lambda: METHODS)
     num_ddim_timesteps: int | None = own(
         "solver steps between noise and image; stock LCMScheduler and ComfyUI assume 50",
         at_least=1,
         at_most=1000,
     )
-    solver: str | None = own("ODE solver of the teacher: " + ", ".join(SOLVERS))
+    solver: str | None = own("ODE solver of the teacher: {names}", names=lambda: SOLVERS)
     solver_steps: int | None = own("solver steps per training pair", above=0)
     coupling: str | None = own(
-        "how the second point of a pair follows from the first: " + ", ".join(TABLES["coupling"])
+        "how the second point of a pair follows from the first: {names}",
+        names=lambda: ("solver", "same_noise", "sde"),
     )
     loss_type: str | None = own(
-        "distance between landing points: " + ", ".join(TABLES["loss_type"])
+        "distance between landing points: {names}", names=lambda: (*LOSSES, "lpips")
     )
     huber_c: float | None = own(
         "c of huber (default 0.001), huber_norm (0.00054 sqrt(dim)) and cauchy (0.1)", above=0
     )
-    weighting: str | None = own("weight of a sample by its times: " + ", ".join(WEIGHTS))
+    weighting: str | None = own("weight of a sample by its times: {names}", names=lambda: WEIGHTS)
     snr_gamma: float | None = own("gamma of the min_snr weighting", above=0)
-    target: str | None = own("the target network: online (the student itself) or ema (its average)")
+    target: str | None = own(
+        "the target network: online (the student itself) or ema (its average)",
+        names=lambda: ("online", "ema"),
+    )
     ema_decay: float | None = own("decay of the ema target per update", at_least=0, below=1)
     guidance_scale: float | None = own(
         "guidance of the teacher that is distilled in, as in pipelines: 1 is none"
@@ -94,13 +90,15 @@ class MethodConfig(Section):
         "stochasticity gamma at play, the pipelines' eta", at_least=0, at_most=1
     )
     discretization: str | None = own(
-        "pairs of consistency training: refined (N doubles), fixed, ect"
+        "pairs of consistency training: refined (N doubles), fixed, ect",
+        names=lambda: ("refined", "fixed", "ect"),
     )
     first_ddim_timesteps: int | None = own(
         "N of the refined discretization at the start; num_ddim_timesteps is its end", above=0
     )
     tangent_mode: str | None = own(
-        "derivative along the trajectory: fd (finite difference) or jvp (forward mode)"
+        "derivative along the trajectory: fd (finite difference) or jvp (forward mode)",
+        names=lambda: ("fd", "jvp"),
     )
     tangent_step: int | None = own(
         "timesteps of the finite difference", at_least=1, at_most=100, unit=" timesteps"
@@ -117,22 +115,16 @@ class MethodConfig(Section):
         False, "train a composition that is known not to work, as a negative control"
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, table in TABLES.items():
-            if getattr(self, name) is not None:
-                lookup(table, getattr(self, name), name)
+    method_args: list[str] = flag(
+        [],
+        "settings of a method from outside that are no flags of their own, each as name=value",
+        may_be_empty=True,
+    )
 
     @property
     def guidance_range(self) -> tuple[float, float]:
-        """The lowest and highest guidance_scale that the teacher gets."""
-        if self.guidance_per_phase:
-            return min(self.guidance_per_phase), max(self.guidance_per_phase)
-        if self.guidance_scale_min is not None and self.guidance_scale_max is not None:
-            return self.guidance_scale_min, self.guidance_scale_max
-        if self.preserve_cfg or self.guidance_scale is None:
-            return 1.0, 1.0
-        return self.guidance_scale, self.guidance_scale
+        """The lowest and highest guidance_scale that the teacher gets; 1 where there is none."""
+        return settings_of(self).guidance_range
 
     @property
     def follows_progress(self) -> bool:
@@ -198,33 +190,32 @@ class MethodConfig(Section):
             if is_so
         }
 
-    def check_guidance(self) -> None:
-        """Raises ValueError for flags of the guidance that contradict each other."""
-        if (self.guidance_scale_min is None) != (self.guidance_scale_max is None):
-            raise ValueError(
-                "guidance_scale_min and guidance_scale_max make a range only together; pass both "
-                "or neither"
-            )
-        if self.guidance_per_phase and self.guidance_scale_min is not None:
-            raise ValueError(
-                "guidance_per_phase and a guidance range exclude each other; pass one of them"
-            )
-        if self.guidance_per_phase and len(self.guidance_per_phase) != self.phases:
-            raise ValueError(
-                f"guidance_per_phase needs a value for each of the {self.phases} phases; got "
-                f"{self.guidance_per_phase}"
-            )
-        if self.preserve_cfg and (self.guidance_per_phase or self.guidance_scale_min is not None):
-            raise ValueError(
-                "preserve_cfg distils the unguided teacher; leave the range out (guidance_scale is "
-                "for play)"
-            )
-        low, high = self.guidance_range
-        if not 1.0 <= low <= high:
-            raise ValueError(
-                "guidance_scale must be at least 1 (1 = no guidance) and a range must ascend; got "
-                f"{low} to {high}. The w of the LCM paper is guidance_scale - 1"
-            )
+
+FLAGS = frozenset(f.name for f in fields(MethodConfig))
+"""Every flag of the distillation itself."""
+
+
+def flags_of(settings: Settings) -> dict[str, Any]:
+    """The flags that a method with these settings reads, and their values as flags hold them."""
+    values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name in FLAGS}
+    return {n: list(value) if isinstance(value, tuple) else value for n, value in values.items()}
+
+
+def settings_of(config: MethodConfig) -> Settings:
+    """The method's own settings, from its flags and `method_args`. Where a flag is None, nothing
+    reads it, or it is not resolved yet: the method's default stands for it.
+
+    Raises ValueError for an unknown method and for settings that contradict each other.
+    """
+    defaults = lookup(METHODS, config.objective, "objective").settings
+    flags = {name: getattr(config, name) for name in flags_of(defaults)}
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in flags.items()
+        if value is not None
+    }
+    own_values = read_arguments(config.method_args, defaults, FLAGS, config.objective)
+    return replace(defaults, **given, **own_values)
 
 
 def resolved(config: MethodConfig, also_read: Sequence[str] = ()) -> MethodConfig:
@@ -236,20 +227,22 @@ def resolved(config: MethodConfig, also_read: Sequence[str] = ()) -> MethodConfi
     """
     from lcm.diffusion.losses import OWN_C
 
-    defaults = lookup(METHODS, config.objective, "objective").defaults
-    given = {f.name for f in fields(config) if getattr(config, f.name) is not None}
-    if ignored := given - defaults.keys() - {"objective", "as_control"}:
+    defaults = flags_of(lookup(METHODS, config.objective, "objective").settings)
+    given = {name for name in FLAGS if getattr(config, name) is not None}
+    given -= {"objective", "method_args"}
+    if ignored := given - defaults.keys():
         raise ValueError(
             f"{min(ignored)} has no effect with objective {config.objective}; leave it out or "
             "choose another objective"
         )
-    missing = defaults.keys() - given
-    filled = replace(config, **{name: copy.copy(defaults[name]) for name in missing})
-    filled.check_guidance()
+    filled = replace(config, **{n: value for n, value in defaults.items() if n not in given})
+    settings = settings_of(filled)
     idle = {n: why for n, why in filled.without_effect().items() if n not in also_read}
     if in_vain := [name for name in idle if name in given]:
         raise ValueError(f"{in_vain[0]} has no effect {idle[in_vain[0]]}")
-    filled = replace(filled, **dict.fromkeys(idle))
+    nothing: dict[str, Any] = dict.fromkeys(idle)
+    # what a method from outside has besides flags is written out, as the defaults of flags are
+    filled = replace(filled, **nothing, method_args=write_arguments(settings, FLAGS))
     if filled.huber_c is None:
-        filled = replace(filled, huber_c=OWN_C.get(str(filled.loss_type)))
+        filled = replace(filled, huber_c=OWN_C.get(settings.loss_type))
     return filled

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
+
+from lcm.system.registry import lookup
 
 
 @dataclass(frozen=True)
 class Flag:
     """What stands beside a field: its help text, and what its value may be.
 
+    `names` gives the entries of a table that the flag chooses from, which may have grown since the
+    import; "{names}" in the help text stands for them.
     `above`, `at_least`, `at_most` and `below` bound a number, or every number of a list. `bare` is
     what the flag means without a value. `read` turns other spellings of a value into ours.
     `is_free`: a resumed run may change it, since it does not touch the path of training.
@@ -20,6 +24,7 @@ class Flag:
     """
 
     help: str
+    names: Callable[[], Iterable[str]] | None = None
     above: float | None = None
     at_least: float | None = None
     at_most: float | None = None
@@ -39,6 +44,8 @@ class Flag:
         """Raises ValueError, naming the flag and what it may be; None is always allowed."""
         if isinstance(value, list) and not value and not self.may_be_empty:
             raise ValueError(f"{name} must not be empty; leave it out for its default")
+        if self.names is not None and value is not None:
+            lookup(dict.fromkeys(self.names()), str(value), name)
         if self.choices and value is not None and value not in self.choices:
             raise ValueError(f"{name} must be one of {', '.join(self.choices)}; got {value!r}")
         for number in value if isinstance(value, list) else [value]:
@@ -48,6 +55,11 @@ class Flag:
                 raise ValueError(f"{name} must be a finite number; got {value}")
             if not self.holds(number):
                 raise ValueError(f"{name} {self.limits}; got {value}")
+
+    @property
+    def help_text(self) -> str:
+        """The help text with the names that there are by now."""
+        return self.help.replace("{names}", ", ".join(self.names() if self.names else ()))
 
     def holds(self, number: float) -> bool:
         """Whether a number is within the limits."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from lcm.diffusion.schedule import CLEAN, NoiseSchedule
 from lcm.diffusion.solvers.base import repeated
 from lcm.diffusion.tables import SOLVERS
-from lcm.methods import LatentBatch, Objective
+from lcm.methods.objective import LatentBatch, Objective
 from lcm.models.conditioning import Conditioning
 from tests.support.closed_forms import make_objective, make_schedule, seen_by_the_loss
 

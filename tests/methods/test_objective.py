@@ -12,7 +12,9 @@ from torch import Tensor
 from lcm.adapter.lora import add_lora
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes
-from lcm.methods import LatentBatch, Objective, ObjectiveConfig, resolve
+from lcm.methods.config import MethodConfig, resolved
+from lcm.methods.method import build_objective
+from lcm.methods.objective import LatentBatch, Objective
 from lcm.models.conditioning import Conditioning
 from lcm.models.families import load_family
 from lcm.models.networks import Networks, make_networks
@@ -55,8 +57,7 @@ def make_objective(prediction_type: str = "epsilon", **changes: Any) -> Objectiv
 
 
 def build(schedule: NoiseSchedule, **changes: Any) -> Objective:
-    config = ObjectiveConfig(**changes)
-    return resolve(config).build(config, schedule)
+    return build_objective(resolved(MethodConfig(**changes)), schedule)
 
 
 def published_script(
@@ -128,7 +129,7 @@ def test_loss_and_gradients_equal_the_published_logic(
     index = (batch.uniform_time * 50).long()
     w = 5.0 + 10.0 * batch.uniform_guidance  # the script's w_min 5 and w_max 15
     lora = [p for p in unet.parameters() if p.requires_grad]
-    ours = objective(nets, batch).mean()
+    ours = objective(nets, batch).loss.mean()
     theirs = published_script(unet, batch, prediction_type, w, loss_type, index)
     torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-6)
     gradients, expected = torch.autograd.grad(ours, lora), torch.autograd.grad(theirs, lora)
@@ -163,7 +164,7 @@ def test_first_grid_point_is_taught_the_guided_teachers_clean_image(
     c_skip, c_out = 0.25 / (190.0**2 + 0.25), 190.0 / (190.0**2 + 0.25) ** 0.5
     landed = c_skip * x_t + c_out * x0_of(nets.student(x_t, t, batch.cond))
     expected = (landed - target).square().mean((1, 2, 3))
-    torch.testing.assert_close(objective(nets, batch), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(objective(nets, batch).loss, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
@@ -180,7 +181,7 @@ def test_zero_lora_without_guidance_landing_at_u_gives_zero_loss(
     landing_at_u = dataclasses.replace(times, landing=lambda t, u, uniform, progress: u)
     objective = dataclasses.replace(objective, times=landing_at_u)
     torch.testing.assert_close(
-        objective(nets, make_batch(unet)),
+        objective(nets, make_batch(unet)).loss,
         torch.zeros(6),
         rtol=0,
         atol=2e-4 if loss_type == "huber_norm" else 1e-6,
@@ -193,7 +194,7 @@ def test_guidance_one_asks_the_teacher_for_the_condition_only() -> None:
     batch = make_batch(unet)
     broken = dataclasses.replace(batch, uncond=batch.uncond.map(lambda part: part * float("nan")))
     objective = make_objective(guidance_scale=1.0)
-    torch.testing.assert_close(objective(nets, broken), objective(nets, batch))
+    torch.testing.assert_close(objective(nets, broken).loss, objective(nets, batch).loss)
 
 
 def test_fixed_guidance_ignores_the_random_number_and_a_range_uses_it() -> None:
@@ -205,8 +206,8 @@ def test_fixed_guidance_ignores_the_random_number_and_a_range_uses_it() -> None:
         make_objective(guidance_scale=4.0),
         make_objective(guidance_scale_min=2.0, guidance_scale_max=8.0),
     )
-    assert torch.equal(fixed(nets, batch), fixed(nets, other))
-    assert not torch.equal(ranged(nets, batch), ranged(nets, other))
+    assert torch.equal(fixed(nets, batch).loss, fixed(nets, other).loss)
+    assert not torch.equal(ranged(nets, batch).loss, ranged(nets, other).loss)
 
 
 def test_samples_do_not_influence_each_other() -> None:
@@ -223,8 +224,8 @@ def test_samples_do_not_influence_each_other() -> None:
         }
         return LatentBatch(**rows)
 
-    single = torch.cat([objective(nets, row(i)) for i in range(6)])
-    torch.testing.assert_close(objective(nets, batch), single, rtol=1e-4, atol=1e-5)
+    single = torch.cat([objective(nets, row(i)).loss for i in range(6)])
+    torch.testing.assert_close(objective(nets, batch).loss, single, rtol=1e-4, atol=1e-5)
 
 
 def test_target_moves_with_the_student_or_stays_with_the_average() -> None:
@@ -233,9 +234,9 @@ def test_target_moves_with_the_student_or_stays_with_the_average() -> None:
     average = make_networks(unet, ema_decay=0.9)
     online = make_networks(unet, ema_decay=None)
     batch, objective = make_batch(unet), make_objective()
-    torch.testing.assert_close(objective(online, batch), objective(average, batch))
+    torch.testing.assert_close(objective(online, batch).loss, objective(average, batch).loss)
     randomize_lora(unet)
-    assert not torch.allclose(objective(online, batch), objective(average, batch))
+    assert not torch.allclose(objective(online, batch).loss, objective(average, batch).loss)
 
 
 def test_zero_terminal_snr_v_prediction_gives_a_finite_loss(sd_v_folder: Any) -> None:
@@ -244,7 +245,7 @@ def test_zero_terminal_snr_v_prediction_gives_a_finite_loss(sd_v_folder: Any) ->
     nets = make_nets(family.unet)
     for solver in ("ddim", "heun"):
         objective = build(family.schedule, solver=solver)
-        assert objective(nets, make_batch(family.unet)).isfinite().all()
+        assert objective(nets, make_batch(family.unet)).loss.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -260,4 +261,4 @@ def test_zero_terminal_snr_v_prediction_gives_a_finite_loss(sd_v_folder: Any) ->
 )
 def test_contradictory_flags_are_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        resolve(ObjectiveConfig(**flags))
+        resolved(MethodConfig(**flags))

@@ -1,5 +1,5 @@
 """Teachers and students with a closed form, in any parametrisation, and batches for every method in
-OBJECTIVES.
+METHODS.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from lcm.diffusion.schedule import NoiseSchedule
-from lcm.methods import OBJECTIVES, LatentBatch, Objective, ObjectiveConfig, resolve
+from lcm.methods.config import MethodConfig, resolved
+from lcm.methods.method import build_objective
+from lcm.methods.objective import LatentBatch, Objective
 from lcm.models.conditioning import Conditioning
 from tests.support.worlds import SD_BETAS
 
@@ -27,9 +29,8 @@ def make_schedule(prediction_type: str = "epsilon", zero_snr: bool = False) -> N
 
 
 def make_objective(name: str, schedule: NoiseSchedule | None = None, **flags: Any) -> Objective:
-    config = ObjectiveConfig(objective=name, **flags)
-    resolve(config)
-    return OBJECTIVES[name].build(config, schedule or make_schedule())
+    config = resolved(MethodConfig(objective=name, **flags))
+    return build_objective(config, schedule or make_schedule())
 
 
 def make_batch(
@@ -82,7 +83,7 @@ def seen_by_the_loss(
     """The landing point of the student and its target."""
     seen: list[Tensor] = []
 
-    def probe(landed: Tensor, target: Tensor, huber_c: float) -> Tensor:
+    def probe(landed: Tensor, target: Tensor, huber_c: float | None) -> Tensor:
         seen.extend([landed, target])
         return landed.new_zeros(len(landed))
 
