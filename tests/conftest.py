@@ -16,8 +16,6 @@ from accelerate.state import AcceleratorState, GradientState
 
 from tests.support import worlds
 
-ROOT = Path(__file__).parent.parent
-
 torch.set_num_threads(1)  # these networks are too small to share out
 diffusers.utils.logging.set_verbosity_error()
 diffusers.utils.logging.disable_progress_bar()
@@ -63,7 +61,7 @@ SLOWEST_LAST = (
         "test_launch",
         "test_exactness",
         "test_trainer",
-        "test_rehearsal",
+        "test_rehearse",
         "test_cache",
         "test_interruption",
         "test_methods",

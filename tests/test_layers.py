@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support import ROOT
 
 LAYERS = (
     *("system", "diffusion", "adapter", "formats", "models", "methods", "data", "inference"),
@@ -73,6 +73,15 @@ def all_imports(source: str, module: str) -> set[str]:
     return {name for node in ast.walk(ast.parse(source)) for name in targets(node, module)}
 
 
+def names_imported(node: ast.AST) -> set[str]:
+    """Every part of the paths that an import statement names, and the names it takes from there."""
+    if not isinstance(node, ast.Import | ast.ImportFrom):
+        return set()
+    base = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+    paths = [base, *(alias.name for alias in node.names)]
+    return {part for path in paths for part in path.split(".")}
+
+
 def violations(source: str, module: str) -> list[str]:
     """What a file imports against the rules of its folder."""
     mine, wrong = folder_of(module), []
@@ -127,6 +136,18 @@ def test_few_modules_lie_flat_and_every_folder_has_a_layer() -> None:
 )
 def test_an_arrow_upwards_is_found(module: str, source: str) -> None:
     assert violations(source, module)
+
+
+def test_no_test_file_is_imported_by_another() -> None:
+    """What several of them need has a module of its own in tests/support."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {part}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        for part in names_imported(node)
+        if part.startswith("test_") or part == "conftest"
+    ]
+    assert wrong == []
 
 
 def test_a_folder_without_a_layer_is_refused() -> None:

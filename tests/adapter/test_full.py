@@ -16,9 +16,8 @@ from lcm.adapter.export import ExportError, probe
 from lcm.adapter.full_unet import RECIPE_NAME, UNET_FOLDER, export_unet, verify_unet
 from lcm.models.networks import guidance_embedding, make_networks
 from lcm.training.student import copy_for_training
-from tests.adapter.test_adapters import make_recipe
-from tests.models.test_networks import inputs
-from tests.support.worlds import build_sdxl_unet, build_unet
+from tests.support.adapters import make_recipe
+from tests.support.worlds import build_sdxl_unet, build_unet, inputs
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

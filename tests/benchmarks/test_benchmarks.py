@@ -41,7 +41,7 @@ from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS, render, sample_dataset
 from lcm.adapter.files import read_header
 from lcm.config.run import parse_config
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 # --- measures
 

@@ -25,9 +25,8 @@ from lcm.cli.generate import configure
 from lcm.cli.main import main
 from lcm.inference.generate import plan
 from lcm.inference.image_grid import LARGEST_SIDE, draw_grid, fitting, save_png
-from tests.adapter.test_adapters import make_recipe
-from tests.conftest import ROOT
-from tests.inference.test_load import write_adapter
+from tests.support import ROOT
+from tests.support.adapters import make_recipe, write_adapter
 from tests.support.single_file import write_single_file
 from tests.support.worlds import build_sd
 

@@ -44,9 +44,9 @@ from lcm.models.networks import guidance_embedding, make_networks
 from lcm.outputs.checkpoint import load_checkpoint
 from lcm.publish.card import write_card
 from lcm.training.loop import Trainer
-from tests.models.test_networks import inputs
-from tests.support.worlds import build_sd, build_sdxl, build_unet, randomize_lora
-from tests.training.test_trainer import expect_refusal, flags, snapshot
+from tests.support.outputs import snapshot
+from tests.support.runs import expect_refusal, flags
+from tests.support.worlds import build_sd, build_sdxl, build_unet, inputs, randomize_lora
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
 PROMPTS = ["a red star", "a blue ring", "a green disc"]

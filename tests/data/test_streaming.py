@@ -31,21 +31,20 @@ from lcm.data.stream.read import load_stream
 from lcm.data.stream.rows import Stream
 from lcm.system.processes import ALONE, Team
 from lcm.training.loop import Trainer
-from tests.data.test_cache import data_start, flip_bit, losses, teams
-from tests.data.test_parquet import STRUCT, write_rows
-from tests.data.test_sources import (
-    BLUE,
-    HOSTILE,
+from tests.support.damage import data_start, flip_bit
+from tests.support.outputs import losses
+from tests.support.pictures import BLUE, HOSTILE, encoded, plain
+from tests.support.runs import flags, fork, run
+from tests.support.samples import (
+    STRUCT,
     Example,
-    encoded,
-    plain,
     write_folder,
     write_members,
     write_parquet,
+    write_rows,
 )
+from tests.support.teams import teams
 from tests.support.worlds import write_images
-from tests.training.test_launch import fork
-from tests.training.test_trainer import flags, run
 
 COUNT = 10
 

@@ -51,17 +51,16 @@ from lcm.diffusion.solvers.base import Remembering
 from lcm.models.families import Family, load_family
 from lcm.system.processes import Team
 from lcm.training.inputs import build_trajectories
-from tests.data.test_cache import teams
-from tests.diffusion.test_solvers import (
+from tests.support.closed_forms import exact_solution, gaussian_teacher
+from tests.support.schedules import (
     every_model,
     every_solver,
-    exact_solution,
-    gaussian_teacher,
     make_schedule,
     network_of,
     randn,
     stable_diffusion_schedule,
 )
+from tests.support.teams import teams
 from tests.support.worlds import build_sdxl
 
 SPEC = TrajectorySpec(

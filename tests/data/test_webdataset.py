@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader
 from lcm.data import DataConfig, StepSampler, TrainDataset, collate, load_data, load_records
 from lcm.data.loaded import LoadedData
 from lcm.data.sources.files import expand_braces, find_files
-from tests.data.test_sources import BLUE, GREEN, RED, THREE, encoded, plain, write_members
+from tests.support.pictures import BLUE, GREEN, RED, encoded, plain
+from tests.support.samples import THREE, write_members
 
 PICTURE = THREE[0].data
 

@@ -35,8 +35,9 @@ from lcm.system.disk_space import Need, readable, shortages
 from lcm.system.memory import LiveMemory, counting, held_on, is_out_of_memory, total_memory
 from lcm.training.loop import Trainer
 from lcm.training.plan import PAGES, duration, guess_output_need, output_need, plan_of
+from tests.support.outputs import snapshot
+from tests.support.runs import flags, run
 from tests.support.worlds import write_images
-from tests.training.test_trainer import flags, run, snapshot
 
 MIB = 2**20
 

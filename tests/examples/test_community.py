@@ -30,7 +30,7 @@ from examples.shapes.render import BACKGROUNDS, COLORS, Scene, sample_dataset, w
 from examples.shapes.train_vae import to_pixels
 from lcm.adapter.lora import lora_modules
 from lcm.config.run import parse_config
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 SQUARE = Scene("square", "blue", "brown", x=32, y=32, radius=16, rotation=math.pi / 4)
 """Sides parallel to the picture's, from 20.7 to 43.3 pixels."""

@@ -26,9 +26,8 @@ from diffusers import (
 )
 
 import lcm
-from tests.adapter.test_adapters import make_recipe
-from tests.inference.test_attach import FEW, MASK, PICTURE, SIZE, draw, stock
-from tests.inference.test_load import write_adapter
+from tests.support.adapters import make_recipe, write_adapter
+from tests.support.pipelines import FEW, MASK, PICTURE, SIZE, draw, stock
 from tests.support.worlds import build_sd, build_sdxl
 
 PHASES = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,12 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 import lcm
-from lcm.adapter.export import export_lora
 from lcm.adapter.files import WEIGHTS_NAME, read_header
-from lcm.adapter.lora import add_lora
 from pipelines import FewStepStableDiffusionPipeline, FewStepStableDiffusionXLPipeline
-from tests.adapter.test_adapters import make_recipe
+from tests.support.adapters import everything, make_recipe, write_adapter
 from tests.support.worlds import build_sd, build_sdxl, build_unet, randomize_lora
 
 STEPS = (1, 2, 3, 4, 6, 8)
-
-
-def write_adapter(
-    folder: Path, build: Any, recipe: lcm.Recipe, rank: int = 4, scale: float = 0.1
-) -> Path:
-    unet = build().unet
-    add_lora(unet, rank)
-    randomize_lora(unet, scale)
-    export_lora(unet, folder / WEIGHTS_NAME, recipe)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -217,31 +204,6 @@ def refuse(pipe: Any, adapter: Path, message: str, **options: Any) -> None:
         lcm.attach(pipe, adapter, **options)
     assert pipe.scheduler is scheduler
     assert pipe.get_list_adapters() == adapters
-
-
-def everything(pipe: Any) -> dict[str, Any]:
-    """What an adapter can change in a pipeline."""
-    found: dict[str, Any] = {
-        "scheduler": id(pipe.scheduler),
-        "listed": pipe.get_list_adapters(),
-        "active": pipe.get_active_adapters(),
-    }
-    for part in ("unet", "text_encoder"):
-        model = getattr(pipe, part)
-        found[part] = [
-            (name, id(module), module.training) for name, module in model.named_modules()
-        ]
-        found[f"{part} tensors"] = [
-            (name, id(p), p.requires_grad) for name, p in model.named_parameters()
-        ]
-        adapted = {
-            name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
-        }
-        found[f"{part} adapters"] = {
-            name: (list(m.active_adapters), m.scaling, m.r, m.lora_alpha)
-            for name, m in adapted.items()
-        }
-    return copy.deepcopy(found)
 
 
 def elsewhere(state: dict[str, torch.Tensor]) -> None:

@@ -23,9 +23,9 @@ from lcm.data.precomputed.trajectories import trajectory_key
 from lcm.models.base_model import load_base
 from lcm.models.families import load_family
 from lcm.publish.card import card_for_hub
+from tests.support.runs import flags
 from tests.support.single_file import build_uneven_sdxl, write_single_file
 from tests.support.worlds import build_sd, build_unet
-from tests.training.test_trainer import flags
 
 BUILDERS = {
     "sd": build_sd,

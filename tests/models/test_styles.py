@@ -27,9 +27,8 @@ from lcm.data.precomputed.trajectories import trajectory_key
 from lcm.models.families import StableDiffusion
 from lcm.models.styles import Style, fold_styles, models_of
 from lcm.training.teachers import load_teacher
+from tests.support.runs import flags, same, trained, trainer_of
 from tests.support.worlds import build_sd, build_sdxl, randomize_lora
-from tests.training.test_teachers import same, trained, trainer_of
-from tests.training.test_trainer import flags
 
 PROMPT = "a red star"
 

@@ -20,8 +20,8 @@ from lcm.methods import OBJECTIVES
 from lcm.outputs.progress import Progress, Window
 from lcm.training.loop import Trainer
 from tests.support.closed_forms import GaussianRoles, make_batch, make_objective, make_schedule
+from tests.support.runs import flags, run
 from tests.support.worlds import randomize_lora
-from tests.training.test_trainer import flags, run
 
 CPU = torch.device("cpu")
 

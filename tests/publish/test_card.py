@@ -24,7 +24,7 @@ from lcm.publish.card import (
     settings,
 )
 from lcm.publish.usage import guidance_advice, other_tools, snippet
-from tests.config.test_config import BASE, read_by, write_yaml
+from tests.support.configs import BASE, read_by, write_yaml
 
 PROMPTS = ["a red star", 'a "blue" ring']
 

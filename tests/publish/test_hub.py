@@ -25,9 +25,10 @@ from lcm.cli import main as cli
 from lcm.config.run import TrainConfig
 from lcm.publish.hub import check_may_push, given_away, push
 from lcm.system.processes import Team
-from tests.support.fake_hub import TOKEN, FakeHub, Repository, serve
+from tests.support.hub import TOKEN, FakeHub, Repository, serve
+from tests.support.outputs import snapshot
+from tests.support.runs import expect_refusal, flags
 from tests.support.worlds import build_unet
-from tests.training.test_trainer import expect_refusal, flags, snapshot
 
 GIVEN_AWAY = {WEIGHTS_NAME, "README.md", "images/grid.png"}
 

@@ -35,7 +35,7 @@ from lcm.publish.report.curves import (
 )
 from lcm.publish.report.pictures import choose, data_uri
 from lcm.training.publisher import Publisher
-from tests.training.test_trainer import flags, run
+from tests.support.runs import flags, run
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "col"}
 

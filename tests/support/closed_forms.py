@@ -7,11 +7,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from lcm.diffusion.schedule import NoiseSchedule
+from lcm.diffusion.schedule import NoiseSchedule, Prediction
+from lcm.diffusion.solvers import Predict
 from lcm.methods import OBJECTIVES, LatentBatch, Objective, ObjectiveConfig, resolve
 from lcm.models.conditioning import Conditioning
 from tests.support.worlds import SD_BETAS
@@ -143,3 +145,21 @@ class GaussianRoles:
         )
 
     target = student
+
+
+def gaussian_teacher(schedule: NoiseSchedule, std: float) -> Predict:
+    """The exact posterior means for data x0 ~ N(0, std^2), whatever the dtype of the schedule."""
+
+    def predict(x_t: Tensor, t: Tensor) -> Prediction:
+        alpha, sigma = schedule.alpha_sigma(t)
+        variance = alpha**2 * std**2 + sigma**2
+        return Prediction(alpha * std**2 * x_t / variance, sigma * x_t / variance)
+
+    return predict
+
+
+def exact_solution(schedule: NoiseSchedule, std: float, x_t: float, t: int, s: int) -> float:
+    """x / alpha grows along the probability-flow ODE as sqrt(std^2 + tau^2)."""
+    alphas, sigmas = schedule.alphas.numpy(), schedule.sigmas.numpy()
+    tau_t, tau_s = sigmas[t] / alphas[t], sigmas[s] / alphas[s]
+    return float(alphas[s] * x_t / alphas[t] * np.sqrt((std**2 + tau_s**2) / (std**2 + tau_t**2)))

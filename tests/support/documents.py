@@ -37,8 +37,8 @@ import train_lcm_lora
 from lcm.cli import VERBS
 from lcm.config.run import parse_config, spellings
 from lcm.methods import OBJECTIVES
+from tests.support import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = (
     "README.md",
     *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),

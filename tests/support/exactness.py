@@ -1,4 +1,4 @@
-"""Makes the runs that tests/test_exactness.py compares, all out of one process that imports once:
+"""The runs that tests/training/test_exactness.py compares, out of one process that imports once:
 
     python -m tests.support.exactness FOLDER
 

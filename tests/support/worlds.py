@@ -22,6 +22,7 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from examples.shapes.tokenizer import build_tokenizer
+from lcm.models.conditioning import Conditioning
 
 SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -159,3 +160,17 @@ def randomize_lora(unet: torch.nn.Module, scale: float = 0.3) -> None:
         for name, parameter in unet.named_parameters():
             if ".lora_" in name:
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def inputs(unet: Any) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
+    """What a U-Net is asked with, for two samples: noise [2, 4, 8, 8], timesteps and prompts."""
+    torch.manual_seed(3)
+    t = torch.tensor([999, 19])
+    embeds = torch.randn(2, 77, unet.config.cross_attention_dim)
+    if unet.config.addition_embed_type is None:
+        return torch.randn(2, 4, 8, 8), t, Conditioning(embeds)
+    return (
+        torch.randn(2, 4, 8, 8),
+        t,
+        Conditioning(embeds, torch.randn(2, 16), torch.full((2, 6), 16.0)),
+    )

@@ -24,7 +24,7 @@ from lcm.outputs.saving import Saver, bytes_of_checkpoint
 from lcm.system import atomic as disk
 from lcm.system.atomic import recover, replacing, system_errors
 from lcm.system.disk_space import optional
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 CALLS = [
     (os, "fsync"),

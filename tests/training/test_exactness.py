@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.soak import differences
+from tests.support import ROOT
 from tests.support.exactness import ONE, SAMPLES, STEPS, TWO, Case
-from tests.training.test_trainer import assert_same_gradients
+from tests.support.outputs import assert_same_gradients, differences
 
 CASES = [*ONE, *TWO]
 

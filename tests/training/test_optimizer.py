@@ -20,7 +20,7 @@ from lcm.outputs.checkpoint import (
 )
 from lcm.training import optimizer
 from lcm.training.optimizer import BLOCK, check_8bit, make_optimizer
-from tests.training.test_trainer import expect_refusal, flags, run
+from tests.support.runs import expect_refusal, flags, run
 
 CPU = torch.device("cpu")
 

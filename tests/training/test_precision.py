@@ -17,8 +17,8 @@ from lcm.config.run import TrainConfig, parse_config
 from lcm.training.launch import make_accelerator
 from lcm.training.loop import Trainer
 from lcm.training.teachers import DTYPES
+from tests.support.runs import flags
 from tests.support.worlds import randomize_lora
-from tests.training.test_trainer import flags
 
 LOW = ("bf16", "fp16")
 TOLERANCE = {"bf16": 0.05, "fp16": 0.01}

@@ -12,7 +12,6 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
-from torch import Tensor
 
 from lcm.adapter.lora import add_lora, base_state
 from lcm.config.run import parse_config
@@ -25,12 +24,11 @@ from lcm.dry_run.step_memory import held_by
 from lcm.models.families import StableDiffusion
 from lcm.publish.card import card_text
 from lcm.system.memory import memory_of
-from lcm.training.loop import Trainer
 from lcm.training.plan import summarize
 from lcm.training.setup import build_recipe
 from lcm.training.teachers import Bases, load_teachers
+from tests.support.runs import line, same, trained, trainer_of
 from tests.support.worlds import build_sd, build_unet, randomize_lora
-from tests.training.test_trainer import flags
 
 
 def vary(model: torch.nn.Module, seed: int) -> None:
@@ -62,28 +60,6 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     path.write_text("a red star\na blue ring\na green disc\n")
     return path
-
-
-def line(teacher: Path, images: Path, output: Path, **changes: Any) -> list[str]:
-    return flags(teacher, images, output, **{"validation_num_steps": [2], **changes})
-
-
-def trainer_of(*args: Any, **changes: Any) -> Trainer:
-    return Trainer(parse_config(line(*args, **changes)))
-
-
-def trained(trainer: Trainer, last: int) -> dict[str, Tensor]:
-    """All that the updates up to number `last` change."""
-    batches = trainer.batches(range(trainer.step, last))
-    while trainer.step < last:
-        trainer.train_step(batches)
-    return {name: tensor.detach().clone() for name, tensor in trainer.state().tensors.items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(
-        torch.equal(value, other[key]) for key, value in one.items()
-    )
 
 
 # --- the choice -----------------------------------------------------------------------------------

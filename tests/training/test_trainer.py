@@ -25,64 +25,14 @@ from lcm.config.run import parse_config
 from lcm.dry_run.rehearse import rehearse
 from lcm.outputs.checkpoint import load_checkpoint
 from lcm.training.loop import Trainer
+from tests.support.outputs import (
+    adapted_layers,
+    assert_same_gradients,
+    lines_but_for_the_machine,
+    snapshot,
+)
+from tests.support.runs import expect_refusal, flags, run
 from tests.support.worlds import build_sd, write_images
-
-
-def flags(teacher: Path, images: Path, output: Path, **changes: Any) -> list[str]:
-    values: dict[str, Any] = {
-        "pretrained_teacher_model": teacher,
-        "train_data_dir": images,
-        "output_dir": output,
-        "resolution": 16,
-        "train_batch_size": 2,
-        "max_train_steps": 4,
-        "lora_rank": 2,
-        "learning_rate": 1e-2,
-        "checkpointing_steps": 2,
-        "validation_steps": 2,
-        "logging_steps": 1,
-        **changes,
-    }
-    words = []
-    for name, value in values.items():
-        if value is not None:
-            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return words
-
-
-def run(*args: Any, **changes: Any) -> int:
-    return train_lcm_lora.main(flags(*args, **changes))
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def lines_but_for_the_machine(folder: Path) -> list[dict[str, Any]]:
-    """Of metrics.jsonl, what depends on the run alone."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {
-            k: v
-            for k, v in line.items()
-            if k not in ("seconds_per_step", "samples_per_second", "peak_memory_gib")
-        }
-        for line in lines
-    ]
-
-
-def adapted_layers(folder: Path) -> list[str]:
-    """Those in the adapter file."""
-    return [
-        key
-        for key in load_file(folder / "pytorch_lora_weights.safetensors")
-        if key.endswith("lora_down.weight")
-    ]
-
 
 FINISHED = {"validation_prompts": ["a red star", "blue"], "report_to": "tensorboard"}
 
@@ -266,25 +216,6 @@ def test_checkpointing_activations_may_begin_on_resuming_and_changes_no_bit(
     )
     assert whole.keys() == halved.keys()
     assert all(torch.equal(whole[key], halved[key]) for key in whole)
-
-
-def assert_same_gradients(folder: Path, other: Path) -> None:
-    """Of two checkpoints, by AdamW's first moments, which are linear in the gradients. Its moves
-    are not: where the gradients of a batch cancel, it divides what rounding left by its own size,
-    and the weight moves at full speed either way.
-    """
-    first, second = (load_checkpoint(path).tensors for path in (folder, other))
-    assert first.keys() == second.keys()
-    moments = [key for key in first if key.endswith(".exp_avg")]
-    assert (
-        len(moments)
-        == sum(key.startswith("trained.") for key in first)
-        == 2 * len(adapted_layers(folder))
-    )
-    for key in moments:
-        scale = first[key].square().mean().sqrt().item()
-        assert scale > 0
-        torch.testing.assert_close(first[key], second[key], rtol=0, atol=1e-2 * scale)
 
 
 def test_accumulation_equals_one_large_batch(sd_folder: Path, images: Path, tmp_path: Path) -> None:
@@ -502,16 +433,6 @@ def test_a_dry_run_draws_one_row_alone(
     assert trainer.publisher.try_drawing().size == (32, 16)
     assert drawn == [(1, 4, 8, 8)] * 2
     assert at_play == [1] * 5
-
-
-def expect_refusal(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], *messages: str
-) -> None:
-    """Exit status 2 and one line that says `messages`."""
-    assert train_lcm_lora.main(arguments) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    for message in messages:
-        assert message in line
 
 
 def test_a_finished_run_is_never_overwritten(
