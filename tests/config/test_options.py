@@ -45,7 +45,7 @@ from lcm.outputs.checkpoint import load_checkpoint
 from lcm.publish.card import write_card
 from lcm.training.loop import Trainer
 from tests.support.outputs import snapshot
-from tests.support.runs import expect_refusal, flags
+from tests.support.runs import expect_refusal, flags, same
 from tests.support.worlds import build_sd, build_sdxl, build_unet, inputs, randomize_lora
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -142,10 +142,6 @@ def trained(output: Path, step: int) -> list[Tensor]:
     return [
         tensors[f"trained.{i}"] for i in range(sum(name.startswith("trained.") for name in tensors))
     ]
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def picture(pipe: Any, **options: Any) -> np.ndarray:

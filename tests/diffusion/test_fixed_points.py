@@ -16,7 +16,8 @@ from lcm.diffusion.schedule import CLEAN, NoiseSchedule
 from lcm.diffusion.solvers import SOLVERS, repeated
 from lcm.methods import LatentBatch, Objective
 from lcm.models.conditioning import Conditioning
-from tests.support.closed_forms import make_objective, make_schedule, seen_by_the_loss
+from tests.support.closed_forms import make_objective, seen_by_the_loss
+from tests.support.schedules import make_schedule
 
 STD, MEAN = 0.6, 0.4
 

@@ -17,11 +17,12 @@ from tests.support.schedules import (
     every_solver,
     float64_schedule,
     make_schedule,
+    network,
     network_of,
     randn,
     stable_diffusion_schedule,
+    stock_ddim,
 )
-from tests.support.worlds import stock_ddim
 
 # a new solver must say its order
 ORDERS = {"ddim": 1.0, "heun": 2.0, "dpm_solver_pp_2m": 2.0}
@@ -172,13 +173,6 @@ def test_ddim_equals_stock_over_all_steps(
         theirs = stock.step(network(theirs, t), time, theirs, eta=0.0).prev_sample
         mine = SOLVERS["ddim"](predict, schedule, mine, t, t - 1000 // num_steps)
     torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6 * float(theirs.abs().max()))
-
-
-def network(x: Tensor, t: Tensor) -> Tensor:
-    return torch.tanh(
-        torch.einsum("ij,bjhw->bihw", randn(4, 4, seed=7), x)
-        + torch.cos(t / 300.0).view(-1, 1, 1, 1)
-    )
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])

@@ -43,7 +43,8 @@ from lcm.adapter.lora import add_lora
 from lcm.inference import locate
 from tests.support.adapters import everything, make_recipe, write_adapter
 from tests.support.pipelines import FEW, MASK, PICTURE, SIZE, draw, nine_channels, stock
-from tests.support.worlds import SD_BETAS, build_sd, build_sdxl, randomize_lora
+from tests.support.schedules import SD_BETAS
+from tests.support.worlds import build_sd, build_sdxl, randomize_lora
 
 BASE = {"num_inference_steps": 2, "guidance_scale": 2.0}
 

@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from lcm.config.run import TrainConfig
 from lcm.models.families import ImageSize, load_family
 from lcm.training.teachers import caution, unneeded
-from tests.support.worlds import SD_BETAS, build_sd, build_sdxl, build_unet
+from tests.support.schedules import SD_BETAS
+from tests.support.worlds import build_sd, build_sdxl, build_unet
 
 PROMPTS = ["a red star", "blue"]
 SIZES = [ImageSize(16, 16, 0, 0, 16, 16)] * 2

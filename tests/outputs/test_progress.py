@@ -19,8 +19,9 @@ from lcm.config.run import parse_config
 from lcm.methods import OBJECTIVES
 from lcm.outputs.progress import Progress, Window
 from lcm.training.loop import Trainer
-from tests.support.closed_forms import GaussianRoles, make_batch, make_objective, make_schedule
+from tests.support.closed_forms import GaussianRoles, make_batch, make_objective
 from tests.support.runs import flags, run
+from tests.support.schedules import make_schedule
 from tests.support.worlds import randomize_lora
 
 CPU = torch.device("cpu")

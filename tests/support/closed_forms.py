@@ -9,23 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from lcm.diffusion.schedule import NoiseSchedule, Prediction
 from lcm.diffusion.solvers import Predict
 from lcm.methods import OBJECTIVES, LatentBatch, Objective, ObjectiveConfig, resolve
 from lcm.models.conditioning import Conditioning
-from tests.support.worlds import SD_BETAS
+from tests.support.schedules import make_schedule
 
 UNIFORMS = [0.985, 0.52, 0.03, 0.7, 0.25, 0.9]
-
-
-def make_schedule(prediction_type: str = "epsilon", zero_snr: bool = False) -> NoiseSchedule:
-    stock = DDIMScheduler(
-        **SD_BETAS, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr
-    )
-    return NoiseSchedule.from_scheduler(stock)
 
 
 def make_objective(name: str, schedule: NoiseSchedule | None = None, **flags: Any) -> Objective:

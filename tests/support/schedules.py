@@ -26,6 +26,7 @@ MODELS = [
     ("v_prediction", True),
     ("sample", True),
 ]
+"""Every prediction type that exists, with (True) and without zero terminal SNR."""
 
 
 every_solver = pytest.mark.parametrize("name", SOLVERS)
@@ -38,23 +39,39 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make_schedule(prediction_type: str, zero_snr: bool = False) -> NoiseSchedule:
+def stock_ddim(prediction_type: str, zero_snr: bool = False) -> DDIMScheduler:
+    """Trailing, unclipped, down to clean data: what the toolkit's own steps are compared with."""
+    return DDIMScheduler(
+        **SD_BETAS,
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=zero_snr,
+        clip_sample=False,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+    )
+
+
+def make_schedule(prediction_type: str = "epsilon", zero_snr: bool = False) -> NoiseSchedule:
     stock = DDIMScheduler(
         **SD_BETAS, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr
     )
     return NoiseSchedule.from_scheduler(stock)
 
 
+def network(x: Tensor, t: Tensor) -> Tensor:
+    """A fixed random network, tanh of a channel mix plus a function of time, in the dtype of x."""
+    mix = randn(4, 4, seed=7).to(x)
+    return torch.tanh(
+        torch.einsum("ij,bjhw->bihw", mix, x) + torch.cos(t.to(x) / 300.0).view(-1, 1, 1, 1)
+    )
+
+
 def network_of(schedule: NoiseSchedule) -> Predict:
-    """A fixed random network: tanh of a channel mix plus a function of time."""
-    mix = randn(4, 4, seed=7)
+    """The answers of `network`, read as the schedule's prediction type."""
 
     def predict(x_t: Tensor, t: Tensor) -> Prediction:
         assert (t >= 0).all(), "no network can be asked at the clean end"
-        output = torch.tanh(
-            torch.einsum("ij,bjhw->bihw", mix, x_t.float()) + torch.cos(t / 300.0).view(-1, 1, 1, 1)
-        )
-        return schedule.predict(output, x_t, t)
+        return schedule.predict(network(x_t.float(), t), x_t, t)
 
     return predict
 

@@ -23,20 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from examples.shapes.tokenizer import build_tokenizer
 from lcm.models.conditioning import Conditioning
-
-SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-
-
-def stock_ddim(prediction_type: str, zero_snr: bool = False) -> DDIMScheduler:
-    """Trailing, unclipped, down to clean data: what the toolkit's own steps are compared with."""
-    return DDIMScheduler(
-        **SD_BETAS,
-        prediction_type=prediction_type,
-        rescale_betas_zero_snr=zero_snr,
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-    )
+from tests.support.schedules import SD_BETAS
 
 
 def text_config(width: int) -> CLIPTextConfig:
