@@ -34,11 +34,6 @@ PROMPTS = ["a red star", "blue"]
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_adapter(tmp_path_factory.mktemp("adapter"), build_sd, make_recipe())
-
-
-@pytest.fixture(scope="module")
 def tcd_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     played = {
         "scheduler": "TCDScheduler",

@@ -43,9 +43,8 @@ from lcm.models.families import load_family
 from lcm.models.networks import guidance_embedding, make_networks
 from lcm.outputs.checkpoint import load_checkpoint
 from lcm.publish.card import write_card
-from lcm.training.loop import Trainer
-from tests.support.outputs import snapshot
-from tests.support.runs import expect_refusal, flags, same
+from tests.support.outputs import snapshot, weights_at
+from tests.support.runs import expect_refusal, flags, same, trainer_of
 from tests.support.worlds import build_sd, build_sdxl, build_unet, inputs, randomize_lora
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -127,21 +126,9 @@ def done(arguments: Arguments, folder: Path) -> Done:
     return output
 
 
-def trainer_of(line: list[str]) -> Trainer:
-    return Trainer(parse_config(line))
-
-
 def result(output: Path) -> dict[str, Tensor]:
     """What a run gives away."""
     return load_file(output / (UNET_FILE if (output / "unet").exists() else WEIGHTS_NAME))
-
-
-def trained(output: Path, step: int) -> list[Tensor]:
-    """The trained tensors of a checkpoint, in the network's order."""
-    tensors = load_checkpoint(output / f"checkpoint-{step}").tensors
-    return [
-        tensors[f"trained.{i}"] for i in range(sum(name.startswith("trained.") for name in tensors))
-    ]
 
 
 def picture(pipe: Any, **options: Any) -> np.ndarray:
@@ -200,7 +187,7 @@ def test_the_average_that_is_given_away_has_constant_decay(
     ]
     average = [p.detach().double() for p in student.parameters]
     for step in (1, 2, 3):
-        weights = trained(output, step)
+        weights = weights_at(output, step)
         average = [0.6 * a + 0.4 * w.double() for a, w in zip(average, weights, strict=True)]
         adapter = load_file(output / f"checkpoint-{step}" / WEIGHTS_NAME)
         differs = False
@@ -266,7 +253,7 @@ def test_dropout_takes_part_in_training(done: Done, arguments: Arguments, tmp_pa
     )
     assert any(
         not torch.equal(a, b)
-        for a, b in zip(trained(without, 1), trained(done("dropout"), 1), strict=True)
+        for a, b in zip(weights_at(without, 1), weights_at(done("dropout"), 1), strict=True)
     )
 
 
@@ -312,7 +299,7 @@ def test_a_method_with_a_teacher_brings_its_own_guidance(
     assert trainer.publisher.recipe.trained_guidance_scale == [3.0, 3.0]
     assert all(
         torch.equal(a.half(), b.half())
-        for a, b in zip(trainer.student.parameters, trained(done("plain"), 2), strict=True)
+        for a, b in zip(trainer.student.parameters, weights_at(done("plain"), 2), strict=True)
     )
 
 
@@ -411,7 +398,7 @@ def test_an_adapter_of_another_trainer_may_be_a_start(
     )
     assert all(
         torch.equal(a.half(), b.half())
-        for a, b in zip(trainer.student.parameters, trained(done("plain"), 3), strict=True)
+        for a, b in zip(trainer.student.parameters, weights_at(done("plain"), 3), strict=True)
     )
 
 
@@ -594,11 +581,12 @@ def test_the_whole_unet_is_a_stock_one_with_the_trained_weights(
         lcm.read_recipe(output).teacher, subfolder="unet"
     )
     start = [p.detach() for p in teacher.parameters()]
-    assert len(start) == len(trained(output, 1))
+    assert len(start) == len(weights_at(output, 1))
     average = [p.double() for p in start]
     for step in (1, 2, 3):
         average = [
-            0.5 * a + 0.5 * w.double() for a, w in zip(average, trained(output, step), strict=True)
+            0.5 * a + 0.5 * w.double()
+            for a, w in zip(average, weights_at(output, step), strict=True)
         ]
     for i, parameter in enumerate(unet.parameters()):
         torch.testing.assert_close(parameter.double(), average[i], rtol=1e-5, atol=1e-6)
@@ -660,7 +648,7 @@ def test_a_whole_unet_trains_in_float32_and_is_stored_as_its_teacher(
         train_lcm_lora.main(arguments("full", tmp_path, mixed_precision="bf16", max_train_steps=1))
         == 0
     )
-    assert {tensor.dtype for tensor in trained(tmp_path, 1)} == {torch.float32}
+    assert {tensor.dtype for tensor in weights_at(tmp_path, 1)} == {torch.float32}
     assert {tensor.dtype for tensor in result(tmp_path).values()} == {torch.bfloat16}
 
 
@@ -834,7 +822,7 @@ def test_lpips_compares_decoded_pictures_and_trains(arguments: Arguments, tmp_pa
         json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     ]
     assert all(row["loss"] > 0 and row["grad_norm"] > 0 for row in rows)
-    first, second = (trained(tmp_path / "out", step) for step in (1, 2))
+    first, second = (weights_at(tmp_path / "out", step) for step in (1, 2))
     assert any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -941,7 +929,7 @@ def test_prompts_take_the_place_of_images(
     and these alone are kept.
     """
     output = done(name)
-    first, last = trained(output, 1), trained(output, 3)
+    first, last = weights_at(output, 1), weights_at(output, 3)
     assert any(not torch.equal(a, b) for a, b in zip(first, last, strict=True))
     trainer = trainer_of(
         arguments(name, tmp_path / "again", trajectory_dir=output / "trajectories")

@@ -50,16 +50,6 @@ BASE = {"num_inference_steps": 2, "guidance_scale": 2.0}
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_adapter(tmp_path_factory.mktemp("adapter"), build_sd, make_recipe())
-
-
-@pytest.fixture(scope="module")
-def sdxl_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_adapter(tmp_path_factory.mktemp("adapter"), build_sdxl, make_recipe("sdxl", 32))
-
-
-@pytest.fixture(scope="module")
 def style(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A style LoRA of U-Net and text encoder, as kohya's trainer writes it; no recipe."""
     pipe = build_sd()

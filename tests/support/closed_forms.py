@@ -55,6 +55,12 @@ def make_batch(
     )
 
 
+def batch_for(unet: Any, size: int = 6) -> LatentBatch:
+    """A batch of the sizes that a tiny U-Net takes."""
+    pooled = None if unet.config.addition_embed_type is None else 16
+    return make_batch(size, side=8, width=unet.config.cross_attention_dim, pooled=pooled)
+
+
 def rows(batch: LatentBatch, index: Tensor) -> LatentBatch:
     """The samples at `index`, in that order."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 
 from lcm.outputs.checkpoint import load_checkpoint
 
@@ -63,6 +64,19 @@ def differences(output: Path, whole: Path) -> list[str]:
     return [
         *(f"only in one: {name}" for name in sorted(ours ^ theirs)),
         *(f"differs: {name}" for name in unlike),
+    ]
+
+
+def tensors_at(output: Path, step: int) -> dict[str, Tensor]:
+    """All that the checkpoint of that step holds."""
+    return load_checkpoint(output / f"checkpoint-{step}").tensors
+
+
+def weights_at(output: Path, step: int) -> list[Tensor]:
+    """The trained tensors of a checkpoint, in the network's order."""
+    tensors = tensors_at(output, step)
+    return [
+        tensors[f"trained.{i}"] for i in range(sum(name.startswith("trained.") for name in tensors))
     ]
 
 

@@ -51,12 +51,8 @@ def fork(
     return subprocess.run(words, **PIPES, timeout=300, check=False)
 
 
-def line(teacher: Path, images: Path, output: Path, **changes: Any) -> list[str]:
-    return flags(teacher, images, output, **{"validation_num_steps": [2], **changes})
-
-
-def trainer_of(*args: Any, **changes: Any) -> Trainer:
-    return Trainer(parse_config(line(*args, **changes)))
+def trainer_of(line: list[str]) -> Trainer:
+    return Trainer(parse_config(line))
 
 
 def trained(trainer: Trainer, last: int) -> dict[str, Tensor]:
@@ -71,6 +67,15 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(
         torch.equal(value, other[key]) for key, value in one.items()
     )
+
+
+FROM_TRAJECTORIES: dict[str, Any] = {
+    "train_data_dir": None,
+    "objective": "endpoint",
+    "num_ddim_timesteps": 4,
+    "validation_num_steps": [2],
+}
+"""The options of a run on trajectories of prompts, which needs a prompts_file beside them."""
 
 
 def flags(teacher: Path, images: Path, output: Path, **changes: Any) -> list[str]:
