@@ -18,6 +18,7 @@ from lcm.config.run import DROPPED_FLAGS, FREE_TO_CHANGE, TrainConfig, parse_con
 from lcm.methods import OBJECTIVES
 from lcm.system.console import error_exit
 from tests.support.configs import BASE, VALUES, read_by, write_yaml
+from tests.support.runs import words
 
 FIELDS = [f.name for f in fields(TrainConfig)]
 PROMPTS = {"train_data_dir": None, "prompts_file": "prompts.txt"}
@@ -72,15 +73,6 @@ CONSEQUENCES: dict[str, dict[str, Any]] = {
 """What a value of VALUES makes of the method's defaults: those without effect beside it are None,
 others come to have one.
 """
-
-
-def words(values: dict[str, Any]) -> list[str]:
-    """A command line; None leaves a flag out."""
-    line: list[str] = []
-    for name, value in values.items():
-        if value is not None:
-            line += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return line
 
 
 def parse(*line: str) -> TrainConfig:

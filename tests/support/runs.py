@@ -36,11 +36,11 @@ PIPES: dict[str, Any] = {
 def fork(
     processes: int, teacher: Path, images: Any, output: Path, **changes: Any
 ) -> subprocess.CompletedProcess[str]:
-    """As `launch`, in a fraction of the time: the processes come out of one that has imported
-    everything.
+    """A run of several processes, in a fraction of the launcher's time: they come out of one
+    process that has imported everything.
     """
     log = output.with_name(f"{output.name}.log")
-    words = [
+    command = [
         sys.executable,
         "-m",
         "tests.support.ranks",
@@ -48,7 +48,7 @@ def fork(
         str(log),
         *flags(teacher, images, output, **changes),
     ]
-    return subprocess.run(words, **PIPES, timeout=300, check=False)
+    return subprocess.run(command, **PIPES, timeout=300, check=False)
 
 
 def trainer_of(line: list[str]) -> Trainer:
@@ -69,6 +69,15 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     )
 
 
+def words(values: dict[str, Any]) -> list[str]:
+    """A command line; None leaves a flag out."""
+    line: list[str] = []
+    for name, value in values.items():
+        if value is not None:
+            line += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return line
+
+
 FROM_TRAJECTORIES: dict[str, Any] = {
     "train_data_dir": None,
     "objective": "endpoint",
@@ -79,6 +88,7 @@ FROM_TRAJECTORIES: dict[str, Any] = {
 
 
 def flags(teacher: Path, images: Path, output: Path, **changes: Any) -> list[str]:
+    """The command line of four small steps; None leaves a flag out."""
     values: dict[str, Any] = {
         "pretrained_teacher_model": teacher,
         "train_data_dir": images,
@@ -93,11 +103,7 @@ def flags(teacher: Path, images: Path, output: Path, **changes: Any) -> list[str
         "logging_steps": 1,
         **changes,
     }
-    words = []
-    for name, value in values.items():
-        if value is not None:
-            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return words
+    return words(values)
 
 
 def run(*args: Any, **changes: Any) -> int:

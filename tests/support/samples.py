@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lcm.data.records import Record
 from tests.support.pictures import COLORS, encoded, plain
 
 TEXTS = ["zero", "one", "two"]
@@ -77,3 +79,8 @@ THREE = [
     Example(f"{i}.png", encoded(plain(color)), (f"one {i}", f"two {i}"))
     for i, color in enumerate(COLORS)
 ]
+
+
+def captions_of(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
+    """The captions by key, in the order of the records."""
+    return {record.key: record.captions for record in records}

@@ -26,6 +26,7 @@ from lcm.system.processes import Team
 from lcm.training.launch import make_accelerator
 from tests.support import ROOT
 from tests.support.ranks import free_port
+from tests.support.runs import words
 from tests.support.teams import teams
 
 FILES = ROOT / "examples" / "accelerate"
@@ -33,9 +34,7 @@ FILES = ROOT / "examples" / "accelerate"
 
 def config_of(**changes: Any) -> TrainConfig:
     values = {"pretrained_teacher_model": "x", "train_data_dir": "y", **changes}
-    return parse_config(
-        [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    )
+    return parse_config(words(values))
 
 
 @pytest.fixture
