@@ -53,8 +53,9 @@ def folder_of(module: str) -> str | None:
 
 
 def targets(node: ast.AST, module: str) -> Iterator[str]:
-    """The modules an import statement names: `from lcm import playback` is lcm.inference, `from lcm
-    import attach` is lcm.
+    """The modules an import statement names.
+
+    `from lcm import inference` names lcm.inference, `from lcm import attach` names lcm.
     """
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from lcm.config.run import FREE_TO_CHANGE
 from lcm.data import DataConfig, StepSampler, TrainDataset, collate, load_data, load_records
+from lcm.data.config import WHAT
 from lcm.data.loaded import LoadedData
 from lcm.data.sources import SOURCES
 from tests.support.pictures import (
@@ -95,11 +96,10 @@ def load(flag: str, folder: Path, examples: list[Example], **changes: Any) -> Lo
 
 
 def test_every_source_is_tested_here_has_a_flag_and_may_move_between_runs() -> None:
-    assert WRITERS.keys() == SOURCES.keys()
+    assert WRITERS.keys() == SOURCES.keys() == WHAT.keys()
     helps = {f.name: f.metadata["help"] for f in fields(DataConfig)}
-    for flag, source in SOURCES.items():
-        assert helps[flag]
-        assert source.what
+    for flag in SOURCES:
+        assert helps[flag] and WHAT[flag]
         assert flag in FREE_TO_CHANGE
 
 
