@@ -7,8 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from tests.conftest import ROOT
-from tests.training.test_trainer import flags
+from tests.support import ROOT
+from tests.support.runs import flags
 
 
 def test_a_wheel_installs_imports_and_trains_elsewhere(

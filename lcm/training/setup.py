@@ -115,8 +115,8 @@ def make_facts(
     updates = loop.max_train_steps
     if loop.num_train_epochs is not None:
         updates = math.ceil(loop.num_train_epochs * len(records) / samples)
-    resolution = resolution_of(config.images, family)
-    report = make_report(loaded, resolution, make_buckets(config.images, family, loaded))
+    resolution = resolution_of(config.samples, family)
+    report = make_report(loaded, resolution, make_buckets(config.samples, family, loaded))
     for line in report.lines():
         logger.info("%s", line)
     filled = {

@@ -29,7 +29,8 @@ from lcm.diffusion.times import (
     WithinSegment,
 )
 from lcm.methods import METHODS
-from tests.support.closed_forms import make_objective, make_schedule
+from tests.support.closed_forms import make_objective
+from tests.support.schedules import make_schedule
 
 SAMPLERS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in METHODS),

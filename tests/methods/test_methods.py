@@ -37,11 +37,11 @@ from tests.support.closed_forms import (
     GaussianRoles,
     make_batch,
     make_objective,
-    make_schedule,
     rows,
     seen_by_the_loss,
 )
-from tests.support.worlds import SD_BETAS, build_sdxl_unet, build_unet, randomize_lora
+from tests.support.schedules import SD_BETAS, make_schedule, network
+from tests.support.worlds import build_sdxl_unet, build_unet, randomize_lora
 
 every_method = pytest.mark.parametrize("name", METHODS)
 every_type = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
@@ -585,14 +585,6 @@ def test_no_step_of_play_crosses_an_edge_of_the_last_segments(
         assert set(edges) <= {CLEAN, *visited}
         for t, following in zip(visited, [*visited[1:], CLEAN], strict=True):
             assert following >= max(edge for edge in edges if edge < t)
-
-
-def network(x: Tensor, t: Tensor) -> Tensor:
-    """A fixed random network: tanh of a channel mix plus a function of time."""
-    mix = torch.randn(4, 4, generator=torch.Generator().manual_seed(7))
-    return torch.tanh(
-        torch.einsum("ij,bjhw->bihw", mix, x) + torch.cos(t / 300.0).view(-1, 1, 1, 1)
-    )
 
 
 def sample(

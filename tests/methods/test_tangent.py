@@ -21,10 +21,10 @@ from tests.support.closed_forms import (
     GaussianRoles,
     make_batch,
     make_objective,
-    make_schedule,
     rows,
     seen_by_the_loss,
 )
+from tests.support.schedules import make_schedule
 from tests.support.worlds import build_sdxl_unet, build_unet, randomize_lora
 
 every_type = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)

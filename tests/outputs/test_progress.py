@@ -15,13 +15,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lcm.adapter.lora import lora_modules
-from lcm.config.run import parse_config
 from lcm.methods import METHODS
 from lcm.outputs.progress import Progress, Window
-from lcm.training.loop import Trainer
-from tests.support.closed_forms import GaussianRoles, make_batch, make_objective, make_schedule
+from tests.support.closed_forms import GaussianRoles, make_batch, make_objective
+from tests.support.runs import flags, run, trainer_of
+from tests.support.schedules import make_schedule
 from tests.support.worlds import randomize_lora
-from tests.training.test_trainer import flags, run
 
 CPU = torch.device("cpu")
 
@@ -120,15 +119,16 @@ def test_the_norm_of_an_adapter_is_that_of_what_peft_would_merge(
     sd_folder: Path, images: Path, tmp_path: Path
 ) -> None:
     """Linear layers and convolutions alike, at a strength of alpha / rank = 3 / 2."""
-    trainer = Trainer(parse_config(flags(sd_folder, images, tmp_path, lora_alpha=3)))
-    assert trainer.student.delta_norm() == 0
-    randomize_lora(trainer.student.unet)
+    trainer = trainer_of(flags(sd_folder, images, tmp_path, lora_alpha=3))
+    assert trainer.run.student.delta_norm() == 0
+    randomize_lora(trainer.run.student.unet)
     merged = [
-        layer.get_delta_weight("default") for layer in lora_modules(trainer.student.unet).values()
+        layer.get_delta_weight("default")
+        for layer in lora_modules(trainer.run.student.unet).values()
     ]  # type: ignore[operator]
     assert {delta.dim() for delta in merged} == {2, 4}
     expected = sum(float(delta.detach().double().square().sum()) for delta in merged) ** 0.5
-    assert float(trainer.student.delta_norm()) == pytest.approx(expected, rel=1e-5)
+    assert float(trainer.run.student.delta_norm()) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("w_embedding", [False, True])
@@ -136,7 +136,7 @@ def test_the_norm_of_a_whole_unet_is_its_distance_from_the_teacher(
     sd_folder: Path, images: Path, tmp_path: Path, w_embedding: bool
 ) -> None:
     changes = {"full_finetune": True, "w_embedding": w_embedding, "lora_rank": None}
-    student = Trainer(parse_config(flags(sd_folder, images, tmp_path, **changes))).student
+    student = trainer_of(flags(sd_folder, images, tmp_path, **changes)).student
     assert student.delta_norm() == 0
     with torch.no_grad():
         for parameter in student.parameters:

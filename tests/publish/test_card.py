@@ -23,7 +23,7 @@ from lcm.publish.public_names import on_the_hub, public_name
 from lcm.publish.training_facts import settings_text
 from lcm.publish.usage import guidance_advice, other_tools, snippet
 from lcm.publish.wording import wording
-from tests.config.test_config import BASE, read_by, write_yaml
+from tests.support.configs import BASE, read_by, write_yaml
 
 PROMPTS = ["a red star", 'a "blue" ring']
 

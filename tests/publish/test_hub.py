@@ -22,12 +22,13 @@ from lcm.adapter.files import WEIGHTS_NAME, read_header
 from lcm.adapter.full_unet import export_unet
 from lcm.adapter.recipe import RECIPE_KEY
 from lcm.cli import main as cli
-from lcm.config.run import TrainConfig
+from lcm.config.flags import parse_config
 from lcm.publish.hub import check_may_push, public_files, push
 from lcm.system.processes import Team
-from tests.support.fake_hub import TOKEN, FakeHub, Repository, serve
+from tests.support.hub import TOKEN, FakeHub, Repository, serve
+from tests.support.outputs import snapshot
+from tests.support.runs import expect_refusal, flags
 from tests.support.worlds import build_unet
-from tests.training.test_trainer import expect_refusal, flags, snapshot
 
 UPLOADED = {WEIGHTS_NAME, "README.md", "images/grid.png"}
 
@@ -335,12 +336,6 @@ def test_a_traceback_has_no_token_in_it(
     assert TOKEN not in str(caught.getrepr(style="long", chain=True, showlocals=False))
 
 
-def config_of(line: list[str]) -> TrainConfig:
-    from lcm.config.flags import parse_config
-
-    return parse_config(line)
-
-
 @pytest.mark.parametrize(
     ("role", "repo_id", "message"),
     [
@@ -358,7 +353,9 @@ def test_a_dry_run_asks_and_makes_nothing(
     tmp_path: Path,
 ) -> None:
     hub.role = role
-    config = config_of(line(tmp_path / "out", push_to_hub=True, hub_model_id=repo_id, dry_run=True))
+    config = parse_config(
+        line(tmp_path / "out", push_to_hub=True, hub_model_id=repo_id, dry_run=True)
+    )
     if message is None:
         check_may_push(config.hub, config.output.folder, Team(), create=False)
     else:
@@ -388,7 +385,7 @@ def test_one_of_two_processes_asks_and_both_hear(
         return joined
 
     def work(rank: int) -> None:
-        config = config_of(line(tmp_path / "out", push_to_hub=True))
+        config = parse_config(line(tmp_path / "out", push_to_hub=True))
         try:
             team = Team(rank, 2, lambda mine: gather(rank, mine))
             check_may_push(config.hub, config.output.folder, team, create=True)
@@ -414,7 +411,7 @@ def test_one_of_two_processes_asks_and_both_hear(
 def test_without_the_flag_nobody_asks(
     hub: FakeHub, line: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    config = config_of(line(tmp_path / "out"))
+    config = parse_config(line(tmp_path / "out"))
     check_may_push(config.hub, config.output.folder, Team(), create=True)
     assert hub.asked == []
 

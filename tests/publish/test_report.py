@@ -37,7 +37,7 @@ from lcm.publish.report.curves import (
 )
 from lcm.publish.report.pictures import choose, data_uri
 from lcm.training.publisher import Publisher
-from tests.training.test_trainer import flags, run
+from tests.support.runs import flags, run, trainer_for
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "col"}
 
@@ -141,7 +141,7 @@ def line(step: int, **values: Any) -> dict[str, Any]:
     }
 
 
-def draw(path: Path, size: tuple[int, int], noise: bool = False) -> None:
+def write_picture(path: Path, size: tuple[int, int], noise: bool = False) -> None:
     path.parent.mkdir(exist_ok=True)
     pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     (Image.fromarray(pixels) if noise else Image.new("RGB", size, "teal")).save(path)
@@ -255,11 +255,11 @@ def test_why_samples_were_dropped_is_told(tmp_path: Path) -> None:
 
 
 def test_large_grids_are_made_small_and_many_are_thinned(tmp_path: Path) -> None:
-    draw(tmp_path / "noise.png", (400, 450), noise=True)
+    write_picture(tmp_path / "noise.png", (400, 450), noise=True)
     (tmp_path / "validation").mkdir()
     for step in range(0, 3000, 100):
         (tmp_path / "validation" / f"step-{step:06d}.png").hardlink_to(tmp_path / "noise.png")
-    draw(tmp_path / "validation" / "mine.png", (8, 8))
+    write_picture(tmp_path / "validation" / "mine.png", (8, 8))
     page = write(tmp_path)
     sizes = []
     for attributes in page.all("img"):
@@ -276,9 +276,9 @@ def test_large_grids_are_made_small_and_many_are_thinned(tmp_path: Path) -> None
 
 def test_a_picture_that_changed_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    draw(path, (8, 8))
+    write_picture(path, (8, 8))
     before = data_uri(path, 320)
-    draw(path, (8, 8), noise=True)
+    write_picture(path, (8, 8), noise=True)
     assert data_uri(path, 320) != before
 
 
@@ -338,9 +338,8 @@ def test_a_page_that_cannot_be_written_costs_no_run(
 
 
 def publisher_of(config: TrainConfig) -> Publisher:
-    from lcm.training.loop import Trainer
 
-    return Trainer(config).publisher
+    return trainer_for(config).publisher
 
 
 # --- curves ---------------------------------------------------------------------------------------
