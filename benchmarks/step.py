@@ -139,9 +139,14 @@ def make_contenders(
 def toolkit_contender(run: Run, state: TrainState, batch: SampleBatch) -> Contender:
     student, family, endless = run.student, run.family, itertools.repeat(batch)
     modules = [student.unet, family.pipe.vae, *family.text_encoders()]
+
+    def loss() -> Tensor:
+        latents = encode(family, batch, run.machine.device)
+        return run.objective(student.nets, latents).loss.mean()
+
     return Contender(
         lambda: train_step(run, state, endless),
-        lambda: run.objective(student.nets, encode(family, batch, run.machine.device)).mean(),
+        loss,
         student.parameters,
         lambda: held_by(modules, student.optimizer),
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffusers.optimization import get_scheduler
 
-from lcm.adapter.recipe import Recipe
+from lcm.adapter.recipe import Recipe, TeacherFacts
 from lcm.config.run import TrainConfig
 from lcm.data.loaded import LoadedData
 from lcm.data.records import fingerprint
@@ -165,9 +165,7 @@ def build_recipe(
     """How the trained file must be sampled with. `first` is the recipe of the adapter that the run
     starts from.
     """
-    recipe = make_recipe(
-        METHODS[config.method.objective],
-        config.method,
+    facts = TeacherFacts(
         family=family.name,
         cross_attention_dim=family.unet.config.cross_attention_dim,
         prediction_type=family.schedule.prediction_type,
@@ -177,6 +175,7 @@ def build_recipe(
         teacher_loras=[style.facts() for style in styles_of(config.teacher)],
         extra_teachers=config.teacher.extra_teachers,
     )
+    recipe = make_recipe(config.method, facts)
     if config.adapter.w_embedding:
         # the value that the pipeline embeds; it guides nothing by itself
         middle = sum(config.method.guidance_range) / 2

@@ -90,10 +90,10 @@ def backward(
         latents = encode(run.families[batch.teacher], batch, run.machine.device)
         passed(ENCODED)
         progress = state.step / run.facts.num_updates
-        per_sample, (t, _, _) = run.objective.with_times(student.nets, latents, progress)
+        per_sample, times = run.objective(student.nets, latents, progress)
         accelerator.backward(per_sample.mean())
         passed(UPDATED)
-    return per_sample.detach(), t
+    return per_sample.detach(), times.t
 
 
 def update(run: Run, state: TrainState) -> None:
