@@ -13,18 +13,13 @@ import torch
 from safetensors import safe_open
 
 from lcm.adapter.export import ExportError
+from lcm.adapter.names import RECIPE_NAME
+from lcm.adapter.names import UNET_FOLDER as UNET_FOLDER  # noqa: PLC0414 - for importers
 from lcm.adapter.recipe import Recipe
 from lcm.system.atomic import replacing
 
-UNET_FOLDER = "unet"
-RECIPE_NAME = "lcm_recipe.json"
 W_EMBEDDING_DIM = 256
 """Width of the guidance embedding, that of the published latent consistency models."""
-
-
-def is_full(path: str | os.PathLike[str]) -> bool:
-    """Whether this is the output folder of a run that trained the whole U-Net."""
-    return Path(path, UNET_FOLDER, RECIPE_NAME).is_file()
 
 
 @torch.no_grad()

@@ -23,6 +23,17 @@ def family_name(unet: Any) -> str:
 
 
 @dataclass(frozen=True)
+class CallDefaults:
+    """What a call of a few-step pipeline has where the caller says nothing; these values without a
+    recipe.
+    """
+
+    num_inference_steps: int = 4
+    guidance_scale: float = 1.0
+    eta: float = 0.0
+
+
+@dataclass(frozen=True)
 class Play:
     """How stock diffusers samples with what a method trains: the class name of a scheduler, what to
     override in its configuration, the numbers of steps that it is meant for, the `eta` of the call,
@@ -134,6 +145,10 @@ class Recipe:
     def usual_steps(self) -> int:
         """The number of steps to begin with: 4 where the recipe has it, else the nearest."""
         return min(self.num_inference_steps, key=lambda n: abs(n - 4))
+
+    def call_defaults(self) -> CallDefaults:
+        """The steps to begin with, the guidance and the stochasticity to call a pipeline with."""
+        return CallDefaults(self.usual_steps, self.guidance_scale, self.eta)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

@@ -84,7 +84,9 @@ def dtype_of(args: argparse.Namespace, source: Adapter) -> torch.dtype:
     return getattr(torch, args.dtype) if args.dtype else kept
 
 
-def read(args: argparse.Namespace, path: str, layers_per_block: int | None = None) -> Adapter:
+def read(
+    args: argparse.Namespace, path: str | Path, layers_per_block: int | None = None
+) -> Adapter:
     """The adapter behind a path. Prints what had to be assumed. Raises AdapterError for what could
     not be understood.
     """

@@ -23,12 +23,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from lcm.adapter.files import PEFT_CONFIG
     from lcm.adapter.locate import find
+    from lcm.adapter.names import PEFT_CONFIG
     from lcm.formats.write import check_free, place, save
 
     file, output = find(args.file), place(args.output, args.to)
     check_free(output, [file], args.force, PEFT_CONFIG if args.to == "peft" else "")
-    adapter = read(args, args.file)
+    adapter = read(args, file)
     written(output, save(adapter, output, dtype_of(args, adapter), args.to))
     return 0

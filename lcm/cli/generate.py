@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcm.adapter.names import path_and_weight
 from lcm.cli.arguments import add_base, load
 
 if TYPE_CHECKING:
@@ -84,27 +85,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     args.seeds = args.seeds or [0]
     check_numbers(args)
+    from lcm.adapter.recipe import CallDefaults
     from lcm.data.sources.prompts import read_prompts
     from lcm.inference.generate import (
         FEW_STEP,
         Settings,
         check_folder,
-        check_playable,
+        check_usable,
         leading,
+        look_up_all,
         plan,
         prepare,
-        read_recipes,
     )
 
-    adapters = read_weights(args.adapter)
-    recipes = read_recipes(adapters)
-    check_playable(recipes, args.scheduler, args.steps or [])
-    recipe, few = leading(recipes), args.scheduler in FEW_STEP
+    weights = read_weights(args.adapter)
+    adapters = look_up_all(weights)
+    check_usable(adapters, args.scheduler, args.steps or [])
+    recipe = leading(adapters)
+    stock = CallDefaults() if args.scheduler in FEW_STEP else CallDefaults(50, 7.5)
+    defaults = recipe.call_defaults() if recipe else stock
     settings = Settings(
-        guidance_scale=first_of(
-            args.guidance_scale, recipe and recipe.guidance_scale, 1.0 if few else 7.5
-        ),
-        eta=recipe.eta if recipe else 0.0,
+        guidance_scale=first_of(args.guidance_scale, defaults.guidance_scale),
+        eta=defaults.eta,
         negative_prompt=args.negative_prompt,
         height=first_of(args.height, recipe and recipe.resolution),
         width=first_of(args.width, recipe and recipe.resolution),
@@ -115,17 +117,15 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
             "larger one"
         )
     prompts = args.prompt or [prompt for prompt in read_prompts(args.prompts_file) if prompt]
-    pictures = plan(
-        prompts, args.steps or [recipe.usual_steps if recipe else 4 if few else 50], args.seeds
-    )
+    pictures = plan(prompts, args.steps or [defaults.num_inference_steps], args.seeds)
     if not args.overwrite:
         check_folder(args.output, pictures)
     device = choose_device(args.device)
     pipe = load(args, choose_dtype(args.dtype, device))
-    prepare(pipe, adapters, recipes, args.scheduler)
+    prepare(pipe, adapters, list(weights.values()), args.scheduler)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
-    write(pipe, pictures, settings.with_size(pipe), args, adapters)
+    write(pipe, pictures, settings.with_size(pipe), args, weights)
     return 0
 
 
@@ -139,8 +139,15 @@ def write(
     """Draws, and writes every file as soon as it is known; the index comes last."""
     from tqdm.auto import tqdm
 
-    from lcm.inference.generate import INDEX_NAME, draw, grid_name, parameters, write_json
-    from lcm.inference.image_grid import draw_grid, save_png
+    from lcm.inference.generate import (
+        INDEX_NAME,
+        draw,
+        draw_grid,
+        grid_name,
+        parameters,
+        write_json,
+    )
+    from lcm.system.image_grid import save_png
 
     scheduler, entries = type(pipe.scheduler).__name__, []
     named = ", ".join(f"{path}={weight:g}" for path, weight in adapters.items())
@@ -185,8 +192,6 @@ def first_of(*values: Any) -> Any:
 
 def read_weights(words: Sequence[str]) -> dict[str, float]:
     """PATH[=WEIGHT] -> weights by path. Raises ValueError for a path that is named twice."""
-    from lcm.adapter.locate import path_and_weight
-
     adapters: dict[str, float] = {}
     for path, weight in (path_and_weight(word, "adapter") for word in words):
         if path in adapters:

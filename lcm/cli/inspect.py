@@ -25,8 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from lcm.adapter.full_unet import is_full
     from lcm.adapter.locate import find
+    from lcm.adapter.names import is_full
     from lcm.formats.read import read_adapter
 
     if is_full(args.file):
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def describe(adapter: Adapter) -> dict[str, Any]:
     """What the file holds, as JSON has it."""
-    from lcm.adapter.lora import COMPONENTS
+    from lcm.adapter.names import COMPONENTS
     from lcm.adapter.recipe import RECIPE_KEY
 
     width = adapter.text_width

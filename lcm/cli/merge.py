@@ -61,7 +61,7 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     """
     import torch
 
-    from lcm.adapter.full_unet import RECIPE_NAME, UNET_FOLDER
+    from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
     from lcm.formats.apply import add_deltas
     from lcm.formats.write import check_free
     from lcm.inference import check_compatible, make_scheduler
@@ -109,8 +109,9 @@ def into_adapter(args: argparse.Namespace, weights: list[float]) -> int:
     from lcm.formats.write import check_free, identified, place, save
 
     output = place(args.output)
-    check_free(output, [find(path) for path in args.adapters], args.force)
-    adapters = [read(args, path) for path in args.adapters]
+    files = [find(path) for path in args.adapters]
+    check_free(output, files, args.force)
+    adapters = [read(args, file) for file in files]
     merged, errors = add(adapters, weights, args.rank)
     merged.header = identified(
         merged, next((found for a in adapters if (found := recipe_of(a.header))), None)

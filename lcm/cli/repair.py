@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     file, output = find(args.file), place(args.output)
     check_free(output, [file], args.force)
     pipe = load(args) if args.base else None
-    adapter = read(args, args.file, pipe.unet.config.layers_per_block if pipe else None)
+    adapter = read(args, file, pipe.unet.config.layers_per_block if pipe else None)
     adapter.header = identified(adapter, recipe(args, adapter, pipe) if args.objective else None)
     result = save(adapter, output, dtype_of(args, adapter))
     written(output, result)

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
     file, output = find(args.file), place(args.output)
     check_free(output, [file], args.force)
-    source = read(args, args.file)
+    source = read(args, file)
     adapter, errors = shrink(source, args.rank, args.error)
     adapter.header = identified(adapter, None)
     written(output, save(adapter, output, dtype_of(args, source)))

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
     file = find(args.file)
     pipe = load(args)
-    adapter = read(args, args.file, pipe.unet.config.layers_per_block)
+    adapter = read(args, file, pipe.unet.config.layers_per_block)
     print(f"{file} on {args.base}")
     for name, taken in list(what_takes(adapter, file).items())[1:]:
         skipped = len(adapter.component("unet")) - taken.count

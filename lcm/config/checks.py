@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from lcm.config.sections import AdapterConfig, LoopConfig, TeacherConfig, ValidationConfig
-from lcm.data.config import DataConfig
+from lcm.data.config import DataConfig, SampleConfig
 from lcm.methods import METHODS
 from lcm.methods.config import MethodConfig
 from lcm.system.flags import default_of
@@ -35,7 +35,7 @@ def check_composition(method: MethodConfig) -> None:
         )
 
 
-def check_samples(method: MethodConfig, data: DataConfig) -> None:
+def check_samples(method: MethodConfig, data: DataConfig, samples: SampleConfig) -> None:
     """Raises ValueError where the method cannot learn from these data."""
     entry = METHODS[method.objective]
     if entry.from_trajectories and data.prompts_file is None:
@@ -53,7 +53,7 @@ def check_samples(method: MethodConfig, data: DataConfig) -> None:
             "preserve_cfg needs empty prompts, and a trajectory belongs to its own prompt; "
             "pass images instead"
         )
-    if method.preserve_cfg and data.proportion_empty_prompts == 0:
+    if method.preserve_cfg and samples.proportion_empty_prompts == 0:
         raise ValueError(
             "preserve_cfg needs empty prompts to learn from; pass --proportion_empty_prompts 0.1"
         )

@@ -23,7 +23,7 @@ from lcm.config.sections import (
     TeacherConfig,
     ValidationConfig,
 )
-from lcm.data.config import SOURCE_FLAGS, CacheConfig, DataConfig, ImageConfig, check_data
+from lcm.data.config import SOURCE_FLAGS, CacheConfig, DataConfig, SampleConfig, check_data
 from lcm.methods.config import MethodConfig, resolved
 from lcm.system.flags import default_of
 
@@ -33,7 +33,7 @@ class TrainConfig:
     """Everything a run depends on, a section for each component. `of` makes one from flags."""
 
     data: DataConfig
-    images: ImageConfig
+    samples: SampleConfig
     cache: CacheConfig
     method: MethodConfig
     teacher: TeacherConfig
@@ -64,9 +64,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError for sections that do not go together."""
-        check_data(self.data, self.images, self.cache)
+        check_data(self.data, self.samples, self.cache)
         check_composition(self.method)
-        check_samples(self.method, self.data)
+        check_samples(self.method, self.data, self.samples)
         check_embedding(self.method, self.data, self.adapter)
         check_result(self.adapter, self.teacher, self.method, self.loop)
         check_columns(self.validation, self.method)

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lcm.adapter.lora import LORA_TARGETS
+from lcm.adapter.names import LORA_TARGETS
 from lcm.system.flags import Section, flag
 
 TRACKERS = ("tensorboard", "wandb", "trackio")

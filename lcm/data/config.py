@@ -1,4 +1,4 @@
-"""Flags of the training data: which samples, how pictures are cut, what is computed once."""
+"""Flags of the training data: where samples come from, how they are made, what is computed once."""
 
 from __future__ import annotations
 
@@ -83,9 +83,6 @@ class DataConfig(Section):
     max_train_samples: int | None = flag(
         None, "use only the first so many samples that can be used", above=0
     )
-    proportion_empty_prompts: float = flag(
-        0.0, "share of samples trained with an empty prompt", at_least=0, at_most=1
-    )
     cache_dir: str | None = flag(
         None,
         "where `datasets` keeps what it downloads or converts",
@@ -115,8 +112,10 @@ SOURCE_FLAGS: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class ImageConfig(Section):
-    """How pictures are cut. `resolution` None is the size that the teacher draws at."""
+class SampleConfig(Section):
+    """How samples are made of pictures and captions. `resolution` None is the size that the teacher
+    draws at.
+    """
 
     resolution: int | None = flag(
         None,
@@ -129,6 +128,9 @@ class ImageConfig(Section):
     )
     center_crop: bool = flag(False, "crop the centre instead of a random part")
     random_flip: bool = flag(False, "mirror half of the images")
+    proportion_empty_prompts: float = flag(
+        0.0, "share of samples trained with an empty prompt", at_least=0, at_most=1
+    )
     interpolation_type: str = flag(
         "lanczos", "resizing: " + ", ".join(INTERPOLATION), choices=tuple(INTERPOLATION)
     )
@@ -168,10 +170,10 @@ class CacheConfig(Section):
         return Path(self.latent_cache_dir) if self.latent_cache_dir else default_cache()
 
 
-def check_data(data: DataConfig, images: ImageConfig, cache: CacheConfig) -> None:
+def check_data(data: DataConfig, samples: SampleConfig, cache: CacheConfig) -> None:
     """Raises ValueError for flags of the data that contradict each other or have no effect."""
-    check_prompts(data, images, cache)
-    check_cache(data, images, cache)
+    check_prompts(data, samples, cache)
+    check_cache(data, samples, cache)
     if data.streaming and data.dataset_name is None:
         raise ValueError(
             f"streaming reads a --dataset_name; --{data.source} is read where it lies: leave "
@@ -183,7 +185,7 @@ def check_data(data: DataConfig, images: ImageConfig, cache: CacheConfig) -> Non
         )
 
 
-def check_prompts(data: DataConfig, images: ImageConfig, cache: CacheConfig) -> None:
+def check_prompts(data: DataConfig, samples: SampleConfig, cache: CacheConfig) -> None:
     """Raises ValueError for flags of images beside prompts, or of prompts beside images."""
     if data.source != "prompts_file":
         for name, is_set in (
@@ -197,18 +199,18 @@ def check_prompts(data: DataConfig, images: ImageConfig, cache: CacheConfig) -> 
                 )
         return
     for name in ("random_flip", "center_crop", "aspect_ratio_buckets"):
-        if getattr(images, name):
+        if getattr(samples, name):
             raise ValueError(
                 f"{name} has no effect with --prompts_file, which has no images; leave it out"
             )
-    if data.proportion_empty_prompts > 0:
+    if samples.proportion_empty_prompts > 0:
         raise ValueError(
             "proportion_empty_prompts does not go with --prompts_file: a trajectory belongs to the "
             "prompt it was made for; leave it out"
         )
 
 
-def check_cache(data: DataConfig, images: ImageConfig, cache: CacheConfig) -> None:
+def check_cache(data: DataConfig, samples: SampleConfig, cache: CacheConfig) -> None:
     """Raises ValueError for flags of the cache that have no effect."""
     if not cache.cache_latents:
         for name, is_set in (
@@ -226,7 +228,7 @@ def check_cache(data: DataConfig, images: ImageConfig, cache: CacheConfig) -> No
         raise ValueError(
             "cache_variants has no effect with --prompts_file, which has no images; leave it out"
         )
-    if images.center_crop and not images.random_flip:
+    if samples.center_crop and not samples.random_flip:
         raise ValueError(
             "cache_variants has no effect with --center_crop and without --random_flip: all would "
             "be the same"

@@ -80,7 +80,7 @@ def preparations(run: Run) -> list[Preparation]:
 
 def rows_of(run: Run, data: LoadedData) -> list[Rows]:
     """All rows that --cache_latents would read of these data."""
-    prompts = prompts_to_encode(run.config.data, data.records)
+    prompts = prompts_to_encode(run.config.samples, data.records)
     rows = [prompt_rows(family, prompts)[0] for family in run.families]
     if data.pictures is None:
         return rows

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lcm.adapter.lora import COMPONENTS
+from lcm.adapter.names import COMPONENTS
 from lcm.formats.factors import Adapter, Factors, common
 from lcm.formats.read import METADATA_KEY
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lcm.adapter.files import AdapterError
-from lcm.adapter.lora import COMPONENTS
+from lcm.adapter.names import COMPONENTS
 from lcm.formats.keys import Slot
 from lcm.formats.names import ATTENTION
 

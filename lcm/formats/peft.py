@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from lcm.adapter.files import PEFT_CONFIG, PEFT_WEIGHTS
+from lcm.adapter.names import PEFT_CONFIG, PEFT_WEIGHTS
 from lcm.formats.diffusers import peft_config
 from lcm.formats.factors import Adapter
 from lcm.formats.read import METADATA_KEY

@@ -14,13 +14,9 @@ import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from lcm.adapter.files import (
-    PEFT_CONFIG,
-    PEFT_WEIGHTS,
-    AdapterError,
-    load_tensors,
-)
+from lcm.adapter.files import AdapterError, load_tensors
 from lcm.adapter.locate import find
+from lcm.adapter.names import PEFT_CONFIG, PEFT_WEIGHTS
 from lcm.formats.factors import Adapter, Factors
 from lcm.formats.keys import Slot, parse
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from lcm.adapter.export import family_header
-from lcm.adapter.files import WEIGHTS_NAME, AdapterError
+from lcm.adapter.files import AdapterError
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import RECIPE_KEY, Recipe
 from lcm.formats import diffusers, kohya, peft
 from lcm.formats.factors import Adapter, common, largest_difference

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from lcm.adapter.lora import lora_modules
+from lcm.adapter.lora import adaptable, lora_modules
 from lcm.adapter.recipe import Recipe
 from lcm.inference.call_warnings import unwatch, watch
 from lcm.inference.entries import Entry, check_names, check_others, find_lead, read_entry
@@ -16,7 +16,6 @@ from lcm.inference.schedulers import check_compatible, make_scheduler
 from lcm.inference.state import (
     Attachment,
     PipelineState,
-    adapted_models,
     attachment,
     current_recipe,
 )
@@ -35,7 +34,7 @@ def check_not_fused(pipe: Any) -> None:
     none can be taken out.
     """
     if any(
-        layer.merged for model in adapted_models(pipe) for layer in lora_modules(model).values()
+        layer.merged for model in adaptable(pipe).values() for layer in lora_modules(model).values()
     ):
         raise ValueError(
             "adapters are fused into the weights; call pipe.unfuse_lora(components=['unet']) first "
@@ -47,7 +46,7 @@ def check_enabled(pipe: Any) -> None:
     """Raises ValueError where a new adapter would be switched off like those there."""
     if any(
         layer.disable_adapters
-        for model in adapted_models(pipe)
+        for model in adaptable(pipe).values()
         for layer in lora_modules(model).values()
     ):
         raise ValueError("the pipeline's adapters are switched off; call pipe.enable_lora() first")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lcm.adapter.files import WEIGHTS_NAME
-from lcm.adapter.full_unet import UNET_FOLDER
+from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME
 from lcm.data.report import JSON_NAME
 from lcm.outputs.checkpoint import (
     PREFIX,

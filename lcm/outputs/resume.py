@@ -11,8 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from lcm.adapter.files import WEIGHTS_NAME
-from lcm.adapter.full_unet import is_full
+from lcm.adapter.names import WEIGHTS_NAME, is_full
 from lcm.config.run import DEFAULTS, PLACES, TrainConfig
 from lcm.config.sections import OutputConfig
 from lcm.outputs.checkpoint import (

@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
 from lcm.config.sections import AdapterConfig, HubConfig
-from lcm.data.config import DataConfig, ImageConfig
+from lcm.data.config import DataConfig, SampleConfig
 from lcm.data.report import JSON_NAME
 from lcm.methods import METHODS
 from lcm.outputs.folder import CARD_NAME, PICTURE_NAME
@@ -145,7 +145,7 @@ def card_text(
         facts=facts,
         changes=settings_text(config.changes(settings)),
         recipe=recipe_text(replace(recipe, teacher=teacher)),
-        limits=limits(recipe, words, config.adapter, config.images),
+        limits=limits(recipe, words, config.adapter, config.samples),
         libraries=", ".join(f"{name} {version(name)}" for name in LIBRARIES),
     )
 
@@ -161,12 +161,12 @@ def recipe_text(recipe: Recipe) -> str:
 
 
 def limits(
-    recipe: Recipe, words: Wording, adapter: AdapterConfig, images: ImageConfig
+    recipe: Recipe, words: Wording, adapter: AdapterConfig, samples: SampleConfig
 ) -> list[str]:
     """What is known to be out of reach, one sentence each."""
     family = "SDXL" if recipe.family == "sdxl" else "Stable Diffusion 1.x and 2.x"
     sides = "other sizes and shapes were not trained"
-    if images.aspect_ratio_buckets:
+    if samples.aspect_ratio_buckets:
         sides = "shapes of about as many pixels were trained, other sizes were not"
     return [
         (

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from lcm.adapter.files import WEIGHTS_NAME
-from lcm.adapter.full_unet import RECIPE_NAME, UNET_FOLDER, is_full
+from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER, WEIGHTS_NAME, is_full
 from lcm.adapter.recipe import RECIPE_KEY
 from lcm.config.sections import HubConfig
 from lcm.inference import read_recipe

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lcm.config.run import TrainConfig
 from lcm.data.batch import SampleBatch, collate
 from lcm.data.buckets import Buckets, by_aspect_ratio, one_square
-from lcm.data.config import DataConfig, ImageConfig
+from lcm.data.config import SampleConfig
 from lcm.data.dataset import TrainDataset
 from lcm.data.load import load_data
 from lcm.data.loaded import LoadedData
@@ -54,7 +54,6 @@ class Inputs:
     buckets: Buckets
     encoded: Sequence[EncodedSamples | None]
     trajectories: Sequence[Trajectories | None]
-    resolution: int
     latent_shape: tuple[int, int, int]
     extra_noises: int
     process: tuple[int, int]
@@ -63,11 +62,9 @@ class Inputs:
         """The samples as a teacher needs them, by epoch and index."""
         return TrainDataset(
             self.data.records,
-            self.config.images,
+            self.config.samples,
             self.latent_shape,
             self.config.loop.seed,
-            resolution=self.resolution,
-            proportion_empty_prompts=self.config.data.proportion_empty_prompts,
             buckets=self.buckets,
             trajectories=self.trajectories[teacher],
             encoded=self.encoded[teacher],
@@ -124,10 +121,10 @@ def load_inputs(
 def load_encoding(config: TrainConfig, workspace: Workspace, family: Family) -> LoadedData:
     """The data of a stream, encoded as they come."""
     assert workspace.cache is not None  # the configuration has seen to it
-    images, loop = config.images, config.loop
+    samples, loop = config.samples, config.loop
     encoder = Encoder(
         family,
-        images.interpolation_type,
+        samples.interpolation_type,
         directory=workspace.cache,
         workers=loop.dataloader_num_workers,
     )
@@ -140,15 +137,15 @@ def load_encoding(config: TrainConfig, workspace: Workspace, family: Family) -> 
     return load_stream(config.data, limit, workspace.team, workspace.cache, encode_part)
 
 
-def resolution_of(images: ImageConfig, family: Family) -> int:
+def resolution_of(samples: SampleConfig, family: Family) -> int:
     """The side of the training images in pixels: the teacher's own where none is asked for."""
-    return images.resolution or family.native_resolution
+    return samples.resolution or family.native_resolution
 
 
-def make_buckets(images: ImageConfig, family: Family, data: LoadedData) -> Buckets:
+def make_buckets(samples: SampleConfig, family: Family, data: LoadedData) -> Buckets:
     """What the pictures are cut to."""
-    resolution = resolution_of(images, family)
-    if not images.aspect_ratio_buckets or data.pictures is None:
+    resolution = resolution_of(samples, family)
+    if not samples.aspect_ratio_buckets or data.pictures is None:
         return one_square(resolution, len(data.records))
     return by_aspect_ratio(data.pictures, resolution, family.divisor)
 
@@ -162,14 +159,14 @@ def picture_set(config: TrainConfig, family: Family, data: LoadedData) -> Pictur
     return PictureSet(
         data.records,
         data.pictures,
-        make_buckets(config.images, family, data),
-        config.images,
+        make_buckets(config.samples, family, data),
+        config.samples,
         config.loop.seed,
         config.cache.cache_variants,
     )
 
 
-def prompts_to_encode(config: DataConfig, records: Sequence[Record]) -> list[str]:
+def prompts_to_encode(config: SampleConfig, records: Sequence[Record]) -> list[str]:
     """All prompts that a run on these records can ask for."""
     empty = [""] if config.proportion_empty_prompts else []
     return [*empty, *(caption for record in records for caption in record.captions)]
@@ -186,7 +183,7 @@ def encode_once(
     """
     directory = workspace.cache
     assert directory is not None  # nobody asks without --cache_latents
-    prompts = prompts_to_encode(config.data, data.records)
+    prompts = prompts_to_encode(config.samples, data.records)
     first = encode_samples(
         families[0],
         prompts,
@@ -230,7 +227,7 @@ def draw_trajectories(
     U-Net has no adapters yet.
     """
     found = []
-    resolution = resolution_of(config.images, families[0])
+    resolution = resolution_of(config.samples, families[0])
     spec = trajectory_spec(config.method, config.loop.seed, resolution)
     for family in families:
         directory, owner = workspace.open_trajectories()
@@ -268,15 +265,13 @@ def make_inputs(
     trajectories: Sequence[Trajectories | None] = nothing
     if draws:
         trajectories = draw_trajectories(config, families, data.records, machine, workspace)
-    resolution = resolution_of(config.images, families[0])
     return Inputs(
         config=config,
         data=data,
-        buckets=make_buckets(config.images, families[0], data),
+        buckets=make_buckets(config.samples, families[0], data),
         encoded=encoded,
         trajectories=trajectories,
-        resolution=resolution,
-        latent_shape=families[0].latent_shape(resolution),
+        latent_shape=families[0].latent_shape(resolution_of(config.samples, families[0])),
         extra_noises=extra_noises,
         process=machine.process,
     )

@@ -20,18 +20,11 @@ from lcm.outputs.trackers import log_picture
 from lcm.outputs.validation import GridSpec, draw_grid, never
 from lcm.publish.card import write_card
 from lcm.publish.report import REPORT_NAME, write_page
-from lcm.system.atomic import replacing
 from lcm.system.disk_space import optional
+from lcm.system.image_grid import save_png
 from lcm.training.student import Student
 
 logger = logging.getLogger(__name__)
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """As PNG; makes its folder."""
-    path.parent.mkdir(exist_ok=True)
-    with replacing(path) as partial:
-        picture.save(partial, format="PNG")
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ class Publisher:
             )
         if grid is not None and self.accelerator.is_main_process:
             with optional(f"the grid of step {step}"):
-                save_picture(grid, self.grid_path(step))
+                save_png(grid, self.grid_path(step))
             log_picture(self.accelerator, "validation", grid, step)
             self.report()
         return grid is not None
@@ -91,7 +84,7 @@ class Publisher:
         self.export(output_dir / WEIGHTS_NAME, step)
         grid = self._draw(result.reload(output_dir / WEIGHTS_NAME), (0, 1))
         assert grid is not None  # nothing asked it to stop
-        save_picture(grid, output_dir / "images" / "grid.png")
+        save_png(grid, output_dir / "images" / "grid.png")
         self.report(finished=True)
         write_card(output_dir, self.recipe, self.config, self.settings, self.prompts)
         logger.info(

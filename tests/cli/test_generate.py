@@ -23,8 +23,8 @@ import lcm
 from lcm.adapter.files import WEIGHTS_NAME
 from lcm.cli.generate import configure
 from lcm.cli.main import main
-from lcm.inference.generate import plan
-from lcm.inference.image_grid import LARGEST_SIDE, draw_grid, fitting, save_png
+from lcm.inference.generate import draw_grid, plan
+from lcm.system.image_grid import LARGEST_SIDE, fitting, save_png
 from tests.adapter.test_adapters import make_recipe
 from tests.conftest import ROOT
 from tests.inference.test_load import write_adapter

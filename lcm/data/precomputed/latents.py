@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lcm.data.buckets import Buckets
-from lcm.data.config import ImageConfig
+from lcm.data.config import SampleConfig
 from lcm.data.crops import Crop, choose_crop
 from lcm.data.loaded import Reread
 from lcm.data.pictures import Picture
@@ -47,7 +47,7 @@ class PictureSet:
     records: Sequence[Record]
     pictures: Sequence[Picture]
     buckets: Buckets
-    images: ImageConfig
+    samples: SampleConfig
     seed: int
     variants: int = 1
 
@@ -56,7 +56,7 @@ class PictureSet:
         _, draws = draw(self.seed, epoch, self.records[index].key)
         shape = (picture.height, picture.width)
         return choose_crop(
-            self.images, shape, self.buckets.shape(index), draws.flip, draws.top, draws.left
+            self.samples, shape, self.buckets.shape(index), draws.flip, draws.top, draws.left
         )
 
     def key(self, index: int, crop: Crop) -> str:
@@ -141,7 +141,7 @@ def picture_rows(
     family: Family, pictures: PictureSet, workers: int, reread: Reread | None = None
 ) -> Rows:
     """Those of a run."""
-    interpolation = pictures.images.interpolation_type
+    interpolation = pictures.samples.interpolation_type
     options: dict[str, Any] = {"family": family, "interpolation": interpolation}
     make: Make[Job] = partial(make_moments, **options, workers=workers)
     if reread is not None:
