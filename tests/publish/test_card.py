@@ -12,7 +12,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCardData
 
-from lcm.adapter.recipe import Recipe
+from lcm.adapter.recipe import Recipe, TeacherFacts
 from lcm.config.flags import parse_config
 from lcm.config.run import PLACES, TrainConfig
 from lcm.methods import METHODS
@@ -30,16 +30,8 @@ PROMPTS = ["a red star", 'a "blue" ring']
 
 def made(recipe: dict[str, Any] | None = None, **flags: Any) -> tuple[Recipe, TrainConfig]:
     config = TrainConfig.of(**{**BASE, "resolution": 512, **flags})
-    facts: dict[str, Any] = {
-        **{
-            "family": "sd",
-            "cross_attention_dim": 768,
-            "prediction_type": "epsilon",
-            "zero_terminal_snr": False,
-        },
-        **{"teacher": "someone/teacher", "resolution": 512},
-    }
-    plain = make_recipe(METHODS[config.method.objective], config.method, **facts)
+    facts = TeacherFacts("sd", 768, "epsilon", False, "someone/teacher", 512)
+    plain = make_recipe(config.method, facts)
     return dataclasses.replace(plain, **(recipe or {})), config
 
 

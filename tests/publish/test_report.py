@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcm.adapter.recipe import Recipe
+from lcm.adapter.recipe import Recipe, TeacherFacts
 from lcm.config.flags import parse_config
 from lcm.config.run import TrainConfig
 from lcm.data.config import SOURCE_FLAGS
@@ -105,16 +105,8 @@ HOSTILE = "</li><script>alert('1')</script> & \"quoted\" <img src=x onerror=aler
 
 
 def recipe_of(config: TrainConfig) -> Recipe:
-    return make_recipe(
-        METHODS[config.method.objective],
-        config.method,
-        family="sd",
-        cross_attention_dim=16,
-        prediction_type="epsilon",
-        zero_terminal_snr=False,
-        teacher=config.teacher.path,
-        resolution=16,
-    )
+    facts = TeacherFacts("sd", 16, "epsilon", False, config.teacher.path, 16)
+    return make_recipe(config.method, facts)
 
 
 def write(
