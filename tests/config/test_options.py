@@ -179,7 +179,7 @@ def test_the_average_that_is_given_away_has_constant_decay(
     done: Done, arguments: Arguments, tmp_path: Path
 ) -> None:
     output = done("export_ema")
-    student = trainer_of(arguments("export_ema", tmp_path)).student
+    student = trainer_of(arguments("export_ema", tmp_path)).run.student
     names = [
         name.removesuffix(".default.weight")
         for name, _ in student.unet.named_parameters()
@@ -385,7 +385,7 @@ def test_trajectories_are_those_of_the_teacher_whatever_the_run_starts_from(
     (first, second) = (
         trainer_of(
             arguments("prompts endpoint", tmp_path / "out", **kept, init_adapter=adapter)
-        ).trajectories[0]
+        ).run.inputs.trajectories[0]
         for adapter in (None, done("plain"))
     )
     assert first is not None
@@ -446,7 +446,7 @@ def test_preserving_guidance_distils_the_unguided_teacher(
 
 def test_preserve_cfg_may_stand_bare(arguments: Arguments, tmp_path: Path) -> None:
     line = arguments("plain", tmp_path, proportion_empty_prompts=0.5)
-    assert parse_config([*line, "--preserve_cfg"]).preserve_cfg is True
+    assert parse_config([*line, "--preserve_cfg"]).method.preserve_cfg is True
 
 
 @pytest.mark.parametrize(
@@ -705,7 +705,7 @@ def test_the_guidance_embedding_is_that_of_the_stock_pipeline(dim: int) -> None:
 def test_at_first_the_student_is_the_teacher_whatever_guidance_it_is_told(
     arguments: Arguments, tmp_path: Path
 ) -> None:
-    nets = trainer_of(arguments("w_embedding", tmp_path)).student.nets
+    nets = trainer_of(arguments("w_embedding", tmp_path)).run.student.nets
     assert nets.unet.config.time_cond_proj_dim == 256
     x, t, conditioning = inputs(nets.unet)
     expected = nets.teacher(x, t, conditioning)
@@ -883,9 +883,9 @@ def test_lpips_decodes_in_float32_whatever_the_run(arguments: Arguments, tmp_pat
     for loss_type in ("huber", "lpips"):
         trainer = trainer_of(arguments("plain", tmp_path / "out", loss_type=loss_type, **changes))
         dtypes[loss_type] = trainer.run.family.pipe.vae.dtype
-        loss, grad_norm = trainer.train_step(trainer.run.inputs.batches(range(1)))
-        assert 0 < float(loss) < float("inf")
-        assert 0 < float(grad_norm) < float("inf")
+        step = update(trainer, trainer.run.inputs.batches(range(1)))
+        assert 0 < float(step.loss) < float("inf")
+        assert 0 < float(step.grad_norm) < float("inf")
     assert dtypes == {"huber": torch.bfloat16, "lpips": torch.float32}
 
 
@@ -919,9 +919,9 @@ def test_forward_mode_trains_on_the_latents_of_images(
         "guidance_scale": None,
     }
     trainer = trainer_of(arguments("plain", tmp_path, **{**scm, **changes}))
-    loss, grad_norm = trainer.train_step(trainer.run.inputs.batches(range(1)))
-    assert 0 < float(loss) < float("inf")
-    assert 0 < float(grad_norm) < float("inf")
+    step = update(trainer, trainer.run.inputs.batches(range(1)))
+    assert 0 < float(step.loss) < float("inf")
+    assert 0 < float(step.grad_norm) < float("inf")
 
 
 # --- prompts_file ---------------------------------------------------------------------------------
@@ -1092,7 +1092,8 @@ def test_the_cards_front_matter_says_what_was_made(
     name: str, relation: str, done: Done, arguments: Arguments, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(lcm.read_recipe(done(name)), teacher="someone/teacher")
-    write_card(tmp_path, recipe, parse_config(arguments(name, tmp_path)), PROMPTS)
+    config = parse_config(arguments(name, tmp_path))
+    write_card(tmp_path, recipe, config, config.flat(), PROMPTS)
     facts = yaml.safe_load((tmp_path / "README.md").read_text().split("---\n")[1])
     assert (facts["base_model"], facts["base_model_relation"]) == ("someone/teacher", relation)
     assert ("lora" in facts["tags"]) is (relation == "adapter")
@@ -1120,12 +1121,8 @@ def test_the_card_names_solver_and_loss_as_they_were_used(
     arguments: Arguments,
     tmp_path: Path,
 ) -> None:
-    write_card(
-        tmp_path,
-        lcm.read_recipe(done("plain")),
-        parse_config(arguments("plain", tmp_path, **changes)),
-        PROMPTS,
-    )
+    config = parse_config(arguments("plain", tmp_path, **changes))
+    write_card(tmp_path, lcm.read_recipe(done("plain")), config, config.flat(), PROMPTS)
     card = (tmp_path / "README.md").read_text()
     assert f"| solver | {solver} |" in card
     assert f"| loss | {loss} |" in card

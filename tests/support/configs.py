@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lcm.methods import METHODS, MethodConfig
+from lcm.methods import METHODS
+from lcm.methods.config import FLAGS, flags_of
 
 BASE = {"pretrained_teacher_model": "teacher", "train_data_dir": "images"}
 
@@ -147,8 +148,8 @@ def write_yaml(folder: Path, text: str, name: str = "run.yaml") -> list[str]:
 def read_by(objective: str) -> dict[str, Any]:
     """The values that go together with this method and each other."""
     names = [name for name in VALUES if name not in NOT_TOGETHER]
-    own = METHODS[objective].defaults
-    flags = set(MethodConfig.__dataclass_fields__) - {"as_control"}
+    own = flags_of(METHODS[objective].settings)
+    flags = FLAGS - {"as_control"}
     values = {
         **{name: VALUES[name] for name in names if name not in flags or name in own},
         "objective": objective,
