@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from lcm.config.plugins import load_plugins
 from lcm.config.run import FIELDS, TrainConfig
 from lcm.system.flags import Flag, default_of
 from lcm.system.registry import closest
@@ -161,10 +162,19 @@ def default_from(path: Path, key: str, value: Any, f: Field[Any]) -> Any:
     return str(value)
 
 
+def plugins_in(argv: Sequence[str] | None) -> list[str]:
+    """The values of --plugin on a command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--plugin", nargs="+", default=[])
+    plugins: list[str] = parser.parse_known_args(argv)[0].plugin
+    return plugins
+
+
 def parse_config(argv: Sequence[str] | None = None) -> TrainConfig:
     """Flags over --config file over defaults. Raises ValueError for anything unknown or
     contradictory.
     """
+    load_plugins(plugins_in(argv))  # so that --help and errors name what they add
     parser = make_parser()
     known, unknown = parser.parse_known_args(argv)
     for word in unknown:

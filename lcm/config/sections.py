@@ -148,6 +148,14 @@ class OptimizerConfig(Section):
 class LoopConfig(Section):
     """How many updates on how many samples, and on what machine."""
 
+    plugin: list[str] = flag(
+        [],
+        "modules or .py files that add methods, losses, solvers, sources or metrics of your own",
+        may_be_empty=True,
+        is_free=True,
+        is_place=True,
+        is_optional=True,
+    )
     seed: int = flag(0, "all random numbers of the run follow from it", at_least=0)
     train_batch_size: int = flag(16, "samples per process and forward pass", above=0, is_free=True)
     gradient_accumulation_steps: int = flag(1, "forward passes per update", above=0, is_free=True)
