@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import train_lcm_lora
+from lcm.config import run
 from lcm.config.flags import DROPPED_FLAGS, parse_config, spellings
 from lcm.config.run import FREE_TO_CHANGE, SECTION_OF, TrainConfig, to_yaml
 from lcm.methods import METHODS
@@ -21,7 +22,8 @@ from lcm.system.console import error_exit
 from tests.support.configs import BASE, VALUES, read_by, write_yaml
 from tests.support.runs import words
 
-FIELDS = [name for name in SECTION_OF if name != "method_args"]
+FIELDS = [name for name, f in run.FIELDS.items() if not f.metadata["flag"].is_optional]
+"""The flags that every configuration writes out."""
 PROMPTS = {"train_data_dir": None, "prompts_file": "prompts.txt"}
 COMPANIONS: dict[str, dict[str, Any]] = {
     "dataset_name": {"train_data_dir": None},
@@ -989,8 +991,7 @@ def test_a_flag_without_effect_makes_no_other_run() -> None:
 def test_several_differences_come_one_by_one() -> None:
     config = TrainConfig.of(**BASE)
     found = differences(
-        config,
-        {**config.flat(), "seed": 5, "learning_rate": 1.0, "output_dir": "elsewhere"}
+        config, {**config.flat(), "seed": 5, "learning_rate": 1.0, "output_dir": "elsewhere"}
     )
     assert found == ["learning_rate: 1.0 -> 0.0001", "seed: 5 -> 0"]
 
@@ -1101,7 +1102,10 @@ def test_an_empty_list_in_yaml_is_named(tmp_path: Path, name: str, objective: st
 
 
 def test_no_landing_steps_in_yaml_means_anywhere(tmp_path: Path) -> None:
-    assert parse(*write_yaml(tmp_path, "objective: tcd\nlanding_steps: []\n")).method.landing_steps == []
+    assert (
+        parse(*write_yaml(tmp_path, "objective: tcd\nlanding_steps: []\n")).method.landing_steps
+        == []
+    )
 
 
 def test_help_lists_the_flags_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -437,8 +437,8 @@ def test_preserving_guidance_distils_the_unguided_teacher(
     batch = encoded(trainer, next(trainer.run.inputs.batches(range(1))))
     broken = dataclasses.replace(batch, uncond=batch.uncond.map(lambda part: part * float("nan")))
     assert torch.equal(
-        trainer.run.objective(trainer.run.student.nets, broken),
-        trainer.run.objective(trainer.run.student.nets, batch),
+        trainer.run.objective(trainer.run.student.nets, broken).loss,
+        trainer.run.objective(trainer.run.student.nets, batch).loss,
     )
     recipe = lcm.read_recipe(done("preserve_cfg"))
     assert (recipe.guidance_scale, recipe.trained_guidance_scale) == (6.0, [1.0, 1.0])
