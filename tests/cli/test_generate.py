@@ -23,7 +23,7 @@ import lcm
 from lcm.adapter.files import WEIGHTS_NAME
 from lcm.cli.generate import configure
 from lcm.cli.main import main
-from lcm.inference.generate import draw_grid, plan
+from lcm.inference.generate import draw_seed_grid, plan
 from lcm.system.image_grid import LARGEST_SIDE, fitting, save_png
 from tests.adapter.test_adapters import make_recipe
 from tests.conftest import ROOT
@@ -200,7 +200,7 @@ def test_a_large_grid_is_made_smaller(tmp_path: Path) -> None:
     pictures = plan(["x"] * 70, [1], [0])
     for picture in pictures:
         save_png(Image.new("RGB", (10, 400)), tmp_path / picture.name)
-    assert max(draw_grid(tmp_path, pictures).size) <= LARGEST_SIDE
+    assert max(draw_seed_grid(tmp_path, pictures).size) <= LARGEST_SIDE
 
 
 def test_names_stay_in_the_folder_and_are_all_different() -> None:
