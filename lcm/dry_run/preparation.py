@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from lcm.data import collate
+from lcm.data.batch import collate
 from lcm.data.loaded import LoadedData
-from lcm.data.precomputed import PictureSet, Rows, picture_rows, prompt_rows
-from lcm.data.precomputed.rows import CHOOSE_FOLDER, break_even, reading_seconds
+from lcm.data.precomputed.latents import picture_rows
+from lcm.data.precomputed.prompts import prompt_rows
+from lcm.data.precomputed.rows import CHOOSE_FOLDER, Rows, break_even, reading_seconds
 from lcm.data.precomputed.store import Row, Store, Writer, bytes_of_rows
 from lcm.data.precomputed.trajectories import (
     CHOOSE_TRAJECTORY_DIR,
@@ -28,9 +29,11 @@ from lcm.data.precomputed.trajectories import (
 from lcm.models.families import Family
 from lcm.models.networks import adapters_disabled
 from lcm.system.disk_space import Need
-from lcm.training.inputs import build_buckets, prompts_to_encode, trajectory_folder, trajectory_spec
-from lcm.training.loop import Trainer
+from lcm.training.encode import encode
+from lcm.training.inputs import picture_set, prompts_to_encode, trajectory_spec
 from lcm.training.plan import duration
+from lcm.training.run import Run
+from lcm.training.workspace import trajectory_folder
 
 PROBED = 8
 """Rows that are made to know how long one takes."""
@@ -61,43 +64,38 @@ def seconds_of(function: Callable[[], object], device: torch.device, calls: int 
     return statistics.median(seconds[1:] or seconds)
 
 
-def preparations(trainer: Trainer) -> list[Preparation]:
-    """Of this run, as far as its data are known: how much comes in a stream is not. Nothing is
-    written.
+def preparations(run: Run) -> list[Preparation]:
+    """What this run makes first, as far as its data are known: how much comes in a stream is not.
+    Nothing is written.
     """
     found = []
-    folder = trainer.config.cache_folder
-    if folder is not None and not trainer.config.streaming:
-        found += [of_rows(rows, folder, trainer) for rows in rows_of(trainer, trainer.data)]
-    if trainer.config.prompts_file is not None:
-        found += [of_trajectories(family, trainer) for family in trainer.families]
-    return list(
-        {made.need.folder: made for made in found}.values()
-    )  # teachers may have something in common
+    folder = run.config.cache.folder
+    if folder is not None and not run.config.data.streaming:
+        found += [of_rows(rows, folder, run) for rows in rows_of(run, run.loaded)]
+    if run.config.data.prompts_file is not None:
+        found += [of_trajectories(family, run) for family in run.families]
+    # teachers may have something in common
+    return list({made.need.folder: made for made in found}.values())
 
 
-def rows_of(trainer: Trainer, data: LoadedData) -> list[Rows]:
-    """All that --cache_latents would read of these data."""
-    config, family = trainer.config, trainer.family
-    prompts = prompts_to_encode(config, data.records)
-    rows = [prompt_rows(family, prompts)[0] for family in trainer.families]
+def rows_of(run: Run, data: LoadedData) -> list[Rows]:
+    """All rows that --cache_latents would read of these data."""
+    prompts = prompts_to_encode(run.config.samples, data.records)
+    rows = [prompt_rows(family, prompts)[0] for family in run.families]
     if data.pictures is None:
         return rows
-    pictures = PictureSet(
-        data.records, data.pictures, build_buckets(config, family, data), config, config.seed
-    )
-    return [*rows, picture_rows(family, pictures, workers=0)]
+    return [*rows, picture_rows(run.family, picture_set(run.config, run.family, data), workers=0)]
 
 
-def of_rows(rows: Rows, folder: Path, trainer: Trainer) -> Preparation:
+def of_rows(rows: Rows, folder: Path, run: Run) -> Preparation:
+    """What rows of the cache that are missing in `folder` take."""
     missing, seconds, nbytes = rows.missing(folder), 0.0, 0
     if missing:
-        making, row = probe(rows, missing, trainer.accelerator.device)
+        making, row = probe(rows, missing, run.machine.device)
         seconds, nbytes = len(missing) * making, bytes_of_rows(len(missing), missing[0], row)
     need = Need(rows.folder(folder), nbytes, rows.what, CHOOSE_FOLDER)
-    return Preparation(
-        rows.what, len(rows.wanted), len(missing), seconds / trainer.process[1], need
-    )
+    each = seconds / run.machine.process[1]
+    return Preparation(rows.what, len(rows.wanted), len(missing), each, need)
 
 
 def probe(rows: Rows, keys: list[str], device: torch.device) -> tuple[float, Row]:
@@ -106,24 +104,23 @@ def probe(rows: Rows, keys: list[str], device: torch.device) -> tuple[float, Row
     return seconds_of(lambda: list(rows.make(jobs)), device) / len(jobs), next(rows.make(jobs))[1]
 
 
-def of_trajectories(family: Family, trainer: Trainer) -> Preparation:
-    config, records = trainer.config, trainer.data.records
-    spec, device = trajectory_spec(config), trainer.accelerator.device
-    folder = trajectory_folder(config) / trajectory_key(family, records, spec)
+def of_trajectories(family: Family, run: Run) -> Preparation:
+    """What the trajectories of a teacher that are missing take."""
+    config, records, device = run.config, run.loaded.records, run.machine.device
+    spec = trajectory_spec(config.method, config.loop.seed, run.facts.resolution)
+    directory = trajectory_folder(config.cache, config.output.folder)
+    folder = directory / trajectory_key(family, records, spec)
     shape, seconds = (spec.num_points, *family.latent_shape(spec.resolution)), 0.0
     missing = absent_trajectories(folder, len(records), shape)
     if missing:
-        batch = records[: config.train_batch_size]
-        with adapters_disabled(family.unet):  # which the trainer has called like this before
-            seconds = (
-                missing
-                / len(batch)
-                * seconds_of(lambda: follow(family, batch, spec, device), device, calls=1)
-            )
-    need = Need(
-        folder, bytes_of_trajectories(missing, shape), "trajectories", CHOOSE_TRAJECTORY_DIR
-    )
-    return Preparation("trajectories", len(records), missing, seconds / trainer.process[1], need)
+        batch = records[: config.loop.train_batch_size]
+        with adapters_disabled(family.unet):  # which the run has called like this before
+            once = seconds_of(lambda: follow(family, batch, spec, device), device, calls=1)
+        seconds = missing / len(batch) * once
+    nbytes = bytes_of_trajectories(missing, shape)
+    need = Need(folder, nbytes, "trajectories", CHOOSE_TRAJECTORY_DIR)
+    each = seconds / run.machine.process[1]
+    return Preparation("trajectories", len(records), missing, each, need)
 
 
 # --- what a cache would bring ---------------------------------------------------------------------
@@ -156,23 +153,19 @@ class Gain:
         )
 
 
-def gain_of_cache(trainer: Trainer) -> Gain:
-    """Measured on a batch that is encoded, and on a few rows that are made and read in a temporary
-    folder.
+def gain_of_cache(run: Run) -> Gain:
+    """What a cache would bring, measured on a batch that is encoded, and on a few rows that are
+    made and read in a temporary folder.
     """
-    device, size, dataset = (
-        trainer.accelerator.device,
-        trainer.config.train_batch_size,
-        trainer.dataset(),
-    )
-    group = trainer.buckets.groups[0]
-    refs = [(0, int(group[i % len(group)])) for i in range(size)]
+    device, loop, dataset = run.machine.device, run.config.loop, run.inputs.dataset()
+    group = run.inputs.buckets.groups[0]
+    refs = [(0, int(group[i % len(group)])) for i in range(loop.train_batch_size)]
     batch = collate([dataset[ref] for ref in refs])
-    live = seconds_of(lambda: trainer.encode(batch), device)
-    if trainer.config.dataloader_num_workers == 0:
+    live = seconds_of(lambda: encode(run.families[batch.teacher], batch, device), device)
+    if loop.dataloader_num_workers == 0:
         live += seconds_of(lambda: [dataset[ref] for ref in refs], device)
     making = reading = 0.0
-    for rows in rows_of(trainer, trainer.data.first(PROBED)):
+    for rows in rows_of(run, run.loaded.first(PROBED)):
         seconds, row = probe(rows, list(rows.wanted), device)
         making += seconds
         with tempfile.TemporaryDirectory() as folder:
@@ -180,4 +173,4 @@ def gain_of_cache(trainer: Trainer) -> Gain:
             writer.add("0", row)
             writer.flush()
             reading += reading_seconds(Store(Path(folder)), ["0"] * PROBED)
-    return Gain(live / size, making, reading)
+    return Gain(live / len(refs), making, reading)

@@ -9,6 +9,8 @@ numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -93,3 +95,14 @@ def checkpoint_activations(unet: Any, mode: str) -> None:
     """
     if mode != "no":
         unet.enable_gradient_checkpointing(checkpoint_selectively if mode == "selective" else None)
+
+
+@contextmanager
+def recomputing(unet: Any, mode: str, otherwise: str) -> Iterator[None]:
+    """The U-Net recomputes as `mode` says inside the block, as `otherwise` says after it."""
+    try:
+        checkpoint_activations(unet, mode)
+        yield
+    finally:
+        unet.disable_gradient_checkpointing()
+        checkpoint_activations(unet, otherwise)

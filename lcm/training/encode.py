@@ -7,7 +7,7 @@ import torch
 from lcm.data import (
     SampleBatch,
 )
-from lcm.methods import LatentBatch
+from lcm.methods.objective import LatentBatch
 from lcm.models.families import Family
 
 

@@ -25,18 +25,12 @@ from lcm.cli.generate import configure
 from lcm.cli.main import main
 from lcm.inference.generate import draw_seed_grid, plan
 from lcm.system.image_grid import LARGEST_SIDE, fitting, save_png
-from tests.adapter.test_adapters import make_recipe
-from tests.conftest import ROOT
-from tests.inference.test_load import write_adapter
+from tests.support import ROOT
+from tests.support.adapters import make_recipe, write_adapter
 from tests.support.single_file import write_single_file
 from tests.support.worlds import build_sd
 
 PROMPTS = ["a red star", "blue"]
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_adapter(tmp_path_factory.mktemp("adapter"), build_sd, make_recipe())
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from PIL import Image
 from lcm.data import DataConfig, LoadedData, Record, load_data, make_report, write_report
 from lcm.data.pictures import survey
 from lcm.system.processes import Team
-from tests.data.test_sources import BLUE, GREEN, RED, encoded, plain
+from tests.support.pictures import BLUE, GREEN, RED, encoded, plain
 
 SIZES = [(40, 30), (16, 90), (8, 8), (64, 64), (15, 16)]
 

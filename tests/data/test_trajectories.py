@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lcm.config.run import parse_config
+from lcm.config.flags import parse_config
 from lcm.data.batch import SampleBatch, collate
 from lcm.data.config import DataConfig
 from lcm.data.dataset import TrainDataset
@@ -46,22 +46,21 @@ from lcm.data.records import Record, fingerprint
 from lcm.data.sampler import StepSampler
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.schedule import CLEAN, NoiseSchedule
-from lcm.diffusion.solvers import SOLVERS, Solver, repeated, substeps
-from lcm.diffusion.solvers.base import Remembering
+from lcm.diffusion.solvers.base import Remembering, Solver, repeated, substeps
+from lcm.diffusion.tables import SOLVERS
 from lcm.models.families import Family, load_family
 from lcm.system.processes import Team
 from lcm.training.inputs import build_trajectories
-from tests.data.test_cache import teams
-from tests.diffusion.test_solvers import (
+from tests.support.closed_forms import exact_solution, gaussian_teacher
+from tests.support.schedules import (
     every_model,
     every_solver,
-    exact_solution,
-    gaussian_teacher,
     make_schedule,
     network_of,
     randn,
     stable_diffusion_schedule,
 )
+from tests.support.teams import teams
 from tests.support.worlds import build_sdxl
 
 SPEC = TrajectorySpec(

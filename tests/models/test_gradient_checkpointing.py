@@ -16,8 +16,7 @@ from lcm.models import gradient_checkpointing as recompute
 from lcm.models.gradient_checkpointing import EXPENSIVE, checkpoint_selectively
 from lcm.models.networks import make_networks
 from lcm.system.memory import LiveMemory
-from tests.models.test_networks import inputs
-from tests.support.worlds import build_sdxl_unet, build_unet, randomize_lora
+from tests.support.worlds import build_sdxl_unet, build_unet, inputs, randomize_lora
 
 PRODUCTS = {"addmm", "mm", "convolution", "_scaled_dot_product_flash_attention_for_cpu"}
 ALWAYS = 1

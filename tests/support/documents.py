@@ -35,10 +35,10 @@ from torch.distributed.run import get_args_parser
 import lcm.cli.main
 import train_lcm_lora
 from lcm.cli import VERBS
-from lcm.config.run import parse_config, spellings
-from lcm.methods import OBJECTIVES
+from lcm.config.flags import parse_config, spellings
+from lcm.methods import METHODS
+from tests.support import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = (
     "README.md",
     *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
@@ -97,7 +97,7 @@ def follow(document: str) -> int:
     """Does what the page says in the current folder; returns the number of blocks. Raises what goes
     wrong, with the line.
     """
-    with mock.patch.dict(OBJECTIVES):  # where a page adds a method, it is gone afterwards
+    with mock.patch.dict(METHODS):  # where a page adds a method, it is gone afterwards
         for command in INLINE.findall(FENCE.sub("", (ROOT / document).read_text(encoding="utf-8"))):
             do(Block("bash", command, "", 0), f"{document}: {command}", {})
         return sum(1 for _ in followed(document))

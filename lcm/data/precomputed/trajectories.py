@@ -37,8 +37,8 @@ from lcm.data.randomness import sample_rng
 from lcm.data.records import Record
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.schedule import CLEAN
-from lcm.diffusion.solvers import SOLVERS, repeated
-from lcm.diffusion.solvers.base import Remembering
+from lcm.diffusion.solvers.base import Remembering, repeated
+from lcm.diffusion.tables import SOLVERS
 from lcm.models.families import Family
 from lcm.models.networks import Networks, guided_teacher
 from lcm.system.disk_space import Need, warn_if_short

@@ -41,8 +41,10 @@ SILENT = Picture("", 0, 0, NO_CAPTION)
 Sink = Callable[[LoadedData], None]
 
 
-def load_stream(config: DataConfig, team: Team, notes: Path, sink: Sink) -> LoadedData:
-    """The first `max_train_samples` usable samples of the stream, all without that, and an account
+def load_stream(
+    config: DataConfig, limit: int | None, team: Team, notes: Path, sink: Sink
+) -> LoadedData:
+    """The first `limit` usable samples of the stream, all without that, and an account
     of the others.
 
     What the listing in the folder `notes` has is not read. Of the rest every process reads all,
@@ -54,7 +56,7 @@ def load_stream(config: DataConfig, team: Team, notes: Path, sink: Sink) -> Load
     """
     stream = Stream(str(config.dataset_name), config)
     listing = shared_listing(stream, team, notes)
-    known, limit = len(listing.rows), config.max_train_samples
+    known = len(listing.rows)
     wanted = None if limit is None else limit - usable(listing.rows)
     if not listing.whole and (wanted is None or wanted > 0):
         read_on(stream, listing, wanted, team, sink)
