@@ -17,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lcm.adapter.names import PICKLED
-from lcm.adapter.names import WEIGHTS_NAME as WEIGHTS_NAME  # noqa: PLC0414 - for importers
 from lcm.adapter.recipe import Recipe
 
 DOWN_PROJECTIONS = (

@@ -13,9 +13,7 @@ import torch
 from safetensors import safe_open
 
 from lcm.adapter.export import ExportError
-from lcm.adapter.names import RECIPE_NAME as RECIPE_NAME  # noqa: PLC0414 - for importers
-from lcm.adapter.names import UNET_FOLDER as UNET_FOLDER  # noqa: PLC0414 - for importers
-from lcm.adapter.names import is_full as is_full  # noqa: PLC0414 - for importers
+from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
 from lcm.adapter.recipe import Recipe
 from lcm.system.atomic import replacing
 

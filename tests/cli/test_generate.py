@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import lcm
-from lcm.adapter.files import WEIGHTS_NAME
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.cli.generate import configure
 from lcm.cli.main import main
 from lcm.inference.generate import draw_seed_grid, plan
