@@ -25,8 +25,7 @@ from lcm.adapter.names import PICKLED, WEIGHTS_NAME
 from lcm.formats.read import read_adapter
 from lcm.inference.generate import load_styles, look_up_all, prepare
 from lcm.models.base_model import load_base
-from tests.adapter.test_adapters import make_recipe
-from tests.inference.test_load import write_adapter
+from tests.support.adapters import make_recipe, write_adapter
 from tests.support.worlds import build_sd
 
 OPENED: list[Path] = []
