@@ -8,7 +8,7 @@ from pathlib import Path
 
 from accelerate.utils import gather_object
 
-from lcm.adapter.files import WEIGHTS_NAME
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.config.run import to_yaml
 from lcm.data.report import write_report
 from lcm.outputs.checkpoint import RunState

@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from PIL import Image
 
-from lcm.adapter.files import WEIGHTS_NAME
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
 from lcm.inference import make_scheduler

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 
 import lcm
 import train_lcm_lora
-from lcm.adapter.files import WEIGHTS_NAME
 from lcm.adapter.lora import add_lora, lora_parameters
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.config.flags import parse_config
 from lcm.methods.perceptual import make_lpips
 from lcm.models.conditioning import Conditioning

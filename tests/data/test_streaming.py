@@ -32,7 +32,7 @@ from lcm.system.processes import ALONE, Team
 from tests.support.damage import data_start, flip_bit
 from tests.support.outputs import losses
 from tests.support.pictures import BLUE, HOSTILE, encoded, plain
-from tests.support.runs import encoded, flags, fork, run, trainer_of, update
+from tests.support.runs import flags, fork, run, trainer_of, update
 from tests.support.samples import (
     STRUCT,
     Example,

@@ -19,8 +19,8 @@ from torch import Tensor
 
 import lcm
 import train_lcm_lora
-from lcm.adapter.files import WEIGHTS_NAME
 from lcm.adapter.lora import adaptable
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.config.flags import parse_config
 from lcm.data import TrajectorySpec
 from lcm.data.precomputed.latents import latent_facts

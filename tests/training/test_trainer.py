@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 import lcm
 import train_lcm_lora
-from lcm.adapter.files import WEIGHTS_NAME, read_header
+from lcm.adapter.files import read_header
 from lcm.adapter.lora import lora_modules
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.dry_run.rehearse import rehearse
 from lcm.outputs.checkpoint import load_checkpoint
 from tests.support.outputs import (
