@@ -13,8 +13,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from lcm.adapter.export import ExportError, probe
-from lcm.adapter.full_unet import UNET_FOLDER, export_unet, verify_unet
-from lcm.adapter.names import RECIPE_NAME
+from lcm.adapter.full_unet import export_unet, verify_unet
+from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
 from lcm.models.networks import guidance_embedding, make_networks
 from lcm.training.result import copy_for_training
 from tests.support.adapters import make_recipe
