@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,23 @@ def test_a_folder_stays_that_holds_something_or_was_there_before(tmp_path: Path)
         (tmp_path / "out" / "result").touch()
     assert (tmp_path / "before").is_dir()
     assert (tmp_path / "out" / "result").exists()
+
+
+def test_whoever_waits_for_a_command_that_writes_nothing_goes_on_after_it(tmp_path: Path) -> None:
+    """Though the folder is taken away meanwhile."""
+    code = """
+        from pathlib import Path
+        from lcm.system.lock import alone_in
+        print("waits")
+        with alone_in(Path(sys.argv[1])):
+            print("inside")
+    """
+    with alone_in(tmp_path / "out"):
+        process = script(code, tmp_path / "out")
+        assert said(process) == "waits"
+        time.sleep(1)
+    assert said(process) == "inside"
+    assert process.wait(30) == 0
 
 
 def test_the_lock_of_a_killed_command_is_free(tmp_path: Path) -> None:
