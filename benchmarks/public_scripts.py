@@ -26,7 +26,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from lcm.adapter.lora import LORA_TARGETS, lora_parameters
-from lcm.data import SampleBatch
+from lcm.data.batch import SampleBatch
 
 T = 1000
 

@@ -31,7 +31,7 @@ import torch
 from safetensors import safe_open
 
 import train_lcm_lora
-from lcm.data.precomputed import stores
+from lcm.data.precomputed.rows import stores
 from tests.support.ranks import start, wait
 from tests.support.worlds import build_sd, write_images
 

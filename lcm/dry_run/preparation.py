@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from lcm.data import collate
+from lcm.data.batch import collate
 from lcm.data.loaded import LoadedData
-from lcm.data.precomputed import PictureSet, Rows, picture_rows, prompt_rows
-from lcm.data.precomputed.rows import CHOOSE_FOLDER, break_even, reading_seconds
+from lcm.data.precomputed.latents import PictureSet, picture_rows
+from lcm.data.precomputed.prompts import prompt_rows
+from lcm.data.precomputed.rows import CHOOSE_FOLDER, Rows, break_even, reading_seconds
 from lcm.data.precomputed.store import Row, Store, Writer, bytes_of_rows
 from lcm.data.precomputed.trajectories import (
     CHOOSE_TRAJECTORY_DIR,

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from lcm.config.run import CHOICES
-from lcm.data import collate
+from lcm.data.batch import collate
 from lcm.dry_run.memory_fit import (
     AVERAGES,
     ENCODERS,

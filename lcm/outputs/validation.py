@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from diffusers.utils import make_image_grid
 from PIL import Image
 
-from lcm.data import Record
+from lcm.data.records import Record
 from lcm.models.families import Family
 
 

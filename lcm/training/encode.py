@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lcm.data import (
-    SampleBatch,
-)
+from lcm.data.batch import SampleBatch
 from lcm.methods import LatentBatch
 from lcm.models.families import Family
 

@@ -12,17 +12,14 @@ import torch
 from accelerate import Accelerator
 
 from lcm.config.run import TrainConfig
-from lcm.data import (
-    Record,
-    Trajectories,
-    TrajectorySpec,
-    load_data,
-    make_missing_shards,
-    open_trajectories,
-)
 from lcm.data.buckets import Buckets, by_aspect_ratio, one_square
+from lcm.data.load import load_data
 from lcm.data.loaded import LoadedData
-from lcm.data.precomputed import EncodedSamples, Encoder, PictureSet, encode_prompts, encode_samples
+from lcm.data.precomputed.latents import EncodedSamples, Encoder, PictureSet, encode_samples
+from lcm.data.precomputed.prompts import encode_prompts
+from lcm.data.precomputed.shards import Trajectories
+from lcm.data.precomputed.trajectories import TrajectorySpec, make_missing_shards, open_trajectories
+from lcm.data.records import Record
 from lcm.data.stream.read import load_stream
 from lcm.methods import OBJECTIVES
 from lcm.models.families import Family

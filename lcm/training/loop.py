@@ -20,19 +20,14 @@ from torch.utils.data import DataLoader
 
 from lcm.adapter.files import WEIGHTS_NAME
 from lcm.config.run import TrainConfig
-from lcm.data import (
-    SampleBatch,
-    StepSampler,
-    TrainDataset,
-    Trajectories,
-    collate,
-    make_report,
-    write_report,
-)
-from lcm.data.precomputed import EncodedSamples
+from lcm.data.batch import SampleBatch, collate
+from lcm.data.dataset import TrainDataset
+from lcm.data.precomputed.latents import EncodedSamples
+from lcm.data.precomputed.shards import Trajectories
 from lcm.data.randomness import sample_rng
 from lcm.data.records import fingerprint
-from lcm.data.sampler import MixedDataset, MixedSampler
+from lcm.data.report import make_report, write_report
+from lcm.data.sampler import MixedDataset, MixedSampler, StepSampler
 from lcm.methods import OBJECTIVES, LatentBatch
 from lcm.methods.perceptual import make_lpips
 from lcm.models.families import Family

@@ -23,12 +23,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lcm.cli import main as cli
-from lcm.data import SampleBatch, TrainDataset, collate
+from lcm.data.batch import SampleBatch, collate
 from lcm.data.buckets import Buckets, by_aspect_ratio, one_square
 from lcm.data.config import DataConfig
+from lcm.data.dataset import TrainDataset
 from lcm.data.load import load_records
 from lcm.data.pictures import Picture, survey
-from lcm.data.precomputed import EncodedSamples, PictureSet, encode_samples
+from lcm.data.precomputed.latents import EncodedSamples, PictureSet, encode_samples
 from lcm.data.precomputed.rows import break_even, fill
 from lcm.data.precomputed.store import ROWS, Row, Store, Writer, discard, sweep, write_rows
 from lcm.data.records import Record

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lcm.data import DataConfig, load_data
+from lcm.data.config import DataConfig
+from lcm.data.load import load_data
 from lcm.data.loaded import LoadedData
 from tests.data.test_sources import BLUE, GREEN, RED, THREE, encoded, plain
 

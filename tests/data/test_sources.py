@@ -24,8 +24,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lcm.config.run import FREE_TO_CHANGE
-from lcm.data import DataConfig, StepSampler, TrainDataset, collate, load_data, load_records
+from lcm.data.batch import collate
+from lcm.data.config import DataConfig
+from lcm.data.dataset import TrainDataset
+from lcm.data.load import load_data, load_records
 from lcm.data.loaded import LoadedData
+from lcm.data.sampler import StepSampler
 from lcm.data.sources import SOURCES
 
 datasets.disable_progress_bars()

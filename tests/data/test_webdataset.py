@@ -21,8 +21,12 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from lcm.data import DataConfig, StepSampler, TrainDataset, collate, load_data, load_records
+from lcm.data.batch import collate
+from lcm.data.config import DataConfig
+from lcm.data.dataset import TrainDataset
+from lcm.data.load import load_data, load_records
 from lcm.data.loaded import LoadedData
+from lcm.data.sampler import StepSampler
 from lcm.data.sources.files import expand_braces, find_files
 from tests.data.test_sources import BLUE, GREEN, RED, THREE, encoded, plain, write_members
 

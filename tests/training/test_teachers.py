@@ -16,9 +16,8 @@ from torch import Tensor
 
 from lcm.adapter.lora import add_lora, base_state
 from lcm.config.run import parse_config
-from lcm.data import StepSampler
 from lcm.data.buckets import one_square
-from lcm.data.sampler import MixedSampler, teacher_of
+from lcm.data.sampler import MixedSampler, StepSampler, teacher_of
 from lcm.dry_run.memory_fit import ENCODERS, UNET
 from lcm.dry_run.preparation import preparations
 from lcm.dry_run.step_memory import held_by

@@ -150,3 +150,9 @@ def break_even(making: float, reading: float, variants: int) -> int | None:
     making.
     """
     return None if reading >= making else int(variants * making / (making - reading)) + 1
+
+
+def stores(directory: Path) -> Iterator[tuple[dict[str, Any], Store]]:
+    """(manifest, store) of every folder in a cache."""
+    for path in sorted(directory.glob(f"*/{MANIFEST}")):
+        yield json.loads(path.read_text()), Store(path.parent)
