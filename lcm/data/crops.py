@@ -60,3 +60,8 @@ def choose_crop(
         resized,
         mirrored=config.random_flip and flip < 0.5,
     )
+
+
+def uncropped(resolution: int) -> ImageSize:
+    """What SDXL is told about a picture that was never cropped, as its pipeline does by default."""
+    return ImageSize(resolution, resolution, 0, 0, resolution, resolution)

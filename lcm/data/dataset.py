@@ -14,11 +14,18 @@ from torch.utils.data import Dataset
 from lcm.data.batch import Sample, SampleRef
 from lcm.data.buckets import Buckets, one_square
 from lcm.data.config import DataConfig
-from lcm.data.crops import Shape, choose_crop
-from lcm.data.precomputed.shards import Trajectories
+from lcm.data.crops import Shape, choose_crop, uncropped
 from lcm.data.randomness import draw
 from lcm.data.records import Record
 from lcm.models.families import ImageSize
+
+
+class Trajectories(Protocol):
+    """One trajectory of the teacher for every record, [M, C, h, w] float32, clean latents first."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Tensor: ...
 
 
 class Encoded(Protocol):
@@ -33,11 +40,6 @@ class Encoded(Protocol):
 
     def prompt(self, prompt: str) -> dict[str, Tensor]:
         """What Family.embed_prompts gives, without the batch."""
-
-
-def whole(resolution: int) -> ImageSize:
-    """What SDXL is told about a picture that was never cropped, as its pipeline does by default."""
-    return ImageSize(resolution, resolution, 0, 0, resolution, resolution)
 
 
 class TrainDataset(Dataset[Sample]):
@@ -95,7 +97,7 @@ class TrainDataset(Dataset[Sample]):
         prompt = "" if empty else record.captions[int(draws.caption * len(record.captions))]
         pixels = moments = trajectory = None
         if self.trajectories is not None:
-            trajectory, size = self.trajectories[index], whole(self.resolution)
+            trajectory, size = self.trajectories[index], uncropped(self.resolution)
         elif self.encoded is not None and self.encoded.has_pictures:
             moments, size = self.encoded.picture(epoch, index)
         else:

@@ -7,9 +7,10 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,24 +18,16 @@ from lcm.data.batch import collate
 from lcm.data.loaded import LoadedData
 from lcm.data.precomputed.latents import PictureSet, picture_rows
 from lcm.data.precomputed.prompts import prompt_rows
-from lcm.data.precomputed.rows import CHOOSE_FOLDER, Rows, break_even, reading_seconds
+from lcm.data.precomputed.rows import Rows, break_even, reading_seconds
 from lcm.data.precomputed.store import Row, Store, Writer, bytes_of_rows
-from lcm.data.precomputed.trajectories import (
-    CHOOSE_TRAJECTORY_DIR,
-    absent_trajectories,
-    bytes_of_trajectories,
-    follow,
-    trajectory_key,
-)
-from lcm.models.families import Family
-from lcm.models.networks import adapters_disabled
+from lcm.data.precomputed.trajectories import trajectory_rows
 from lcm.system.disk_space import Need
 from lcm.training.inputs import build_buckets, prompts_to_encode, trajectory_folder, trajectory_spec
 from lcm.training.loop import Trainer
 from lcm.training.plan import duration
 
 PROBED = 8
-"""Rows that are made to know how long one takes."""
+"""Samples that are encoded, and rows that are read, to know what a cache would bring."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +56,22 @@ def seconds_of(function: Callable[[], object], device: torch.device, calls: int 
 
 
 def preparations(trainer: Trainer) -> list[Preparation]:
-    """Of this run, as far as its data are known: how much comes in a stream is not. Nothing is
-    written.
+    """What this run makes first, as far as its data are known: how much comes in a stream is not.
+    Nothing is written.
     """
-    found = []
-    folder = trainer.config.cache_folder
-    if folder is not None and not trainer.config.streaming:
-        found += [of_rows(rows, folder, trainer) for rows in rows_of(trainer, trainer.data)]
-    if trainer.config.prompts_file is not None:
-        found += [of_trajectories(family, trainer) for family in trainer.families]
-    return list(
-        {made.need.folder: made for made in found}.values()
-    )  # teachers may have something in common
+    config, device, found = trainer.config, trainer.accelerator.device, []
+    if config.cache_folder is not None and not config.streaming:
+        found += [(rows, config.cache_folder) for rows in rows_of(trainer, trainer.data)]
+    if config.prompts_file is not None:
+        records, spec = trainer.data.records, trajectory_spec(config)
+        options: dict[str, Any] = {"batch_size": config.train_batch_size, "device": device}
+        found += [
+            (trajectory_rows(family, records, spec, **options), trajectory_folder(config))
+            for family in trainer.families
+        ]
+    prepared = [preparation_of(rows, folder, trainer) for rows, folder in found]
+    # teachers may have something in common
+    return list({made.need.folder: made for made in prepared}.values())
 
 
 def rows_of(trainer: Trainer, data: LoadedData) -> list[Rows]:
@@ -90,41 +87,24 @@ def rows_of(trainer: Trainer, data: LoadedData) -> list[Rows]:
     return [*rows, picture_rows(family, pictures, workers=0)]
 
 
-def of_rows(rows: Rows, folder: Path, trainer: Trainer) -> Preparation:
-    missing, seconds, nbytes = rows.missing(folder), 0.0, 0
+def preparation_of(rows: Rows, directory: Path, trainer: Trainer) -> Preparation:
+    """What is missing of these rows, and what making it takes, as measured on a few of them."""
+    missing, seconds, nbytes = rows.missing(directory), 0.0, 0
     if missing:
         making, row = probe(rows, missing, trainer.accelerator.device)
         seconds, nbytes = len(missing) * making, bytes_of_rows(len(missing), missing[0], row)
-    need = Need(rows.folder(folder), nbytes, rows.what, CHOOSE_FOLDER)
-    return Preparation(
-        rows.what, len(rows.wanted), len(missing), seconds / trainer.process[1], need
-    )
+    need, processes = rows.need(directory, nbytes), trainer.process[1]
+    return Preparation(rows.what, len(rows.requested), len(missing), seconds / processes, need)
 
 
-def probe(rows: Rows, keys: list[str], device: torch.device) -> tuple[float, Row]:
-    """Seconds to make one row, and one."""
-    jobs = [(key, rows.wanted[key]) for key in keys[:PROBED]]
-    return seconds_of(lambda: list(rows.make(jobs)), device) / len(jobs), next(rows.make(jobs))[1]
-
-
-def of_trajectories(family: Family, trainer: Trainer) -> Preparation:
-    config, records = trainer.config, trainer.data.records
-    spec, device = trajectory_spec(config), trainer.accelerator.device
-    folder = trajectory_folder(config) / trajectory_key(family, records, spec)
-    shape, seconds = (spec.num_points, *family.latent_shape(spec.resolution)), 0.0
-    missing = absent_trajectories(folder, len(records), shape)
-    if missing:
-        batch = records[: config.train_batch_size]
-        with adapters_disabled(family.unet):  # which the trainer has called like this before
-            seconds = (
-                missing
-                / len(batch)
-                * seconds_of(lambda: follow(family, batch, spec, device), device, calls=1)
-            )
-    need = Need(
-        folder, bytes_of_trajectories(missing, shape), "trajectories", CHOOSE_TRAJECTORY_DIR
-    )
-    return Preparation("trajectories", len(records), missing, seconds / trainer.process[1], need)
+def probe(rows: Rows, keys: Sequence[str], device: torch.device) -> tuple[float, Row]:
+    """The seconds to make one row, and one."""
+    jobs = [(key, rows.requested[key]) for key in keys[: rows.probes]]
+    made: list[tuple[str, Row]] = []
+    # portions take so long that one call must do, which the trainer has made like this before
+    calls = 1 if rows.portion is not None else 4
+    seconds = seconds_of(lambda: made.extend(rows.make(jobs)), device, calls)
+    return seconds / len(jobs), made[0][1]
 
 
 # --- what a cache would bring ---------------------------------------------------------------------
@@ -174,7 +154,7 @@ def gain_of_cache(trainer: Trainer) -> Gain:
         live += seconds_of(lambda: [dataset[ref] for ref in refs], device)
     making = reading = 0.0
     for rows in rows_of(trainer, trainer.data.first(PROBED)):
-        seconds, row = probe(rows, list(rows.wanted), device)
+        seconds, row = probe(rows, list(rows.requested), device)
         making += seconds
         with tempfile.TemporaryDirectory() as folder:
             writer = Writer(Path(folder))

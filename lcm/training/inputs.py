@@ -17,8 +17,7 @@ from lcm.data.load import load_data
 from lcm.data.loaded import LoadedData
 from lcm.data.precomputed.latents import EncodedSamples, Encoder, PictureSet, encode_samples
 from lcm.data.precomputed.prompts import encode_prompts
-from lcm.data.precomputed.shards import Trajectories
-from lcm.data.precomputed.trajectories import TrajectorySpec, make_missing_shards, open_trajectories
+from lcm.data.precomputed.trajectories import Trajectories, TrajectorySpec, make_trajectories
 from lcm.data.records import Record
 from lcm.data.stream.read import load_stream
 from lcm.methods import OBJECTIVES
@@ -60,26 +59,23 @@ def build_trajectories(
     has no adapters yet.
     """
     directory, spec = trajectory_folder(config), trajectory_spec(config)
-    owner = None
+    owner = ""
     if config.dry_run:  # every process for itself
         directory, team = temporary_folder(), ALONE
     else:
         owner = team.from_main(lambda: name_of(Path(config.output_dir)))
         team.together(lambda: make_folder(directory, "trajectory_dir"))
         team.check_shared(directory, "trajectory_dir")
-    batch_size = config.train_batch_size
-    folder = make_missing_shards(
+    return make_trajectories(
         family,
         records,
         spec,
-        directory,
+        directory=directory,
         team=team,
-        batch_size=batch_size,
+        batch_size=config.train_batch_size,
         device=device,
         owner=owner,
     )
-    team.wait()
-    return open_trajectories(folder, len(records))
 
 
 def load_inputs(

@@ -23,7 +23,7 @@ from lcm.config.run import TrainConfig
 from lcm.data.batch import SampleBatch, collate
 from lcm.data.dataset import TrainDataset
 from lcm.data.precomputed.latents import EncodedSamples
-from lcm.data.precomputed.shards import Trajectories
+from lcm.data.precomputed.trajectories import Trajectories
 from lcm.data.randomness import sample_rng
 from lcm.data.records import fingerprint
 from lcm.data.report import make_report, write_report

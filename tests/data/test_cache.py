@@ -30,7 +30,7 @@ from lcm.data.dataset import TrainDataset
 from lcm.data.load import load_records
 from lcm.data.pictures import Picture, survey
 from lcm.data.precomputed.latents import EncodedSamples, PictureSet, encode_samples
-from lcm.data.precomputed.rows import break_even, fill
+from lcm.data.precomputed.rows import Filled, Make, Rows, break_even
 from lcm.data.precomputed.store import ROWS, Row, Store, Writer, discard, sweep, write_rows
 from lcm.data.records import Record
 from lcm.data.sources.folder import Folder
@@ -191,12 +191,21 @@ class Counting:
 WANTED = {str(i): i for i in range(2 * ROWS + 50)}
 
 
+def fill(
+    folder: Path, requested: dict[str, int], make: Make[int], team: Team, portion: int | None = None
+) -> Filled:
+    """Rows of a kind that only tests know, all of them on disk."""
+    facts: dict[str, Any] = {"flag": "latent_cache_dir", "facts": {}, "portion": portion}
+    rows = Rows("rows", "rows", name=folder.name, requested=requested, make=make, **facts)
+    return rows.fill(folder.parent, team)
+
+
 def test_filling_makes_each_row_once_and_then_none(tmp_path: Path) -> None:
     make = Counting()
-    first = fill(tmp_path, WANTED, make, Team(), "rows")
+    first = fill(tmp_path, WANTED, make, Team())
     assert sorted(make.made) == sorted(WANTED) and (first.found, first.made) == (0, len(WANTED))
     again = Counting()
-    second = fill(tmp_path, {**WANTED, "new": 7}, again, Team(), "rows")
+    second = fill(tmp_path, {**WANTED, "new": 7}, again, Team())
     assert again.made == ["new"] and (second.found, second.made) == (len(WANTED), 1)
     assert all(second.store[key]["x"].item() == number for key, number in WANTED.items())
 
@@ -204,17 +213,17 @@ def test_filling_makes_each_row_once_and_then_none(tmp_path: Path) -> None:
 def test_an_interrupted_build_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     first, second = Counting(fail_at=ROWS + 10), Counting()
     with pytest.raises(KeyboardInterrupt):
-        fill(tmp_path, WANTED, first, Team(), "rows")
+        fill(tmp_path, WANTED, first, Team())
     assert len(Store(tmp_path)) == ROWS
-    fill(tmp_path, WANTED, second, Team(), "rows")
+    fill(tmp_path, WANTED, second, Team())
     assert set(second.made) == set(WANTED) - set(first.made[:ROWS])
 
 
 def test_a_damaged_row_is_made_again_and_nothing_else(tmp_path: Path) -> None:
-    store = fill(tmp_path, WANTED, Counting(), Team(), "rows").store
+    store = fill(tmp_path, WANTED, Counting(), Team()).store
     flip_bit(store.files[0], data_start(store.files[0]))
     make = Counting()
-    filled = fill(tmp_path, WANTED, make, Team(), "rows")
+    filled = fill(tmp_path, WANTED, make, Team())
     assert (len(make.made), filled.damaged, filled.made) == (1, 1, 1)
     assert all(filled.store[key]["x"].item() == number for key, number in WANTED.items())
 
@@ -240,12 +249,12 @@ def teams(size: int) -> list[Team]:
 
 
 def test_processes_share_the_work_and_see_the_same_result(tmp_path: Path) -> None:
-    fill(tmp_path, dict(list(WANTED.items())[:100]), Counting(), Team(), "rows")
+    fill(tmp_path, dict(list(WANTED.items())[:100]), Counting(), Team())
     makes = [Counting() for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
         results = list(
             pool.map(
-                lambda pair: fill(tmp_path, WANTED, *pair, "rows"),
+                lambda pair: fill(tmp_path, WANTED, *pair),
                 zip(makes, teams(3), strict=True),
             )
         )
@@ -262,7 +271,7 @@ def test_machines_that_do_not_share_the_folder_are_told_so(tmp_path: Path) -> No
             yield from list(super().__call__(jobs))[1:]
 
     with pytest.raises(ValueError, match="same --latent_cache_dir"):
-        fill(tmp_path, WANTED, Forgetful(), Team(), "rows")
+        fill(tmp_path, WANTED, Forgetful(), Team())
 
 
 @pytest.mark.parametrize("same", [True, False])

@@ -186,11 +186,9 @@ def test_trajectories_are_found_by_a_teacher_that_has_its_adapter_by_now(
     for missing in (3, 0):
         trainer = trainer_of(sd_folder, Path(), tmp_path / "out", dry_run=True, **options)
         (found,) = preparations(trainer)
-        assert (found.wanted, found.missing, found.need.nbytes) == (
-            3,
-            missing,
-            missing * 4 * 8 * 8 * 2,
-        )
+        tensors = missing * 4 * 8 * 8 * 2
+        assert (found.wanted, found.missing) == (3, missing)
+        assert tensors <= found.need.nbytes <= tensors + 1000  # a header
         assert (found.seconds > 0) == (missing > 0)
         assert run(sd_folder, Path(), tmp_path / str(missing), **options) == 0
 

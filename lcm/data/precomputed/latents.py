@@ -24,7 +24,7 @@ from lcm.data.precomputed.prompts import (
     EncodedPrompts,
     encode_prompts,
 )
-from lcm.data.precomputed.rows import Filled, Make, Rows, break_even, open_folder, reading_seconds
+from lcm.data.precomputed.rows import Filled, Make, Rows, break_even, reading_seconds
 from lcm.data.precomputed.store import Row, Store, Writer
 from lcm.data.randomness import draw
 from lcm.data.records import Record
@@ -139,7 +139,7 @@ def latent_facts(family: Family, interpolation: str) -> dict[str, Any]:
 def picture_rows(
     family: Family, pictures: PictureSet, workers: int, reread: Reread | None = None
 ) -> Rows:
-    """Those of a run."""
+    """The moments of a run's pictures."""
     interpolation = pictures.config.interpolation_type
     options: dict[str, Any] = {"family": family, "interpolation": interpolation}
     make: Make[Job] = partial(make_moments, **options, workers=workers)
@@ -147,7 +147,20 @@ def picture_rows(
         make = partial(
             reread_moments, reread=reread, make=partial(make_moments, **options, workers=0)
         )
-    return Rows("latents", "latents", latent_facts(family, interpolation), pictures.jobs(), make)
+    return rows_of_latents(latent_facts(family, interpolation), pictures.jobs(), make)
+
+
+def rows_of_latents(facts: dict[str, Any], jobs: dict[str, Job], make: Make[Job]) -> Rows:
+    """Moments that follow from these facts, made of these jobs."""
+    return Rows(
+        kind="latents",
+        what="latents",
+        flag="latent_cache_dir",
+        name=f"latents-{facts['model']}",
+        facts=facts,
+        requested=jobs,
+        make=make,
+    )
 
 
 def encode_pictures(
@@ -162,7 +175,7 @@ def encode_pictures(
     """Makes what is missing in `directory` and says what that took, and when it pays."""
     rows = picture_rows(family, pictures, workers, reread)
     filled = rows.fill(directory, team)
-    pays = when_it_pays(filled, list(rows.wanted), pictures.config.cache_variants, team.size)
+    pays = when_it_pays(filled, list(rows.requested), pictures.config.cache_variants, team.size)
     logger.info("%s%s", filled.summary(rows.what), pays)
     return EncodedPictures(filled.store, pictures)
 
@@ -173,11 +186,12 @@ class Encoder:
     def __init__(
         self, family: Family, interpolation: str, *, directory: Path, workers: int
     ) -> None:
-        self.folder = open_folder(directory, "latents", latent_facts(family, interpolation))
-        self.known = set(Store(self.folder).places)
-        self.make = partial(
+        self.make: Make[Job] = partial(
             make_moments, family=family, interpolation=interpolation, workers=workers
         )
+        rows = rows_of_latents(latent_facts(family, interpolation), {}, self.make)
+        self.folder = rows.open(directory)
+        self.known = set(Store(self.folder).places)
 
     def add(self, pictures: PictureSet) -> None:
         """Returns once all their crops are on the disk."""

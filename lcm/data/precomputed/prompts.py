@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,21 +49,27 @@ def make_embeds(
 
 
 def prompt_rows(family: Family, prompts: Sequence[str]) -> tuple[Rows, dict[str, str]]:
-    """Those of a run, and the key of every prompt: prompts with the same tokens share a row."""
+    """The rows of a run, and the key of every prompt: prompts with the same tokens share a row."""
     unique = list(dict.fromkeys(prompts))
     ids = [family.token_ids(unique[i : i + 1024]) for i in range(0, len(unique), 1024)]
-    keys, wanted = {}, {}
+    keys, requested = {}, {}
     for prompt, tokens in zip(unique, torch.cat(ids), strict=True):
         keys[prompt] = key_of(tokens.tolist())
-        wanted[keys[prompt]] = (prompt, tokens)
+        requested[keys[prompt]] = (prompt, tokens)
     encoders = family.text_encoders()
-    facts: dict[str, Any] = {
-        "model": key_of(family.name, identity_of(*encoders)),
-        "family": family.name,
-        "dtype": str(encoders[0].dtype),
-    }
+    model = key_of(family.name, identity_of(*encoders))
+    facts = {"model": model, "family": family.name, "dtype": str(encoders[0].dtype)}
     make: Callable[..., Iterator[tuple[str, Row]]] = partial(make_embeds, family=family)
-    return Rows("prompts", "prompt embeddings", facts, wanted, make), keys
+    rows = Rows(
+        kind="prompts",
+        what="prompt embeddings",
+        flag="latent_cache_dir",
+        name=f"prompts-{model}",
+        facts=facts,
+        requested=requested,
+        make=make,
+    )
+    return rows, keys
 
 
 def encode_prompts(
