@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lcm.data.batch import Sample, SampleRef
+from lcm.data.batch import Content, Moments, Pixels, Sample, SampleRef, Trajectory
 from lcm.data.buckets import Buckets, one_square
 from lcm.data.config import DataConfig
 from lcm.data.crops import Shape, choose_crop, uncropped
-from lcm.data.randomness import draw
+from lcm.data.randomness import Draws, draw
 from lcm.data.records import Record
 from lcm.models.families import ImageSize
 
@@ -85,8 +85,7 @@ class TrainDataset(Dataset[Sample]):
         epoch, index = ref
         record = self.records[index]
         rng, draws = draw(self.seed, epoch, record.key)
-        target = self.buckets.shape(index)
-        shape = self._latent_shape(target)
+        shape = self._latent_shape(self.buckets.shape(index))
         posterior_noise, noise = torch.from_numpy(
             rng.standard_normal((2, *shape), dtype=np.float32)
         )
@@ -95,25 +94,13 @@ class TrainDataset(Dataset[Sample]):
         extra = rng.standard_normal((self.extra_noises, *shape), dtype=np.float32)
         empty = draws.empty < self.config.proportion_empty_prompts
         prompt = "" if empty else record.captions[int(draws.caption * len(record.captions))]
-        pixels = moments = trajectory = None
-        if self.trajectories is not None:
-            trajectory, size = self.trajectories[index], uncropped(self.resolution)
-        elif self.encoded is not None and self.encoded.has_pictures:
-            moments, size = self.encoded.picture(epoch, index)
-        else:
-            image = record.image()
-            crop = choose_crop(
-                self.config, (image.height, image.width), target, draws.flip, draws.top, draws.left
-            )
-            pixels, size = crop.pixels(image, self.config.interpolation_type), crop.size
+        content, size = self._content(epoch, index, draws)
         return Sample(
             key=record.key,
             prompt=prompt,
-            embeds=self.encoded.prompt(prompt) if self.encoded else None,
-            moments=moments,
-            pixels=pixels,
-            trajectory=trajectory,
             size=size,
+            content=content,
+            embeds=self.encoded.prompt(prompt) if self.encoded else None,
             posterior_noise=posterior_noise,
             noise=noise,
             uniform_time=draws.time,
@@ -121,6 +108,18 @@ class TrainDataset(Dataset[Sample]):
             uniform_landing=float(landing),
             extra_noise=torch.from_numpy(extra) if self.extra_noises else None,
         )
+
+    def _content(self, epoch: int, index: int, draws: Draws) -> tuple[Content, ImageSize]:
+        """What the latents of a sample are made of, and what SDXL is told of the picture."""
+        if self.trajectories is not None:
+            return Trajectory(self.trajectories[index]), uncropped(self.resolution)
+        if self.encoded is not None and self.encoded.has_pictures:
+            moments, size = self.encoded.picture(epoch, index)
+            return Moments(moments), size
+        image, target = self.records[index].image(), self.buckets.shape(index)
+        shape = (image.height, image.width)
+        crop = choose_crop(self.config, shape, target, draws.flip, draws.top, draws.left)
+        return Pixels(crop.pixels(image, self.config.interpolation_type)), crop.size
 
     def _latent_shape(self, target: Shape) -> tuple[int, int, int]:
         if target == (self.resolution, self.resolution):

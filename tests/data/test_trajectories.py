@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lcm.config.run import parse_config
-from lcm.data.batch import SampleBatch, collate
+from lcm.data.batch import Pixels, SampleBatch, Trajectory, collate
 from lcm.data.config import DataConfig
 from lcm.data.dataset import TrainDataset
 from lcm.data.load import load_records
@@ -849,11 +849,10 @@ def test_samples_come_with_their_trajectories_in_worker_processes_too(
     records = records_of(70)
     data = make_data(cached(family, records, folder, QUICK), records)
     sample = data[2, 65]
-    assert sample.pixels is None
     assert (sample.key, sample.prompt) == (records[65].key, records[65].captions[0])
     assert dataclasses.astuple(sample.size) == (16, 16, 0, 0, 16, 16)
-    assert sample.trajectory is not None
-    assert torch.equal(sample.trajectory, data[5, 65].trajectory)  # type: ignore[arg-type]
+    assert isinstance(sample.content, Trajectory)
+    assert torch.equal(sample.content.tensor, data[5, 65].content.tensor)
     assert not torch.equal(sample.noise, data[5, 65].noise)
 
     def batches(workers: int) -> list[SampleBatch]:
@@ -865,16 +864,13 @@ def test_samples_come_with_their_trajectories_in_worker_processes_too(
         )
 
     for a, b in zip(batches(0), batches(2), strict=True):
-        assert a.pixels is None
-        assert b.pixels is None
-        assert a.trajectory is not None
-        assert b.trajectory is not None
-        assert (a.keys, a.trajectory.shape, a.trajectory.dtype) == (
+        assert isinstance(a.content, Trajectory) and isinstance(b.content, Trajectory)
+        assert (a.keys, a.content.tensor.shape, a.content.tensor.dtype) == (
             b.keys,
             (4, 2, *SHAPE[1:]),
             torch.float32,
         )
-        assert torch.equal(a.trajectory, b.trajectory)
+        assert torch.equal(a.content.tensor, b.content.tensor)
 
 
 def test_too_few_trajectories_are_refused(family: Family, folder: Path) -> None:
@@ -920,9 +916,8 @@ def test_the_numbers_of_a_sample_are_drawn_in_this_order_for_ever(
         image = records[index].image().resize((10, 8), Image.Resampling.LANCZOS)
         corner = np.asarray(image)[:, ::-1] if flip < 0.5 else np.asarray(image)
         pixels = corner[:8, sample.size.crop_left : sample.size.crop_left + 8] / 127.5 - 1.0
-        assert sample.pixels is not None
-        np.testing.assert_allclose(sample.pixels.permute(1, 2, 0), pixels, atol=1e-6)
-        assert sample.trajectory is None
+        assert isinstance(sample.content, Pixels)
+        np.testing.assert_allclose(sample.content.tensor.permute(1, 2, 0), pixels, atol=1e-6)
         empty_prompts.add(sample.prompt == "")
     assert empty_prompts == {False, True}
 
@@ -948,7 +943,7 @@ def test_a_batch_stacks_the_new_numbers_in_order(images: Path) -> None:
         data = TrainDataset(records, config, (4, 3, 5), 11, extra_noises=extra_noises)
         samples = [data[0, index] for index in (2, 0, 1)]
         batch = collate(samples)
-        assert batch.trajectory is None
+        assert isinstance(batch.content, Pixels)
         assert batch.uniform_landing.dtype == torch.float32
         assert batch.uniform_landing.tolist() == [
             float(np.float32(sample.uniform_landing)) for sample in samples

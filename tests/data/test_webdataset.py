@@ -193,7 +193,7 @@ def test_a_spawned_worker_reads_the_same(tmp_path: Path) -> None:
     (batch,) = loader
     expected = collate([data[ref] for ref in next(iter(sampler))])
     assert batch.keys == expected.keys
-    assert (batch.pixels == expected.pixels).all()
+    assert (batch.content.tensor == expected.content.tensor).all()
 
 
 # damaged and hostile tars
