@@ -36,10 +36,10 @@ class Encoded(Protocol):
         """Whether it is prompts and pictures, not prompts alone."""
 
     def picture(self, epoch: int, index: int) -> tuple[Tensor, ImageSize]:
-        """Moments [2C, h, w] of the crop of that epoch, and what SDXL is told of it."""
+        """Moments [2C, h, w] of the crop of that epoch, and the size SDXL is conditioned on."""
 
     def prompt(self, prompt: str) -> dict[str, Tensor]:
-        """What Family.embed_prompts gives, without the batch."""
+        """The tensors of Family.embed_prompts, without the batch."""
 
 
 class TrainDataset(Dataset[Sample]):
@@ -110,7 +110,7 @@ class TrainDataset(Dataset[Sample]):
         )
 
     def _content(self, epoch: int, index: int, draws: Draws) -> tuple[Content, ImageSize]:
-        """What the latents of a sample are made of, and what SDXL is told of the picture."""
+        """What the latents of a sample are made of, and the size that SDXL is conditioned on."""
         if self.trajectories is not None:
             return Trajectory(self.trajectories[index]), uncropped(self.resolution)
         if self.encoded is not None and self.encoded.has_pictures:

@@ -31,9 +31,9 @@ from lcm.data.load import load_records
 from lcm.data.pictures import Picture, survey
 from lcm.data.precomputed.latents import EncodedSamples, PictureSet, encode_samples
 from lcm.data.precomputed.rows import Filled, Make, Rows, break_even
-from lcm.data.precomputed.store import ROWS, Row, Store, Writer, discard, sweep, write_rows
+from lcm.data.precomputed.store import ROWS, Row, Store, Writer, drop_damaged, sweep, write_rows
 from lcm.data.records import Record
-from lcm.data.sources.folder import Folder
+from lcm.data.sources.folder import read_folder
 from lcm.models.families import Family, load_family
 from lcm.system.processes import Team
 from lcm.training.encode import encode
@@ -112,7 +112,7 @@ def test_every_flipped_bit_is_found_and_only_its_row_is_lost(tmp_path: Path) -> 
             i for i, (key, row) in enumerate(rows.items()) if not equal(Store(tmp_path)[key], row)
         ]
         assert damaged == {path: wrong} and len(wrong) == 1
-    discard(damaged)
+    drop_damaged(damaged)
     store = Store(tmp_path)
     assert not store.damaged(quiet=True) and path not in store.files
     assert set(store.places) == {key for i, key in enumerate(rows) if i not in wrong}
@@ -135,7 +135,7 @@ def test_a_file_that_cannot_be_read_is_found_and_goes(tmp_path: Path, damage: st
     path.write_bytes(broken)
     store = Store(tmp_path)
     assert store.damaged(quiet=True) == {path: []}
-    discard(store.damaged(quiet=True))
+    drop_damaged(store.damaged(quiet=True))
     left = Store(tmp_path)
     assert (
         not path.exists()
@@ -315,7 +315,7 @@ def test_pictures_are_read_once_and_again_when_they_change(tmp_path: Path) -> No
     (images / "3.png").write_bytes(b"no image")
     (images / "2.png").write_bytes((images / "1.png").read_bytes())
     config = DataConfig(train_data_dir=str(images), resolution=16)
-    records = list(Folder().read(str(images), config, Counter()))
+    records = list(read_folder(str(images), config, Counter()))
     first = survey(records, Team(), notes)
     assert [(p.width, p.height) for p in first] == [(20, 16)] * 3 + [(0, 0)]
     assert first[1].sha256 == first[2].sha256 != first[0].sha256
@@ -324,7 +324,7 @@ def test_pictures_are_read_once_and_again_when_they_change(tmp_path: Path) -> No
     note.write_text(note.read_text()[:-20])  # as a kill leaves it: the last line is torn
     Image.new("RGB", (30, 40)).save(images / "0.png")
     read: list[str] = []
-    records = list(Folder().read(str(images), config, Counter()))
+    records = list(read_folder(str(images), config, Counter()))
     counted = [
         dataclasses.replace(r, read=lambda r=r: read.append(r.key) or r.read()) for r in records
     ]
@@ -352,7 +352,7 @@ def test_machines_with_copies_of_the_pictures_remember_different_ones(tmp_path: 
     """One has read all of them before, the other none: stamps tell of paths and times."""
     folders = [write_images(tmp_path / f"images-{rank}", 5) for rank in range(2)]
     records = [
-        list(Folder().read(str(folder), DataConfig(train_data_dir=str(folder)), Counter()))
+        list(read_folder(str(folder), DataConfig(train_data_dir=str(folder)), Counter()))
         for folder in folders
     ]
     notes = tmp_path / "notes"

@@ -59,12 +59,12 @@ class PictureSet:
         )
 
     def key(self, index: int, crop: Crop) -> str:
-        """Of what is seen of which picture, wherever it lies and whatever it is called."""
+        """The key of a crop of a picture, wherever that lies and whatever it is called."""
         cut = (crop.size.crop_top, crop.size.crop_left, crop.size.height, crop.size.width)
         return key_of(self.pictures[index].sha256, crop.resized, cut, crop.mirrored)
 
     def jobs(self) -> dict[str, Job]:
-        """All that the epochs draw, by key."""
+        """All crops that the epochs draw, by key."""
         found: dict[str, Job] = {}
         for epoch in range(self.config.cache_variants):
             for index, record in enumerate(self.records):
@@ -83,12 +83,12 @@ class EncodedPictures:
     pictures: PictureSet
 
     def picture(self, epoch: int, index: int) -> tuple[Tensor, ImageSize]:
-        """[2C, h, w] in the VAE's precision, and what SDXL is told."""
+        """Moments [2C, h, w] in the VAE's precision, and the size SDXL is conditioned on."""
         crop = self.pictures.crop(epoch % self.pictures.config.cache_variants, index)
         return self.store[self.pictures.key(index, crop)][MOMENTS], crop.size
 
 
-class Crops(Dataset[Tensor]):
+class CropPixels(Dataset[Tensor]):
     """Pixels of the jobs, for the worker processes of a data loader."""
 
     def __init__(self, jobs: Sequence[Job], interpolation: str) -> None:
@@ -105,19 +105,20 @@ class Crops(Dataset[Tensor]):
 def make_moments(
     jobs: Sequence[tuple[str, Job]], *, family: Family, interpolation: str, workers: int
 ) -> Iterator[tuple[str, Row]]:
+    """Moments of crops, in the order of the jobs; worker processes decode the pictures."""
     device = family.pipe.vae.device
     loader = DataLoader(
-        Crops([job for _, job in jobs], interpolation), batch_size=None, num_workers=workers
+        CropPixels([job for _, job in jobs], interpolation), batch_size=None, num_workers=workers
     )
     for (key, _), pixels in zip(jobs, loader, strict=True):
-        # one at a time: what is kept does not depend on what else was missing
+        # one at a time: what is kept must not depend, to the last bit, on what else was missing
         yield key, {MOMENTS: family.image_moments(pixels[None].to(device))[0]}
 
 
 def reread_moments(
     jobs: Sequence[tuple[str, Job]], *, reread: Reread, make: Make[Job]
 ) -> Iterator[tuple[str, Row]]:
-    """As `make`, of pictures that a stream brings again in its own order."""
+    """Makes the moments, by `make`, of pictures that a stream brings again in its own order."""
     by_record: dict[str, list[tuple[str, Crop]]] = {}
     for key, (record, crop) in jobs:
         by_record.setdefault(record.key, []).append((key, crop))
@@ -126,7 +127,7 @@ def reread_moments(
 
 
 def latent_facts(family: Family, interpolation: str) -> dict[str, Any]:
-    """What the moments of this VAE follow from."""
+    """The facts that the moments of this VAE follow from."""
     vae = family.pipe.vae
     return {
         "model": key_of(identity_of(vae), interpolation),
@@ -172,7 +173,9 @@ def encode_pictures(
     workers: int,
     reread: Reread | None = None,
 ) -> EncodedPictures:
-    """Makes what is missing in `directory` and says what that took, and when it pays."""
+    """The moments of all crops, made where `directory` lacks them. Logs what that took, and when it
+    pays.
+    """
     rows = picture_rows(family, pictures, workers, reread)
     filled = rows.fill(directory, team)
     pays = when_it_pays(filled, list(rows.requested), pictures.config.cache_variants, team.size)
@@ -194,7 +197,7 @@ class Encoder:
         self.known = set(Store(self.folder).places)
 
     def add(self, pictures: PictureSet) -> None:
-        """Returns once all their crops are on the disk."""
+        """Encodes their crops that are not known yet. Returns once these are on the disk."""
         jobs = [(key, job) for key, job in pictures.jobs().items() if key not in self.known]
         writer = Writer(self.folder)
         for key, row in self.make(jobs):
@@ -204,7 +207,9 @@ class Encoder:
 
 
 def when_it_pays(filled: Filled, keys: Sequence[str], variants: int, processes: int) -> str:
-    """Building against encoding anew in every epoch; nothing where nothing was built."""
+    """Words on whether building a cache beats encoding anew in every epoch; none where nothing was
+    built.
+    """
     if not filled.made:
         return ""
     making, reading = filled.seconds * processes / filled.made, reading_seconds(filled.store, keys)

@@ -25,13 +25,13 @@ PROMPTS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """What the text encoders say of every prompt, by its tokens."""
+    """The text encoders' embeddings of every prompt, by its tokens."""
 
     store: Store
     keys: dict[str, str]
 
     def prompt(self, prompt: str) -> Row:
-        """[L, D] prompt_embeds and, for SDXL, [P] pooled_prompt_embeds, in the encoders'
+        """The prompt_embeds [L, D] and, for SDXL, pooled_prompt_embeds [P], in the encoders'
         precision.
         """
         row = self.store[self.keys[prompt]]
@@ -41,6 +41,7 @@ class EncodedPrompts:
 def make_embeds(
     jobs: Sequence[tuple[str, tuple[str, Tensor]]], *, family: Family
 ) -> Iterator[tuple[str, Row]]:
+    """Embeddings of prompts, with their tokens, in the order of the jobs."""
     for start in range(0, len(jobs), PROMPTS_AT_ONCE):
         part = jobs[start : start + PROMPTS_AT_ONCE]
         embeds = family.embed_prompts([prompt for _, (prompt, _) in part])
@@ -75,7 +76,7 @@ def prompt_rows(family: Family, prompts: Sequence[str]) -> tuple[Rows, dict[str,
 def encode_prompts(
     family: Family, prompts: Sequence[str], *, directory: Path, team: Team
 ) -> EncodedPrompts:
-    """Makes what is missing in `directory`."""
+    """The embeddings of all prompts, made where `directory` lacks them."""
     rows, keys = prompt_rows(family, prompts)
     filled = rows.fill(directory, team)
     logger.info("%s", filled.summary(rows.what))

@@ -16,7 +16,15 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
-from lcm.data.precomputed.store import Row, Store, Writer, absent, bytes_of_rows, discard, sweep
+from lcm.data.precomputed.store import (
+    Row,
+    Store,
+    Writer,
+    absent,
+    bytes_of_rows,
+    drop_damaged,
+    sweep,
+)
 from lcm.system.atomic import replacing
 from lcm.system.disk_space import Need, warn_if_short
 from lcm.system.processes import Team
@@ -26,7 +34,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Make = Callable[[Sequence[tuple[str, T]]], Iterator[tuple[str, Row]]]
 MANIFEST = "manifest.json"
-PROBES = 64
+ROWS_READ = 64
 """Rows that are read to know how long reading takes."""
 
 
@@ -116,7 +124,7 @@ class Rows:
         # one looks for all: others may be writing, and all must share out the same list
         if team.rank == 0:
             sweep(folder, owner)
-            discard(damaged)
+            drop_damaged(damaged)
             missing = self.missing(directory)
         missing = team.gather(missing)
         start = time.perf_counter()
@@ -172,7 +180,7 @@ class Rows:
 
 def reading_seconds(store: Store, keys: Sequence[str]) -> float:
     """The seconds that one row takes to read, from a sample of them."""
-    probes = keys[:: max(1, len(keys) // PROBES)][:PROBES]
+    probes = keys[:: max(1, len(keys) // ROWS_READ)][:ROWS_READ]
     start = time.perf_counter()
     for key in probes:
         store[key]

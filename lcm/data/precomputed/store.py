@@ -209,7 +209,7 @@ class Store:
         return bad or None
 
 
-def discard(damaged: dict[Path, Sequence[int]]) -> None:
+def drop_damaged(damaged: dict[Path, Sequence[int]]) -> None:
     """Deletes the files that `Store.damaged` found, their sound rows going into new ones first:
     only what is lost is made again.
     """
@@ -227,9 +227,9 @@ def discard(damaged: dict[Path, Sequence[int]]) -> None:
         path.unlink(missing_ok=True)
 
 
-def absent(store: Store, wanted: Iterable[str]) -> list[str]:
-    """The wanted keys that the store lacks, each once, in order."""
-    return [key for key in dict.fromkeys(wanted) if key not in store]
+def absent(store: Store, keys: Iterable[str]) -> list[str]:
+    """The keys that the store lacks, each once, in order."""
+    return [key for key in dict.fromkeys(keys) if key not in store]
 
 
 def sweep(folder: Path, owner: str = "", older_than: float = 3600.0) -> None:

@@ -40,7 +40,7 @@ T = TypeVar("T")
 POINTS = "trajectories"
 """The tensor of a row, [M, C, h, w] float16."""
 
-AT_ONCE = 64
+PORTION = 64
 """Trajectories in one file: 102 MiB of Stable Diffusion at 512 pixels and 50 steps, 2 MiB of clean
 latents alone.
 """
@@ -48,9 +48,9 @@ latents alone.
 
 @dataclass(frozen=True)
 class TrajectorySpec:
-    """What a trajectory depends on besides teacher and prompt: the points of SolverGrid(num_steps),
-    the solver and its steps between two points, the range of guidance scales, the seed of noise and
-    guidance, the resolution in pixels.
+    """All that a trajectory depends on besides teacher and prompt: the points of
+    SolverGrid(num_steps), the solver and its steps between two points, the range of guidance
+    scales, the seed of noise and guidance, the resolution in pixels.
 
     Of its points are kept: "all", the two "ends", or the "clean" latents alone.
     """
@@ -64,7 +64,7 @@ class TrajectorySpec:
     keep: str = "all"
 
     def kept(self, points: Sequence[T]) -> Sequence[T]:
-        """Of all N + 1 points, clean latents first."""
+        """The points that are kept of all N + 1, clean latents first."""
         return {"all": points, "ends": [points[0], points[-1]], "clean": points[:1]}[self.keep]
 
     @property
@@ -203,7 +203,7 @@ def trajectory_rows(
         facts={"family": family.name, **asdict(spec)},
         requested={str(place): record for place, record in enumerate(records)},
         make=make,
-        portion=AT_ONCE,
+        portion=PORTION,
         probes=batch_size,
     )
 
