@@ -12,7 +12,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 from PIL import Image
 
-from lcm.config.sections import OutputConfig
+from lcm.config.output_sections import OutputConfig
 from lcm.system.atomic import replacing
 from lcm.system.disk_space import FULL, optional
 

@@ -9,7 +9,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER, WEIGHTS_NAME, is_full
 from lcm.adapter.recipe import RECIPE_KEY
-from lcm.config.sections import HubConfig
+from lcm.config.output_sections import HubConfig
 from lcm.inference import read_recipe
 from lcm.outputs.folder import CARD_NAME, PICTURE_NAME
 from lcm.publish.card import card_for_hub

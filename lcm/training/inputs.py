@@ -217,18 +217,17 @@ def trajectory_spec(method: MethodConfig, seed: int, resolution: int) -> Traject
 
 
 def draw_trajectories(
-    config: TrainConfig,
+    spec: TrajectorySpec,
+    batch_size: int,
     families: Sequence[Family],
     records: list[Record],
-    machine: Machine,
+    device: torch.device,
     workspace: Workspace,
 ) -> list[Trajectories]:
-    """The trajectories of every teacher for the prompts, drawn now where they are not on disk. The
-    U-Net has no adapters yet.
+    """The trajectories of every teacher for the prompts, drawn now where they are not on disk, so
+    many at once. The U-Net has no adapters yet.
     """
     found = []
-    resolution = resolution_of(config.samples, families[0])
-    spec = trajectory_spec(config.method, config.loop.seed, resolution)
     for family in families:
         directory, owner = workspace.open_trajectories()
         folder = make_missing_shards(
@@ -237,8 +236,8 @@ def draw_trajectories(
             spec,
             directory,
             team=workspace.team,
-            batch_size=config.loop.train_batch_size,
-            device=machine.device,
+            batch_size=batch_size,
+            device=device,
             owner=owner,
         )
         workspace.team.wait()
@@ -257,6 +256,7 @@ def make_inputs(
     """Computes once what is to be kept of the data, so much of them as the workspace allows."""
     draws = config.data.prompts_file is not None
     data, nothing = loaded, [None] * len(families)
+    resolution = resolution_of(config.samples, families[0])
     if workspace.limit is not None and (draws or workspace.cache is not None):
         data = loaded.first(workspace.limit)
     encoded: Sequence[EncodedSamples | None] = nothing
@@ -264,14 +264,16 @@ def make_inputs(
         encoded = encode_once(config, families, data, workspace)
     trajectories: Sequence[Trajectories | None] = nothing
     if draws:
-        trajectories = draw_trajectories(config, families, data.records, machine, workspace)
+        spec = trajectory_spec(config.method, config.loop.seed, resolution)
+        size, device = config.loop.train_batch_size, machine.device
+        trajectories = draw_trajectories(spec, size, families, data.records, device, workspace)
     return Inputs(
         config=config,
         data=data,
         buckets=make_buckets(config.samples, families[0], data),
         encoded=encoded,
         trajectories=trajectories,
-        latent_shape=families[0].latent_shape(resolution_of(config.samples, families[0])),
+        latent_shape=families[0].latent_shape(resolution),
         extra_noises=extra_noises,
         process=machine.process,
     )
