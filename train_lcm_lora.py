@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lcm.system.console import error_exit, hide_loading_bars, is_main, log_plainly, quiet_libraries
@@ -38,54 +37,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stopped.status
 
 
-def train(config: TrainConfig, stop: StopRequest) -> None:
-    """Makes the run or what is left of it, or rehearses it. What it gives away goes to the hub,
-    where that was asked for.
-    """
-    from lcm.dry_run.rehearse import rehearse
-    from lcm.outputs.resume import AlreadyFinished
-    from lcm.publish.hub import push
-    from lcm.training.loop import Trainer
-
-    try:
-        trainer = Trainer(config, stop)
-    except AlreadyFinished as finished:
-        logging.info("%s", finished)
-    else:
-        rehearse(trainer) if config.dry_run else trainer.fit()
-    if config.push_to_hub and is_main() and not config.dry_run:
-        logging.info(
-            "uploaded: %s", push(Path(config.output_dir), config.hub_model_id, config.hub_private)
-        )
-
-
 def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
-    """As `main`, for a process that listens to signals. Raises Stopped as long as nothing has
-    begun.
+    """Does what `main` does, for a process that listens to signals. Raises Stopped as long as
+    nothing has begun.
     """
     quiet_libraries()
+    log_plainly()
+    try:
+        from lcm.config.flags import parse_config  # which needs no model library, as --help
+
+        config = parse_config(argv)
+    except (ValueError, OSError) as error:
+        return refuse(error)
     from lcm.adapter.export import ExportError
-    from lcm.config.run import parse_config
     from lcm.dry_run.memory_fit import out_of_memory
-    from lcm.outputs.folder import clear_remains, full_disk, what_is_saved
-    from lcm.system.lock import alone_in
+    from lcm.outputs.folder import full_disk, what_is_saved
     from lcm.system.memory import is_out_of_memory
 
-    log_plainly()
-    output_dir = Path()
+    output_dir = config.output.folder
     try:
-        config = parse_config(argv)
-        output_dir = Path(config.output_dir)
-        hide_loading_bars(config.pretrained_teacher_model)
-        owns = is_main() and not config.dry_run
-        with alone_in(output_dir) if owns else nullcontext():
-            if owns:
-                clear_remains(output_dir)
-            train(config, stop)
+        hide_loading_bars(config.teacher.path)
+        rehearse(config) if config.loop.dry_run else train(config, stop)
     except (ValueError, OSError, FloatingPointError, ExportError) as error:
-        if os.environ.get("LCM_TRACEBACK"):
-            raise
-        return error_exit(full_disk(error, output_dir) or error)
+        return refuse(full_disk(error, output_dir) or error)
     except (Stopped, RuntimeError, MemoryError) as reason:
         if is_out_of_memory(reason) and not os.environ.get("LCM_TRACEBACK"):
             return error_exit(out_of_memory(config))
@@ -97,6 +71,49 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
             print(f"stopped by {stopped}: {what_is_saved(output_dir)}", file=sys.stderr)
         return stopped.status
     return 0
+
+
+def refuse(error: Exception) -> int:
+    """Prints a mistake as one line, or with LCM_TRACEBACK where it came from; the exit status."""
+    if os.environ.get("LCM_TRACEBACK"):
+        raise error
+    return error_exit(error)
+
+
+def rehearse(config: TrainConfig) -> None:
+    """Tries the run out and leaves nothing behind."""
+    from lcm.dry_run.rehearse import rehearse as try_out
+    from lcm.outputs.resume import AlreadyFinished
+    from lcm.training.setup import build_run
+
+    try:
+        try_out(*build_run(config))
+    except AlreadyFinished as finished:
+        logging.info("%s", finished)
+
+
+def train(config: TrainConfig, stop: StopRequest) -> None:
+    """Makes the run or what is left of it, alone in its folder, and uploads the result where that
+    was asked for.
+    """
+    from lcm.outputs.folder import clear_remains
+    from lcm.outputs.resume import AlreadyFinished
+    from lcm.publish.hub import push
+    from lcm.system.lock import alone_in
+    from lcm.training.loop import Trainer
+    from lcm.training.setup import build_run
+
+    output_dir, hub = config.output.folder, config.hub
+    with alone_in(output_dir) if is_main() else nullcontext():
+        if is_main():
+            clear_remains(output_dir)
+        try:
+            Trainer(*build_run(config), stop).fit()
+        except AlreadyFinished as finished:
+            logging.info("%s", finished)
+        if hub.push_to_hub and is_main():
+            address = push(output_dir, hub.hub_model_id, hub.hub_private)
+            logging.info("uploaded: %s", address)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
 from lcm.adapter.lora import add_lora
 from lcm.diffusion.schedule import NoiseSchedule
-from lcm.methods import LatentBatch, Objective, ObjectiveConfig, resolve
+from lcm.methods.config import MethodConfig, resolved
+from lcm.methods.method import build_objective
+from lcm.methods.objective import LatentBatch, Objective
 from lcm.models.conditioning import Conditioning
 from lcm.models.gradient_checkpointing import checkpoint_activations
 from lcm.models.networks import make_networks
@@ -110,12 +112,11 @@ def build_unet(model: Model) -> Any:
         )
 
 
-def build_objective() -> Objective:
+def default_objective() -> Objective:
     """The default method with its defaults, on the noise schedule of Stable Diffusion and SDXL."""
-    config = ObjectiveConfig()
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     schedule = NoiseSchedule.from_alphas_cumprod((1.0 - betas).cumprod(0), "epsilon")
-    return resolve(config).build(config, schedule.to("meta"))
+    return build_objective(resolved(MethodConfig()), schedule.to("meta"))
 
 
 def build_batch(model: Model, width: int, size: int) -> LatentBatch:
@@ -145,10 +146,13 @@ def count_step(model: Model, size: int = BATCH, checkpointing: str = "no") -> di
     with torch.device("meta"):
         parameters = add_lora(unet, RANK)
     checkpoint_activations(unet, checkpointing)
-    objective, batch = build_objective(), build_batch(model, unet.config.cross_attention_dim, size)
+    objective, batch = (
+        default_objective(),
+        build_batch(model, unet.config.cross_attention_dim, size),
+    )
     nets = make_networks(unet, ema_decay=None)
     with flash_attention(), LiveMemory() as memory, KernelMeter() as meter:
-        loss = objective(nets, batch).mean()
+        loss = objective(nets, batch).loss.mean()
         saved = memory.alive
         loss.backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in parameters)

@@ -25,7 +25,8 @@ from diffusers.optimization import get_scheduler
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from lcm.adapter.lora import LORA_TARGETS, lora_parameters
+from lcm.adapter.lora import lora_parameters
+from lcm.adapter.names import LORA_TARGETS
 from lcm.data.batch import Pixels, SampleBatch
 
 T = 1000

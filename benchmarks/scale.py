@@ -43,22 +43,24 @@ def worker(flags: list[str], result: Path) -> None:
     """One launched process: a run's start-up and the speed of its updates. The main process writes
     `result`.
     """
-    from lcm.config.run import parse_config
-    from lcm.training.loop import Trainer
+    from lcm.config.flags import parse_config
+    from lcm.training.setup import build_run
+    from lcm.training.step import train_step
 
     start = time.perf_counter()
-    trainer = Trainer(parse_config(flags))
-    trainer.accelerator.wait_for_everyone()
+    run, state = build_run(parse_config(flags))
+    run.machine.accelerator.wait_for_everyone()
     startup = time.perf_counter() - start
-    batches = trainer.batches(range(trainer.config.max_train_steps))
-    trainer.train_step(batches)
+    batches = run.inputs.batches(range(run.facts.num_updates))
+    train_step(run, state, batches)
     speeds = []
     for _ in range(WINDOWS):
         start = time.perf_counter()
         for _ in range(UPDATES):
-            trainer.train_step(batches)
-        speeds.append(round(UPDATES * trainer.samples_per_step / (time.perf_counter() - start), 2))
-    if trainer.accelerator.is_main_process:
+            train_step(run, state, batches)
+        samples = UPDATES * run.facts.samples_per_step
+        speeds.append(round(samples / (time.perf_counter() - start), 2))
+    if run.machine.is_main:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         write_json(
             result,

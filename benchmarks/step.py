@@ -36,7 +36,11 @@ from lcm.adapter.lora import lora_parameters
 from lcm.config.run import TrainConfig
 from lcm.data.batch import SampleBatch
 from lcm.system.memory import LiveMemory, memory_of
-from lcm.training.loop import Trainer
+from lcm.training.encode import encode
+from lcm.training.run import Run
+from lcm.training.setup import build_run
+from lcm.training.state import TrainState
+from lcm.training.step import train_step
 
 RESULTS = Path(__file__).parent / "results"
 NAME = "step.json"
@@ -74,11 +78,13 @@ def held_by(modules: Sequence[torch.nn.Module], optimizer: torch.optim.Optimizer
     ] + state
 
 
-def make_trainer(folder: Path, teacher: Path, batch_size: int, rank: int, **flags: Any) -> Trainer:
-    """Of this toolkit, on images of the tiny world written into `folder`."""
+def make_run(
+    folder: Path, teacher: Path, batch_size: int, rank: int, **flags: Any
+) -> tuple[Run, TrainState]:
+    """A run of this toolkit, on images of the tiny world written into `folder`."""
     if not (folder / "images").exists():
         write_dataset(folder / "images", batch_size)
-    config = TrainConfig(
+    config = TrainConfig.of(
         pretrained_teacher_model=str(teacher),
         train_data_dir=str(folder / "images"),
         output_dir=str(folder / "out"),
@@ -87,15 +93,15 @@ def make_trainer(folder: Path, teacher: Path, batch_size: int, rank: int, **flag
         guidance_scale=5.0,
         **flags,
     )
-    return Trainer(config)
+    return build_run(config)
 
 
-def make_batch(trainer: Trainer) -> SampleBatch:
+def make_batch(run: Run) -> SampleBatch:
     """The first batch of the run; no sample at the lowest point of the grid, where the scripts mean
     another landing point.
     """
-    batch = next(trainer.batches(range(1)))
-    lowest = 1.0 / int(trainer.config.num_ddim_timesteps or 0)
+    batch = next(run.inputs.batches(range(1)))
+    lowest = 1.0 / int(run.config.method.num_ddim_timesteps or 0)
     return replace(batch, uniform_time=lowest + (1.0 - lowest) * batch.uniform_time)
 
 
@@ -107,35 +113,40 @@ def make_contenders(
     """
     cache = {"cache_latents": True, "latent_cache_dir": str(folder / "cache")}
     ours = {TOOLKIT: {}, CACHED: cache, SELECTIVE: {**cache, "gradient_checkpointing": "selective"}}
-    trainers = {
-        name: make_trainer(folder, teacher, batch_size, rank, **flags)
-        for name, flags in ours.items()
+    runs = {
+        name: make_run(folder, teacher, batch_size, rank, **flags) for name, flags in ours.items()
     }
-    config, batch = trainers[TOOLKIT].config, make_batch(trainers[TOOLKIT])
-    for trainer in trainers.values():
-        randomise(trainer.student.parameters)
-    adapter = [p.detach().clone() for p in trainers[TOOLKIT].student.parameters]
+    first, _ = runs[TOOLKIT]
+    batch, method = make_batch(first), first.config.method
+    for run, _ in runs.values():
+        randomise(run.student.parameters)
+    adapter = [p.detach().clone() for p in first.student.parameters]
     settings = Settings(
-        rank=config.lora_rank,
-        w_min=float(config.guidance_scale or 0) - 1.0,
-        w_max=float(config.guidance_scale or 0) - 1.0,
-        num_ddim_timesteps=int(config.num_ddim_timesteps or 0),
-        learning_rate=config.learning_rate,
+        rank=rank,
+        w_min=float(method.guidance_scale or 0) - 1.0,
+        w_max=float(method.guidance_scale or 0) - 1.0,
+        num_ddim_timesteps=int(method.num_ddim_timesteps or 0),
+        learning_rate=first.config.optimizer.learning_rate,
     )
     contenders = {
-        name: toolkit_contender(trainer, make_batch(trainer)) for name, trainer in trainers.items()
+        name: toolkit_contender(run, state, make_batch(run)) for name, (run, state) in runs.items()
     }
     for name, kind in ((TWO, TwoUnets), (ONE, OneUnet)):
         contenders[name] = script_contender(kind(teacher, settings), batch, adapter)
     return contenders
 
 
-def toolkit_contender(trainer: Trainer, batch: SampleBatch) -> Contender:
-    student, family, endless = trainer.student, trainer.family, itertools.repeat(batch)
+def toolkit_contender(run: Run, state: TrainState, batch: SampleBatch) -> Contender:
+    student, family, endless = run.student, run.family, itertools.repeat(batch)
     modules = [student.unet, family.pipe.vae, *family.text_encoders()]
+
+    def loss() -> Tensor:
+        latents = encode(family, batch, run.machine.device)
+        return run.objective(student.nets, latents).loss.mean()
+
     return Contender(
-        lambda: trainer.train_step(endless),
-        lambda: trainer.objective(student.nets, trainer.encode(batch)).mean(),
+        lambda: train_step(run, state, endless),
+        loss,
         student.parameters,
         lambda: held_by(modules, student.optimizer),
     )

@@ -41,7 +41,8 @@ from examples.shapes.judge import Judge
 from examples.shapes.render import write_dataset
 from lcm.config.run import TrainConfig
 from lcm.inference import make_scheduler
-from lcm.training.loop import Trainer
+from lcm.training.setup import build_run
+from lcm.training.step import train_step
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -72,7 +73,7 @@ class ScriptLearner:
         batch_size = flags.pop("train_batch_size")
         torch.manual_seed(seed)
         self.script = TwoUnets(TEACHER, Settings(**flags))
-        config = TrainConfig(
+        config = TrainConfig.of(
             pretrained_teacher_model=str(TEACHER),
             train_data_dir=str(data),
             output_dir=str(folder),
@@ -81,7 +82,8 @@ class ScriptLearner:
             lora_rank=1,
             seed=seed,
         )
-        self.batches = Trainer(config).batches(range(config.max_train_steps))
+        run, _ = build_run(config)
+        self.batches = run.inputs.batches(range(run.facts.num_updates))
 
     def update(self) -> None:
         self.script.step(next(self.batches))
@@ -114,16 +116,16 @@ class ToolkitLearner:
             "seed": seed,
         }
         own |= {"validation_num_steps": list(NUM_STEPS)}
-        self.trainer = Trainer(TrainConfig(**own, **flags))
-        self.batches = self.trainer.batches(range(self.trainer.config.max_train_steps))
+        self.run, self.state = build_run(TrainConfig.of(**own, **flags))
+        self.batches = self.run.inputs.batches(range(self.run.facts.num_updates))
 
     def update(self) -> None:
-        self.trainer.train_step(self.batches)
+        train_step(self.run, self.state, self.batches)
 
     @contextmanager
     def drawing(self) -> Iterator[tuple[Any, dict[str, Any]]]:
-        family, recipe = self.trainer.family, self.trainer.publisher.recipe
-        with self.trainer.student.drawing() as unet:
+        family, recipe = self.run.family, self.run.publisher.recipe
+        with self.run.student.drawing() as unet:
             pipe = family.few_step_pipe(unet, make_scheduler(family.pipe.scheduler.config, recipe))
             yield pipe, {"guidance_scale": recipe.guidance_scale, "eta": recipe.eta}
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import examples.quickstart
-from lcm.config.run import parse_config
+from lcm.config.flags import parse_config
 from lcm.system.console import log_plainly
-from lcm.system.signals import StopRequest
 from lcm.training.loop import Trainer
+from lcm.training.setup import build_run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,10 +22,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     log_plainly()
     given = list(sys.argv[1:] if argv is None else argv)
     config = parse_config(["--pretrained_teacher_model", "examples/shapes/teacher", *given])
-    Trainer(config, StopRequest()).fit()
-    picture = str(Path(config.output_dir) / "image.png")
-    base = str(config.pretrained_teacher_model)
-    examples.quickstart.main(["--base", base, "--adapter", config.output_dir, "--output", picture])
+    Trainer(*build_run(config)).fit()
+    base, folder = config.teacher.path, config.output.folder
+    picture = str(folder / "image.png")
+    examples.quickstart.main(["--base", base, "--adapter", str(folder), "--output", picture])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ picture.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
@@ -13,8 +12,9 @@ from typing import Any, ClassVar, Self
 import torch
 
 import lcm
+from lcm.adapter.recipe import CallDefaults
 from lcm.inference import current_recipe
-from lcm.system.registry import closest
+from lcm.inference.arguments import check_arguments
 
 
 def count_prompts(prompt: Any, prompt_embeds: Any) -> int:
@@ -77,7 +77,7 @@ class FewStepMixin:
 
     @property
     def recipe(self) -> lcm.Recipe | None:
-        """That of the attached adapter."""
+        """The recipe of the attached adapter, None without one."""
         return current_recipe(self)
 
     def __call__(
@@ -97,20 +97,17 @@ class FewStepMixin:
         `options` are the stock pipeline's other arguments. Raises TypeError for one that the stock
         pipeline does not have (it would ignore it), ValueError for seeds that do not fit.
         """
-        accepted = inspect.signature(self.stock_class.__call__).parameters
-        for name in options.keys() - accepted.keys():
-            raise TypeError(
-                f"{self.stock_class.__name__} has no argument {name!r}.{closest(name, accepted)}"
-            )
+        check_arguments(self.stock_class, options, self.stock_class.__name__)
         recipe = self.recipe
+        defaults = recipe.call_defaults() if recipe else CallDefaults()
         if num_inference_steps is None:
-            num_inference_steps = recipe.usual_steps if recipe else 4
+            num_inference_steps = defaults.num_inference_steps
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps must be at least 1; got {num_inference_steps}")
         if guidance_scale is None:
-            guidance_scale = recipe.guidance_scale if recipe else 1.0
-        if recipe is not None and recipe.eta:
-            options.setdefault("eta", recipe.eta)
+            guidance_scale = defaults.guidance_scale
+        if defaults.eta:
+            options.setdefault("eta", defaults.eta)
         if seed is not None:
             if options.get("generator") is not None:
                 raise ValueError("seed and generator exclude each other; pass one of them")

@@ -14,9 +14,7 @@ import torch
 import transformers
 from accelerate.state import AcceleratorState, GradientState
 
-from tests.support import worlds
-
-ROOT = Path(__file__).parent.parent
+from tests.support import adapters, worlds
 
 torch.set_num_threads(1)  # these networks are too small to share out
 diffusers.utils.logging.set_verbosity_error()
@@ -54,6 +52,20 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An LCM-LoRA of `build_sd`, which nobody writes to."""
+    folder = tmp_path_factory.mktemp("adapter")
+    return adapters.write_adapter(folder, worlds.build_sd, adapters.make_recipe())
+
+
+@pytest.fixture(scope="session")
+def sdxl_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An LCM-LoRA of `build_sdxl`, which nobody writes to."""
+    folder = tmp_path_factory.mktemp("adapter")
+    return adapters.write_adapter(folder, worlds.build_sdxl, adapters.make_recipe("sdxl", 32))
+
+
+@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return worlds.write_images(tmp_path_factory.mktemp("images"))
 
@@ -63,7 +75,7 @@ SLOWEST_LAST = (
         "test_launch",
         "test_exactness",
         "test_trainer",
-        "test_rehearsal",
+        "test_rehearse",
         "test_cache",
         "test_interruption",
         "test_methods",

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import json
 import os
 import random
 import shutil
@@ -27,11 +26,9 @@ from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-
 import train_lcm_lora
 from lcm.data.precomputed.rows import stores
+from tests.support.outputs import differences
 from tests.support.ranks import start, wait
 from tests.support.worlds import build_sd, write_images
 
@@ -165,56 +162,6 @@ def command(folder: Path, kind: str, output: Path, processes: int) -> list[str]:
         word
         for name, value in {**values, **data[kind]}.items()
         for word in (f"--{name}", str(value))
-    ]
-
-
-def tensors(path: Path) -> Any:
-    """What a safetensors file holds, in an order of its own: its header may have another."""
-    with safe_open(path, framework="pt") as file:
-        values = {
-            name: file.get_tensor(name).contiguous().flatten().view(torch.uint8).tolist()
-            for name in sorted(file.keys())
-        }
-        return sorted((file.metadata() or {}).items()), values
-
-
-def content(path: Path) -> Any:
-    """What of a file must not depend on kills."""
-    if path.suffix == ".safetensors":
-        return tensors(path)
-    if path.name == "metrics.jsonl":
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        of_machine = ("seconds_per_step", "samples_per_second", "peak_memory_gib")
-        return [
-            {name: value for name, value in line.items() if name not in of_machine}
-            for line in lines
-        ]
-    if path.name == "report.html":
-        return None  # it shows times and memory
-    if path.name == "config.yaml":
-        return [
-            line
-            for line in path.read_text().splitlines()
-            if not line.startswith(("output_dir:", "latent_cache_dir:"))
-        ]
-    if path.name == "state.json":
-        facts = json.loads(path.read_text())
-        del facts["config"]["output_dir"], facts["config"]["latent_cache_dir"]
-        return facts
-    return path.read_bytes()
-
-
-def differences(output: Path, whole: Path) -> list[str]:
-    """Files of a run that are not those of the undisturbed one."""
-    ours, theirs = (
-        {str(p.relative_to(top)) for p in top.rglob("*") if p.is_file()} for top in (output, whole)
-    )
-    unlike = [
-        name for name in sorted(ours & theirs) if content(output / name) != content(whole / name)
-    ]
-    return [
-        *(f"only in one: {name}" for name in sorted(ours ^ theirs)),
-        *(f"differs: {name}" for name in unlike),
     ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support import ROOT
 
 LAYERS = (
     *("system", "diffusion", "adapter", "formats", "models", "methods", "data", "inference"),
@@ -53,8 +53,9 @@ def folder_of(module: str) -> str | None:
 
 
 def targets(node: ast.AST, module: str) -> Iterator[str]:
-    """The modules an import statement names: `from lcm import playback` is lcm.inference, `from lcm
-    import attach` is lcm.
+    """The modules an import statement names.
+
+    `from lcm import inference` names lcm.inference, `from lcm import attach` names lcm.
     """
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
@@ -71,6 +72,15 @@ def targets(node: ast.AST, module: str) -> Iterator[str]:
 def all_imports(source: str, module: str) -> set[str]:
     """The imports of the whole file, those of functions and of `if TYPE_CHECKING` too."""
     return {name for node in ast.walk(ast.parse(source)) for name in targets(node, module)}
+
+
+def names_imported(node: ast.AST) -> set[str]:
+    """Every part of the paths that an import statement names, and the names it takes from there."""
+    if not isinstance(node, ast.Import | ast.ImportFrom):
+        return set()
+    base = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+    paths = [base, *(alias.name for alias in node.names)]
+    return {part for path in paths for part in path.split(".")}
 
 
 def violations(source: str, module: str) -> list[str]:
@@ -127,6 +137,18 @@ def test_few_modules_lie_flat_and_every_folder_has_a_layer() -> None:
 )
 def test_an_arrow_upwards_is_found(module: str, source: str) -> None:
     assert violations(source, module)
+
+
+def test_no_test_file_is_imported_by_another() -> None:
+    """What several of them need has a module of its own in tests/support."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {part}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        for part in names_imported(node)
+        if part.startswith("test_") or part == "conftest"
+    ]
+    assert wrong == []
 
 
 def test_a_folder_without_a_layer_is_refused() -> None:

@@ -7,8 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from tests.conftest import ROOT
-from tests.training.test_trainer import flags
+from tests.support import ROOT
+from tests.support.runs import flags
 
 
 def test_a_wheel_installs_imports_and_trains_elsewhere(
@@ -39,4 +39,5 @@ def test_a_wheel_installs_imports_and_trains_elsewhere(
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, timeout=240)
     assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").is_file()
-    assert (tmp_path / "out" / "report.html").is_file()  # its template is in the wheel
+    for page in ("report.html", "README.md"):  # their templates are in the wheel
+        assert (tmp_path / "out" / page).is_file()

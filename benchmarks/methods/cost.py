@@ -22,7 +22,8 @@ from benchmarks.methods.plan import PLAN, Run, load_plan
 from benchmarks.methods.teacher import RESULTS, write_json
 from examples.shapes.render import CAPTIONS, write_dataset
 from lcm.config.run import TrainConfig
-from lcm.training.loop import Trainer
+from lcm.training.setup import build_run
+from lcm.training.step import train_step
 
 NAME = "cost.json"
 UNIT = "lcm"
@@ -39,9 +40,9 @@ def stepper(run: Run, data: dict[str, Path], output_dir: Path) -> tuple[Callable
     flags = {
         name: str(value) if isinstance(value, Path) else value for name, value in flags.items()
     }
-    trainer = Trainer(TrainConfig(**flags))
-    batches = trainer.batches(range(trainer.config.max_train_steps))
-    return lambda: trainer.train_step(batches), trainer.samples_per_step
+    made, state = build_run(TrainConfig.of(**flags))
+    batches = made.inputs.batches(range(made.facts.num_updates))
+    return lambda: train_step(made, state, batches), made.facts.samples_per_step
 
 
 def measure_costs(runs: list[Run], rounds: int) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 import lcm
 from benchmarks.methods.plan import Job, job_name
 from examples.shapes.evaluate import load_pipe
-from lcm.adapter.files import WEIGHTS_NAME, read_header
+from lcm.adapter.files import read_header
+from lcm.adapter.names import WEIGHTS_NAME
 
 LAUNCH = (
     "accelerate.commands.accelerate_cli launch --num_processes 1 --num_machines 1 --cpu "

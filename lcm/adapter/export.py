@@ -8,39 +8,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lcm.adapter.files import WEIGHTS_NAME, stored_dtype
+from lcm.adapter.files import AdapterFile
+from lcm.adapter.kohya import layer_tensors, stem
 from lcm.adapter.lora import (
     base_state,
     lora_modules,
     lora_parameters,
     swapped,
 )
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import RECIPE_KEY, Recipe
 from lcm.system.atomic import replacing
 
-KOHYA_PARTS = {"lora_A": "lora_down", "lora_B": "lora_up"}
-
 
 def kohya_state_dict(unet: Any, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
-    """The adapter as kohya keys with diffusers block names: lora_unet_<module>.lora_down.weight,
-    .lora_up.weight, .alpha.
-
-    This layout is what the official LCM-LoRAs have; diffusers, ComfyUI and A1111 read it, and it
-    carries alpha.
+    """The adapter in the layout of the official LCM-LoRAs, on the CPU: the matrices in `dtype`,
+    the alphas in float32.
     """
     state: dict[str, Tensor] = {}
-    for key, value in get_peft_model_state_dict(unet).items():
-        module, part = key.removesuffix(".weight").rsplit(".", 1)
-        name = "lora_unet_" + module.replace(".", "_")
-        state[f"{name}.{KOHYA_PARTS[part]}.weight"] = value.detach().to("cpu", dtype).contiguous()
-    for module, layer in lora_modules(unet).items():
-        state[f"lora_unet_{module.replace('.', '_')}.alpha"] = torch.tensor(
-            float(layer.lora_alpha["default"])
+    for name, layer in lora_modules(unet).items():
+        down, up = (
+            part["default"].weight.detach().to("cpu", dtype)
+            for part in (layer.lora_A, layer.lora_B)
         )
+        state |= layer_tensors(stem("unet", name), down, up, layer.lora_alpha["default"])
     return state
 
 
@@ -196,7 +190,7 @@ def verify_export(unet: Any, path: Path, pipeline_class: Any) -> None:
             there = getattr(loaded[name], part)["default"].weight.float()
             if not torch.allclose(here, there, rtol=1e-2, atol=1e-6):
                 raise ExportError(f"{path}: {part} of layer {name} differs after reloading")
-    inputs, parameters, dtype = probe(unet), lora_parameters(unet), stored_dtype(path)
+    inputs, parameters, dtype = probe(unet), lora_parameters(unet), AdapterFile.read(path).dtype
     with swapped(parameters, [p.data.to(dtype).to(p.dtype) for p in parameters]):
         student, reloaded = unet(**inputs).sample.float(), fresh(**inputs).sample.float()
     tolerance = (

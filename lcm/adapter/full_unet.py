@@ -13,18 +13,12 @@ import torch
 from safetensors import safe_open
 
 from lcm.adapter.export import ExportError
+from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
 from lcm.adapter.recipe import Recipe
 from lcm.system.atomic import replacing
 
-UNET_FOLDER = "unet"
-RECIPE_NAME = "lcm_recipe.json"
 W_EMBEDDING_DIM = 256
 """Width of the guidance embedding, that of the published latent consistency models."""
-
-
-def is_full(path: str | os.PathLike[str]) -> bool:
-    """Whether this is the output folder of a run that trained the whole U-Net."""
-    return Path(path, UNET_FOLDER, RECIPE_NAME).is_file()
 
 
 @torch.no_grad()
@@ -77,13 +71,14 @@ def verify_unet(unet: Any, folder: Path, dtype: torch.dtype) -> None:
 
 
 def architecture(config: Any) -> Any:
-    """What of a configuration shapes the network, as JSON has it."""
+    """The entries of a configuration that shape the network, as JSON has them."""
     return json.loads(
         json.dumps({name: value for name, value in config.items() if not name.startswith("_")})
     )
 
 
 def read_full_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """The recipe beside a whole U-Net. Raises ValueError for one that is incomplete."""
     return Recipe.from_json(Path(path, UNET_FOLDER, RECIPE_NAME).read_text())
 
 

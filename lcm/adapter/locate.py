@@ -1,36 +1,22 @@
-"""From what the user names, a file, a folder or a hub id, to the adapter file and its recipe."""
+"""Finding the adapter file, and its recipe, that the user names as a file, folder or hub id."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from lcm.adapter.files import (
-    PEFT_WEIGHTS,
-    PICKLED,
-    WEIGHTS_NAME,
-    read_header,
-)
-from lcm.adapter.full_unet import is_full, read_full_recipe
-from lcm.adapter.recipe import RECIPE_KEY, Recipe
+from lcm.adapter.files import AdapterFile, refuse_pickle
+from lcm.adapter.full_unet import read_full_recipe
+from lcm.adapter.names import PEFT_WEIGHTS, WEIGHTS_NAME, is_full
+from lcm.adapter.recipe import Recipe
 
 
-def refuse_pickle(path: str | os.PathLike[str]) -> None:
-    """Raises ValueError for formats that run code when they are read."""
-    if str(path).endswith(PICKLED):
-        raise ValueError(
-            f"{path} is a pickle, which can run any code when it is read, and is not opened; get "
-            "the .safetensors file of the same adapter, or convert this one where you trust it: "
-            "save_file(torch.load(path, weights_only=True), 'x.safetensors')"
-        )
-
-
-def choose(names: Iterable[str], where: str) -> str:
+def choose_file(names: Iterable[str], where: str) -> str:
     """The adapter among the files of a folder or repository: WEIGHTS_NAME, else the only
     .safetensors file.
 
@@ -55,8 +41,10 @@ def choose(names: Iterable[str], where: str) -> str:
     )
 
 
-def fetch(repo_id: str, name: str) -> Path:
-    """Raises FileNotFoundError, whatever went wrong."""
+def fetch_file(repo_id: str, name: str) -> Path:
+    """The file `name` of a hub repository, in the local cache. Raises FileNotFoundError, whatever
+    went wrong.
+    """
     try:
         return Path(hf_hub_download(repo_id, name))
     except Exception as error:
@@ -73,7 +61,7 @@ def download(name: str) -> Path:
     owner, repository, *inside = name.split("/")
     repo_id = f"{owner}/{repository}"
     try:
-        return fetch(repo_id, "/".join(inside) or WEIGHTS_NAME)
+        return fetch_file(repo_id, "/".join(inside) or WEIGHTS_NAME)
     except FileNotFoundError as error:
         cause = error.__cause__
         if (
@@ -82,7 +70,7 @@ def download(name: str) -> Path:
             or isinstance(cause, LocalEntryNotFoundError)
         ):
             raise  # offline, what else the repository holds is not known
-    return fetch(repo_id, choose(HfApi().list_repo_files(repo_id), repo_id))
+    return fetch_file(repo_id, choose_file(HfApi().list_repo_files(repo_id), repo_id))
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
@@ -96,7 +84,9 @@ def locate(path: str | os.PathLike[str]) -> Path:
     if local.is_file():
         return local
     if local.is_dir():
-        return local / choose((file.name for file in local.iterdir() if file.is_file()), str(local))
+        return local / choose_file(
+            (file.name for file in local.iterdir() if file.is_file()), str(local)
+        )
     names_a_file = text.count("/") >= 2 and text.endswith(".safetensors")
     if (
         (text.count("/") == 1 or names_a_file)
@@ -109,38 +99,41 @@ def locate(path: str | os.PathLike[str]) -> Path:
     )
 
 
-def path_and_weight(word: str, flag: str) -> tuple[str, float]:
-    """PATH or PATH=WEIGHT, as commands take them. A path that is there may have an equals sign of
-    its own.
-
-    Raises ValueError, naming the flag, for a weight that is no finite number.
+@dataclass(frozen=True, eq=False)
+class Located:
+    """What stands behind the `source` that a user names: an adapter file, which has been read, or a
+    folder with a whole U-Net, where `file` is None.
     """
-    path, equals, weight = word.rpartition("=")
-    if not equals or Path(word).exists():
-        return word, 1.0
-    try:
-        value = float(weight)
-    except ValueError as error:
-        raise ValueError(f"{flag}: {weight!r} in {word} is no weight; write PATH=0.8") from error
-    if not math.isfinite(value):
-        raise ValueError(f"{flag}: the weight in {word} must be a finite number")
-    return path, value
+
+    source: str | os.PathLike[str]
+    file: AdapterFile | None
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The recipe in the adapter's header, or beside the U-Net; None for what this toolkit did
+        not write.
+        """
+        return read_full_recipe(self.source) if self.file is None else self.file.recipe
+
+
+def look_up(path: str | os.PathLike[str]) -> Located:
+    """Finds and reads what the user names. Raises FileNotFoundError and ValueError as `locate`,
+    and AdapterError for a damaged file.
+    """
+    local = Path(path).expanduser()
+    return Located(local, None) if is_full(local) else Located(path, AdapterFile.read(locate(path)))
 
 
 def find_recipe(path: str | os.PathLike[str]) -> Recipe | None:
     """The recipe in an adapter's header, or beside a whole U-Net; None for what this toolkit did
     not write.
     """
-    local = Path(path).expanduser()
-    if is_full(local):
-        return read_full_recipe(local)
-    header = read_header(locate(path))
-    return Recipe.from_json(header[RECIPE_KEY]) if RECIPE_KEY in header else None
+    return look_up(path).recipe
 
 
-def read_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """As `find_recipe`, but raises ValueError for what this toolkit did not write."""
-    if recipe := find_recipe(path):
+def check_has_recipe(path: str | os.PathLike[str], recipe: Recipe | None) -> Recipe:
+    """The recipe. Raises ValueError that says what to do where the adapter at `path` has none."""
+    if recipe is not None:
         return recipe
     raise ValueError(
         f"{path} carries no recipe: it was not written by this toolkit. An LCM-LoRA from elsewhere "
@@ -149,15 +142,11 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     )
 
 
-def style_name(path: str | os.PathLike[str]) -> str:
-    """The adapter name of a style: that of its file, or of its folder or repository where the
-    file's says nothing.
+def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """The recipe in an adapter's header, or beside a whole U-Net. Raises ValueError for what this
+    toolkit did not write.
     """
-    name = Path(path)
-    if name.name == WEIGHTS_NAME:
-        name = name.absolute().parent
-    stem = name.stem if name.suffix == ".safetensors" else name.name
-    return stem.replace(".", "_")  # module names have no dots
+    return check_has_recipe(path, find_recipe(path))
 
 
 def find(path: str | Path) -> Path:

@@ -13,29 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lcm.adapter.layers import LAYERS, lower_before_passes
-
-COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
-"""The networks of a pipeline that can have adapters, by name."""
-
-LORA_TARGETS = (
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out.0",
-    "proj_in",
-    "proj_out",
-    "ff.net.0.proj",
-    "ff.net.2",
-    "conv1",
-    "conv2",
-    "conv_shortcut",
-    "downsamplers.0.conv",
-    "upsamplers.0.conv",
-    "time_emb_proj",
-)
-"""Name endings of the adapted layers, those of the official LCM-LoRAs: 278 modules on SD 1.5, 788
-on SDXL.
-"""
+from lcm.adapter.names import COMPONENTS, LORA_TARGETS
 
 
 def layers_named(unet: Any, targets: tuple[str, ...] | list[str]) -> set[str]:
@@ -104,6 +82,15 @@ def add_lora(
     for parameter in parameters:
         parameter.data = parameter.data.float()
     return parameters
+
+
+def adaptable(pipe: Any) -> dict[str, Any]:
+    """The networks of a pipeline that can have adapters, by name, the U-Net first; out of their
+    compiled wrappings.
+    """
+    parts = pipe.components
+    found = {name: parts[name] for name in COMPONENTS if parts.get(name) is not None}
+    return {name: getattr(model, "_orig_mod", model) for name, model in found.items()}
 
 
 def lora_parameters(unet: nn.Module) -> list[nn.Parameter]:

@@ -1,10 +1,11 @@
-"""The recipe: how an adapter was trained and how it must be played. It travels in the header of the
+"""The recipe: how an adapter was trained and how to sample with it. It travels in the header of the
 adapter file.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -20,6 +21,63 @@ which latents leave.
 def family_name(unet: Any) -> str:
     """ "sdxl" for a U-Net that takes pooled embeddings and time ids, else "sd"."""
     return "sdxl" if unet.config.addition_embed_type == "text_time" else "sd"
+
+
+@dataclass(frozen=True)
+class CallDefaults:
+    """What a call of a few-step pipeline has where the caller says nothing; these values without a
+    recipe.
+    """
+
+    num_inference_steps: int = 4
+    guidance_scale: float = 1.0
+    eta: float = 0.0
+
+
+@dataclass(frozen=True)
+class Play:
+    """How stock diffusers samples with what a method trains: the class name of a scheduler, what to
+    override in its configuration, the numbers of steps that it is meant for, the `eta` of the call,
+    and the noise of `lcm.diffusion.sampling.sample_stochastic_flow`.
+    """
+
+    scheduler: str
+    scheduler_config: dict[str, Any]
+    num_inference_steps: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6, 8])
+    eta: float = 0.0
+    injection: float = 0.0
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """What a recipe says of the teacher: the facts that a base model must share with it, where it
+    is from, and the resolution in pixels that it was taught at.
+
+    `teacher_loras` are the style LoRAs that the teacher had, each with its `file` and `weight`;
+    `extra_teachers` are those that the adapter was trained on besides.
+    """
+
+    family: str
+    cross_attention_dim: int
+    prediction_type: str
+    zero_terminal_snr: bool
+    teacher: str
+    resolution: int
+    teacher_loras: list[dict[str, Any]] = field(default_factory=list)
+    extra_teachers: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, pipe: Any, teacher: str = "unknown") -> TeacherFacts:
+        """What a loaded pipeline says of itself; `teacher` is the name of its model."""
+        config, scheduler = pipe.unet.config, pipe.scheduler.config
+        return cls(
+            family=family_name(pipe.unet),
+            cross_attention_dim=config.cross_attention_dim,
+            prediction_type=scheduler.get("prediction_type", "epsilon"),
+            zero_terminal_snr=scheduler.get("rescale_betas_zero_snr", False),
+            teacher=teacher,
+            resolution=config.sample_size * pipe.vae_scale_factor,
+        )
 
 
 @dataclass(frozen=True)
@@ -52,13 +110,56 @@ class Recipe:
     teacher_loras: list[dict[str, Any]] = field(default_factory=list)
     extra_teachers: list[str] = field(default_factory=list)
 
+    @classmethod
+    def of(
+        cls,
+        objective: str,
+        play: Play,
+        facts: TeacherFacts,
+        *,
+        trained_guidance_scale: list[float],
+        guidance_scale: float = 1.0,
+    ) -> Recipe:
+        """The recipe of an adapter that was trained with `objective` on this teacher and is played
+        like this. Every recipe that is not read from a file is made here.
+        """
+        return cls(
+            objective=objective,
+            family=facts.family,
+            cross_attention_dim=facts.cross_attention_dim,
+            prediction_type=facts.prediction_type,
+            zero_terminal_snr=facts.zero_terminal_snr,
+            scheduler=play.scheduler,
+            scheduler_config=play.scheduler_config,
+            trained_guidance_scale=trained_guidance_scale,
+            teacher=facts.teacher,
+            resolution=facts.resolution,
+            num_inference_steps=play.num_inference_steps,
+            guidance_scale=guidance_scale,
+            eta=play.eta,
+            injection=play.injection,
+            teacher_loras=facts.teacher_loras,
+            extra_teachers=facts.extra_teachers,
+        )
+
     @property
     def usual_steps(self) -> int:
         """The number of steps to begin with: 4 where the recipe has it, else the nearest."""
         return min(self.num_inference_steps, key=lambda n: abs(n - 4))
 
+    def call_defaults(self) -> CallDefaults:
+        """The steps to begin with, the guidance and the stochasticity to call a pipeline with."""
+        return CallDefaults(self.usual_steps, self.guidance_scale, self.eta)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_header(cls, header: Mapping[str, str]) -> Recipe | None:
+        """The recipe in an adapter file's header; None for what this toolkit did not write. Raises
+        ValueError for one that is incomplete.
+        """
+        return cls.from_json(header[RECIPE_KEY]) if RECIPE_KEY in header else None
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
@@ -84,16 +185,5 @@ class Recipe:
         `LCMScheduler` on the 50 steps that the published ones were trained on, no guidance. Nothing
         in such a file tells it from a style, which is why it has to be said.
         """
-        config = pipe.unet.config
-        return cls(
-            objective="lcm",
-            family=family_name(pipe.unet),
-            cross_attention_dim=config.cross_attention_dim,
-            prediction_type=pipe.scheduler.config.get("prediction_type", "epsilon"),
-            zero_terminal_snr=pipe.scheduler.config.get("rescale_betas_zero_snr", False),
-            scheduler="LCMScheduler",
-            scheduler_config={"original_inference_steps": 50, "timestep_scaling": 10.0},
-            trained_guidance_scale=[],
-            teacher="unknown",
-            resolution=config.sample_size * pipe.vae_scale_factor,
-        )
+        play = Play("LCMScheduler", {"original_inference_steps": 50, "timestep_scaling": 10.0})
+        return cls.of("lcm", play, TeacherFacts.of(pipe), trained_guidance_scale=[])

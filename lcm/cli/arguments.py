@@ -53,8 +53,8 @@ def add_base(parser: argparse.ArgumentParser, use: str, required: bool = False) 
     )
 
 
-def load(args: argparse.Namespace, dtype: torch.dtype | None = None) -> Any:
-    """The stock pipeline that --base and --base_config name, in float32 unless told otherwise."""
+def load_pipe(args: argparse.Namespace, dtype: torch.dtype | None = None) -> Any:
+    """The stock pipeline that --base and --base_config name, in float32 unless `dtype` is given."""
     import torch
 
     from lcm.models.base_model import load_base, named_by
@@ -84,7 +84,9 @@ def dtype_of(args: argparse.Namespace, source: Adapter) -> torch.dtype:
     return getattr(torch, args.dtype) if args.dtype else kept
 
 
-def read(args: argparse.Namespace, path: str, layers_per_block: int | None = None) -> Adapter:
+def read(
+    args: argparse.Namespace, path: str | Path, layers_per_block: int | None = None
+) -> Adapter:
     """The adapter behind a path. Prints what had to be assumed. Raises AdapterError for what could
     not be understood.
     """
@@ -96,8 +98,8 @@ def read(args: argparse.Namespace, path: str, layers_per_block: int | None = Non
     return adapter
 
 
-def written(path: Path, adapter: Adapter) -> None:
-    """Says what was written."""
+def print_written(path: Path, adapter: Adapter) -> None:
+    """Prints what was written."""
     ranks = sorted({factors.rank for factors in adapter.modules.values()})
     layout = ", ".join(adapter.layouts)
     print(

@@ -77,13 +77,12 @@ def verify(directory: Path) -> int:
 
 def build(flags: Sequence[str]) -> int:
     """Encodes the data of a training command without training."""
-    from lcm.config.run import parse_config
+    from lcm.config.flags import parse_config
     from lcm.system.console import hide_loading_bars, log_plainly
-    from lcm.training.inputs import build_cache
-    from lcm.training.launch import make_accelerator
+    from lcm.training.setup import build_cache
 
     log_plainly()
     config = parse_config([*flags, "--cache_latents", "True"])
-    hide_loading_bars(config.pretrained_teacher_model)
-    build_cache(config, make_accelerator(config))
+    hide_loading_bars(config.teacher.path)
+    build_cache(config)
     return 0

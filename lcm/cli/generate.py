@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcm.cli.arguments import add_base, load
+from lcm.adapter.names import path_and_weight
+from lcm.adapter.recipe import CallDefaults, Recipe
+from lcm.cli.arguments import add_base, load_pipe
 
 if TYPE_CHECKING:
     import torch
@@ -81,30 +83,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace pictures of the same names")
 
 
-def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    args.seeds = args.seeds or [0]
-    check_numbers(args)
-    from lcm.data.sources.prompts import read_prompts
-    from lcm.inference.generate import (
-        FEW_STEP,
-        Settings,
-        check_folder,
-        check_playable,
-        leading,
-        plan,
-        prepare,
-        read_recipes,
-    )
+def settings_of(args: argparse.Namespace, recipe: Recipe | None, defaults: CallDefaults) -> Any:
+    """What all pictures have in common. Raises ValueError for a negative prompt without effect."""
+    from lcm.inference.generate import Settings
 
-    adapters = read_weights(args.adapter)
-    recipes = read_recipes(adapters)
-    check_playable(recipes, args.scheduler, args.steps or [])
-    recipe, few = leading(recipes), args.scheduler in FEW_STEP
     settings = Settings(
-        guidance_scale=first_of(
-            args.guidance_scale, recipe and recipe.guidance_scale, 1.0 if few else 7.5
-        ),
-        eta=recipe.eta if recipe else 0.0,
+        guidance_scale=first_of(args.guidance_scale, defaults.guidance_scale),
+        eta=defaults.eta,
         negative_prompt=args.negative_prompt,
         height=first_of(args.height, recipe and recipe.resolution),
         width=first_of(args.width, recipe and recipe.resolution),
@@ -114,18 +99,40 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
             f"negative_prompt has no effect at guidance_scale {settings.guidance_scale:g}; pass a "
             "larger one"
         )
-    prompts = args.prompt or [prompt for prompt in read_prompts(args.prompts_file) if prompt]
-    pictures = plan(
-        prompts, args.steps or [recipe.usual_steps if recipe else 4 if few else 50], args.seeds
+    return settings
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    args.seeds = args.seeds or [0]
+    check_numbers(args)
+    from lcm.data.sources.prompts import read_prompts
+    from lcm.inference.generate import (
+        FEW_STEP,
+        check_names_free,
+        check_usable,
+        leading,
+        look_up_all,
+        plan,
+        prepare,
     )
+
+    weights = read_weights(args.adapter)
+    adapters = look_up_all(weights)
+    check_usable(adapters, args.scheduler, args.steps or [])
+    recipe = leading(adapters)
+    stock = CallDefaults() if args.scheduler in FEW_STEP else CallDefaults(50, 7.5)
+    defaults = recipe.call_defaults() if recipe else stock
+    settings = settings_of(args, recipe, defaults)
+    prompts = args.prompt or [prompt for prompt in read_prompts(args.prompts_file) if prompt]
+    pictures = plan(prompts, args.steps or [defaults.num_inference_steps], args.seeds)
     if not args.overwrite:
-        check_folder(args.output, pictures)
+        check_names_free(args.output, pictures)
     device = choose_device(args.device)
-    pipe = load(args, choose_dtype(args.dtype, device))
-    prepare(pipe, adapters, recipes, args.scheduler)
+    pipe = load_pipe(args, choose_dtype(args.dtype, device))
+    prepare(pipe, adapters, list(weights.values()), args.scheduler)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
-    write(pipe, pictures, settings.with_size(pipe), args, adapters)
+    write(pipe, pictures, settings.with_size(pipe), args, weights)
     return 0
 
 
@@ -139,8 +146,15 @@ def write(
     """Draws, and writes every file as soon as it is known; the index comes last."""
     from tqdm.auto import tqdm
 
-    from lcm.inference.generate import INDEX_NAME, draw, grid_name, parameters, write_json
-    from lcm.inference.image_grid import draw_grid, save_png
+    from lcm.inference.generate import (
+        INDEX_NAME,
+        draw,
+        draw_seed_grid,
+        grid_name,
+        parameters,
+        write_json,
+    )
+    from lcm.system.image_grid import save_png
 
     scheduler, entries = type(pipe.scheduler).__name__, []
     named = ", ".join(f"{path}={weight:g}" for path, weight in adapters.items())
@@ -162,7 +176,7 @@ def write(
                 print(path, flush=True)
     for seed in dict.fromkeys(picture.seed for picture in pictures):
         save_png(
-            draw_grid(args.output, [p for p in pictures if p.seed == seed]),
+            draw_seed_grid(args.output, [p for p in pictures if p.seed == seed]),
             args.output / grid_name(seed),
         )
         print(args.output / grid_name(seed))
@@ -185,8 +199,6 @@ def first_of(*values: Any) -> Any:
 
 def read_weights(words: Sequence[str]) -> dict[str, float]:
     """PATH[=WEIGHT] -> weights by path. Raises ValueError for a path that is named twice."""
-    from lcm.adapter.locate import path_and_weight
-
     adapters: dict[str, float] = {}
     for path, weight in (path_and_weight(word, "adapter") for word in words):
         if path in adapters:
@@ -196,7 +208,7 @@ def read_weights(words: Sequence[str]) -> dict[str, float]:
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """Raises ValueError naming the flag."""
+    """Raises ValueError, naming the flag, for a number that is out of its range."""
     for name in ("steps", "batch_size", "height", "width"):
         value = getattr(args, name)
         for number in value if isinstance(value, list) else [value]:
@@ -210,7 +222,7 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """Raises ValueError for one that this machine does not have."""
+    """The device to draw on. Raises ValueError for one that this machine does not have."""
     import torch
 
     found = (

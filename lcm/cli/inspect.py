@@ -25,8 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    from lcm.adapter.full_unet import is_full
     from lcm.adapter.locate import find
+    from lcm.adapter.names import is_full
     from lcm.formats.read import read_adapter
 
     if is_full(args.file):
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def describe(adapter: Adapter) -> dict[str, Any]:
     """What the file holds, as JSON has it."""
-    from lcm.adapter.lora import COMPONENTS
+    from lcm.adapter.names import COMPONENTS
     from lcm.adapter.recipe import RECIPE_KEY
 
     width = adapter.text_width
@@ -64,7 +64,7 @@ def describe(adapter: Adapter) -> dict[str, Any]:
 
 
 def component(part: dict[str, Any]) -> dict[str, Any]:
-    """Of factors by layer: counts of ranks, alphas, precisions and targets."""
+    """What the layers of a component have: counts of ranks, alphas, precisions and targets."""
 
     def counted(values: Any) -> dict[str, int]:
         return {
@@ -118,7 +118,7 @@ def programs(adapter: Adapter, file: Any) -> dict[str, Any]:
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
-    """For people."""
+    """The facts as lines for people."""
     text = [facts["file"]]
     layouts = facts["layouts"]
     if len(layouts) == 1:

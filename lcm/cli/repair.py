@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcm.cli.arguments import add_base, add_input, add_writing, dtype_of, load, read, written
+from lcm.adapter.recipe import Recipe, TeacherFacts
+from lcm.cli.arguments import (
+    add_base,
+    add_input,
+    add_writing,
+    dtype_of,
+    load_pipe,
+    print_written,
+    read,
+)
 
 if TYPE_CHECKING:
-    from lcm.adapter.recipe import Recipe
     from lcm.formats.factors import Adapter
 
 HELP = (
@@ -41,11 +50,11 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
     file, output = find(args.file), place(args.output)
     check_free(output, [file], args.force)
-    pipe = load(args) if args.base else None
-    adapter = read(args, args.file, pipe.unet.config.layers_per_block if pipe else None)
+    pipe = load_pipe(args) if args.base else None
+    adapter = read(args, file, pipe.unet.config.layers_per_block if pipe else None)
     adapter.header = identified(adapter, recipe(args, adapter, pipe) if args.objective else None)
     result = save(adapter, output, dtype_of(args, adapter))
-    written(output, result)
+    print_written(output, result)
     if pipe is not None:
         verdict = verify(pipe, adapter, output)
         print(
@@ -67,33 +76,24 @@ def recipe(args: argparse.Namespace, adapter: Adapter, pipe: Any) -> Recipe:
     """The standard recipe of a method for this family. Raises ValueError where the family is not
     known.
     """
-    from lcm.inference import family_name
-    from lcm.methods import ObjectiveConfig, make_recipe, resolve
+    from lcm.methods.config import MethodConfig, resolved
+    from lcm.methods.method import make_recipe
 
-    config = ObjectiveConfig(objective=args.objective)
-    method, width = resolve(config), adapter.text_width
+    config = resolved(MethodConfig(objective=args.objective))
+    facts = facts_of(adapter.text_width, args) if pipe is None else TeacherFacts.of(pipe, args.base)
+    if args.prediction_type:
+        facts = replace(facts, prediction_type=args.prediction_type)
+    return make_recipe(config, facts)
+
+
+def facts_of(width: int | None, args: argparse.Namespace) -> TeacherFacts:
+    """What the width of the text says of the base model. Raises ValueError where it does not tell:
+    1024 is Stable Diffusion 2 of either prediction type, so that has to be said.
+    """
     known = {768: ("sd", 512), 1024: ("sd", 768), 2048: ("sdxl", 1024)}
-    if pipe is not None:
-        scheduler = pipe.scheduler.config
-        family, width = family_name(pipe.unet), pipe.unet.config.cross_attention_dim
-        resolution = pipe.unet.config.sample_size * pipe.vae_scale_factor
-        prediction, zero_snr = (
-            scheduler.get("prediction_type", "epsilon"),
-            scheduler.get("rescale_betas_zero_snr", False),
-        )
-    elif width in known and (width != 1024 or args.prediction_type):
-        (family, resolution), prediction, zero_snr = known[width], "epsilon", False
-    else:
+    if width not in known or (width == 1024 and not args.prediction_type):
         raise ValueError(
             "the adapter does not tell its base model, which the recipe names; pass --base"
         )
-    return make_recipe(
-        method,
-        config,
-        family=family,
-        cross_attention_dim=width,
-        prediction_type=args.prediction_type or prediction,
-        zero_terminal_snr=zero_snr,
-        teacher=args.base or "unknown",
-        resolution=resolution,
-    )
+    family, resolution = known[width]
+    return TeacherFacts(family, width, "epsilon", False, "unknown", resolution)

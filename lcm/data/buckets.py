@@ -17,8 +17,11 @@ from lcm.data.pictures import Picture
 
 @dataclass(frozen=True)
 class Buckets:
-    """`shapes` that occur, and for every record the number of its own."""
+    """The `shapes` that occur, about `resolution`^2 pixels each, and for every record the number of
+    its own.
+    """
 
+    resolution: int
     shapes: list[Shape]
     numbers: npt.NDArray[np.int64]
 
@@ -42,7 +45,7 @@ class Buckets:
 
 def one_square(resolution: int, count: int) -> Buckets:
     """The same square for all `count` records."""
-    return Buckets([(resolution, resolution)], np.zeros(count, dtype=np.int64))
+    return Buckets(resolution, [(resolution, resolution)], np.zeros(count, dtype=np.int64))
 
 
 def by_aspect_ratio(pictures: Sequence[Picture], resolution: int, divisor: int) -> Buckets:
@@ -53,6 +56,7 @@ def by_aspect_ratio(pictures: Sequence[Picture], resolution: int, divisor: int) 
     nearest = [find_nearest_bucket(picture.height, picture.width, shapes) for picture in pictures]
     used = sorted(set(nearest))
     return Buckets(
+        resolution,
         [shapes[number] for number in used],
         np.array([used.index(number) for number in nearest], dtype=np.int64),
     )

@@ -1,12 +1,14 @@
-"""Flags of the training data."""
+"""Flags of the training data: where samples come from, how they are made, what is computed once."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from PIL import Image
+
+from lcm.system.flags import Section, flag
 
 INTERPOLATION = {
     "nearest": Image.Resampling.NEAREST,
@@ -17,251 +19,217 @@ INTERPOLATION = {
 
 
 def default_cache() -> Path:
-    """For all runs of this user."""
+    """The folder of what all runs of this user have computed once."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "latent-consistency")
 
 
-@dataclass
-class DataConfig:
-    """Flags of the training data."""
+@dataclass(frozen=True)
+class DataConfig(Section):
+    """Which samples are trained on. Exactly one field that has a `source` is set."""
 
-    train_data_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "folder of images with metadata.jsonl, metadata.csv or a .txt of the same name "
-                "beside each"
-            ),
-        },
+    train_data_dir: str | None = flag(
+        None,
+        "folder of images with metadata.jsonl, metadata.csv or a .txt of the same name beside each",
+        source="a folder of images",
+        is_free=True,
+        is_place=True,
     )
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "data set on the hub, or a local folder that `datasets` reads (parquet, "
-                "save_to_disk)"
-            ),
-        },
+    dataset_name: str | None = flag(
+        None,
+        "data set on the hub, or a local folder that `datasets` reads (parquet, save_to_disk)",
+        source="a data set",
+        is_free=True,
+        is_place=True,
     )
-    parquet_files: str | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "parquet files with a column of images and one of captions: a file, a folder "
-                "or a pattern"
-            ),
-        },
+    parquet_files: str | None = flag(
+        None,
+        "parquet files with a column of images and one of captions: a file, a folder or a pattern",
+        source="parquet files",
+        is_free=True,
+        is_place=True,
     )
-    webdataset: str | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "tar shards in webdataset's layout: a file, a folder or a pattern "
-                "(shards/{000..012}.tar)"
-            ),
-        },
+    webdataset: str | None = flag(
+        None,
+        "tar shards in webdataset's layout: a file, a folder or a pattern (shards/{000..012}.tar)",
+        source="tar shards",
+        is_free=True,
+        is_place=True,
     )
-    prompts_file: str | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "a text file of prompts, one a line, instead of images: latents come from the "
-                "teacher's own trajectories"
-            ),
-        },
+    prompts_file: str | None = flag(
+        None,
+        "a text file of prompts, one a line, instead of images: latents come from the teacher's "
+        "own trajectories",
+        source="prompts without images",
+        is_free=True,
+        is_place=True,
     )
-    trajectories_per_prompt: int = field(
-        default=1,
-        metadata={
-            "help": "with prompts_file: trajectories of every prompt, each from noise of its own"
-        },
+    trajectories_per_prompt: int = flag(
+        1,
+        "with prompts_file: trajectories of every prompt, each from noise of its own",
+        above=0,
     )
-    trajectory_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "where trajectories are kept, to share them between runs; default: "
-                "trajectories/ in output_dir"
-            )
-        },
+    streaming: bool = flag(
+        False,
+        "with dataset_name and cache_latents: read the data set once, into the cache, and store "
+        "none of it",
+        is_free=True,
     )
-    streaming: bool = field(
-        default=False,
-        metadata={
-            "help": (
-                "with dataset_name and cache_latents: read the data set once, into the cache, "
-                "and store none of it"
-            )
-        },
+    dataset_config_name: str | None = flag(None, "configuration of the hub data set")
+    image_column: str = flag("image", "column of the images")
+    caption_column: str = flag(
+        "text",
+        "column (webdataset: .json field) of the captions (a list: one is drawn per epoch)",
     )
-    dataset_config_name: str | None = field(
-        default=None, metadata={"help": "configuration of the hub data set"}
+    max_train_samples: int | None = flag(
+        None, "use only the first so many samples that can be used", above=0
     )
-    image_column: str = field(default="image", metadata={"help": "column of the images"})
-    caption_column: str = field(
-        default="text",
-        metadata={
-            "help": (
-                "column (webdataset: .json field) of the captions (a list: one is drawn per epoch)"
-            )
-        },
+    cache_dir: str | None = flag(
+        None,
+        "where `datasets` keeps what it downloads or converts",
+        is_free=True,
+        is_place=True,
     )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "use only the first so many samples that can be used"}
-    )
-    resolution: int | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "side of the training images in pixels; default: the size that the teacher draws at"
-            )
-        },
-    )
-    aspect_ratio_buckets: bool = field(
-        default=False,
-        metadata={
-            "help": (
-                "train on portraits and landscapes too, about resolution x resolution pixels each"
-            )
-        },
-    )
-    center_crop: bool = field(
-        default=False, metadata={"help": "crop the centre instead of a random part"}
-    )
-    random_flip: bool = field(default=False, metadata={"help": "mirror half of the images"})
-    interpolation_type: str = field(
-        default="lanczos", metadata={"help": "resizing: " + ", ".join(INTERPOLATION)}
-    )
-    proportion_empty_prompts: float = field(
-        default=0.0, metadata={"help": "share of samples trained with an empty prompt"}
-    )
-    cache_dir: str | None = field(
-        default=None, metadata={"help": "where `datasets` keeps what it downloads or converts"}
-    )
-    cache_latents: bool = field(
-        default=False,
-        metadata={
-            "help": "encode every picture and prompt once, on disk, instead of in every step"
-        },
-    )
-    cache_variants: int = field(
-        default=1,
-        metadata={
-            "help": (
-                "with cache_latents: crops and mirrors of every picture, taken in turn epoch "
-                "by epoch"
-            )
-        },
-    )
-    latent_cache_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "with cache_latents: where, for all runs; default: ~/.cache/latent-consistency"
-        },
-    )
-
-    def check_data(self) -> None:
-        """Raises ValueError for flags that contradict each other or make no sense."""
-        chosen(self)
-        self._check_prompts()
-        self._check_cache()
-        self._check_streaming()
-        if not 0.0 <= self.proportion_empty_prompts <= 1.0:
-            raise ValueError(
-                f"proportion_empty_prompts must lie in 0..1; got {self.proportion_empty_prompts}"
-            )
-        if self.max_train_samples is not None and self.max_train_samples < 1:
-            raise ValueError(f"max_train_samples must be positive; got {self.max_train_samples}")
-        if self.interpolation_type not in INTERPOLATION:
-            raise ValueError(
-                f"interpolation_type must be one of {', '.join(INTERPOLATION)}; got "
-                f"{self.interpolation_type!r}"
-            )
-
-    def _check_prompts(self) -> None:
-        if self.trajectories_per_prompt < 1:
-            raise ValueError(
-                f"trajectories_per_prompt must be positive; got {self.trajectories_per_prompt}"
-            )
-        if self.prompts_file is None:
-            for name, is_set in (
-                ("trajectories_per_prompt", self.trajectories_per_prompt > 1),
-                ("trajectory_dir", self.trajectory_dir is not None),
-            ):
-                if is_set:
-                    raise ValueError(
-                        f"{name} has no effect without --prompts_file: images need no "
-                        "trajectories; leave it out"
-                    )
-            return
-        for name in ("random_flip", "center_crop", "aspect_ratio_buckets"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"{name} has no effect with --prompts_file, which has no images; leave it out"
-                )
-        if self.proportion_empty_prompts > 0:
-            raise ValueError(
-                "proportion_empty_prompts does not go with --prompts_file: a trajectory belongs to "
-                "the prompt it was made for; leave it out"
-            )
-
-    def _check_cache(self) -> None:
-        if self.cache_variants < 1:
-            raise ValueError(f"cache_variants must be positive; got {self.cache_variants}")
-        if not self.cache_latents:
-            for name, is_set in (
-                ("cache_variants", self.cache_variants > 1),
-                ("latent_cache_dir", self.latent_cache_dir is not None),
-            ):
-                if is_set:
-                    raise ValueError(
-                        f"{name} has no effect without --cache_latents; leave it out or pass "
-                        "--cache_latents too"
-                    )
-        if self.cache_variants > 1 and self.prompts_file is not None:
-            raise ValueError(
-                "cache_variants has no effect with --prompts_file, which has no images; leave it "
-                "out"
-            )
-        if self.cache_variants > 1 and self.center_crop and not self.random_flip:
-            raise ValueError(
-                "cache_variants has no effect with --center_crop and without --random_flip: all "
-                "would be the same"
-            )
-
-    def _check_streaming(self) -> None:
-        if self.streaming and self.dataset_name is None:
-            raise ValueError(
-                f"streaming reads a --dataset_name; --{chosen(self)} is read where it lies: leave "
-                "--streaming out"
-            )
-        if self.streaming and not self.cache_latents:
-            raise ValueError(
-                "streaming: a stream is read once, into the cache; pass --cache_latents too"
-            )
 
     @property
-    def cache_folder(self) -> Path | None:
+    def source(self) -> str:
+        """The one field of SOURCE_FLAGS that is set. Raises ValueError for none or several."""
+        given = [name for name in SOURCE_FLAGS if getattr(self, name) is not None]
+        if len(given) != 1:
+            *others, last = (f"--{name} ({what})" for name, what in SOURCE_FLAGS.items())
+            raise ValueError(f"training data: pass exactly one of {', '.join(others)} and {last}")
+        return given[0]
+
+    @property
+    def where(self) -> str:
+        """The value of that field."""
+        return str(getattr(self, self.source))
+
+
+SOURCE_FLAGS: dict[str, str] = {
+    f.name: f.metadata["flag"].source for f in fields(DataConfig) if f.metadata["flag"].source
+}
+"""Every field that chooses a source of data -> what that reads, in words."""
+
+
+@dataclass(frozen=True)
+class SampleConfig(Section):
+    """How samples are made of pictures and captions. `resolution` None is the size that the teacher
+    draws at.
+    """
+
+    resolution: int | None = flag(
+        None,
+        "side of the training images in pixels; default: the size that the teacher draws at",
+        above=0,
+    )
+    aspect_ratio_buckets: bool = flag(
+        False,
+        "train on portraits and landscapes too, about resolution x resolution pixels each",
+    )
+    center_crop: bool = flag(False, "crop the centre instead of a random part")
+    random_flip: bool = flag(False, "mirror half of the images")
+    proportion_empty_prompts: float = flag(
+        0.0, "share of samples trained with an empty prompt", at_least=0, at_most=1
+    )
+    interpolation_type: str = flag(
+        "lanczos", "resizing: " + ", ".join(INTERPOLATION), choices=tuple(INTERPOLATION)
+    )
+
+
+@dataclass(frozen=True)
+class CacheConfig(Section):
+    """What is computed once and kept on disk."""
+
+    cache_latents: bool = flag(
+        False, "encode every picture and prompt once, on disk, instead of in every step"
+    )
+    cache_variants: int = flag(
+        1,
+        "with cache_latents: crops and mirrors of every picture, taken in turn epoch by epoch",
+        above=0,
+    )
+    latent_cache_dir: str | None = flag(
+        None,
+        "with cache_latents: where, for all runs; default: ~/.cache/latent-consistency",
+        is_free=True,
+        is_place=True,
+    )
+    trajectory_dir: str | None = flag(
+        None,
+        "where trajectories are kept, to share them between runs; default: trajectories/ in "
+        "output_dir",
+        is_free=True,
+        is_place=True,
+    )
+
+    @property
+    def folder(self) -> Path | None:
         """Where --cache_latents keeps things, None without it."""
         if not self.cache_latents:
             return None
         return Path(self.latent_cache_dir) if self.latent_cache_dir else default_cache()
 
 
-WHAT = {
-    "train_data_dir": "a folder of images",
-    "dataset_name": "a data set",
-    "parquet_files": "parquet files",
-    "webdataset": "tar shards",
-    "prompts_file": "prompts without images",
-}
-"""Every field that chooses a source of data -> what that reads, in words."""
+def check_data(data: DataConfig, samples: SampleConfig, cache: CacheConfig) -> None:
+    """Raises ValueError for flags of the data that contradict each other or have no effect."""
+    check_prompts(data, samples, cache)
+    check_cache(data, samples, cache)
+    if data.streaming and data.dataset_name is None:
+        raise ValueError(
+            f"streaming reads a --dataset_name; --{data.source} is read where it lies: leave "
+            "--streaming out"
+        )
+    if data.streaming and not cache.cache_latents:
+        raise ValueError(
+            "streaming: a stream is read once, into the cache; pass --cache_latents too"
+        )
 
 
-def chosen(config: DataConfig) -> str:
-    """The one field of WHAT that is set. Raises ValueError for none or several."""
-    given = [flag for flag in WHAT if getattr(config, flag) is not None]
-    if len(given) != 1:
-        *others, last = (f"--{flag} ({what})" for flag, what in WHAT.items())
-        raise ValueError(f"training data: pass exactly one of {', '.join(others)} and {last}")
-    return given[0]
+def check_prompts(data: DataConfig, samples: SampleConfig, cache: CacheConfig) -> None:
+    """Raises ValueError for flags of images beside prompts, or of prompts beside images."""
+    if data.source != "prompts_file":
+        for name, is_set in (
+            ("trajectories_per_prompt", data.trajectories_per_prompt > 1),
+            ("trajectory_dir", cache.trajectory_dir is not None),
+        ):
+            if is_set:
+                raise ValueError(
+                    f"{name} has no effect without --prompts_file: images need no trajectories; "
+                    "leave it out"
+                )
+        return
+    for name in ("random_flip", "center_crop", "aspect_ratio_buckets"):
+        if getattr(samples, name):
+            raise ValueError(
+                f"{name} has no effect with --prompts_file, which has no images; leave it out"
+            )
+    if samples.proportion_empty_prompts > 0:
+        raise ValueError(
+            "proportion_empty_prompts does not go with --prompts_file: a trajectory belongs to the "
+            "prompt it was made for; leave it out"
+        )
+
+
+def check_cache(data: DataConfig, samples: SampleConfig, cache: CacheConfig) -> None:
+    """Raises ValueError for flags of the cache that have no effect."""
+    if not cache.cache_latents:
+        for name, is_set in (
+            ("cache_variants", cache.cache_variants > 1),
+            ("latent_cache_dir", cache.latent_cache_dir is not None),
+        ):
+            if is_set:
+                raise ValueError(
+                    f"{name} has no effect without --cache_latents; leave it out or pass "
+                    "--cache_latents too"
+                )
+    if cache.cache_variants == 1:
+        return
+    if data.prompts_file is not None:
+        raise ValueError(
+            "cache_variants has no effect with --prompts_file, which has no images; leave it out"
+        )
+    if samples.center_crop and not samples.random_flip:
+        raise ValueError(
+            "cache_variants has no effect with --center_crop and without --random_flip: all would "
+            "be the same"
+        )

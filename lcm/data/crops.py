@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lcm.data.config import INTERPOLATION, DataConfig
+from lcm.data.config import INTERPOLATION, SampleConfig
 from lcm.models.families import ImageSize
 
 Shape = tuple[int, int]
@@ -43,7 +43,7 @@ class Crop:
 
 
 def choose_crop(
-    config: DataConfig, picture: Shape, target: Shape, flip: float, top: float, left: float
+    samples: SampleConfig, picture: Shape, target: Shape, flip: float, top: float, left: float
 ) -> Crop:
     """A picture of one (height, width) is made as small as covers the other; the uniforms in [0, 1)
     choose the mirror and the corner, where flags let them.
@@ -52,13 +52,13 @@ def choose_crop(
     scale, resized = max(down / height, across / width), (width, height)
     if scale != 1.0:
         resized = (max(across, round(width * scale)), max(down, round(height * scale)))
-    if config.center_crop:
+    if samples.center_crop:
         top = left = 0.5
     corner = int(top * (resized[1] - down + 1)), int(left * (resized[0] - across + 1))
     return Crop(
         ImageSize(height, width, *corner, down, across),
         resized,
-        mirrored=config.random_flip and flip < 0.5,
+        mirrored=samples.random_flip and flip < 0.5,
     )
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lcm.data.batch import Content, Moments, Pixels, Sample, SampleRef, Trajectory
-from lcm.data.buckets import Buckets, one_square
-from lcm.data.config import DataConfig
+from lcm.data.buckets import Buckets
+from lcm.data.config import SampleConfig
 from lcm.data.crops import Shape, choose_crop, uncropped
 from lcm.data.randomness import Draws, draw
 from lcm.data.records import Record
@@ -45,8 +45,8 @@ class Encoded(Protocol):
 class TrainDataset(Dataset[Sample]):
     """Records with their random choices. Indexed by (epoch, index).
 
-    Pictures are cut to the shapes of their `buckets`, to the square of `resolution` where there are
-    none; `latent_shape` is that of the square. With `trajectories`, one for every record, these
+    Pictures are cut to the shapes of their `buckets`; `latent_shape` is that of the square of their
+    resolution. With `trajectories`, one for every record, these
     take the place of pictures, and what is `encoded` that of pictures and prompts. `extra_noises`
     unit noises come with every sample besides the usual two. Raises ValueError when there are not
     as many trajectories as records.
@@ -55,11 +55,11 @@ class TrainDataset(Dataset[Sample]):
     def __init__(
         self,
         records: list[Record],
-        config: DataConfig,
+        samples: SampleConfig,
         latent_shape: tuple[int, int, int],
         seed: int,
         *,
-        buckets: Buckets | None = None,
+        buckets: Buckets,
         trajectories: Trajectories | None = None,
         encoded: Encoded | None = None,
         extra_noises: int = 0,
@@ -69,9 +69,8 @@ class TrainDataset(Dataset[Sample]):
                 f"{len(records)} samples need as many trajectories; got {len(trajectories)}"
             )
         self.records = records
-        assert config.resolution is not None  # the trainer has asked the teacher
-        self.config, self.resolution = config, config.resolution
-        self.buckets = buckets or one_square(config.resolution, len(records))
+        self.samples, self.resolution = samples, buckets.resolution
+        self.buckets = buckets
         self.latent_shape = latent_shape
         self.seed = seed
         self.trajectories = trajectories
@@ -92,7 +91,7 @@ class TrainDataset(Dataset[Sample]):
         # later additions come after what was there before, so that old runs keep their numbers
         landing = rng.random()
         extra = rng.standard_normal((self.extra_noises, *shape), dtype=np.float32)
-        empty = draws.empty < self.config.proportion_empty_prompts
+        empty = draws.empty < self.samples.proportion_empty_prompts
         prompt = "" if empty else record.captions[int(draws.caption * len(record.captions))]
         content, size = self._content(epoch, index, draws)
         return Sample(
@@ -118,8 +117,8 @@ class TrainDataset(Dataset[Sample]):
             return Moments(moments), size
         image, target = self.records[index].image(), self.buckets.shape(index)
         shape = (image.height, image.width)
-        crop = choose_crop(self.config, shape, target, draws.flip, draws.top, draws.left)
-        return Pixels(crop.pixels(image, self.config.interpolation_type)), crop.size
+        crop = choose_crop(self.samples, shape, target, draws.flip, draws.top, draws.left)
+        return Pixels(crop.pixels(image, self.samples.interpolation_type)), crop.size
 
     def _latent_shape(self, target: Shape) -> tuple[int, int, int]:
         if target == (self.resolution, self.resolution):

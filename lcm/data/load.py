@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from lcm.data.config import DataConfig, chosen
+from lcm.data.config import DataConfig
 from lcm.data.loaded import LoadedData
 from lcm.data.pictures import TOO_LARGE, UNREADABLE, Picture, survey
 from lcm.data.records import IMAGE_FORMATS, NO_CAPTION, Record, drop_bad_names, fingerprint
@@ -27,8 +27,8 @@ def load_data(config: DataConfig, team: Team = ALONE, folder: Path | None = None
 
     Raises FileNotFoundError or ValueError, naming the fix, when nothing usable is left.
     """
-    flag = chosen(config)
-    source, where = SOURCES[flag], str(getattr(config, flag))
+    flag, where = config.source, config.where
+    source = SOURCES[flag]
     dropped: Counter[str] = Counter()
     rest = drop_bad_names(source.read(where, config, dropped), dropped)
     records: list[Record] = []
@@ -46,8 +46,8 @@ def report_dropped(config: DataConfig, records: list[Record], dropped: Counter[s
     """Logs what was dropped and why. Raises ValueError, naming the fix, when nothing usable is
     left.
     """
-    flag = chosen(config)
-    source, where = SOURCES[flag], str(getattr(config, flag))
+    flag, where = config.source, config.where
+    source = SOURCES[flag]
     if not records and dropped[NO_CAPTION] and not dropped.keys() & {UNREADABLE, TOO_LARGE}:
         raise ValueError(
             f"{where}: none of the {dropped[NO_CAPTION]} images has a caption; "

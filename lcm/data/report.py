@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median_low
 
-from diffusers.utils import make_image_grid
 from PIL import Image, ImageDraw, ImageFont
 
 from lcm.data.buckets import Buckets, one_square
 from lcm.data.loaded import LoadedData
 from lcm.data.records import NO_CAPTION, Record
+from lcm.system.image_grid import draw_images, save_png
 
 JSON_NAME, PICTURE_NAME = "data_report.json", "data_report.png"
 TILE, MARGIN = (256, 384), 8
@@ -93,13 +93,13 @@ def write_report(folder: Path, report: DataReport, records: Sequence[Record]) ->
     """data_report.json and, of images that can be opened again, data_report.png in `folder`."""
     (folder / JSON_NAME).write_text(json.dumps(asdict(report), indent=2) + "\n")
     if records[0].read is not None:
-        draw_examples(records).save(folder / PICTURE_NAME)
+        save_png(draw_examples(records), folder / PICTURE_NAME)
 
 
 def draw_examples(records: Sequence[Record]) -> Image.Image:
     """The first, the middle and the last sample, side by side."""
     tiles = [draw_example(records[i]) for i in sorted({0, len(records) // 2, len(records) - 1})]
-    return make_image_grid(tiles, rows=1, cols=len(tiles))
+    return draw_images(tiles, len(tiles), TILE)
 
 
 def draw_example(record: Record) -> Image.Image:

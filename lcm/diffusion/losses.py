@@ -81,13 +81,5 @@ def energy(prediction: Tensor, target: Tensor, huber_c: float | None) -> Tensor:
     )
 
 
-LOSSES: dict[str, Loss] = {
-    "l2": l2,
-    "l1": l1,
-    "huber": huber,
-    "huber_norm": huber_norm,
-    "cauchy": cauchy,
-    "energy": energy,
-}
 OWN_C: dict[str, float | None] = {"huber": HUBER_C, "huber_norm": None, "cauchy": CAUCHY_C}
 """The losses that have a c, and its default; None follows from the size of the latents."""

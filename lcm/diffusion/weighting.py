@@ -50,12 +50,5 @@ def inverse_dt(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -
     return 1.0 / (schedule.tau[times.t] - schedule.tau[times.u])
 
 
-WEIGHTS: dict[str, Weight] = {
-    "uniform": uniform,
-    "snr": snr,
-    "min_snr": min_snr,
-    "velocity": velocity,
-    "inverse_dt": inverse_dt,
-}
 VANISHING: tuple[Weight, ...] = (snr, min_snr, inverse_dt)
 """Those that are 0 at zero terminal SNR."""

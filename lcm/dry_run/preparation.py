@@ -10,21 +10,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lcm.data.batch import collate
 from lcm.data.loaded import LoadedData
-from lcm.data.precomputed.latents import PictureSet, picture_rows
+from lcm.data.precomputed.latents import picture_rows
 from lcm.data.precomputed.prompts import prompt_rows
 from lcm.data.precomputed.rows import Rows, break_even, reading_seconds
 from lcm.data.precomputed.store import Row, Store, Writer, bytes_of_rows
 from lcm.data.precomputed.trajectories import trajectory_rows
+from lcm.models.families import Family
 from lcm.system.disk_space import Need
-from lcm.training.inputs import build_buckets, prompts_to_encode, trajectory_folder, trajectory_spec
-from lcm.training.loop import Trainer
+from lcm.training.encode import encode
+from lcm.training.inputs import picture_set, prompts_to_encode, trajectory_spec
 from lcm.training.plan import duration
+from lcm.training.run import Run
+from lcm.training.workspace import trajectory_folder
 
 PROBED = 8
 """Samples that are encoded, and rows that are read, to know what a cache would bring."""
@@ -55,45 +57,48 @@ def seconds_of(function: Callable[[], object], device: torch.device, calls: int 
     return statistics.median(seconds[1:] or seconds)
 
 
-def preparations(trainer: Trainer) -> list[Preparation]:
+def preparations(run: Run) -> list[Preparation]:
     """What this run makes first, as far as its data are known: how much comes in a stream is not.
     Nothing is written.
     """
-    config, device, found = trainer.config, trainer.accelerator.device, []
-    if config.cache_folder is not None and not config.streaming:
-        found += [(rows, config.cache_folder) for rows in rows_of(trainer, trainer.data)]
-    if config.prompts_file is not None:
-        records, spec = trainer.data.records, trajectory_spec(config)
-        options: dict[str, Any] = {"batch_size": config.train_batch_size, "device": device}
-        found += [
-            (trajectory_rows(family, records, spec, **options), trajectory_folder(config))
-            for family in trainer.families
-        ]
-    prepared = [preparation_of(rows, folder, trainer) for rows, folder in found]
+    config, found = run.config, []
+    if config.cache.folder is not None and not config.data.streaming:
+        found += [(rows, config.cache.folder) for rows in rows_of(run, run.loaded)]
+    if config.data.prompts_file is not None:
+        folder = trajectory_folder(config.cache, config.output.folder)
+        found += [(trajectories_of(run, family), folder) for family in run.families]
+    prepared = [preparation_of(rows, folder, run) for rows, folder in found]
     # teachers may have something in common
     return list({made.need.folder: made for made in prepared}.values())
 
 
-def rows_of(trainer: Trainer, data: LoadedData) -> list[Rows]:
-    """All that --cache_latents would read of these data."""
-    config, family = trainer.config, trainer.family
-    prompts = prompts_to_encode(config, data.records)
-    rows = [prompt_rows(family, prompts)[0] for family in trainer.families]
+def trajectories_of(run: Run, family: Family) -> Rows:
+    """All trajectories of a teacher that --prompts_file would read."""
+    return trajectory_rows(
+        family,
+        run.loaded.records,
+        trajectory_spec(run.config.method, run.config.loop.seed, run.facts.resolution),
+        batch_size=run.config.loop.train_batch_size,
+        device=run.machine.device,
+    )
+
+
+def rows_of(run: Run, data: LoadedData) -> list[Rows]:
+    """All rows that --cache_latents would read of these data."""
+    prompts = prompts_to_encode(run.config.samples, data.records)
+    rows = [prompt_rows(family, prompts)[0] for family in run.families]
     if data.pictures is None:
         return rows
-    pictures = PictureSet(
-        data.records, data.pictures, build_buckets(config, family, data), config, config.seed
-    )
-    return [*rows, picture_rows(family, pictures, workers=0)]
+    return [*rows, picture_rows(run.family, picture_set(run.config, run.family, data), workers=0)]
 
 
-def preparation_of(rows: Rows, directory: Path, trainer: Trainer) -> Preparation:
+def preparation_of(rows: Rows, directory: Path, run: Run) -> Preparation:
     """What is missing of these rows, and what making it takes, as measured on a few of them."""
     missing, seconds, nbytes = rows.missing(directory), 0.0, 0
     if missing:
-        making, row = probe(rows, missing, trainer.accelerator.device)
+        making, row = probe(rows, missing, run.machine.device)
         seconds, nbytes = len(missing) * making, bytes_of_rows(len(missing), missing[0], row)
-    need, processes = rows.need(directory, nbytes), trainer.process[1]
+    need, processes = rows.need(directory, nbytes), run.machine.process[1]
     return Preparation(rows.what, len(rows.requested), len(missing), seconds / processes, need)
 
 
@@ -137,23 +142,19 @@ class Gain:
         )
 
 
-def gain_of_cache(trainer: Trainer) -> Gain:
-    """Measured on a batch that is encoded, and on a few rows that are made and read in a temporary
-    folder.
+def gain_of_cache(run: Run) -> Gain:
+    """What a cache would bring, measured on a batch that is encoded, and on a few rows that are
+    made and read in a temporary folder.
     """
-    device, size, dataset = (
-        trainer.accelerator.device,
-        trainer.config.train_batch_size,
-        trainer.dataset(),
-    )
-    group = trainer.buckets.groups[0]
-    refs = [(0, int(group[i % len(group)])) for i in range(size)]
+    device, loop, dataset = run.machine.device, run.config.loop, run.inputs.dataset()
+    group = run.inputs.buckets.groups[0]
+    refs = [(0, int(group[i % len(group)])) for i in range(loop.train_batch_size)]
     batch = collate([dataset[ref] for ref in refs])
-    live = seconds_of(lambda: trainer.encode(batch), device)
-    if trainer.config.dataloader_num_workers == 0:
+    live = seconds_of(lambda: encode(run.families[batch.teacher], batch, device), device)
+    if loop.dataloader_num_workers == 0:
         live += seconds_of(lambda: [dataset[ref] for ref in refs], device)
     making = reading = 0.0
-    for rows in rows_of(trainer, trainer.data.first(PROBED)):
+    for rows in rows_of(run, run.loaded.first(PROBED)):
         seconds, row = probe(rows, list(rows.requested), device)
         making += seconds
         with tempfile.TemporaryDirectory() as folder:
@@ -161,4 +162,4 @@ def gain_of_cache(trainer: Trainer) -> Gain:
             writer.add("0", row)
             writer.flush()
             reading += reading_seconds(Store(Path(folder)), ["0"] * PROBED)
-    return Gain(live / size, making, reading)
+    return Gain(live / len(refs), making, reading)

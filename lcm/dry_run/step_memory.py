@@ -6,30 +6,29 @@ import dataclasses
 import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from lcm.config.run import CHOICES
-from lcm.data.batch import collate
+from lcm.config.run import FIELDS
+from lcm.data.batch import SampleBatch, collate
 from lcm.dry_run.memory_fit import (
     AVERAGES,
     ENCODERS,
-    ENCODING,
     MOMENTS,
     TIGHT,
     TRAINED,
     UNET,
-    UPDATE,
     Memory,
     worst,
 )
-from lcm.models.gradient_checkpointing import checkpoint_activations
+from lcm.models.gradient_checkpointing import recomputing
 from lcm.system.memory import counting, held_on, is_out_of_memory, total_memory
-from lcm.training.loop import MAX_SKIPPED, Trainer
+from lcm.training.run import Run
+from lcm.training.state import TrainState
+from lcm.training.step import ENCODED, MAX_SKIPPED, UPDATED, train_step
 
 T = TypeVar("T")
 
@@ -39,7 +38,7 @@ with them hides the rest.
 """
 
 
-def attempt(trainer: Trainer, function: Callable[[], T]) -> list[T] | None:
+def attempt(run: Run, function: Callable[[], T]) -> list[T] | None:
     """What it returns on every process, for all; None, for all, where memory ran out on one.
 
     It must not wait for other processes: they may never come.
@@ -54,79 +53,70 @@ def attempt(trainer: Trainer, function: Callable[[], T]) -> list[T] | None:
     everyone = gather_object([(failed, result)])
     if not any(failed for failed, _ in everyone):
         return [result for _, result in everyone]
-    trainer.student.optimizer.zero_grad()
+    run.student.optimizer.zero_grad()
     gc.collect()
-    if trainer.accelerator.device.type == "cuda":
+    if run.machine.device.type == "cuda":
         torch.cuda.empty_cache()
     return None
 
 
-@contextmanager
-def alone(trainer: Trainer) -> Iterator[None]:
-    """Updates inside the block wait for no other process, so that one may fail, and move no
-    weight.
-    """
-    student = trainer.student
-    prepared, rates = (
-        student.nets.prepared,
-        [group["lr"] for group in student.optimizer.param_groups],
-    )
-    student.nets.prepared = student.unet
-    for group in student.optimizer.param_groups:
-        group["lr"] = 0.0
-    try:
-        yield
-    finally:
-        student.nets.prepared = prepared
-        for group, rate in zip(student.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+class Unscheduled:
+    """A learning rate that nobody moves."""
+
+    def step(self) -> None:
+        """Leaves it as it is."""
 
 
-def count_step(trainer: Trainer, batch_size: int) -> dict[str, int]:
+def widest_batches(run: Run, batch_size: int) -> Iterator[SampleBatch]:
+    """Batches of this size, of the bucket with the most pixels."""
+    dataset, buckets = run.inputs.dataset(), run.inputs.buckets
+    widest = max(buckets.groups, key=lambda group: buckets.shape(group[0]))
+    while True:
+        yield collate([dataset[0, int(widest[i % len(widest)])] for i in range(batch_size)])
+
+
+def count_step(run: Run, state: TrainState, batch_size: int) -> dict[str, int]:
     """The most bytes that an update of this batch size has alive above what is held between
-    updates, by part.
+    updates, by part of the step.
+
+    The step waits for no other process, so that one may fail, and moves no weight. Of many batches
+    two tell all: from the second on, gradients are held.
     """
-    student, accelerator, config = trainer.student, trainer.accelerator, trainer.config
-    dataset, widest = (
-        trainer.dataset(),
-        max(trainer.buckets.groups, key=lambda group: trainer.buckets.shape(group[0])),
+    alone = dataclasses.replace(
+        run,
+        student=run.student.alone(),
+        machine=run.machine.alone(),
+        accumulation=min(2, run.accumulation),
     )
-    progress = trainer.step / config.max_train_steps
-    parts = {ENCODING: 0, UPDATE: 0}
-    with alone(trainer), counting(accelerator.device) as most:
-        for _ in range(
-            min(2, config.gradient_accumulation_steps)
-        ):  # from the second batch on, gradients are held
-            batch = collate([dataset[0, int(widest[i % len(widest)])] for i in range(batch_size)])
-            latents = trainer.encode(batch)
-            parts[ENCODING] = max(parts[ENCODING], most())
-            accelerator.backward(trainer.objective(student.nets, latents, progress).mean())
-            parts[UPDATE] = max(parts[UPDATE], most())
-            del batch, latents
-        accelerator.clip_grad_norm_(student.parameters, config.max_grad_norm)
-        student.optimizer.step()
-        student.optimizer.zero_grad()
-        parts[UPDATE] = max(parts[UPDATE], most())
+    still = dataclasses.replace(state, lr_scheduler=Unscheduled())
+    parts = {ENCODED: 0, UPDATED: 0}
+    with run.student.standing_still(), counting(run.machine.device) as most:
+
+        def passed(part: str) -> None:
+            parts[part] = max(parts[part], most())
+
+        train_step(alone, still, widest_batches(alone, batch_size), passed=passed)
     return parts
 
 
-def warm_up(trainer: Trainer) -> None:
+def warm_up(run: Run, state: TrainState) -> None:
     """One sample through an update that the loss scaler, if any, does not skip: the optimizer then
     has its moments.
     """
     for _ in range(MAX_SKIPPED):
-        count_step(trainer, 1)
-        if not trainer.accelerator.optimizer_step_was_skipped:
+        count_step(run, state, 1)
+        if not run.machine.accelerator.optimizer_step_was_skipped:
             return
 
 
 def tensors_of(modules: Sequence[nn.Module]) -> list[Tensor]:
+    """All parameters and buffers."""
     return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
 
-def held_by(trainer: Trainer) -> dict[str, list[Tensor]]:
+def held_by(run: Run) -> dict[str, list[Tensor]]:
     """What lies in the memory of the device between updates."""
-    student, here = trainer.student, trainer.accelerator.device.type
+    student, here = run.student, run.machine.device.type
     moments = [
         value
         for values in student.optimizer.state.values()
@@ -134,20 +124,16 @@ def held_by(trainer: Trainer) -> dict[str, list[Tensor]]:
         if isinstance(value, Tensor)
     ]
     encoders: list[nn.Module] = [
-        part for family in trainer.families for part in (family.pipe.vae, *family.text_encoders())
+        part for family in run.families for part in (family.pipe.vae, *family.text_encoders())
     ]
-    unets: list[nn.Module] = [family.unet for family in trainer.families]
+    unets: list[nn.Module] = [family.unet for family in run.families]
+    averages = [ema.averages for ema in (student.nets.ema, student.export_ema) if ema]
     parts: dict[str, list[Tensor]] = {
         UNET: [tensor for tensor in tensors_of(unets) if not tensor.requires_grad],
         ENCODERS: tensors_of(encoders),
         TRAINED: list(student.parameters),
         MOMENTS: moments,
-        AVERAGES: [
-            average
-            for ema in (student.nets.ema, student.export_ema)
-            if ema
-            for average in ema.averages
-        ],
+        AVERAGES: [tensor for average in averages for tensor in average],
     }
     return {
         name: [tensor for tensor in tensors if tensor.device.type == here]
@@ -155,63 +141,65 @@ def held_by(trainer: Trainer) -> dict[str, list[Tensor]]:
     }
 
 
-def measure_at(trainer: Trainer, batch_size: int) -> Memory | None:
-    """With this batch size, of the process that takes most; None where it does not fit."""
-    device = trainer.accelerator.device
-    sharing = (
-        1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", trainer.process[1]))
-    )
+def measure_at(run: Run, state: TrainState, batch_size: int) -> Memory | None:
+    """What this batch size takes on the process that takes most; None where it does not fit."""
+    device, sharing = run.machine.device, 1
+    if device.type != "cuda":
+        sharing = int(os.environ.get("LOCAL_WORLD_SIZE", run.machine.process[1]))
 
     def measure() -> Memory:
-        steps = {batch_size: count_step(trainer, batch_size)}
-        return Memory(total_memory(device) // sharing, held_on(device, held_by(trainer)), steps, {})
+        steps = {batch_size: count_step(run, state, batch_size)}
+        return Memory(
+            total=total_memory(device) // sharing,
+            wanted=run.config.loop.train_batch_size,
+            held=held_on(device, held_by(run)),
+            steps=steps,
+            besides={},
+        )
 
-    everyone = attempt(trainer, measure)
+    everyone = attempt(run, measure)
     return None if everyone is None else worst(everyone)
 
 
-def measure_steps(trainer: Trainer) -> Memory | None:
-    """At some small batch sizes and that of the run, or the largest of its halves that fits. None
-    where no sample does.
+def measure_steps(run: Run, state: TrainState) -> Memory | None:
+    """What some small batch sizes take and that of the run, or the largest of its halves that fits.
+    None where no sample does.
     """
-    if attempt(trainer, lambda: warm_up(trainer)) is None:
+    if attempt(run, lambda: warm_up(run, state)) is None:
         return None
-    memory, wanted = measure_at(trainer, 1), trainer.config.train_batch_size
+    memory = measure_at(run, state, 1)
     if memory is None:
         return None
-    too_large = wanted + 1
-    for size in [*PROBES, *(wanted >> halvings for halvings in range(wanted.bit_length()))]:
+    wanted, too_large = memory.wanted, memory.wanted + 1
+    halves = [wanted >> halvings for halvings in range(wanted.bit_length())]
+    for size in [*PROBES, *halves]:
         if size >= too_large or size <= max(memory.steps):
             continue  # known by another
         if memory.between + memory.above(size) > memory.total:
             # by the line through the sizes so far; without a GPU, the machine would choke on it
             break
-        found = measure_at(trainer, size)
+        found = measure_at(run, state, size)
         if found is None:
             memory, too_large = dataclasses.replace(memory, ran_out=True), size
         else:
             memory = dataclasses.replace(memory, steps={**memory.steps, **found.steps})
-    if wanted in memory.steps and memory.peak(wanted) <= TIGHT * memory.total:
+    if wanted in memory.steps and memory.peak() <= TIGHT * memory.total:
         return memory
-    return dataclasses.replace(memory, recomputing=recomputing_peaks(trainer, memory))
+    return dataclasses.replace(memory, recomputing=recomputing_peaks(run, state, memory))
 
 
-def recomputing_peaks(trainer: Trainer, memory: Memory) -> dict[str, int]:
-    """At the batch size of the run, by value of --gradient_checkpointing that recomputes more than
-    it does, where that fits.
+def recomputing_peaks(run: Run, state: TrainState, memory: Memory) -> dict[str, int]:
+    """The peak at the batch size of the run, by value of --gradient_checkpointing that recomputes
+    more than it does, where that fits.
     """
-    config, unet, peaks = trainer.config, trainer.student.unet, {}
-    modes = CHOICES["gradient_checkpointing"]
-    for mode in modes[modes.index(config.gradient_checkpointing) + 1 :]:
-        checkpoint_activations(unet, str(mode))
-        found = [measure_at(trainer, size) for size in (1, *PROBES)]
+    present, peaks = run.config.loop.gradient_checkpointing, {}
+    modes = FIELDS["gradient_checkpointing"].metadata["flag"].choices
+    for mode in modes[modes.index(present) + 1 :]:
+        with recomputing(run.student.unet, mode, otherwise=present):
+            found = [measure_at(run, state, size) for size in (1, *PROBES)]
         steps = {
             size: step for part in found if part is not None for size, step in part.steps.items()
         }
         if len(steps) > 1:
-            peaks[str(mode)] = dataclasses.replace(memory, steps=steps).peak(
-                config.train_batch_size
-            )
-    unet.disable_gradient_checkpointing()
-    checkpoint_activations(unet, config.gradient_checkpointing)
+            peaks[mode] = dataclasses.replace(memory, steps=steps).peak()
     return peaks

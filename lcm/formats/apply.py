@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from lcm.adapter.export import probe
 from lcm.adapter.files import AdapterError
-from lcm.adapter.lora import COMPONENTS
+from lcm.adapter.lora import adaptable, lora_modules
+from lcm.adapter.names import COMPONENTS
 from lcm.formats.factors import Adapter, Factors
-from lcm.formats.programs import ATTACHED, is_filled, quietly
+from lcm.formats.programs import ATTACHED, is_filled
+from lcm.system.console import silenced
 
 
 def own_name(model: nn.Module, layer: str) -> str:
@@ -29,15 +30,12 @@ def targets(pipe: Any, adapter: Adapter) -> Iterator[tuple[Any, Factors]]:
     """Layers of the pipeline with their factors. Raises AdapterError for one that it does not have,
     or has in another shape.
     """
-    trees = {
-        name: dict(pipe.components[name].named_modules())
-        for name in COMPONENTS
-        if pipe.components.get(name) is not None
-    }
+    models = adaptable(pipe)
+    trees = {name: dict(model.named_modules()) for name, model in models.items()}
     for module, factors in adapter.modules.items():
         component, _, layer = module.partition(".")
-        model = pipe.components.get(component)
-        found = trees[component].get(own_name(model, layer)) if model is not None else None
+        name = own_name(models[component], layer) if component in models else layer
+        found = trees.get(component, {}).get(name)
         if found is None:
             raise AdapterError(
                 f"this base has no layer {module}: the adapter was made for another kind of model"
@@ -80,10 +78,9 @@ class Verdict:
 def scales(pipe: Any) -> dict[str, float]:
     """The scale of every layer that the stock loader has adapted, by "<component>.<layer>"."""
     found = {}
-    for component in COMPONENTS:
-        model = pipe.components.get(component)
-        for name, layer in model.named_modules() if model is not None else ():
-            if isinstance(layer, LoraLayer) and ATTACHED in layer.scaling and is_filled(layer):
+    for component, model in adaptable(pipe).items():
+        for name, layer in lora_modules(model).items():
+            if ATTACHED in layer.scaling and is_filled(layer):
                 found[f"{component}.{name}"] = layer.scaling[ATTACHED]
     return found
 
@@ -99,7 +96,7 @@ def verify(pipe: Any, adapter: Adapter, file: Path) -> Verdict:
     inputs = probe(pipe.unet)
     base = pipe.unet(**inputs).sample
     try:
-        with quietly():
+        with silenced():
             pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=ATTACHED)
     except Exception as refusal:  # whatever a user would see
         raise AdapterError(
@@ -107,21 +104,17 @@ def verify(pipe: Any, adapter: Adapter, file: Path) -> Verdict:
             "one it takes"
         ) from refusal
     adapted = scales(pipe)
-    names = {
-        module: f"{c}.{own_name(pipe.components[c], n)}"
-        for module in adapter.modules
-        for c, _, n in [module.partition(".")]
-    }
+    models, wrong = adaptable(pipe), []
+    for module, factors in adapter.modules.items():
+        component, _, layer = module.partition(".")
+        name = f"{component}.{own_name(models[component], layer)}"
+        if name in adapted and abs(adapted[name] / factors.scale - 1) > 1e-3:
+            wrong.append(module)
     loaded = {
-        c: sum(name.startswith(f"{c}.") for name in adapted)
-        for c in COMPONENTS
-        if adapter.component(c)
+        component: sum(name.startswith(f"{component}.") for name in adapted)
+        for component in COMPONENTS
+        if adapter.component(component)
     }
-    wrong = [
-        m
-        for m, name in names.items()
-        if name in adapted and abs(adapted[name] / adapter.modules[m].scale - 1) > 1e-3
-    ]
     attached = pipe.unet(**inputs).sample
     pipe.unload_lora_weights()
     add_deltas(pipe, adapter)

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lcm.adapter.lora import COMPONENTS
+from lcm.adapter.names import COMPONENTS
 from lcm.formats.factors import Adapter, Factors, common
 from lcm.formats.read import METADATA_KEY
 
@@ -50,7 +50,7 @@ def matrices(adapter: Adapter) -> dict[str, Tensor]:
 
 
 def write(adapter: Adapter, path: Path) -> None:
-    """One file with the configuration in its header."""
+    """Writes one file with the configuration in its header."""
     parts = {name: adapter.component(name) for name in COMPONENTS}
     flat = {
         f"{name}.{key}": value

@@ -1,27 +1,16 @@
-"""The layout of the official LCM-LoRAs: names with underscores, diffusers' blocks, alpha as a
-tensor. It loads everywhere.
-"""
+"""Adapters in the layout of the official LCM-LoRAs, which loads everywhere."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from lcm.adapter.files import AdapterError
+from lcm.adapter.kohya import layer_tensors, stem
 from lcm.formats.factors import Adapter, uniform
-from lcm.formats.names import underscored
 from lcm.formats.read import METADATA_KEY
-
-PREFIX = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
-
-
-def stem(module: str, is_alone: bool) -> str:
-    """With one text encoder, as in SD 1.x, it is "te" without a number."""
-    component, _, layer = module.partition(".")
-    prefix = "lora_te_" if component == "text_encoder" and is_alone else PREFIX[component]
-    return prefix + underscored(layer)
 
 
 def check_text_encoders(adapter: Adapter) -> None:
@@ -39,18 +28,17 @@ def check_text_encoders(adapter: Adapter) -> None:
 
 
 def write(adapter: Adapter, path: Path) -> None:
-    """One file, made `uniform`. diffusers refuses its own metadata in such a file: it is left
-    out.
+    """Writes one file, made `uniform`. diffusers refuses its own metadata in such a file: it is
+    left out.
     """
     check_text_encoders(adapter)
     adapter = uniform(adapter)
     is_alone = adapter.text_width != 2048 and not adapter.component("text_encoder_2")
-    state = {}
+    state: dict[str, Tensor] = {}
     for module, factors in adapter.modules.items():
-        name = stem(module, is_alone)
-        state[f"{name}.lora_down.weight"] = factors.down.contiguous()
-        state[f"{name}.lora_up.weight"] = factors.up.contiguous()
-        state[f"{name}.alpha"] = torch.tensor(factors.alpha)
+        component, _, layer = module.partition(".")
+        name = stem(component, layer, is_alone)
+        state |= layer_tensors(name, factors.down, factors.up, factors.alpha)
     save_file(
         state,
         path,

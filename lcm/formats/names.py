@@ -89,13 +89,9 @@ LDM_SINGLE = {
 LDM_BLOCK = re.compile(r"(input|middle|output)_blocks?\.(\d+)\.(?:(\d+)\.)?(.+)")
 
 
-def underscored(name: str) -> str:
-    return name.replace(".", "_")
-
-
 def dotted(name: str) -> str:
-    """`underscored` undone: "mid_block_attentions_0_proj_in" -> "mid_block.attentions.0.proj_in".
-    "" for what is no such name.
+    """The name with dots, "mid_block_attentions_0_proj_in" -> "mid_block.attentions.0.proj_in"; ""
+    for what is no such name.
     """
     words, position = [], 0
     while position < len(name):

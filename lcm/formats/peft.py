@@ -7,15 +7,15 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from lcm.adapter.files import PEFT_CONFIG, PEFT_WEIGHTS
+from lcm.adapter.names import PEFT_CONFIG, PEFT_WEIGHTS
 from lcm.formats.diffusers import peft_config
 from lcm.formats.factors import Adapter
 from lcm.formats.read import METADATA_KEY
 
 
 def write(adapter: Adapter, path: Path) -> None:
-    """A folder with weights and configuration. Raises ValueError for text encoders: such a folder
-    is about one model.
+    """Writes a folder with weights and configuration. Raises ValueError for text encoders: such a
+    folder is about one model.
     """
     layers = adapter.component("unet")
     if len(layers) < len(adapter.modules):

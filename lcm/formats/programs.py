@@ -7,11 +7,8 @@ not find gets the scale 1.
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +19,10 @@ from diffusers.loaders.peft import PeftAdapterMixin
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from lcm.adapter.kohya import underscored
 from lcm.formats.factors import Adapter, Factors
 from lcm.formats.keys import Slot
-from lcm.formats.names import underscored
+from lcm.system.console import silenced
 
 ATTACHED = "verified"
 """A name of an adapter. Under "default" diffusers would also read keys with `.default.`, as it does
@@ -34,7 +32,7 @@ under no other.
 
 @dataclass(frozen=True)
 class Taken:
-    """Of the U-Net's adapted layers: how many a program takes, how many of these with another
+    """What a program takes of the U-Net's adapted layers: how many, how many of these with another
     strength, the first left out.
     """
 
@@ -91,21 +89,8 @@ def layer(factors: Factors) -> nn.Module:
     return shell
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """What the libraries say of a file while they try it is said by the verdict, once."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
 def diffusers_takes(adapter: Adapter, file: Path) -> Taken:
-    """By `load_lora_weights` of the stock pipeline, on a skeleton of the U-Net."""
+    """What `load_lora_weights` of the stock pipeline takes, on a skeleton of the U-Net."""
     skeleton = Skeleton(adapter.component("unet"))
     pipeline = StableDiffusionXLPipeline if adapter.text_width == 2048 else StableDiffusionPipeline
     config = SimpleNamespace(layers_per_block=2)
@@ -113,7 +98,7 @@ def diffusers_takes(adapter: Adapter, file: Path) -> Taken:
         state, alphas, metadata = pipeline.lora_state_dict(
             str(file), unet_config=config, return_lora_metadata=True
         )
-        with quietly():
+        with silenced():
             pipeline.load_lora_into_unet(
                 state,
                 network_alphas=alphas,

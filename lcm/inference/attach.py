@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from lcm.adapter.lora import lora_modules
+from lcm.adapter.lora import adaptable, lora_modules
 from lcm.adapter.recipe import Recipe
 from lcm.inference.call_warnings import unwatch, watch
 from lcm.inference.entries import Entry, check_names, check_others, find_lead, read_entry
@@ -16,14 +16,15 @@ from lcm.inference.schedulers import check_compatible, make_scheduler
 from lcm.inference.state import (
     Attachment,
     PipelineState,
-    adapted_models,
     attachment,
     current_recipe,
 )
 
 
 def own_scheduler_config(pipe: Any) -> Any:
-    """That of the base model, not of the scheduler an earlier adapter has set."""
+    """The scheduler configuration of the base model, not of the scheduler that an earlier adapter
+    has set.
+    """
     found = attachment(pipe)
     return (
         found.before.scheduler if found and pipe.scheduler is found.scheduler else pipe.scheduler
@@ -35,7 +36,7 @@ def check_not_fused(pipe: Any) -> None:
     none can be taken out.
     """
     if any(
-        layer.merged for model in adapted_models(pipe) for layer in lora_modules(model).values()
+        layer.merged for model in adaptable(pipe).values() for layer in lora_modules(model).values()
     ):
         raise ValueError(
             "adapters are fused into the weights; call pipe.unfuse_lora(components=['unet']) first "
@@ -47,7 +48,7 @@ def check_enabled(pipe: Any) -> None:
     """Raises ValueError where a new adapter would be switched off like those there."""
     if any(
         layer.disable_adapters
-        for model in adapted_models(pipe)
+        for model in adaptable(pipe).values()
         for layer in lora_modules(model).values()
     ):
         raise ValueError("the pipeline's adapters are switched off; call pipe.enable_lora() first")
@@ -67,10 +68,28 @@ def checked_weight(source: Any, weight: Any) -> float:
     return value
 
 
-def put_in(
+def as_mapping(
+    adapters: str | os.PathLike[str] | Mapping[Any, float], weight: float
+) -> Mapping[Any, float]:
+    """Weights by adapter, as `attach` takes them. Raises ValueError for anything else."""
+    if isinstance(adapters, Mapping):
+        if weight != 1.0 or not adapters:
+            raise ValueError(
+                "pass the weights inside the mapping, as in lcm.attach(pipe, {'out/': 1.0, "
+                "'style.safetensors': 0.8})"
+            )
+        return adapters
+    if isinstance(adapters, str | os.PathLike):
+        return {adapters: weight}
+    raise ValueError(
+        f"pass a path, a hub id, or a mapping from several of them to weights; got {adapters!r}"
+    )
+
+
+def load_all(
     pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bool, before: PipelineState
 ) -> None:
-    """The adapters, a swapped one last: that undoes itself."""
+    """Loads and activates the adapters, a swapped one last: that undoes itself."""
     swapped = lead if hotswap else None
     for entry in sorted(entries, key=lambda entry: (entry is swapped, not entry.is_unet)):
         if entry.is_unet:
@@ -107,25 +126,13 @@ def attach(
     each, about settings that ruin few-step pictures. `detach` undoes everything. Returns the
     recipe. Raises ValueError when an adapter does not fit the pipeline, which is then unchanged.
     """
-    if isinstance(adapters, Mapping):
-        if weight != 1.0 or not adapters:
-            raise ValueError(
-                "pass the weights inside the mapping, as in lcm.attach(pipe, {'out/': 1.0, "
-                "'style.safetensors': 0.8})"
-            )
-    elif isinstance(adapters, str | os.PathLike):
-        adapters = {adapters: weight}
-    else:
-        raise ValueError(
-            f"pass a path, a hub id, or a mapping from several of them to weights; got {adapters!r}"
-        )
+    weights = as_mapping(adapters, weight)
     if recipe is not None and not isinstance(recipe, Recipe):
         raise ValueError(
             f"recipe must be a lcm.Recipe, as lcm.Recipe.lcm_lora(pipe) makes one; got {recipe!r}"
         )
     entries = [
-        read_entry(pipe, source, checked_weight(source, value))
-        for source, value in adapters.items()
+        read_entry(pipe, source, checked_weight(source, value)) for source, value in weights.items()
     ]
     lead = find_lead(pipe, entries, recipe)
     if lead and lead.file:
@@ -146,7 +153,7 @@ def attach(
         {entry.name for entry in entries if entry.file and not (hotswap and entry is lead)},
     )
     try:
-        put_in(pipe, entries, lead, hotswap, before)
+        load_all(pipe, entries, lead, hotswap, before)
     except BaseException:
         before.restore(pipe, added)
         raise

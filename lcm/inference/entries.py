@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lcm.adapter.full_unet import is_full
-from lcm.adapter.locate import find_recipe, locate, read_recipe, style_name
-from lcm.adapter.lora import lora_modules
+from lcm.adapter.files import AdapterFile
+from lcm.adapter.locate import Located, check_has_recipe, look_up
+from lcm.adapter.lora import adaptable, lora_modules
+from lcm.adapter.names import style_name
 from lcm.adapter.recipe import Recipe
-from lcm.inference.state import adapted_models, adapter_names, attachment, current_recipe
+from lcm.inference.state import adapter_names, attachment, current_recipe
 
 
 @dataclass
@@ -23,23 +24,23 @@ class Entry:
     source: str | os.PathLike[str]
     weight: float
     name: str
-    file: Path | None
+    file: AdapterFile | None
     is_unet: bool
     recipe: Recipe | None
 
 
-def read_entry(pipe: Any, source: str | os.PathLike[str], weight: float) -> Entry:
-    """A name of a loaded adapter comes before a path of the same spelling."""
+def read_entry(pipe: Any, source: str | os.PathLike[str] | Located, weight: float) -> Entry:
+    """The adapter that `source` names, its file read once. A name of a loaded adapter comes before
+    a path of the same spelling.
+    """
     if isinstance(source, str) and source in adapter_names(pipe):
         found = attachment(pipe)
         return Entry(
             source, weight, source, None, False, found.recipes.get(source) if found else None
         )
-    local = Path(source).expanduser()
-    if is_full(local):
-        return Entry(local, weight, style_name(local), None, True, find_recipe(local))
-    file = locate(source)
-    return Entry(source, weight, style_name(source), file, False, find_recipe(file))
+    at = source if isinstance(source, Located) else look_up(source)
+    name = style_name(at.source)
+    return Entry(at.source, weight, name, at.file, at.file is None, at.recipe)
 
 
 def find_lead(pipe: Any, entries: list[Entry], recipe: Recipe | None) -> Entry | None:
@@ -59,12 +60,12 @@ def find_lead(pipe: Any, entries: list[Entry], recipe: Recipe | None) -> Entry |
             "weight 0, or pass recipe="
         )
     if not leads and current_recipe(pipe) is None:
-        files = [entry.source for entry in entries if entry.file]
-        if not files:
+        sources = [entry.source for entry in entries if entry.file]
+        if not sources:
             raise ValueError(
                 f"no recipe is known of the loaded adapter {entries[0].name!r}; pass recipe="
             )
-        read_recipe(files[0])  # says what to do
+        check_has_recipe(sources[0], None)
     return leads[0] if leads else None
 
 
@@ -87,9 +88,10 @@ def check_names(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bo
                 f"adapter_name={entry.name!r} cannot name an adapter: it must not be empty or have "
                 "a dot"
             )
-        if entry.file.resolve() in files:
+        file = entry.file.path.resolve()
+        if file in files:
             raise ValueError(f"{entry.source} is named twice; name it once, with one weight")
-        files.add(entry.file.resolve())
+        files.add(file)
         if hotswap and entry is lead:
             if not found or entry.name not in found.added:
                 raise ValueError(
@@ -106,14 +108,14 @@ def check_names(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bo
 
 
 def check_others(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bool) -> None:
-    """Raises ValueError when another adapter with a recipe would go on playing beside the lead."""
+    """Raises ValueError when another adapter with a recipe would stay active beside the lead."""
     found = attachment(pipe)
     if found is None or lead is None:
         return
     named = {entry.source for entry in entries} | ({lead.name} if hotswap else set())
     for name in found.recipes.keys() - named:
         layers = [
-            layer for layer in lora_modules(adapted_models(pipe)[0]).values() if name in layer.r
+            layer for layer in lora_modules(adaptable(pipe)["unet"]).values() if name in layer.r
         ]
         if any(name in layer.active_adapters and float(layer.scaling[name]) for layer in layers):
             raise ValueError(

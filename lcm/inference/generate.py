@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,19 @@ import torch
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from PIL import Image
 
+from lcm.adapter.locate import Located, look_up
 from lcm.adapter.recipe import Recipe
-from lcm.inference import SCHEDULERS, find_recipe, locate
+from lcm.inference import SCHEDULERS
 from lcm.inference.attach import attach
 from lcm.inference.load import load
 from lcm.models.base_model import is_base
 from lcm.system.atomic import replacing
+from lcm.system.image_grid import draw_labelled, fitting
 from lcm.system.registry import closest
 
 INDEX_NAME = "images.json"
 FEW_STEP = ("LCMScheduler", "TCDScheduler")
-PLAYABLE = sorted({*SCHEDULERS, *(scheduler.name for scheduler in KarrasDiffusionSchedulers)})
+USABLE = sorted({*SCHEDULERS, *(scheduler.name for scheduler in KarrasDiffusionSchedulers)})
 """Schedulers of diffusers for models with discrete timesteps."""
 
 
@@ -35,7 +37,7 @@ PLAYABLE = sorted({*SCHEDULERS, *(scheduler.name for scheduler in KarrasDiffusio
 
 
 @dataclass(frozen=True)
-class Picture:
+class Planned:
     """`row` counts the prompts from 1."""
 
     row: int
@@ -45,8 +47,8 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """Of its file: no two in a plan are alike, whatever the prompts are; letters, digits and
-        dashes, 100 at most.
+        """The name of its file: no two in a plan are alike, whatever the prompts are; letters,
+        digits and dashes, 100 at most.
         """
         plain = (
             unicodedata.normalize("NFKD", self.prompt).encode("ascii", "ignore").decode().lower()
@@ -65,11 +67,11 @@ class Picture:
         )
 
 
-def plan(prompts: Sequence[str], steps: Sequence[int], seeds: Sequence[int]) -> list[Picture]:
+def plan(prompts: Sequence[str], steps: Sequence[int], seeds: Sequence[int]) -> list[Planned]:
     """Pictures of the same number of steps stand together, in the order in which they are drawn."""
     rows = list(enumerate(prompts, 1))
     return [
-        Picture(row, text, n, seed)
+        Planned(row, text, n, seed)
         for n in dict.fromkeys(steps)
         for row, text in rows
         for seed in dict.fromkeys(seeds)
@@ -80,7 +82,7 @@ def grid_name(seed: int) -> str:
     return f"grid-seed{seed}.png"
 
 
-def check_folder(folder: Path, pictures: Sequence[Picture]) -> None:
+def check_names_free(folder: Path, pictures: Sequence[Planned]) -> None:
     """Raises ValueError when a file of this plan is there already."""
     names = [INDEX_NAME, *(grid_name(p.seed) for p in pictures), *(p.name for p in pictures)]
     for name in names:
@@ -94,40 +96,38 @@ def check_folder(folder: Path, pictures: Sequence[Picture]) -> None:
 # --- with what ------------------------------------------------------------------------------------
 
 
-def read_recipes(adapters: Mapping[str, float]) -> dict[str, Recipe | None]:
-    """By path, None for an adapter of another trainer. Raises FileNotFoundError, or ValueError for
-    a base model.
+def look_up_all(paths: Iterable[str]) -> list[Located]:
+    """The adapters, each file read once. Raises FileNotFoundError, or ValueError for a base
+    model.
     """
-    recipes = {}
-    for path in adapters:
+    found = []
+    for path in paths:
         if is_base(path):
             raise ValueError(f"adapter: {path} is a base model, not an adapter; pass it as --base")
-        recipes[path] = find_recipe(path)
-    return recipes
+        found.append(look_up(path))
+    return found
 
 
-def leading(recipes: Mapping[str, Recipe | None]) -> Recipe | None:
-    """The recipe that says how to play several adapters: the first."""
-    return next((recipe for recipe in recipes.values() if recipe is not None), None)
+def leading(adapters: Sequence[Located]) -> Recipe | None:
+    """The recipe that says how to sample with several adapters: the first."""
+    return next((found.recipe for found in adapters if found.recipe is not None), None)
 
 
-def check_playable(
-    recipes: Mapping[str, Recipe | None], scheduler: str | None, steps: Sequence[int]
-) -> None:
+def check_usable(adapters: Sequence[Located], scheduler: str | None, steps: Sequence[int]) -> None:
     """Raises ValueError for a scheduler that is none, for steps that the adapters have not, and
-    where nothing says how to play.
+    where nothing says how to sample with them.
     """
-    if scheduler is not None and scheduler not in PLAYABLE:
+    if scheduler is not None and scheduler not in USABLE:
         raise ValueError(
-            f"scheduler: there is no {scheduler!r} for these models.{closest(scheduler, PLAYABLE)}"
+            f"scheduler: there is no {scheduler!r} for these models.{closest(scheduler, USABLE)}"
         )
-    if recipes and leading(recipes) is None and scheduler is None:
+    recipe = leading(adapters)
+    if adapters and recipe is None and scheduler is None:
         raise ValueError(
-            f"adapter: {next(iter(recipes))} carries no recipe: it was not written by this "
+            f"adapter: {adapters[0].source} carries no recipe: it was not written by this "
             "toolkit; say how it is played with --scheduler (LCMScheduler for an LCM-LoRA), or "
             "name an adapter that has a recipe beside it"
         )
-    recipe = leading(recipes)
     most = (
         recipe.scheduler_config.get("original_inference_steps")
         if recipe and scheduler is None
@@ -142,8 +142,8 @@ def check_playable(
 
 def prepare(
     pipe: Any,
-    adapters: Mapping[str, float],
-    recipes: Mapping[str, Recipe | None],
+    adapters: Sequence[Located],
+    weights: Sequence[float],
     scheduler: str | None,
 ) -> None:
     """Attaches the adapters and sets the scheduler: the one asked for, else that of the leading
@@ -151,33 +151,34 @@ def prepare(
 
     Raises ValueError for an adapter that does not fit.
     """
-    recipe = leading(recipes)
+    recipe = leading(adapters)
     if adapters and recipe is None and scheduler in SCHEDULERS:
         recipe = replace(Recipe.lcm_lora(pipe), scheduler=str(scheduler), scheduler_config={})
     if recipe is None:
-        load_styles(pipe, adapters)
+        load_styles(pipe, adapters, weights)
     else:
-        order = sorted(
-            adapters, key=lambda path: recipes[path] != recipe
-        )  # the first is the one that the recipe is of
-        attach(pipe, {path: adapters[path] for path in order}, recipe=recipe)
+        pairs = zip(adapters, weights, strict=True)
+        # the first is the one that the recipe is of
+        order = sorted(pairs, key=lambda pair: pair[0].recipe != recipe)
+        attach(pipe, dict(order), recipe=recipe)
     if scheduler is not None and scheduler != type(pipe.scheduler).__name__:
         pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
 
 
-def load_styles(pipe: Any, adapters: Mapping[str, float]) -> None:
+def load_styles(pipe: Any, adapters: Sequence[Located], weights: Sequence[float]) -> None:
     """Adapters of which none makes the base a few-step model."""
     names = [f"adapter_{number}" for number in range(1, len(adapters) + 1)]
-    for path, name in zip(adapters, names, strict=True):
-        load(pipe, locate(path), name)
+    for found, name in zip(adapters, names, strict=True):
+        assert found.file is not None  # a whole U-Net has a recipe
+        load(pipe, found.file, name)
     if adapters:
-        pipe.set_adapters(names, list(adapters.values()))
+        pipe.set_adapters(names, list(weights))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of all pictures alike. `height` and `width` in pixels, None for the side that the base draws
-    at.
+    """What all pictures have in common. `height` and `width` in pixels, None for the side that the
+    base draws at.
     """
 
     guidance_scale: float
@@ -187,8 +188,8 @@ class Settings:
     width: int | None = None
 
     def with_size(self, pipe: Any) -> Settings:
-        """Both sides stated: given one alone, the pipelines would leave it out. Raises ValueError
-        where the base has none.
+        """The same with both sides stated: given one alone, the pipelines would leave it out.
+        Raises ValueError where the base has none.
         """
         side = pipe.unet.config.sample_size
         if not isinstance(side, int) and None in (self.height, self.width):
@@ -208,10 +209,10 @@ class Settings:
 
 @torch.no_grad()
 def draw(
-    pipe: Any, pictures: Sequence[Picture], settings: Settings, batch_size: int
-) -> Iterator[tuple[Picture, Image.Image]]:
-    """Each from noise of `torch.Generator("cpu").manual_seed(seed)`, so that it depends neither on
-    the batch nor on the device.
+    pipe: Any, pictures: Sequence[Planned], settings: Settings, batch_size: int
+) -> Iterator[tuple[Planned, Image.Image]]:
+    """Draws each from noise of `torch.Generator("cpu").manual_seed(seed)`, so that it depends
+    neither on the batch nor on the device.
     """
     options = asdict(settings)
     negative = options.pop("negative_prompt")
@@ -230,7 +231,7 @@ def draw(
 
 
 def parameters(
-    picture: Picture,
+    picture: Planned,
     size: tuple[int, int],
     settings: Settings,
     scheduler: str,
@@ -261,3 +262,27 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 # --- the grid -------------------------------------------------------------------------------------
+
+
+def draw_seed_grid(folder: Path, pictures: Sequence[Planned]) -> Image.Image:
+    """The pictures of one seed, read from their files: rows are prompts, columns inference steps.
+
+    One file is open at a time.
+    """
+    prompts = dict(sorted({p.row: p.prompt for p in pictures}.items()))
+    steps = list(dict.fromkeys(p.steps for p in pictures))
+    in_rows = sorted(pictures, key=lambda p: (p.row, steps.index(p.steps)))
+    with Image.open(folder / pictures[0].name) as first:
+        size = fitting(first.size, len(prompts), len(steps))
+    return draw_labelled(
+        map(read_image, (folder / picture.name for picture in in_rows)),
+        size,
+        list(prompts.values()),
+        [f"{n} step{'s' if n > 1 else ''}" for n in steps],
+    )
+
+
+def read_image(path: Path) -> Image.Image:
+    """The decoded picture; its file is closed again."""
+    with Image.open(path) as image:
+        return image.copy()

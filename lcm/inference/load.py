@@ -2,71 +2,53 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import textwrap
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from lcm.adapter.files import down_projections, tensor_names
+from lcm.adapter.files import AdapterFile
 from lcm.adapter.full_unet import load_unet
-from lcm.adapter.lora import lora_modules
-from lcm.inference.state import PipelineState, adapted_models, set_scaling
+from lcm.adapter.lora import adaptable, lora_modules
+from lcm.inference.state import PipelineState, set_scaling
+from lcm.system.console import silenced
 
 
-def stated_scales(file: Path) -> list[float]:
-    """alpha / rank of every layer, smallest first, where the file states an alpha for any; a layer
-    without one is played at 1.
-    """
-    with safe_open(file, framework="pt") as opened:
-        names = set(opened.keys())
-        if not any(name.endswith(".alpha") for name in names):
-            return []
-        scales = []
-        for key in down_projections(file):
-            alpha = f"{key.removesuffix('.lora_down.weight')}.alpha"
-            rank = opened.get_slice(key).get_shape()[0]
-            scales.append(float(opened.get_tensor(alpha)) / rank if alpha in names else 1.0)
-        return sorted(scales)
-
-
-def check_arrived(file: Path, layers: Sequence[Any], adapter_name: str) -> None:
+def check_arrived(file: AdapterFile, layers: Sequence[Any], adapter_name: str) -> None:
     """Raises ValueError unless every layer of the file is among `layers`, finite and as strong as
     the file says: diffusers leaves out, with a log line, what it cannot place, and gives layers
     whose alpha it does not find that of another.
     """
-    expected = len(down_projections(file))
+    expected, path = len(file.down_projections), file.path
     if len(layers) != expected:
         raise ValueError(
-            f"only {len(layers)} of the {expected} adapted layers in {file} found their place; "
+            f"only {len(layers)} of the {expected} adapted layers in {path} found their place; "
             "nothing was changed. Where the base model is of the right kind, the file's layout is "
-            f"one that diffusers does not read: lcm repair {file} OUT"
+            f"one that diffusers does not read: lcm repair {path} OUT"
         )
     matrices = [
         part[adapter_name].weight for layer in layers for part in (layer.lora_A, layer.lora_B)
     ]
     if not all(bool(matrix.float().isfinite().all()) for matrix in matrices if not matrix.is_meta):
         raise ValueError(
-            f"{file} holds values that are not finite; the training diverged, or the precision was "
+            f"{path} holds values that are not finite; the training diverged, or the precision was "
             "too low"
         )
     found = sorted(float(layer.scaling[adapter_name]) for layer in layers)
     wrong = sum(
         not math.isclose(*pair, rel_tol=1e-3)
-        for pair in zip(stated_scales(file), found, strict=False)
+        for pair in zip(file.stated_scales, found, strict=False)
     )
     if wrong:
         raise ValueError(
-            f"diffusers would play layers of {file} with another strength than alpha / rank of the "
+            f"diffusers would play layers of {path} with another strength than alpha / rank of the "
             "file; nothing was changed. A file that it plays right is written by: lcm repair "
-            f"{file} OUT"
+            f"{path} OUT"
         )
 
 
@@ -82,72 +64,48 @@ def filled(layer: Any, adapter_name: str) -> bool:
     )
 
 
-@contextmanager
-def unheard() -> Iterator[None]:
-    """Without the remarks of the libraries about parts that a file need not have: what matters is
-    checked here.
-    """
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="peft")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def stock_load(pipe: Any, file: Path, adapter_name: str, **options: Any) -> None:
+def stock_load(pipe: Any, file: AdapterFile, adapter_name: str, **options: Any) -> None:
     """`pipe.load_lora_weights`. Raises ValueError, in one line, when it fails."""
-    if file.suffix != ".safetensors":
+    path = file.path
+    if path.suffix != ".safetensors":
         raise ValueError(
-            f"diffusers would read {file} as a pickle; rename it to end with .safetensors"
+            f"diffusers would read {path} as a pickle; rename it to end with .safetensors"
         )
-    if not down_projections(file):
+    if not file.down_projections:
         raise ValueError(
-            f"{file} holds no LoRA matrices under names that diffusers reads; use an adapter of "
+            f"{path} holds no LoRA matrices under names that diffusers reads; use an adapter of "
             "rank decompositions, as diffusers and kohya write them. Where it is one with other "
-            f"names: lcm repair {file} OUT"
+            f"names: lcm repair {path} OUT"
         )
-    if any(name.endswith(".dora_scale") for name in tensor_names(file)):
+    if file.is_dora:
         raise ValueError(
-            f"{file} is a DoRA, of which diffusers would play the LoRA alone; use a plain LoRA"
+            f"{path} is a DoRA, of which diffusers would play the LoRA alone; use a plain LoRA"
         )
     try:
-        with unheard():
+        with silenced():
             pipe.load_lora_weights(
-                str(file.parent), weight_name=file.name, adapter_name=adapter_name, **options
+                str(path.parent), weight_name=path.name, adapter_name=adapter_name, **options
             )
     except (RuntimeError, LookupError, OSError, ValueError, SafetensorError) as error:
         reason = textwrap.shorten(str(error), 300, placeholder=" ...")
         raise ValueError(
-            f"{file} does not fit this pipeline ({reason}); use a base model of the adapter's "
-            f"kind. Where it is one, diffusers does not read the file's layout: lcm repair {file} "
+            f"{path} does not fit this pipeline ({reason}); use a base model of the adapter's "
+            f"kind. Where it is one, diffusers does not read the file's layout: lcm repair {path} "
             "OUT"
         ) from error
 
 
-def load(pipe: Any, file: Path, adapter_name: str) -> None:
+def load(pipe: Any, file: AdapterFile, adapter_name: str) -> None:
     """Raises ValueError when not all of the file finds its place."""
     stock_load(pipe, file, adapter_name)
-    layers = [layer for model in adapted_models(pipe) for layer in lora_modules(model).values()]
+    layers = [layer for model in adaptable(pipe).values() for layer in lora_modules(model).values()]
     check_arrived(file, [layer for layer in layers if filled(layer, adapter_name)], adapter_name)
-
-
-def highest_rank(file: Path) -> int:
-    with safe_open(file, framework="pt") as opened:
-        return max(
-            (opened.get_slice(key).get_shape()[0] for key in down_projections(file)), default=0
-        )
 
 
 @contextmanager
 def put_back_on_error(pipe: Any) -> Iterator[None]:
     """Adapters stay in the U-Net: diffusers deletes the one that it could not swap."""
-    unet = adapted_models(pipe)[0]
+    unet = adaptable(pipe)["unet"]
     containers: list[Any] = [unet.peft_config]
     for layer in lora_modules(unet).values():
         containers += [
@@ -165,29 +123,29 @@ def put_back_on_error(pipe: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def swap(pipe: Any, file: Path, adapter_name: str) -> None:
+def swap(pipe: Any, file: AdapterFile, adapter_name: str) -> None:
     """Puts the file's tensors into those of a loaded adapter: the same parameters, so compiled code
     need not be compiled again.
 
     Raises ValueError when they do not fit, and leaves the adapter as it was.
     """
-    unet, *encoders = adapted_models(pipe)
+    unet, *encoders = adaptable(pipe).values()
     if any(
         adapter_name in layer.r for encoder in encoders for layer in lora_modules(encoder).values()
     ):
         raise ValueError(
             f"the adapter {adapter_name!r} has a part for the text encoders, which cannot be "
-            f"swapped and would stay; call lcm.detach(pipe) and attach {file} without hotswap"
+            f"swapped and would stay; call lcm.detach(pipe) and attach {file.path} without hotswap"
         )
     layers = {name: layer for name, layer in lora_modules(unet).items() if adapter_name in layer.r}
     matrices = {
         name: (layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight)
         for name, layer in layers.items()
     }
-    rank, room = highest_rank(file), max(a.shape[0] for a, _ in matrices.values())
+    rank, room = file.highest_rank, max(a.shape[0] for a, _ in matrices.values())
     if rank > room:
         raise ValueError(
-            f"{file} has rank {rank}, the adapter in its place has room for {room}; call "
+            f"{file.path} has rank {rank}, the adapter in its place has room for {room}; call "
             f"pipe.enable_lora_hotswap(target_rank={rank}) before the first lcm.attach, and "
             "compile after it"
         )
@@ -214,7 +172,7 @@ def activate(pipe: Any, weights: Mapping[str, float], before: PipelineState) -> 
     """Switches adapters on beside those active before, which keep their scales: loading one had
     made it the only active one.
     """
-    for model in adapted_models(pipe):
+    for model in adaptable(pipe).values():
         state = before.of_model(model)
         layers = lora_modules(model)
         here = {name for layer in layers.values() for name in layer.r}

@@ -11,31 +11,25 @@ from typing import Any
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from lcm.adapter.lora import COMPONENTS, lora_modules
+from lcm.adapter.lora import adaptable, lora_modules
 from lcm.adapter.recipe import Recipe
 
 LOADER_ATTRIBUTES = ("peft_config", "_hf_peft_config_loaded", "_prepare_lora_hotswap_kwargs")
 """What the loaders of diffusers and transformers keep in the instance."""
 
 
-def adapted_models(pipe: Any) -> list[Any]:
-    """The networks of a pipeline that can have adapters, out of their compiled wrappings."""
-    models = [pipe.components[name] for name in COMPONENTS if pipe.components.get(name) is not None]
-    return [getattr(model, "_orig_mod", model) for model in models]
-
-
 def adapter_names(pipe: Any) -> set[str]:
-    """Those loaded, active or not."""
+    """The names of all adapters of a pipeline, active or not."""
     return {
         name
-        for model in adapted_models(pipe)
+        for model in adaptable(pipe).values()
         for layer in lora_modules(model).values()
         for name in layer.r
     }
 
 
 def set_scaling(layer: LoraLayer, name: str, value: float | Tensor) -> None:
-    """In place where the layer is prepared for hot-swapping: compiled code reads this very
+    """Sets it in place where the layer is prepared for hot-swapping: compiled code reads this very
     tensor.
     """
     if isinstance(layer.scaling[name], Tensor):
@@ -135,7 +129,7 @@ class PipelineState:
     @classmethod
     def of(cls, pipe: Any) -> PipelineState:
         return cls(
-            pipe.scheduler, pipe.unet, [ModelState.of(model) for model in adapted_models(pipe)]
+            pipe.scheduler, pipe.unet, [ModelState.of(model) for model in adaptable(pipe).values()]
         )
 
     def of_model(self, model: Any) -> ModelState:
@@ -143,7 +137,7 @@ class PipelineState:
         return next((state for state in self.models if state.model is model), ModelState(model))
 
     def restore(self, pipe: Any, added: Collection[str]) -> None:
-        """The same objects as before, without the adapters `added`."""
+        """Puts back the same objects as before, without the adapters `added`."""
         modules = {"unet": self.unet, "scheduler": self.scheduler}
         pipe.register_modules(
             **{

@@ -1,152 +1,147 @@
-"""Flags of the distillation itself. One that is left out takes the method's own value; one that it
-ignores is refused.
+"""Flags of the distillation itself. One that is left out takes the method's own value; one that the
+method does not read is refused.
 """
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
-from lcm.diffusion.losses import LOSSES, OWN_C
-from lcm.diffusion.solvers import SOLVERS
-from lcm.diffusion.weighting import WEIGHTS
+from lcm.diffusion.tables import LOSSES, SOLVERS, WEIGHTS
+from lcm.methods import METHODS
+from lcm.methods.arguments import read_arguments, write_arguments
+from lcm.system.flags import Section, flag
 from lcm.system.registry import lookup
 
-
-def flag(text: str, **metadata: Any) -> Any:
-    """A flag without a value of its own: the method's default counts."""
-    return field(default=None, metadata={"help": text, **metadata})
+if TYPE_CHECKING:
+    from lcm.methods.settings import Settings
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "solver": tuple(SOLVERS),
-    "loss_type": (*LOSSES, "lpips"),
-    "weighting": tuple(WEIGHTS),
-    "coupling": ("solver", "same_noise", "sde"),
-    "discretization": ("refined", "fixed", "ect"),
-    "tangent_mode": ("fd", "jvp"),
-    "target": ("online", "ema"),
-}
+def own(text: str, **options: Any) -> Any:
+    """A flag without a default of its own: that of the method counts."""
+    return flag(None, text, **options)
 
 
-@dataclass
-class ObjectiveConfig:
-    """Method, times, solver, loss, guidance. None means that the method has no use for the flag, or
-    that its default counts.
+@dataclass(frozen=True)
+class MethodConfig(Section):
+    """Method, times, solver, loss, guidance, as flags. None means that the method has no use for
+    the flag, or, before it is `resolved`, that the method's default counts.
     """
 
-    objective: str = field(
-        default="lcm", metadata={"help": "what to distil with; one of lcm.methods.OBJECTIVES"}
+    objective: str = flag("lcm", "what to distil with: {names}", names=lambda: METHODS)
+    num_ddim_timesteps: int | None = own(
+        "solver steps between noise and image; stock LCMScheduler and ComfyUI assume 50",
+        at_least=1,
+        at_most=1000,
     )
-    num_ddim_timesteps: int | None = flag(
-        "solver steps between noise and image; stock LCMScheduler and ComfyUI assume 50"
+    solver: str | None = own("ODE solver of the teacher: {names}", names=lambda: SOLVERS)
+    solver_steps: int | None = own("solver steps per training pair", above=0)
+    coupling: str | None = own(
+        "how the second point of a pair follows from the first: {names}",
+        names=lambda: ("solver", "same_noise", "sde"),
     )
-    solver: str | None = flag("ODE solver of the teacher: " + ", ".join(SOLVERS))
-    solver_steps: int | None = flag("solver steps per training pair")
-    coupling: str | None = flag(
-        "how the second point of a pair follows from the first: " + ", ".join(CHOICES["coupling"])
+    loss_type: str | None = own(
+        "distance between landing points: {names}", names=lambda: (*LOSSES, "lpips")
     )
-    loss_type: str | None = flag(
-        "distance between landing points: " + ", ".join(CHOICES["loss_type"])
+    huber_c: float | None = own(
+        "c of huber (default 0.001), huber_norm (0.00054 sqrt(dim)) and cauchy (0.1)", above=0
     )
-    huber_c: float | None = flag(
-        "c of huber (default 0.001), huber_norm (0.00054 sqrt(dim)) and cauchy (0.1)"
+    weighting: str | None = own("weight of a sample by its times: {names}", names=lambda: WEIGHTS)
+    snr_gamma: float | None = own("gamma of the min_snr weighting", above=0)
+    target: str | None = own(
+        "the target network: online (the student itself) or ema (its average)",
+        names=lambda: ("online", "ema"),
     )
-    weighting: str | None = flag("weight of a sample by its times: " + ", ".join(WEIGHTS))
-    snr_gamma: float | None = flag("gamma of the min_snr weighting")
-    target: str | None = flag(
-        "the target network: online (the student itself) or ema (its average)"
-    )
-    ema_decay: float | None = flag("decay of the ema target per update")
-    guidance_scale: float | None = flag(
+    ema_decay: float | None = own("decay of the ema target per update", at_least=0, below=1)
+    guidance_scale: float | None = own(
         "guidance of the teacher that is distilled in, as in pipelines: 1 is none"
     )
-    guidance_scale_min: float | None = flag(
+    guidance_scale_min: float | None = own(
         "with guidance_scale_max: draw the guidance of every sample from this range instead"
     )
-    guidance_scale_max: float | None = flag("see guidance_scale_min")
-    guidance_per_phase: list[float] | None = flag(
+    guidance_scale_max: float | None = own("see guidance_scale_min")
+    guidance_per_phase: list[float] | None = own(
         "instead: one guidance_scale per phase, the noisiest first"
     )
-    preserve_cfg: bool | None = flag(
+    preserve_cfg: bool | None = own(
         "distil the unguided teacher, so that the adapter still answers to guidance_scale and "
         "negative prompts",
-        nargs="?",  # argparse: the bare flag means true
-        const=True,
+        bare=True,
     )
-    timestep_scaling_factor: float | None = flag("of the boundary scalings; LCMScheduler has 10")
-    phases: int | None = flag(
-        "parts that the trajectory is cut into, and the number of inference steps"
+    timestep_scaling_factor: float | None = own(
+        "of the boundary scalings; LCMScheduler has 10", above=0
     )
-    segments: list[int] | None = flag("numbers of segments, merged in turn over the run")
-    landing_steps: list[int] | None = flag(
+    phases: int | None = own(
+        "parts that the trajectory is cut into, and the number of inference steps", above=0
+    )
+    segments: list[int] | None = own("numbers of segments, merged in turn over the run")
+    landing_steps: list[int] | None = own(
         "land on the times that samplers of these numbers of steps visit; an empty list in a file: "
-        "anywhere below"
+        "anywhere below",
+        at_least=1,
+        at_most=1000,
+        may_be_empty=True,
     )
-    landing_jitter: float | None = flag("move landing times down by up to this share")
-    eta: float | None = flag("stochasticity gamma at play, the pipelines' eta")
-    discretization: str | None = flag(
-        "pairs of consistency training: refined (N doubles), fixed, ect"
+    landing_jitter: float | None = own(
+        "move landing times down by up to this share", at_least=0, at_most=1
     )
-    first_ddim_timesteps: int | None = flag(
-        "N of the refined discretization at the start; num_ddim_timesteps is its end"
+    eta: float | None = own(
+        "stochasticity gamma at play, the pipelines' eta", at_least=0, at_most=1
     )
-    tangent_mode: str | None = flag(
-        "derivative along the trajectory: fd (finite difference) or jvp (forward mode)"
+    discretization: str | None = own(
+        "pairs of consistency training: refined (N doubles), fixed, ect",
+        names=lambda: ("refined", "fixed", "ect"),
     )
-    tangent_step: int | None = flag("timesteps of the finite difference")
-    tangent_warmup: float | None = flag("share of the run over which the derivative term fades in")
-    tangent_normalization: float | None = flag("c in g / (rms(g) + c)")
-    injection: float | None = flag(
-        "noise shown to the student on top of x_t, in units of sigma_t: makes its answer random"
+    first_ddim_timesteps: int | None = own(
+        "N of the refined discretization at the start; num_ddim_timesteps is its end", above=0
     )
-    as_control: bool = field(
-        default=False,
-        metadata={"help": "train a composition that is known not to work, as a negative control"},
+    tangent_mode: str | None = own(
+        "derivative along the trajectory: fd (finite difference) or jvp (forward mode)",
+        names=lambda: ("fd", "jvp"),
+    )
+    tangent_step: int | None = own(
+        "timesteps of the finite difference", at_least=1, at_most=100, unit=" timesteps"
+    )
+    tangent_warmup: float | None = own(
+        "share of the run over which the derivative term fades in", at_least=0, at_most=1
+    )
+    tangent_normalization: float | None = own("c in g / (rms(g) + c)", above=0)
+    injection: float | None = own(
+        "noise shown to the student on top of x_t, in units of sigma_t: makes its answer random",
+        above=0,
+    )
+    as_control: bool = flag(
+        False, "train a composition that is known not to work, as a negative control"
+    )
+
+    method_args: list[str] = flag(
+        [],
+        "settings of a method from outside that are no flags of their own, each as name=value",
+        may_be_empty=True,
+        is_optional=True,
     )
 
     @property
     def guidance_range(self) -> tuple[float, float]:
-        """The lowest and highest guidance_scale that the teacher gets."""
-        if self.guidance_per_phase:
-            return min(self.guidance_per_phase), max(self.guidance_per_phase)
-        if self.guidance_scale_min is not None and self.guidance_scale_max is not None:
-            return self.guidance_scale_min, self.guidance_scale_max
-        if self.preserve_cfg or self.guidance_scale is None:
-            return 1.0, 1.0
-        return self.guidance_scale, self.guidance_scale
+        """The lowest and highest guidance_scale that the teacher gets; 1 where there is none."""
+        return settings_of(self).guidance_range
 
-    def resolve(self, defaults: dict[str, Any]) -> None:
-        """Fills in a method's defaults, whose keys are the flags it reads. A flag without effect is
-        None afterwards.
-
-        Raises ValueError for a flag that is given without effect, and for flags that contradict
-        each other or make no sense.
-        """
-        given = {
-            name for name in ObjectiveConfig.__dataclass_fields__ if getattr(self, name) is not None
-        }
-        ignored = given - defaults.keys() - {"objective", "as_control"}
-        if ignored:
-            raise ValueError(
-                f"{min(ignored)} has no effect with objective {self.objective}; leave it out or "
-                "choose another objective"
-            )
-        for name in defaults.keys() - given:
-            setattr(self, name, copy.copy(defaults[name]))
-        self.check_objective()
-        for name, reason in self.without_effect().items():
-            if name in given:
-                raise ValueError(f"{name} has no effect {reason}")
-            setattr(self, name, None)
-        if self.huber_c is None:
-            self.huber_c = OWN_C.get(str(self.loss_type))
+    @property
+    def follows_progress(self) -> bool:
+        """Whether the loss changes over the run."""
+        return (
+            bool(self.tangent_warmup)
+            or self.discretization in ("refined", "ect")
+            or bool(self.segments)
+        )
 
     def without_effect(self) -> dict[str, str]:
         """The flags that nothing reads because of the others, each with the reason and the way
         out.
         """
+        from lcm.diffusion.losses import OWN_C
+
         ranged = self.guidance_per_phase is not None or self.guidance_scale_min is not None
         no_solver = self.coupling in ("same_noise", "sde")
         cases = [
@@ -196,56 +191,59 @@ class ObjectiveConfig:
             if is_so
         }
 
-    def check_objective(self) -> None:
-        """Raises ValueError for flags that contradict each other or make no sense."""
-        for name, choices in CHOICES.items():
-            if getattr(self, name) is not None:
-                lookup(dict.fromkeys(choices), getattr(self, name), name)
-        self._check_guidance()
-        if self.num_ddim_timesteps is not None and not 1 <= self.num_ddim_timesteps <= 1000:
-            raise ValueError(
-                f"num_ddim_timesteps must lie in 1..1000; got {self.num_ddim_timesteps}"
-            )
-        for name in (
-            "huber_c",
-            "timestep_scaling_factor",
-            "snr_gamma",
-            "tangent_normalization",
-            "injection",
-        ):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
-        for name in ("landing_jitter", "eta", "tangent_warmup"):
-            if getattr(self, name) is not None and not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must lie in 0..1; got {getattr(self, name)}")
-        if self.landing_steps is not None and not all(1 <= n <= 1000 for n in self.landing_steps):
-            raise ValueError(f"landing_steps must lie in 1..1000; got {self.landing_steps}")
-        if self.tangent_step is not None and not 1 <= self.tangent_step <= 100:
-            raise ValueError(f"tangent_step must lie in 1..100 timesteps; got {self.tangent_step}")
 
-    def _check_guidance(self) -> None:
-        if (self.guidance_scale_min is None) != (self.guidance_scale_max is None):
-            raise ValueError(
-                "guidance_scale_min and guidance_scale_max make a range only together; pass both "
-                "or neither"
-            )
-        if self.guidance_per_phase and self.guidance_scale_min is not None:
-            raise ValueError(
-                "guidance_per_phase and a guidance range exclude each other; pass one of them"
-            )
-        if self.guidance_per_phase and len(self.guidance_per_phase) != self.phases:
-            raise ValueError(
-                f"guidance_per_phase needs a value for each of the {self.phases} phases; got "
-                f"{self.guidance_per_phase}"
-            )
-        if self.preserve_cfg and (self.guidance_per_phase or self.guidance_scale_min is not None):
-            raise ValueError(
-                "preserve_cfg distils the unguided teacher; leave the range out (guidance_scale is "
-                "for play)"
-            )
-        low, high = self.guidance_range
-        if not 1.0 <= low <= high:
-            raise ValueError(
-                "guidance_scale must be at least 1 (1 = no guidance) and a range must ascend; got "
-                f"{low} to {high}. The w of the LCM paper is guidance_scale - 1"
-            )
+FLAGS = frozenset(f.name for f in fields(MethodConfig))
+"""Every flag of the distillation itself."""
+
+
+def flags_of(settings: Settings) -> dict[str, Any]:
+    """The flags that a method with these settings reads, and their values as flags hold them."""
+    values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name in FLAGS}
+    return {n: list(value) if isinstance(value, tuple) else value for n, value in values.items()}
+
+
+def settings_of(config: MethodConfig) -> Settings:
+    """The method's own settings, from its flags and `method_args`. Where a flag is None, nothing
+    reads it, or it is not resolved yet: the method's default stands for it.
+
+    Raises ValueError for an unknown method and for settings that contradict each other.
+    """
+    defaults = lookup(METHODS, config.objective, "objective").settings
+    flags = {name: getattr(config, name) for name in flags_of(defaults)}
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in flags.items()
+        if value is not None
+    }
+    own_values = read_arguments(config.method_args, defaults, FLAGS, config.objective)
+    return replace(defaults, **given, **own_values)
+
+
+def resolved(config: MethodConfig, also_read: Sequence[str] = ()) -> MethodConfig:
+    """The configuration with the method's defaults filled in. A flag that nothing reads is None;
+    `also_read` are those that the run reads, whatever the method does without.
+
+    Raises ValueError for an unknown method, for a flag that is given without effect, and for flags
+    that contradict each other or make no sense.
+    """
+    from lcm.diffusion.losses import OWN_C
+
+    defaults = flags_of(lookup(METHODS, config.objective, "objective").settings)
+    given = {name for name in FLAGS if getattr(config, name) is not None}
+    given -= {"objective", "method_args"}
+    if ignored := given - defaults.keys():
+        raise ValueError(
+            f"{min(ignored)} has no effect with objective {config.objective}; leave it out or "
+            "choose another objective"
+        )
+    filled = replace(config, **{n: value for n, value in defaults.items() if n not in given})
+    settings = settings_of(filled)
+    idle = {n: why for n, why in filled.without_effect().items() if n not in also_read}
+    if in_vain := [name for name in idle if name in given]:
+        raise ValueError(f"{in_vain[0]} has no effect {idle[in_vain[0]]}")
+    nothing: dict[str, Any] = dict.fromkeys(idle)
+    # what a method from outside has besides flags is written out, as the defaults of flags are
+    filled = replace(filled, **nothing, method_args=write_arguments(settings, FLAGS))
+    if filled.huber_c is None:
+        filled = replace(filled, huber_c=OWN_C.get(settings.loss_type))
+    return filled

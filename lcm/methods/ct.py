@@ -1,75 +1,81 @@
 """Consistency training: no teacher, pairs of the same image and noise (CM, Algorithm 3; iCT;
 ECT).
+
+It starts from the diffusion model itself, as ECT does, or from an adapter (`--init_adapter`: latent
+consistency fine-tuning on one's own images). Guidance needs a teacher: an adapter keeps what it
+has, a fresh one has none. Its fixed point is that of distillation only on an infinitely fine grid,
+hence the growing discretisation.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
 
+from lcm.adapter.recipe import Play
 from lcm.diffusion.consistency import TIMESTEP_SCALING
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import EasyTimes, RefinedTimes, TimeSampler
-from lcm.methods.config import ObjectiveConfig
-from lcm.methods.method import LOSS, TARGET, Method, Play, lcm_play, parts
+from lcm.methods.base import Method, compose, lcm_play
 from lcm.methods.objective import Objective
 from lcm.methods.parts import FollowPath
+from lcm.methods.settings import TargetSettings
 
 PLAY_STEPS = 50
 """The grid of play, which stock `LCMScheduler` and ComfyUI assume."""
 
 
-class ConsistencyTraining(Method):
-    """Starts from the diffusion model itself, as ECT does, or from an adapter (`--init_adapter`:
-    latent consistency fine-tuning on one's own images). Guidance needs a teacher: an adapter keeps
-    what it has, a fresh one has none.
+@dataclass(frozen=True)
+class CtSettings(TargetSettings):
+    """How the discretisation begins, ends and grows."""
 
-    Its fixed point is that of distillation only on an infinitely fine grid, hence the growing
-    discretisation.
+    num_ddim_timesteps: int = 1000
+    first_ddim_timesteps: int = 10
+    discretization: str = "refined"
+    timestep_scaling_factor: float = TIMESTEP_SCALING
+
+
+def build(settings: CtSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
+    """CM, Eq. 10. Raises ValueError when the grid would shrink instead of grow."""
+    objective = compose(
+        settings, schedule, loss, times=pairs(settings, schedule), coupling=FollowPath()
+    )
+    return replace(objective, timestep_scaling=settings.timestep_scaling_factor)
+
+
+def pairs(settings: CtSettings, schedule: NoiseSchedule) -> TimeSampler:
+    """The times of training pairs by the discretisation. Raises ValueError for a grid whose last
+    refinement samplers would not visit, or that does not grow.
     """
-
-    lands_clean = True
-    defaults: ClassVar[dict[str, Any]] = {
-        **LOSS,
-        **TARGET,
-        "num_ddim_timesteps": 1000,
-        "first_ddim_timesteps": 10,
-        "discretization": "refined",
-        "timestep_scaling_factor": TIMESTEP_SCALING,
-    }
-
-    def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
-    ) -> Objective:
-        """Raises ValueError when the grid would shrink instead of grow."""
-        return Objective(
-            times=self.times(config, schedule),
-            timestep_scaling=config.timestep_scaling_factor,
-            **{**parts(config, schedule, loss), "coupling": FollowPath()},
+    first, last = settings.first_ddim_timesteps, settings.num_ddim_timesteps
+    total = schedule.num_train_timesteps
+    if settings.discretization == "ect":
+        return EasyTimes(schedule)
+    if not is_visited(last, total):
+        fitting = [n for n in range(1, total + 1) if is_visited(n, total)]
+        raise ValueError(
+            f"num_ddim_timesteps={last}: samplers would visit times between those of the last "
+            f"grid; use one of {fitting}"
         )
+    if settings.discretization == "fixed":
+        return RefinedTimes(last, last, total)
+    if not 1 <= first <= last <= total:
+        raise ValueError(
+            f"first_ddim_timesteps={first} must lie in 1..num_ddim_timesteps ({last}), the end "
+            "of the refinement"
+        )
+    return RefinedTimes(first, last, total)
 
-    def times(self, config: ObjectiveConfig, schedule: NoiseSchedule) -> TimeSampler:
-        first, last = int(config.first_ddim_timesteps or 0), int(config.num_ddim_timesteps or 0)
-        if config.discretization == "ect":
-            return EasyTimes(schedule)
-        total, play = schedule.num_train_timesteps, PLAY_STEPS
-        if total % last or (last > play and last % play):
-            fitting = [
-                n for n in range(1, total + 1) if total % n == 0 and (n <= play or n % play == 0)
-            ]
-            raise ValueError(
-                f"num_ddim_timesteps={last}: samplers would visit times between those of the last "
-                f"grid; use one of {fitting}"
-            )
-        if config.discretization == "fixed":
-            return RefinedTimes(last, last, schedule.num_train_timesteps)
-        if not 1 <= first <= last <= schedule.num_train_timesteps:
-            raise ValueError(
-                f"first_ddim_timesteps={first} must lie in 1..num_ddim_timesteps ({last}), the end "
-                "of the refinement"
-            )
-        return RefinedTimes(first, last, schedule.num_train_timesteps)
 
-    def play(self, config: ObjectiveConfig) -> Play:
-        """On 50 steps, the grid that everybody assumes: every timestep is trained, or will be."""
-        return lcm_play(config, min(PLAY_STEPS, int(config.num_ddim_timesteps or PLAY_STEPS)))
+def is_visited(num_steps: int, total: int) -> bool:
+    """Whether a sampler on the grid of play meets only times of a grid of `num_steps` steps."""
+    return total % num_steps == 0 and (num_steps <= PLAY_STEPS or num_steps % PLAY_STEPS == 0)
+
+
+def play(settings: CtSettings) -> Play:
+    """On 50 steps, the grid that everybody assumes: every timestep is trained, or will be."""
+    num_steps = min(PLAY_STEPS, settings.num_ddim_timesteps)
+    return lcm_play(num_steps, settings.timestep_scaling_factor)
+
+
+METHOD = Method(CtSettings(), build, play, lands_clean=True)

@@ -1,61 +1,71 @@
 """Direct regression onto the endpoint of the teacher's own trajectory (knowledge distillation,
 Luhman & Luhman 2021).
+
+From any point of a cached trajectory straight to its end: no target network, no bootstrap, prompts
+instead of images. The teacher is asked only while the cache is made, with `solver_steps` steps of
+`solver` between neighbouring grid points.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from lcm.adapter.recipe import Play
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import DirectTimes, LandClean
-from lcm.methods.config import ObjectiveConfig
-from lcm.methods.method import LOSS, TEACHER, Method, Play, check_divides, parts, trailing_play
+from lcm.methods.base import Method, check_divides, compose, trailing_play
 from lcm.methods.objective import Objective, Path
 from lcm.methods.parts import FollowPath, OnTrajectory, regress
+from lcm.methods.settings import TeacherSettings
 
 
-class Endpoint(Method):
-    """From any point of a cached trajectory straight to its end: no target network, no bootstrap,
-    prompts instead of images.
+@dataclass(frozen=True)
+class EndpointSettings(TeacherSettings):
+    """The grid of the cached trajectories."""
 
-    The teacher is asked only while the cache is made, with `solver_steps` steps of `solver` between
-    neighbouring grid points. Plays deterministically, by DDIM through the clean landing point: the
-    noise that `LCMScheduler` adds on its way leads away from the trajectories seen in training.
+    num_ddim_timesteps: int = 40
+    loss_type: str = "l2"
+
+
+def build(settings: EndpointSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
+    """The end of the trajectory is the target at each of its points.
+
+    Raises ValueError for a grid that DDIM trailing cannot start on.
     """
+    return regression(settings, schedule, loss, OnTrajectory)
 
-    defaults: ClassVar[dict[str, Any]] = {
-        **LOSS,
-        **TEACHER,
-        "num_ddim_timesteps": 40,
-        "loss_type": "l2",
-    }
-    keeps = "all"
-    lands_clean = True
 
-    def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
-    ) -> Objective:
-        """Raises ValueError for a grid that DDIM trailing cannot start on."""
-        num_steps = int(config.num_ddim_timesteps or 0)
-        check_divides("num_ddim_timesteps", num_steps, schedule)
-        grid = SolverGrid(num_steps, schedule.num_train_timesteps)
-        return Objective(
-            times=DirectTimes(grid, LandClean()),
-            timestep_scaling=None,
-            **{
-                **parts(config, schedule, loss),
-                "path": self.path(grid),
-                "coupling": FollowPath(),
-                "target": regress,
-            },
-        )
+def regression(
+    settings: EndpointSettings,
+    schedule: NoiseSchedule,
+    loss: Loss,
+    path: Callable[[SolverGrid], Path],
+) -> Objective:
+    """The loss whose x_t lies on this path of the grid, and whose target is the path's clean end.
 
-    def path(self, grid: SolverGrid) -> Path:
-        return OnTrajectory(grid)
+    Raises ValueError for a grid that DDIM trailing cannot start on.
+    """
+    check_divides("num_ddim_timesteps", settings.num_ddim_timesteps, schedule)
+    grid = SolverGrid(settings.num_ddim_timesteps, schedule.num_train_timesteps)
+    return compose(
+        settings,
+        schedule,
+        loss,
+        times=DirectTimes(grid, LandClean()),
+        path=path(grid),
+        coupling=FollowPath(),
+        target=regress,
+    )
 
-    def play(self, config: ObjectiveConfig) -> Play:
-        return trailing_play(
-            [n for n in (1, 2, 4, 8) if int(config.num_ddim_timesteps or 0) % n == 0]
-        )
+
+def play(settings: EndpointSettings) -> Play:
+    """Deterministically, by DDIM through the clean landing point: the noise that `LCMScheduler`
+    adds on its way leads away from the trajectories seen in training.
+    """
+    return trailing_play([n for n in (1, 2, 4, 8) if settings.num_ddim_timesteps % n == 0])
+
+
+METHOD = Method(EndpointSettings(), build, play, keeps="all", lands_clean=True)

@@ -1,49 +1,54 @@
 """The flow map of the probability-flow ODE between neighbouring inference times, by regression on a
 many-step solver.
+
+f(x_{t_{n+1}}, t_{n+1} -> t_n) is regressed onto x_{t_n}, the end of `solver_steps` solver steps
+(Salimans & Ho 2022 with all stages in one). With `--coupling same_noise` x_{t_n} is the same image
+and noise, which teaches nothing: refused.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
+from lcm.adapter.recipe import Play
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import DirectTimes, PhaseEdge
-from lcm.methods.config import ObjectiveConfig
-from lcm.methods.method import LOSS, TEACHER, Method, Play, check_divides, parts, trailing_play
+from lcm.methods.base import Method, check_divides, compose, couple, trailing_play
 from lcm.methods.objective import Objective
 from lcm.methods.parts import regress
+from lcm.methods.settings import PhaseSettings
 
 
-class FlowMap(Method):
-    """f(x_{t_{n+1}}, t_{n+1} -> t_n) is regressed onto x_{t_n}, the end of `solver_steps` solver
-    steps (Salimans & Ho 2022 with all stages in one). With `--coupling same_noise` x_{t_n} is the
-    same image and noise, which teaches nothing: refused.
+@dataclass(frozen=True)
+class FlowMapSettings(PhaseSettings):
+    """How the end of a phase follows from its beginning: many steps of the solver."""
+
+    loss_type: str = "l2"
+    solver_steps: int = 8
+    coupling: str = "solver"
+
+
+def build(settings: FlowMapSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
+    """x_u itself is the target at u. Raises ValueError for phases that do not divide the
+    timesteps.
     """
+    check_divides("phases", settings.phases, schedule)
+    grid = SolverGrid(settings.phases, schedule.num_train_timesteps)
+    return compose(
+        settings,
+        schedule,
+        loss,
+        times=DirectTimes(grid, PhaseEdge(grid, settings.phases)),
+        coupling=couple(settings.coupling, settings),
+        target=regress,
+    )
 
-    defaults: ClassVar[dict[str, Any]] = {
-        **LOSS,
-        **TEACHER,
-        "loss_type": "l2",
-        "phases": 4,
-        "solver_steps": 8,
-        "coupling": "solver",
-        "guidance_per_phase": None,
-    }
 
-    def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
-    ) -> Objective:
-        """Raises ValueError for phases that do not divide the timesteps."""
-        phases = int(config.phases or 1)
-        check_divides("phases", phases, schedule)
-        grid = SolverGrid(phases, schedule.num_train_timesteps)
-        return Objective(
-            times=DirectTimes(grid, PhaseEdge(grid, phases)),
-            timestep_scaling=None,
-            **{**parts(config, schedule, loss), "target": regress},
-        )
+def play(settings: FlowMapSettings) -> Play:
+    """`DDIMScheduler` trailing in as many steps as there are phases."""
+    return trailing_play([settings.phases])
 
-    def play(self, config: ObjectiveConfig) -> Play:
-        return trailing_play([int(config.phases or 0)])
+
+METHOD = Method(FlowMapSettings(), build, play)

@@ -4,38 +4,43 @@ landing.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
 
+from lcm.adapter.recipe import Play
 from lcm.diffusion.consistency import TIMESTEP_SCALING
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, LandClean
-from lcm.methods.config import ObjectiveConfig
-from lcm.methods.method import COMMON, Method, Play, lcm_play, parts
+from lcm.methods.base import Method, compose, follow_teacher, lcm_play
 from lcm.methods.objective import Objective
+from lcm.methods.settings import DistillationSettings
 
 
-class LatentConsistency(Method):
-    """Plays with `LCMScheduler` on the grid it was trained on."""
+@dataclass(frozen=True)
+class LcmSettings(DistillationSettings):
+    """The grid of solver steps and the scalings at its boundary."""
 
-    lands_clean = True
-    defaults: ClassVar[dict[str, Any]] = {
-        **COMMON,
-        "num_ddim_timesteps": 50,
-        "timestep_scaling_factor": TIMESTEP_SCALING,
-    }
+    num_ddim_timesteps: int = 50
+    timestep_scaling_factor: float = TIMESTEP_SCALING
 
-    def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
-    ) -> Objective:
-        """The loss of LCM, Eq. 14, on the grid of `config`."""
-        grid = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps)
-        return Objective(
-            times=GridTimes(grid, LandClean()),
-            timestep_scaling=config.timestep_scaling_factor,
-            **parts(config, schedule, loss),
-        )
 
-    def play(self, config: ObjectiveConfig) -> Play:
-        return lcm_play(config)
+def build(settings: LcmSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
+    """The loss of LCM, Eq. 14: one solver step on the grid, and both of its ends land clean."""
+    grid = SolverGrid(settings.num_ddim_timesteps, schedule.num_train_timesteps)
+    objective = compose(
+        settings,
+        schedule,
+        loss,
+        times=GridTimes(grid, LandClean()),
+        coupling=follow_teacher(settings),
+    )
+    return replace(objective, timestep_scaling=settings.timestep_scaling_factor)
+
+
+def play(settings: LcmSettings) -> Play:
+    """`LCMScheduler` on the grid of training."""
+    return lcm_play(settings.num_ddim_timesteps, settings.timestep_scaling_factor)
+
+
+METHOD = Method(LcmSettings(), build, play, lands_clean=True)

@@ -5,7 +5,7 @@ weight.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from lcm.diffusion.consistency import TIMESTEP_SCALING, land
 from lcm.diffusion.guidance import Guidance
 from lcm.diffusion.losses import Loss, energy
 from lcm.diffusion.schedule import NoiseSchedule
-from lcm.diffusion.solvers import Predict
+from lcm.diffusion.solvers.base import Predict
 from lcm.diffusion.times import Times, TimeSampler
 from lcm.diffusion.weighting import VANISHING, Weight, uniform
 from lcm.models.conditioning import Conditioning
@@ -57,8 +57,8 @@ class LatentBatch:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step in flight: who is asked, what for, where it stands.
+class LossContext:
+    """What the parts of one loss evaluation have to go by: the networks, the batch, and the points.
 
     `cond` is what student and target are told, `predict` the guided teacher.
     """
@@ -70,6 +70,15 @@ class Step:
     cond: Conditioning
     predict: Predict
     progress: float
+
+
+class LossOutput(NamedTuple):
+    """What one evaluation gives: the weighted loss of every sample, [B] float32, and the times that
+    it was taken at.
+    """
+
+    loss: Tensor
+    times: Times
 
 
 class Path(Protocol):
@@ -87,7 +96,7 @@ class Path(Protocol):
 
 
 class Coupling(Protocol):
-    """How x_u follows from x_t, without gradients: (objective, step) -> x_u.
+    """How x_u follows from x_t, without gradients: (objective, context) -> x_u.
 
     `kind` is "solver" (the teacher's ODE), "path" (the point at u of the path that x_t lies on) or
     "sde" (a random step).
@@ -96,15 +105,15 @@ class Coupling(Protocol):
     @property
     def kind(self) -> str: ...
 
-    def __call__(self, objective: Objective, step: Step) -> Tensor: ...
+    def __call__(self, objective: Objective, context: LossContext) -> Tensor: ...
 
 
 class Target(Protocol):
-    """Where the student's landing point belongs, at step.times.s: (objective, step) -> [B, C, h, w]
-    float32.
+    """Where the student's landing point belongs, at context.times.s: (objective, context) -> [B, C,
+    h, w] float32.
     """
 
-    def __call__(self, objective: Objective, step: Step) -> Tensor: ...
+    def __call__(self, objective: Objective, context: LossContext) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -172,17 +181,9 @@ class Objective:
         """
         return 4 if self.injection > 0 or self.coupling.kind == "sde" else 0
 
-    def __call__(self, nets: Roles, batch: LatentBatch, progress: float = 0.0) -> Tensor:
-        """The weighted loss of every sample, [B] float32. `progress` in [0, 1) is the share of the
-        run that is done.
-        """
-        return self.with_times(nets, batch, progress)[0]
-
-    def with_times(self, nets: Roles, batch: LatentBatch, progress: float) -> tuple[Tensor, Times]:
-        """The weighted loss of every sample, [B] float32, and the times that it was taken at.
-
-        The student comes last: its saved activations then never coexist with the passes that need
-        no gradient.
+    def __call__(self, nets: Roles, batch: LatentBatch, progress: float = 0.0) -> LossOutput:
+        """The weighted loss of every sample, and the times that it was taken at. `progress` in
+        [0, 1) is the share of the run that is done.
         """
         times = self.times(batch.uniform_time, batch.uniform_landing, progress)
         x_t = self.path(self.schedule, batch, times.t)
@@ -190,43 +191,44 @@ class Objective:
         cond = batch.cond.with_guidance_scale(scale)  # read only by a network with a w-embedding
         asked = None if self.guidance.is_none else scale
         predict = guided_teacher(nets.teacher, self.schedule, batch.cond, batch.uncond, asked)
-        step = Step(nets, batch, times, x_t, cond, predict, progress)
+        context = LossContext(nets, batch, times, x_t, cond, predict, progress)
         with torch.no_grad():
-            target = self.target(self, step)
-        landed = self.student_lands(step)
-        return self.weight(self.schedule, times, self.snr_gamma) * self.loss(
-            landed, target, self.huber_c
-        ), times
+            target = self.target(self, context)
+        # the student comes last: its saved activations then never coexist with the passes that
+        # need no gradient
+        distance = self.loss(self.student_lands(context), target, self.huber_c)
+        return LossOutput(self.weight(self.schedule, times, self.snr_gamma) * distance, times)
 
-    def student_lands(self, step: Step) -> Tensor:
+    def student_lands(self, context: LossContext) -> Tensor:
         """f(x_t, t -> s) of the student, [B, C, h, w], or two draws of it, [2B, C, h, w], where the
         loss compares laws.
         """
-        (t, _, s), x_t, cond = step.times, step.x_t, step.cond
+        (t, _, s), x_t, cond = context.times, context.x_t, context.cond
         if self.loss is not energy:
-            seen = self.inject(step, x_t, t, 0)
-            return self.land(step.nets.student(seen, t, cond), seen, t, s)
+            seen = self.inject(context, x_t, t, 0)
+            return self.land(context.nets.student(seen, t, cond), seen, t, s)
         seen, twice = (
-            torch.cat([self.inject(step, x_t, t, draw) for draw in (0, 1)]),
+            torch.cat([self.inject(context, x_t, t, draw) for draw in (0, 1)]),
             torch.cat([t, t]),
         )
         return self.land(
-            step.nets.student(seen, twice, cond.cat(cond)), seen, twice, torch.cat([s, s])
+            context.nets.student(seen, twice, cond.cat(cond)), seen, twice, torch.cat([s, s])
         )
 
-    def target_lands(self, step: Step, x_u: Tensor) -> Tensor:
+    def target_lands(self, context: LossContext, x_u: Tensor) -> Tensor:
         """f(x_u, u -> s) of the target network."""
-        _, u, s = step.times
-        seen = self.inject(step, x_u, u, 2)
-        return self.land(step.nets.target(seen, u, step.cond), seen, u, s)
+        _, u, s = context.times
+        seen = self.inject(context, x_u, u, 2)
+        return self.land(context.nets.target(seen, u, context.cond), seen, u, s)
 
-    def inject(self, step: Step, x: Tensor, t: Tensor, draw: int) -> Tensor:
+    def inject(self, context: LossContext, x: Tensor, t: Tensor, draw: int) -> Tensor:
         """x + kappa sigma_t z with the draw's own noise z; x itself without injection."""
         if self.injection == 0:
             return x
-        assert step.batch.extra_noise is not None
+        assert context.batch.extra_noise is not None
         return (
-            x + self.injection * self.schedule.alpha_sigma(t)[1] * step.batch.extra_noise[:, draw]
+            x
+            + self.injection * self.schedule.alpha_sigma(t)[1] * context.batch.extra_noise[:, draw]
         )
 
     def land(self, output: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.schedule import NoiseSchedule, Prediction
-from lcm.diffusion.solvers import Solver
-from lcm.methods.objective import LatentBatch, Objective, Step
+from lcm.diffusion.solvers.base import Solver
+from lcm.methods.objective import LatentBatch, LossContext, Objective
 
 # --- paths ----------------------------------------------------------------------------------------
 
@@ -73,8 +73,10 @@ class FollowTeacher:
     solver: Solver
     kind: str = "solver"
 
-    def __call__(self, objective: Objective, step: Step) -> Tensor:
-        return self.solver(step.predict, objective.schedule, step.x_t, step.times.t, step.times.u)
+    def __call__(self, objective: Objective, context: LossContext) -> Tensor:
+        return self.solver(
+            context.predict, objective.schedule, context.x_t, context.times.t, context.times.u
+        )
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ class FollowPath:
 
     kind: str = "path"
 
-    def __call__(self, objective: Objective, step: Step) -> Tensor:
-        return objective.path(objective.schedule, step.batch, step.times.u)
+    def __call__(self, objective: Objective, context: LossContext) -> Tensor:
+        return objective.path(objective.schedule, context.batch, context.times.u)
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,13 @@ class FollowSde:
 
     kind: str = "sde"
 
-    def __call__(self, objective: Objective, step: Step) -> Tensor:
-        (t, u, _), schedule = step.times, objective.schedule
+    def __call__(self, objective: Objective, context: LossContext) -> Tensor:
+        (t, u, _), schedule = context.times, objective.schedule
         (alpha_t, sigma_t), (alpha_u, sigma_u) = schedule.alpha_sigma(t), schedule.alpha_sigma(u)
         deviation = sigma_u / sigma_t * (1.0 - (alpha_t / alpha_u).square()).clamp(min=0.0).sqrt()
-        x0, eps = step.predict(step.x_t, t)
-        assert step.batch.extra_noise is not None
-        fresh = step.batch.extra_noise[:, 3]
+        x0, eps = context.predict(context.x_t, t)
+        assert context.batch.extra_noise is not None
+        fresh = context.batch.extra_noise[:, 3]
         return (
             alpha_u * x0
             + (sigma_u.square() - deviation.square()).clamp(min=0.0).sqrt() * eps
@@ -114,14 +116,14 @@ class FollowSde:
 # --- targets --------------------------------------------------------------------------------------
 
 
-def bootstrap(objective: Objective, step: Step) -> Tensor:
+def bootstrap(objective: Objective, context: LossContext) -> Tensor:
     """Where the target network lands from x_u: f(x_u, u -> s) (CM, Eq. 7; LCM, Eq. 14)."""
-    return objective.target_lands(step, objective.coupling(objective, step))
+    return objective.target_lands(context, objective.coupling(objective, context))
 
 
-def regress(objective: Objective, step: Step) -> Tensor:
+def regress(objective: Objective, context: LossContext) -> Tensor:
     """x_u itself, for times with s = u. No network is asked."""
-    return objective.coupling(objective, step)
+    return objective.coupling(objective, context)
 
 
 @dataclass(frozen=True)
@@ -144,16 +146,18 @@ class Tangent:
     warmup: float = 0.1
     normalization: float | None = 0.1
 
-    def __call__(self, objective: Objective, step: Step) -> Tensor:
-        schedule, (t, _, _), x_t = objective.schedule, step.times, step.x_t
+    def __call__(self, objective: Objective, context: LossContext) -> Tensor:
+        schedule, (t, _, _), x_t = objective.schedule, context.times, context.x_t
         cos, sin = schedule.alpha_sigma(t)
-        teacher = velocity_of(step.predict(x_t, t), cos, sin)
-        here = velocity_of(schedule.predict(step.nets.target(x_t, t, step.cond), x_t, t), cos, sin)
+        teacher = velocity_of(context.predict(x_t, t), cos, sin)
+        here = velocity_of(
+            schedule.predict(context.nets.target(x_t, t, context.cond), x_t, t), cos, sin
+        )
         drift = {"fd": self.finite_difference, "jvp": self.forward_mode}[self.mode](
-            objective, step, teacher, here
+            objective, context, teacher, here
         )
         known = -cos.square() * (here - teacher)
-        warm = min(1.0, step.progress / self.warmup) if self.warmup > 0 else 1.0
+        warm = min(1.0, context.progress / self.warmup) if self.warmup > 0 else 1.0
         g = known + warm * (cos * drift - known)
         if self.normalization is not None:
             scale = g.square().flatten(1).mean(1).sqrt().view(-1, 1, 1, 1)
@@ -161,29 +165,29 @@ class Tangent:
         return cos * x_t - sin * (here + g)
 
     def finite_difference(
-        self, objective: Objective, step: Step, teacher: Tensor, here: Tensor
+        self, objective: Objective, context: LossContext, teacher: Tensor, here: Tensor
     ) -> Tensor:
         """d x0 / d phi from the landing points of x_t and of x_u, one solver step below."""
-        (t, u, _), schedule = step.times, objective.schedule
+        (t, u, _), schedule = context.times, objective.schedule
         cos, sin = schedule.alpha_sigma(t)
-        below = objective.target_lands(step, objective.coupling(objective, step))
-        return (cos * step.x_t - sin * here - below) / (schedule.phi[t] - schedule.phi[u]).view(
+        below = objective.target_lands(context, objective.coupling(objective, context))
+        return (cos * context.x_t - sin * here - below) / (schedule.phi[t] - schedule.phi[u]).view(
             -1, 1, 1, 1
         )
 
     def forward_mode(
-        self, objective: Objective, step: Step, teacher: Tensor, here: Tensor
+        self, objective: Objective, context: LossContext, teacher: Tensor, here: Tensor
     ) -> Tensor:
         """d x0 / d phi along dx / d phi = F_teacher, with d t / d phi from the schedule's
         neighbouring timesteps.
         """
-        t, schedule = step.times.t, objective.schedule
+        t, schedule = context.times.t, objective.schedule
         phi, last = schedule.phi, schedule.num_train_timesteps - 1
         above, under = (t + 1).clamp(max=last), (t - 1).clamp(min=0)
         rate = (above - under).float() / (phi[above] - phi[under])
 
         def landing(x: Tensor, time: Tensor, angle: Tensor) -> Tensor:
-            output = step.nets.target(x, time, step.cond)
+            output = context.nets.target(x, time, context.cond)
             cos, sin = angle.cos().view(-1, 1, 1, 1), angle.sin().view(-1, 1, 1, 1)
             return schedule.split(output, x, cos, sin).x0
 
@@ -192,7 +196,7 @@ class Tangent:
         ):  # the fused kernels have no forward mode
             # latents of images are channels-last, which the forward mode of group_norm cannot read
             primals, tangents = (
-                (step.x_t.contiguous(), t.float(), phi[t]),
+                (context.x_t.contiguous(), t.float(), phi[t]),
                 (teacher.contiguous(), rate, torch.ones_like(rate)),
             )
             drift: Tensor = torch.func.jvp(landing, primals, tangents)[1]

@@ -4,42 +4,47 @@ model of its own.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
+from lcm.adapter.recipe import Play
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, PhaseEdge
-from lcm.methods.config import ObjectiveConfig
-from lcm.methods.method import COMMON, Method, Play, parts, trailing_play
+from lcm.methods.base import Method, compose, follow_teacher, trailing_play
 from lcm.methods.objective import Objective
+from lcm.methods.settings import PhaseSettings, TargetSettings
 
 
-class PhasedConsistency(Method):
-    """Plays deterministically with `DDIMScheduler` trailing (or Euler trailing) in as many steps as
-    there are phases.
-
-    40 solver steps, not 50: only then do phase edges, DDIM trailing and `LCMScheduler` agree for 1,
-    2, 4 and 8 phases.
+@dataclass(frozen=True)
+class PcmSettings(PhaseSettings, TargetSettings):
+    """The grid of solver steps. 40, not 50: only then do phase edges, DDIM trailing and
+    `LCMScheduler` agree for 1, 2, 4 and 8 phases.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {
-        **COMMON,
-        "num_ddim_timesteps": 40,
-        "phases": 4,
-        "guidance_per_phase": None,
-    }
+    num_ddim_timesteps: int = 40
 
-    def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
-    ) -> Objective:
-        """PCM, Eq. 8. Raises ValueError when the phase edges are no grid points."""
-        grid = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps)
-        return Objective(
-            times=GridTimes(grid, PhaseEdge(grid, int(config.phases or 0))),
-            timestep_scaling=None,
-            **parts(config, schedule, loss),
-        )
 
-    def play(self, config: ObjectiveConfig) -> Play:
-        return trailing_play([int(config.phases or 0)])
+def build(settings: PcmSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
+    """PCM, Eq. 8: both ends of a solver step land on the edge of their phase.
+
+    Raises ValueError when the phase edges are no grid points.
+    """
+    grid = SolverGrid(settings.num_ddim_timesteps, schedule.num_train_timesteps)
+    return compose(
+        settings,
+        schedule,
+        loss,
+        times=GridTimes(grid, PhaseEdge(grid, settings.phases)),
+        coupling=follow_teacher(settings),
+    )
+
+
+def play(settings: PcmSettings) -> Play:
+    """Deterministically, with `DDIMScheduler` trailing (or Euler trailing) in as many steps as
+    there are phases.
+    """
+    return trailing_play([settings.phases])
+
+
+METHOD = Method(PcmSettings(), build, play)

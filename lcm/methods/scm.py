@@ -1,52 +1,56 @@
 """Continuous-time consistency (Lu & Song 2025): the transport equation df/dt - t S df/dx = 0 as a
 tangent target.
+
+No grid: the student moves against the drift of its landing point along the teacher's trajectory.
+The loss is l2 on the v-prediction (`velocity` weight), as in the paper.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
+from lcm.adapter.recipe import Play
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import TangentTimes
-from lcm.methods.config import ObjectiveConfig
-from lcm.methods.method import COMMON, Method, Play, lcm_play, parts
+from lcm.methods.base import Method, compose, follow_teacher, lcm_play
 from lcm.methods.objective import Objective
 from lcm.methods.parts import Tangent
+from lcm.methods.settings import DistillationSettings
+
+PLAY_STEPS = 50
+"""The grid of play, which stock `LCMScheduler` and ComfyUI assume: every timestep is trained."""
 
 
-class ContinuousConsistency(Method):
-    """No grid: the student moves against the drift of its landing point along the teacher's
-    trajectory.
+@dataclass(frozen=True)
+class ScmSettings(DistillationSettings):
+    """How the derivative along the trajectory is taken, faded in and normalised."""
 
-    The loss is l2 on the v-prediction (`velocity` weight), as in the paper. Plays with
-    `LCMScheduler`.
-    """
+    loss_type: str = "l2"
+    weighting: str = "velocity"
+    tangent_mode: str = "fd"
+    tangent_step: int = 5
+    tangent_warmup: float = 0.1
+    tangent_normalization: float = 0.1
 
-    defaults: ClassVar[dict[str, Any]] = {
-        **COMMON,
-        "loss_type": "l2",
-        "weighting": "velocity",
-        "tangent_mode": "fd",
-        "tangent_step": 5,
-        "tangent_warmup": 0.1,
-        "tangent_normalization": 0.1,
-    }
 
-    def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
-    ) -> Objective:
-        """sCM, Eq. 8, without its learned weight."""
-        target = Tangent(
-            str(config.tangent_mode),
-            float(config.tangent_warmup or 0.0),
-            config.tangent_normalization,
-        )
-        return Objective(
-            times=TangentTimes(schedule.num_train_timesteps, int(config.tangent_step or 1)),
-            timestep_scaling=None,
-            **{**parts(config, schedule, loss), "target": target},
-        )
+def build(settings: ScmSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
+    """sCM, Eq. 8, without its learned weight."""
+    return compose(
+        settings,
+        schedule,
+        loss,
+        times=TangentTimes(schedule.num_train_timesteps, settings.tangent_step),
+        coupling=follow_teacher(settings),
+        target=Tangent(
+            settings.tangent_mode, settings.tangent_warmup, settings.tangent_normalization
+        ),
+    )
 
-    def play(self, config: ObjectiveConfig) -> Play:
-        return lcm_play(config, 50)
+
+def play(settings: ScmSettings) -> Play:
+    """`LCMScheduler` on its own grid."""
+    return lcm_play(PLAY_STEPS)
+
+
+METHOD = Method(ScmSettings(), build, play)

@@ -1,56 +1,63 @@
 """Trajectory consistency (Zheng et al. 2024) with target-set landing times (TDD, Wang et al.
 2024).
+
+The landing time is not told to the network (no stock pipeline could), so one prediction must serve
+all s below t: this is an approximation, which a narrow target set makes better.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
+from lcm.adapter.recipe import Play
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, Landing, TargetSet, WithinSegment
-from lcm.methods.config import ObjectiveConfig
-from lcm.methods.method import COMMON, Method, Play, parts
+from lcm.methods.base import Method, compose, follow_teacher, tcd_play
 from lcm.methods.objective import Objective
+from lcm.methods.settings import DistillationSettings
 
 
-class TrajectoryConsistency(Method):
-    """Plays with `TCDScheduler`, whose eta is the stochasticity gamma: land at (1 - gamma) of the
-    next time, add noise up to it.
-
-    The landing time is not told to the network (no stock pipeline could), so one prediction must
-    serve all s below t: this is an approximation, which a narrow target set makes better.
-    `landing_steps` empty lands anywhere below, as the TCD paper does.
+@dataclass(frozen=True)
+class TcdSettings(DistillationSettings):
+    """The grid of solver steps, and where on it to land: on the times that samplers of
+    `landing_steps` steps visit, moved down by up to the share `landing_jitter`. Empty
+    `landing_steps` land anywhere below, as the TCD paper does.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {
-        **COMMON,
-        "num_ddim_timesteps": 50,
-        "landing_steps": [4, 5, 6, 7, 8],
-        "landing_jitter": 0.3,
-        "eta": 0.3,
-    }
+    num_ddim_timesteps: int = 50
+    landing_steps: tuple[int, ...] = (4, 5, 6, 7, 8)
+    landing_jitter: float = 0.3
+    eta: float = 0.3
 
-    def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
-    ) -> Objective:
-        """TCD, Eq. 13."""
-        grid = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps)
-        return Objective(
-            times=GridTimes(grid, self.landing(config, grid)),
-            timestep_scaling=None,
-            **parts(config, schedule, loss),
-        )
 
-    def landing(self, config: ObjectiveConfig, grid: SolverGrid) -> Landing:
-        if not config.landing_steps:
-            return WithinSegment(grid, (1,))
-        return TargetSet(grid, tuple(config.landing_steps), float(config.landing_jitter or 0.0))
+def build(settings: TcdSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
+    """TCD, Eq. 13: both ends of a solver step land at the same drawn time below."""
+    grid = SolverGrid(settings.num_ddim_timesteps, schedule.num_train_timesteps)
+    return compose(
+        settings,
+        schedule,
+        loss,
+        times=GridTimes(grid, landing(settings, grid)),
+        coupling=follow_teacher(settings),
+    )
 
-    def play(self, config: ObjectiveConfig) -> Play:
-        grid = int(config.num_ddim_timesteps or 0)
-        steps = sorted(config.landing_steps or {min(n, grid) for n in (2, 4, 8)})
-        return Play(
-            "TCDScheduler", {"original_inference_steps": grid}, steps, float(config.eta or 0.0)
-        )
+
+def landing(settings: TcdSettings, grid: SolverGrid) -> Landing:
+    """Where to land, by the settings."""
+    if not settings.landing_steps:
+        return WithinSegment(grid, (1,))
+    return TargetSet(grid, settings.landing_steps, settings.landing_jitter)
+
+
+def play(settings: TcdSettings) -> Play:
+    """`TCDScheduler`, whose eta is the stochasticity gamma: land at (1 - gamma) of the next time,
+    add noise up to it.
+    """
+    grid = settings.num_ddim_timesteps
+    steps = sorted(settings.landing_steps or {min(n, grid) for n in (2, 4, 8)})
+    return tcd_play(grid, steps, settings.eta)
+
+
+METHOD = Method(TcdSettings(), build, play)

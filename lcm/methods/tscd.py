@@ -4,54 +4,56 @@ one run.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
+from lcm.adapter.recipe import Play
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, WithinSegment
-from lcm.methods.config import ObjectiveConfig
-from lcm.methods.method import COMMON, Method, Play, parts
+from lcm.methods.base import Method, compose, follow_teacher, tcd_play
 from lcm.methods.objective import Objective
+from lcm.methods.settings import DistillationSettings
 
 
-class SegmentedTrajectoryConsistency(Method):
-    """Lands anywhere between the segment's edge and u. Plays with `TCDScheduler`, or DDIM trailing.
+@dataclass(frozen=True)
+class TscdSettings(DistillationSettings):
+    """The grid of solver steps and the numbers of segments, merged in turn over the run."""
 
-    A step of play must not cross an edge of the last segments, so their number divides that of the
-    steps.
+    num_ddim_timesteps: int = 40
+    segments: tuple[int, ...] = (8, 4, 2, 1)
+    loss_type: str = "l2"
+    eta: float = 0.0
+
+
+def build(settings: TscdSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
+    """Hyper-SD, Algorithm 1, without its adversarial term: both ends of a solver step land anywhere
+    between the segment's edge and u.
+
+    Raises ValueError when an edge is no grid point, or would be crossed at play.
     """
-
-    defaults: ClassVar[dict[str, Any]] = {
-        **COMMON,
-        "num_ddim_timesteps": 40,
-        "segments": [8, 4, 2, 1],
-        "loss_type": "l2",
-        "eta": 0.0,
-    }
-
-    def build(
-        self, config: ObjectiveConfig, schedule: NoiseSchedule, loss: Loss | None = None
-    ) -> Objective:
-        """Hyper-SD, Algorithm 1, without its adversarial term.
-
-        Raises ValueError when an edge is no grid point, or would be crossed at play.
-        """
-        if config.eta and (config.segments or [1])[-1] > 1:
-            raise ValueError(
-                f"eta={config.eta} lands below the edge of a segment, untrained; let segments end "
-                "in 1, or pass --eta 0"
-            )
-        grid = SolverGrid(int(config.num_ddim_timesteps or 0), schedule.num_train_timesteps)
-        return Objective(
-            times=GridTimes(grid, WithinSegment(grid, tuple(config.segments or ()))),
-            timestep_scaling=None,
-            **parts(config, schedule, loss),
+    if settings.eta and settings.segments[-1] > 1:
+        raise ValueError(
+            f"eta={settings.eta} lands below the edge of a segment, untrained; let segments end "
+            "in 1, or pass --eta 0"
         )
+    grid = SolverGrid(settings.num_ddim_timesteps, schedule.num_train_timesteps)
+    return compose(
+        settings,
+        schedule,
+        loss,
+        times=GridTimes(grid, WithinSegment(grid, settings.segments)),
+        coupling=follow_teacher(settings),
+    )
 
-    def play(self, config: ObjectiveConfig) -> Play:
-        grid, last = int(config.num_ddim_timesteps or 0), (config.segments or [1])[-1]
-        steps = [last] + [last * k for k in (2, 4, 8) if last * k <= min(8, grid)]
-        return Play(
-            "TCDScheduler", {"original_inference_steps": grid}, steps, float(config.eta or 0.0)
-        )
+
+def play(settings: TscdSettings) -> Play:
+    """`TCDScheduler`, or DDIM trailing. A step of play must not cross an edge of the last segments,
+    so their number divides that of the steps.
+    """
+    grid, last = settings.num_ddim_timesteps, settings.segments[-1]
+    steps = [last] + [last * k for k in (2, 4, 8) if last * k <= min(8, grid)]
+    return tcd_play(grid, steps, settings.eta)
+
+
+METHOD = Method(TscdSettings(), build, play)

@@ -14,7 +14,8 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from safetensors import SafetensorError
 
-from lcm.adapter.files import WEIGHTS_NAME, tensor_names
+from lcm.adapter.files import tensor_names
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.models.single_file import (
     NOT_LOADED,
     ORIGINAL_LAYOUTS,

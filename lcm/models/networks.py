@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from lcm.adapter.lora import lora_modules
 from lcm.diffusion.guidance import guidance_scale_to_w, guide
 from lcm.diffusion.schedule import NoiseSchedule, Prediction
-from lcm.diffusion.solvers import Predict
+from lcm.diffusion.solvers.base import Predict
 from lcm.models.conditioning import Conditioning
 from lcm.models.ema import WeightEma
 
@@ -91,6 +92,12 @@ class Networks:
         self.autocast = autocast
         self.dropout_seed: int | None = None
         self.dtype = next(p.dtype for name, p in unet.named_parameters() if "lora_" not in name)
+
+    def alone(self) -> Networks:
+        """The same networks, whose student waits for no other process."""
+        other = copy.copy(self)
+        other.prepared = self.unet
+        return other
 
     def student(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         with drawing_from(self.dropout_seed, x_t.device):

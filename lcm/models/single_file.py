@@ -11,7 +11,8 @@ import torch
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError
 
-from lcm.adapter.files import PICKLED, read_header, tensor_names
+from lcm.adapter.files import read_header, refuse_pickle, tensor_names
+from lcm.adapter.names import PICKLED
 
 UNET, VAE = "model.diffusion_model.input_blocks.", "first_stage_model."
 
@@ -66,18 +67,13 @@ def check_file(path: Path, vae_replaced: bool) -> str:
     Raises FileNotFoundError or ValueError for a file that cannot be read safely, that is something
     else or lacks a part.
     """
-    if path.suffix in PICKLED:
-        raise ValueError(
-            f"path: {path} is a pickled checkpoint, which can run code as it is read; use its "
-            ".safetensors version, or convert it where you trust it"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"path: there is no file {path}")
     try:
-        read_header(path)
+        refuse_pickle(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"path: there is no file {path}")
+        names = tensor_names(path)
     except ValueError as error:
         raise ValueError(f"path: {error}") from error
-    names = tensor_names(path)
     if is_adapter(names):
         raise ValueError(
             f"path: {path} is an adapter (LoRA), not a base model; pass the model that it was made "
@@ -151,8 +147,8 @@ def load_file(
 
 
 def check_prediction(scheduler: Mapping[str, Any], path: str, names: list[str]) -> None:
-    """Raises ValueError where a file that says that it is a v-model is told to be another one: it
-    would draw noise.
+    """Raises ValueError where a file that says that it is a v-model gets the configuration of
+    another: it would draw noise.
     """
     is_v = "v_pred" in names or read_header(Path(path)).get(
         "modelspec.prediction_type", ""

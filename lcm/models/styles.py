@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from lcm.adapter.files import down_projections, read_header
-from lcm.adapter.locate import locate, path_and_weight
-from lcm.adapter.lora import COMPONENTS
+from lcm.adapter.files import AdapterFile
+from lcm.adapter.locate import locate
+from lcm.adapter.lora import adaptable
+from lcm.adapter.names import path_and_weight
 from lcm.adapter.recipe import RECIPE_KEY
 from lcm.formats.apply import add_deltas
 from lcm.formats.read import read_adapter
-
-TEXT_KEYS = ("lora_te", "text_encoder")
-"""How the names of the text encoders' tensors begin, in any layout."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +32,14 @@ class Style:
         return cls(*path_and_weight(text, "teacher_lora"))
 
     def facts(self) -> dict[str, Any]:
-        """What a recipe tells: the name without its folder, the weight."""
+        """What a recipe says of it: the name without its folder, the weight."""
         return {
             "file": Path(self.path).name if Path(self.path).exists() else self.path,
             "weight": self.weight,
         }
 
     def file(self) -> Path:
-        """Raises FileNotFoundError that says what was tried."""
+        """The file behind the path. Raises FileNotFoundError that says what was tried."""
         try:
             return locate(self.path)
         except FileNotFoundError as error:
@@ -55,12 +53,6 @@ def identity_of_styles(styles: Sequence[Style]) -> list[list[Any]]:
     ]
 
 
-def models_of(pipe: Any) -> dict[str, Any]:
-    """What a LoRA can change in a pipeline, by name."""
-    found = {name: getattr(pipe, name, None) for name in COMPONENTS}
-    return {name: model for name, model in found.items() if model is not None}
-
-
 def fold_styles(pipe: Any, styles: Sequence[Style]) -> None:
     """Adds weight * alpha / rank * B A of every LoRA to the weights that it adapts, in U-Net and
     text encoders.
@@ -71,7 +63,7 @@ def fold_styles(pipe: Any, styles: Sequence[Style]) -> None:
     """
     if not styles:
         return
-    models = models_of(pipe)
+    models = adaptable(pipe)
     dtypes = {name: model.dtype for name, model in models.items()}
     for model in models.values():
         nn.Module.float(model)  # the libraries' own methods warn of what is asked for here
@@ -82,40 +74,33 @@ def fold_styles(pipe: Any, styles: Sequence[Style]) -> None:
 
 
 def fold(pipe: Any, style: Style) -> None:
-    """One LoRA into float32 weights."""
+    """Adds one LoRA to float32 weights."""
     file = style.file()
     try:
-        check_is_style(file)
-        add_deltas(pipe, read_adapter(file).checked(), style.weight)
+        adapter = read_adapter(file)
+        check_is_style(file, adapter.header)
+        add_deltas(pipe, adapter.checked(), style.weight)
     except ValueError as error:
         raise ValueError(f"teacher_lora {style.path}: {error}") from error
 
 
-def check_is_style(file: Path) -> None:
+def check_is_style(file: Path, header: Mapping[str, str]) -> None:
     """Raises ValueError for the adapter of a few-step run."""
-    if RECIPE_KEY in read_header(file):
+    if RECIPE_KEY in header:
         raise ValueError(
             f"{file} is a few-step adapter of this toolkit, and a teacher with it would be no "
             "teacher; pass a style's LoRA, or go on training this one with --init_adapter"
         )
 
 
-def text_layers(file: Path) -> int:
-    """How many layers of text encoders a file adapts."""
-    return sum(name.startswith(TEXT_KEYS) for name in down_projections(file))
-
-
 def check_unet_alone(styles: Sequence[Style]) -> None:
-    """Raises ValueError for a LoRA of text encoders too, where a U-Net is all that will be given
-    away.
+    """Raises ValueError for a LoRA of text encoders too, where a U-Net is all that will be
+    exported.
     """
     for style in styles:
-        if count := text_layers(style.file()):
+        if count := AdapterFile.read(style.file()).text_layers:
             raise ValueError(
                 f"teacher_lora: {style.path} also adapts {count} layers of text encoders, which "
                 "the U-Net of --full_finetune cannot carry; train an adapter instead, or pass a "
                 "LoRA of the U-Net alone"
             )
-
-
-# --- what a card says -----------------------------------------------------------------------------

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lcm.adapter.files import WEIGHTS_NAME
-from lcm.adapter.full_unet import UNET_FOLDER
-from lcm.data.report import JSON_NAME
+from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME
+from lcm.data import report as data_report
 from lcm.outputs.checkpoint import (
     PREFIX,
     list_checkpoints,
@@ -28,7 +27,7 @@ WRITTEN = (
     METRICS_NAME,
     CONFIG_NAME,
     CARD_NAME,
-    JSON_NAME,
+    data_report.JSON_NAME,
     REPORT_NAME,
     "*.png",
 )
@@ -68,7 +67,14 @@ def full_disk(error: Exception, output_dir: Path) -> OSError | None:
     )
 
 
-OVERWRITTEN = (CARD_NAME, CONFIG_NAME, METRICS_NAME, JSON_NAME, PICTURE_NAME, REPORT_NAME)
+OVERWRITTEN = (
+    CARD_NAME,
+    CONFIG_NAME,
+    METRICS_NAME,
+    data_report.JSON_NAME,
+    data_report.PICTURE_NAME,
+    REPORT_NAME,
+)
 """Files that a run overwrites in its folder."""
 
 

@@ -5,18 +5,15 @@ overwritten.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from lcm.adapter.files import WEIGHTS_NAME
-from lcm.adapter.full_unet import is_full
-from lcm.config.run import PLACES, TrainConfig
-from lcm.models.styles import identity_of_styles
+from lcm.adapter.names import WEIGHTS_NAME, is_full
+from lcm.config.output_sections import OutputConfig
+from lcm.config.run import DEFAULTS, PLACES
 from lcm.outputs.checkpoint import (
     RunState,
     find_checkpoint,
@@ -31,16 +28,21 @@ from lcm.outputs.folder import (
 from lcm.system.disk_space import nearest_existing
 from lcm.system.processes import Team
 
+NEEDED = {
+    *("step", "config", "data", "samples_per_step"),
+    *("optimizer_groups", "lr_scheduler", "skipped"),
+}
+"""Facts without which a checkpoint is none."""
+
 
 class AlreadyFinished(Exception):  # noqa: N818 - good news
     """The run that was asked for has been made."""
 
 
-def check_same_command(config: TrainConfig, team: Team) -> None:
+def check_same_command(mine: dict[str, Any], team: Team) -> None:
     """Raises ValueError, on all processes, where one was launched with other flags than the main
-    one, files apart.
+    one, files apart. `mine` are the flags of this one.
     """
-    mine = asdict(config)
     main = team.from_main(lambda: mine)
     different = [
         f"{name}: {main[name]} -> {mine[name]}"
@@ -54,7 +56,7 @@ def check_same_command(config: TrainConfig, team: Team) -> None:
         )
 
 
-def open_together(config: TrainConfig, accelerator: Accelerator, team: Team) -> RunState | None:
+def open_together(config: OutputConfig, accelerator: Accelerator, team: Team) -> RunState | None:
     """As `open_output`, on all processes what it is on the main one: no other needs to see the
     folder, or its checkpoints.
     """
@@ -79,13 +81,13 @@ def open_together(config: TrainConfig, accelerator: Accelerator, team: Team) -> 
     return RunState(tensors, facts)
 
 
-def open_output(config: TrainConfig) -> RunState | None:
+def open_output(config: OutputConfig) -> RunState | None:
     """Returns the checkpoint to go on from, None to start afresh. Nothing is written.
 
     Raises ValueError when the folder holds another run, or other things that would be overwritten,
     or cannot be written, and FileNotFoundError when the wanted checkpoint is none.
     """
-    output_dir = Path(config.output_dir)
+    output_dir = config.folder
     folder = find_checkpoint(output_dir, config.resume_from_checkpoint)
     state = None if folder is None else load_checkpoint(folder)
     taken = (
@@ -114,47 +116,49 @@ def open_output(config: TrainConfig) -> RunState | None:
     return state
 
 
-def check_same_run(
-    state: RunState, config: TrainConfig, samples_per_step: int, data_fingerprint: str
-) -> None:
-    """Raises ValueError when the checkpoint was made with other settings, other style LoRAs or
-    other data.
+def differences(mine: dict[str, Any], theirs: dict[str, Any], free: set[str]) -> list[str]:
+    """The flags that shape the training and differ from an earlier run: "name: theirs -> ours".
+
+    A flag that an older version did not have counts as its default, which is what that version did.
     """
-    missing = {
-        "step",
-        "config",
-        "data",
-        "samples_per_step",
-        "optimizer_groups",
-        "lr_scheduler",
-        "skipped",
-    } - state.facts.keys()
-    if missing:
+    theirs = DEFAULTS | theirs
+    return [
+        f"{name}: {theirs[name]} -> {value}"
+        for name, value in sorted(mine.items())
+        if name not in free and str(theirs[name]).rstrip("/") != str(value).rstrip("/")
+    ]
+
+
+def check_same_run(state: RunState, output_dir: str, free: set[str], facts: dict[str, Any]) -> None:
+    """Raises ValueError when the checkpoint was made with other settings, other style LoRAs or
+    other data than the run that has these `facts`. `free` are the flags that may differ.
+    """
+    if missing := NEEDED - state.facts.keys():
         raise ValueError(
             f"resume_from_checkpoint: the checkpoint lacks {', '.join(sorted(missing))}; pass an "
             "earlier one"
         )
-    where = f"resume_from_checkpoint: step {state.facts['step']} in {config.output_dir}"
-    differences = config.differences(state.facts["config"])
-    if state.facts["samples_per_step"] != samples_per_step:
-        differences.append(
-            f"samples per update: {state.facts['samples_per_step']} -> {samples_per_step}"
+    theirs = state.facts
+    where = f"resume_from_checkpoint: step {theirs['step']} in {output_dir}"
+    different = differences(facts["config"], theirs["config"], free)
+    if theirs["samples_per_step"] != facts["samples_per_step"]:
+        different.append(
+            f"samples per update: {theirs['samples_per_step']} -> {facts['samples_per_step']}"
         )
-    if differences:
+    if different:
         raise ValueError(
-            f"{where} was made with another configuration ({'; '.join(differences)}); use the same "
+            f"{where} was made with another configuration ({'; '.join(different)}); use the same "
             "settings, or start a new run in another --output_dir"
         )
-    if state.facts.get("teacher_loras", []) != identity_of_styles(config.styles):
+    if theirs.get("teacher_loras", []) != facts["teacher_loras"]:
         raise ValueError(
             f"{where} was made with files of teacher_lora whose content was another; restore them, "
             "or start a new run elsewhere"
         )
-    if state.facts["step"] > config.max_train_steps:
-        raise ValueError(
-            f"{where} is beyond max_train_steps={config.max_train_steps}; pass more steps"
-        )
-    if state.facts["data"] != data_fingerprint:
+    last = facts["config"]["max_train_steps"]
+    if theirs["step"] > last:
+        raise ValueError(f"{where} is beyond max_train_steps={last}; pass more steps")
+    if theirs["data"] != facts["data"]:
         raise ValueError(
             f"{where} was made with other images or captions; restore the data, or start a new run "
             "elsewhere"
@@ -162,23 +166,20 @@ def check_same_run(
 
 
 def check_together(
-    state: RunState, config: TrainConfig, samples_per_step: int, data_fingerprint: str, team: Team
+    state: RunState, output: OutputConfig, free: set[str], facts: dict[str, Any], team: Team
 ) -> None:
-    """As `check_same_run`, on all processes, and raises AlreadyFinished when nothing is left to
-    do.
+    """Raises as `check_same_run` does, on all processes, and AlreadyFinished when nothing is left
+    to do.
     """
+    last = facts["config"]["max_train_steps"]
 
     def is_finished() -> bool:
-        check_same_run(state, config, samples_per_step, data_fingerprint)
+        check_same_run(state, output.output_dir, free, facts)
         # the card comes last
-        return bool(
-            state.facts["step"] == config.max_train_steps
-            and (Path(config.output_dir) / CARD_NAME).exists()
-        )
+        return bool(state.facts["step"] == last and (output.folder / CARD_NAME).exists())
 
     if team.from_main(is_finished):
         raise AlreadyFinished(
-            f"{config.output_dir} is finished: all {config.max_train_steps} updates were made, "
-            "nothing was done now; pass more --max_train_steps to go on, or another --output_dir "
-            "for a new run"
+            f"{output.output_dir} is finished: all {last} updates were made, nothing was done now; "
+            "pass more --max_train_steps to go on, or another --output_dir for a new run"
         )

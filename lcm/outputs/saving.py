@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lcm.adapter.files import WEIGHTS_NAME
-from lcm.adapter.full_unet import is_full
+from lcm.adapter.names import WEIGHTS_NAME, is_full
 from lcm.outputs.checkpoint import RunState, checkpoint_path, prune_checkpoints, save_checkpoint
 from lcm.system.disk_space import FULL, check_room, free_bytes, optional, readable
 

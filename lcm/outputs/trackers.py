@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 from PIL import Image
 
-from lcm.config.run import TrainConfig
+from lcm.config.output_sections import OutputConfig
 from lcm.system.atomic import replacing
 from lcm.system.disk_space import FULL, optional
 
@@ -41,26 +40,27 @@ def run_id(folder: Path, step: int) -> str:
     return path.read_text()
 
 
-def start_trackers(accelerator: Accelerator, config: TrainConfig, step: int) -> None:
-    """Those of --report_to, with every setting of the run, to go on after `step`; on the main
-    process alone.
+def start_trackers(
+    accelerator: Accelerator, config: OutputConfig, settings: dict[str, Any], step: int
+) -> None:
+    """Starts those of --report_to, with every setting of the run, to go on after `step`; on the
+    main process alone.
 
     Raises ValueError when one does not start: most often nobody has logged in.
     """
     if not config.report_to or not accelerator.is_main_process:
         return
-    folder = Path(config.output_dir) / config.logging_dir
-    options: dict[str, Any] = {
-        "tensorboard": {"purge_step": step + 1}
-    }  # it hides what a killed run has logged and comes again
+    folder = config.folder / config.logging_dir
+    # it hides what a killed run has logged and comes again
+    options: dict[str, Any] = {"tensorboard": {"purge_step": step + 1}}
     if config.report_to != ["tensorboard"]:
         known = run_id(folder, step)
-        name = f"{Path(config.output_dir).resolve().name}-{known}"
+        name = f"{config.folder.resolve().name}-{known}"
         options["wandb"] = {"name": name, "id": known, "resume": "allow", "dir": str(folder)}
         options["trackio"] = {"name": name, "resume": "allow"}
-    settings = {name: str(value) for name, value in asdict(config).items()}
+    words = {name: str(value) for name, value in settings.items()}
     try:
-        accelerator.init_trackers(config.tracker_project_name, config=settings, init_kwargs=options)
+        accelerator.init_trackers(config.tracker_project_name, config=words, init_kwargs=options)
     except Exception as error:  # each has kinds of its own
         if isinstance(error, OSError) and error.errno in FULL:
             raise

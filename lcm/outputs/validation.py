@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from diffusers.utils import make_image_grid
 from PIL import Image
 
 from lcm.data.records import Record
 from lcm.models.families import Family
+from lcm.system.image_grid import draw_images
 
 
 def prompts_of(records: list[Record], count: int = 4) -> list[str]:
@@ -88,8 +88,5 @@ def draw_grid(
     rows = sorted(gather_object(mine) if num_processes > 1 else mine, key=lambda row: row[0])
     if len(rows) < len(spec.prompts):
         return None
-    return make_image_grid(
-        [image for _, images in rows for image in images],
-        rows=len(spec.prompts),
-        cols=len(spec.num_steps),
-    )
+    images = [image for _, row in rows for image in row]
+    return draw_images(images, len(spec.num_steps), images[0].size)

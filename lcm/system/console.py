@@ -5,7 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+LIBRARIES = ("diffusers", "transformers", "peft")
+"""The model libraries, by the names of their loggers and modules."""
 
 
 def is_main() -> bool:
@@ -25,6 +31,24 @@ def quiet_libraries() -> None:
     logging.getLogger("httpx2").setLevel(
         logging.WARNING
     )  # it logs every address, of uploads with their signatures
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """The model libraries say nothing inside the block: what matters about a file is checked by
+    the caller, which says it once.
+    """
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="|".join(LIBRARIES))
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def log_plainly() -> None:

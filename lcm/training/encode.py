@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lcm.data.batch import Moments, Pixels, SampleBatch, Trajectory
-from lcm.methods import LatentBatch
+from lcm.methods.objective import LatentBatch
 from lcm.models.families import Family
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from lcm.adapter.export import fresh_with_lora
 from lcm.adapter.lora import layers_named, lora_modules
 from lcm.adapter.recipe import Recipe
-from lcm.config.run import TrainConfig
+from lcm.config.sections import AdapterConfig
 from lcm.inference import locate, read_recipe
 from lcm.models.families import Family
 
@@ -25,7 +25,7 @@ class FirstAdapter:
     recipe: Recipe | None
 
 
-def load_first(config: TrainConfig, family: Family) -> FirstAdapter | None:
+def load_first(config: AdapterConfig, family: Family) -> FirstAdapter | None:
     """The adapter to start from, None without one. Leaves the family's U-Net as it is: all that can
     be wrong with the flags of the adapter is found here, before trajectories are made with that
     U-Net.
@@ -33,8 +33,6 @@ def load_first(config: TrainConfig, family: Family) -> FirstAdapter | None:
     Raises ValueError for --lora_target_modules that the U-Net lacks and for an --init_adapter that
     does not fit, and FileNotFoundError where there is no such file.
     """
-    if config.full_finetune:
-        return None
     layers = layers_named(family.unet, config.lora_target_modules)
     if config.init_adapter is None:
         return None
@@ -62,7 +60,7 @@ def load_first(config: TrainConfig, family: Family) -> FirstAdapter | None:
     return FirstAdapter(unet, recipe)
 
 
-def check_first(unet: Any, layers: set[str], config: TrainConfig) -> None:
+def check_first(unet: Any, layers: set[str], config: AdapterConfig) -> None:
     """Raises ValueError when layers, ranks or scales differ from those of the run, naming the flag
     to pass.
     """

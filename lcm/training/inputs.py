@@ -1,182 +1,273 @@
-"""What a run is made of, from its configuration and its teacher: the recipe, the trajectories, the
-latents of a batch.
+"""What a run reads: teachers and data, what is computed of them once, and the batches of its
+steps.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
+from torch.utils.data import DataLoader
 
 from lcm.config.run import TrainConfig
+from lcm.data.batch import SampleBatch, collate
 from lcm.data.buckets import Buckets, by_aspect_ratio, one_square
+from lcm.data.config import SampleConfig
+from lcm.data.dataset import TrainDataset
 from lcm.data.load import load_data
 from lcm.data.loaded import LoadedData
 from lcm.data.precomputed.latents import EncodedSamples, Encoder, PictureSet, encode_samples
 from lcm.data.precomputed.prompts import encode_prompts
 from lcm.data.precomputed.trajectories import Trajectories, TrajectorySpec, make_trajectories
 from lcm.data.records import Record
+from lcm.data.sampler import MixedDataset, MixedSampler, StepSampler
 from lcm.data.stream.read import load_stream
-from lcm.methods import OBJECTIVES
+from lcm.methods import METHODS
+from lcm.methods.config import MethodConfig
 from lcm.models.families import Family
-from lcm.outputs.resume import check_same_command
-from lcm.system.processes import ALONE, Team
-from lcm.training.launch import team_of
-from lcm.training.teachers import (
-    load_teachers,
-)
-from lcm.training.workspace import make_folder, name_of, open_cache, temporary_folder
+from lcm.system.signals import outlive_signals
+from lcm.training.launch import Machine
+from lcm.training.teachers import load_teachers
+from lcm.training.workspace import Workspace
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""--mixed_precision -> the precision of frozen weights."""
 
 
-def trajectory_spec(config: TrainConfig) -> TrajectorySpec:
-    """Of the trajectories that --prompts_file trains on."""
-    method = OBJECTIVES[config.objective]
-    return TrajectorySpec(
-        num_steps=config.num_ddim_timesteps or 50,
-        solver=config.solver or "ddim",
-        solver_steps=int(config.solver_steps or 1)
-        if method.from_trajectories
-        else 1,  # else it is of the pairs of training
-        guidance_range=config.guidance_range,
-        seed=config.seed,
-        resolution=int(config.resolution or 0),
-        keep=method.keeps,
-    )
+@dataclass(frozen=True)
+class Inputs:
+    """The samples that the steps of a run read, and the batches made of them.
 
-
-def trajectory_folder(config: TrainConfig) -> Path:
-    """Where the trajectories of all teachers and prompts lie."""
-    return Path(config.trajectory_dir or Path(config.output_dir) / "trajectories")
-
-
-def build_trajectories(
-    config: TrainConfig, family: Family, records: list[Record], team: Team, device: torch.device
-) -> Trajectories:
-    """The teacher's trajectories for the prompts, made now where they are not on disk. The U-Net
-    has no adapters yet.
+    `encoded` and `trajectories` hold what each teacher needs, None where that is computed in the
+    step. `extra_noises` unit noises come with every sample besides the usual two.
     """
-    directory, spec = trajectory_folder(config), trajectory_spec(config)
-    owner = ""
-    if config.dry_run:  # every process for itself
-        directory, team = temporary_folder(), ALONE
-    else:
-        owner = team.from_main(lambda: name_of(Path(config.output_dir)))
-        team.together(lambda: make_folder(directory, "trajectory_dir"))
-        team.check_shared(directory, "trajectory_dir")
-    return make_trajectories(
-        family,
-        records,
-        spec,
-        directory=directory,
-        team=team,
-        batch_size=config.train_batch_size,
-        device=device,
-        owner=owner,
-    )
 
+    config: TrainConfig
+    data: LoadedData
+    buckets: Buckets
+    encoded: Sequence[EncodedSamples | None]
+    trajectories: Sequence[Trajectories | None]
+    latent_shape: tuple[int, int, int]
+    extra_noises: int
+    process: tuple[int, int]
 
-def load_inputs(
-    config: TrainConfig, team: Team, cache: Path | None, device: torch.device
-) -> tuple[list[Family], LoadedData]:
-    """The teachers, on `device`, and the data, which are looked at first; a stream is encoded
-    there, by the first.
-    """
-    data = None if config.streaming else load_data(config, team, cache)
-    families = team.together(lambda: load_teachers(config))
-    for family in families:
-        family.pipe.to(device)
-    return families, stream_inputs(config, team, cache, families[0]) if data is None else data
+    def dataset(self, teacher: int = 0) -> TrainDataset:
+        """The samples as a teacher needs them, by epoch and index."""
+        return TrainDataset(
+            self.data.records,
+            self.config.samples,
+            self.latent_shape,
+            self.config.loop.seed,
+            buckets=self.buckets,
+            trajectories=self.trajectories[teacher],
+            encoded=self.encoded[teacher],
+            extra_noises=self.extra_noises,
+        )
 
-
-def stream_inputs(
-    config: TrainConfig, team: Team, cache: Path | None, family: Family
-) -> LoadedData:
-    """Of --streaming, encoded as they come."""
-    assert cache is not None
-    if config.dry_run:  # every process for itself, and no more than its one step reads
-        few = min(config.train_batch_size, config.max_train_samples or config.train_batch_size)
-        team, config = ALONE, dataclasses.replace(config, max_train_samples=few)
-    config = with_resolution(config, family)
-    encoder = Encoder(
-        family, config.interpolation_type, directory=cache, workers=config.dataloader_num_workers
-    )
-
-    def encode_part(part: LoadedData) -> None:
-        assert part.pictures is not None
-        encoder.add(
-            PictureSet(
-                part.records,
-                part.pictures,
-                build_buckets(config, family, part),
-                config,
-                config.seed,
+    def batches(self, steps: range) -> Iterator[SampleBatch]:
+        """This process's batches for `steps`."""
+        loop = self.config.loop
+        sampler = StepSampler(
+            self.buckets.groups,
+            loop.train_batch_size,
+            accumulation=loop.gradient_accumulation_steps,
+            process=self.process,
+            steps=steps,
+            seed=loop.seed,
+        )
+        teachers = range(len(self.encoded))
+        workers = loop.dataloader_num_workers
+        return iter(
+            DataLoader(
+                MixedDataset([self.dataset(teacher) for teacher in teachers]),
+                batch_sampler=MixedSampler(sampler, len(teachers)),
+                collate_fn=collate,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                worker_init_fn=outlive_signals,
             )
         )
 
-    return load_stream(config, team, cache, encode_part)
+
+# --- teachers and data ----------------------------------------------------------------------------
 
 
-def with_resolution(config: TrainConfig, family: Family) -> TrainConfig:
-    """The configuration with the teacher's own resolution where it has none."""
-    return dataclasses.replace(config, resolution=config.resolution or family.native_resolution)
-
-
-def build_encoded(
-    config: TrainConfig,
-    families: Sequence[Family],
-    data: LoadedData,
-    buckets: Buckets,
-    directory: Path,
-    team: Team,
-) -> list[EncodedSamples]:
-    """What --cache_latents reads instead of encoding, for every teacher, made now where `directory`
-    lacks it.
+def load_inputs(
+    config: TrainConfig, machine: Machine, workspace: Workspace
+) -> tuple[list[Family], LoadedData]:
+    """The teachers, on the device, and the data, which are looked at first; a stream is encoded
+    there, by the first.
     """
-    prompts = prompts_to_encode(config, data.records)
-    pictures = (
-        None
-        if data.pictures is None
-        else PictureSet(data.records, data.pictures, buckets, config, config.seed)
+    data = None if config.data.streaming else load_data(config.data, machine.team, workspace.cache)
+    dtype = DTYPES[config.loop.mixed_precision]
+    families = machine.team.together(lambda: load_teachers(config.teacher, dtype))
+    for family in families:
+        if config.method.loss_type == "lpips":
+            # gradients pass through it: they would underflow in half precision
+            family.pipe.vae.float()
+        family.pipe.to(machine.device)
+    if data is None:
+        data = load_encoding(config, workspace, families[0])
+    return families, data
+
+
+def load_encoding(config: TrainConfig, workspace: Workspace, family: Family) -> LoadedData:
+    """The data of a stream, encoded as they come."""
+    assert workspace.cache is not None  # the configuration has seen to it
+    samples, loop = config.samples, config.loop
+    encoder = Encoder(
+        family,
+        samples.interpolation_type,
+        directory=workspace.cache,
+        workers=loop.dataloader_num_workers,
     )
-    team, workers = ALONE if config.dry_run else team, config.dataloader_num_workers
-    first = encode_samples(
-        families[0],
-        prompts,
-        pictures,
-        directory=directory,
-        team=team,
-        workers=workers,
-        reread=data.reread,
-    )
-    others = [
-        encode_prompts(family, prompts, directory=directory, team=team) for family in families[1:]
-    ]
-    return [first, *(dataclasses.replace(first, prompts=encoded) for encoded in others)]
+
+    def encode_part(part: LoadedData) -> None:
+        encoder.add(picture_set(config, family, part))
+
+    limits = [n for n in (config.data.max_train_samples, workspace.limit) if n is not None]
+    limit = min(limits, default=None)
+    return load_stream(config.data, limit, workspace.team, workspace.cache, encode_part)
 
 
-def prompts_to_encode(config: TrainConfig, records: Sequence[Record]) -> list[str]:
-    """All that a run on these records can ask for."""
-    empty = [""] if config.proportion_empty_prompts else []
-    return [*empty, *(caption for record in records for caption in record.captions)]
+def resolution_of(samples: SampleConfig, family: Family) -> int:
+    """The side of the training images in pixels: the teacher's own where none is asked for."""
+    return samples.resolution or family.native_resolution
 
 
-def build_buckets(config: TrainConfig, family: Family, data: LoadedData) -> Buckets:
+def make_buckets(samples: SampleConfig, family: Family, data: LoadedData) -> Buckets:
     """What the pictures are cut to."""
-    resolution = int(config.resolution or 0)
-    if not config.aspect_ratio_buckets or data.pictures is None:
+    resolution = resolution_of(samples, family)
+    if not samples.aspect_ratio_buckets or data.pictures is None:
         return one_square(resolution, len(data.records))
     return by_aspect_ratio(data.pictures, resolution, family.divisor)
 
 
-def build_cache(config: TrainConfig, accelerator: Accelerator) -> None:
-    """Encodes the data of a run without training."""
-    team = team_of(accelerator)
-    check_same_command(config, team)
-    cache = open_cache(config, team)
-    assert cache is not None
-    families, data = load_inputs(config, team, cache, accelerator.device)
-    config = with_resolution(config, families[0])
-    build_encoded(config, families, data, build_buckets(config, families[0], data), cache, team)
+# --- what is computed once ------------------------------------------------------------------------
+
+
+def picture_set(config: TrainConfig, family: Family, data: LoadedData) -> PictureSet:
+    """The pictures of these data and the crops that their epochs draw."""
+    assert data.pictures is not None  # nobody asks for those of prompts alone
+    return PictureSet(
+        data.records,
+        data.pictures,
+        make_buckets(config.samples, family, data),
+        config.samples,
+        config.loop.seed,
+        config.cache.cache_variants,
+    )
+
+
+def prompts_to_encode(config: SampleConfig, records: Sequence[Record]) -> list[str]:
+    """All prompts that a run on these records can ask for."""
+    empty = [""] if config.proportion_empty_prompts else []
+    return [*empty, *(caption for record in records for caption in record.captions)]
+
+
+def encode_once(
+    config: TrainConfig,
+    families: Sequence[Family],
+    data: LoadedData,
+    workspace: Workspace,
+) -> list[EncodedSamples]:
+    """What --cache_latents reads instead of encoding, for every teacher, made now where the cache
+    lacks it.
+    """
+    directory = workspace.cache
+    assert directory is not None  # nobody asks without --cache_latents
+    prompts = prompts_to_encode(config.samples, data.records)
+    first = encode_samples(
+        families[0],
+        prompts,
+        None if data.pictures is None else picture_set(config, families[0], data),
+        directory=directory,
+        team=workspace.team,
+        workers=config.loop.dataloader_num_workers,
+        reread=data.reread,
+    )
+    others = [
+        encode_prompts(family, prompts, directory=directory, team=workspace.team)
+        for family in families[1:]
+    ]
+    return [first, *(dataclasses.replace(first, prompts=encoded) for encoded in others)]
+
+
+def trajectory_spec(method: MethodConfig, seed: int, resolution: int) -> TrajectorySpec:
+    """The trajectories that --prompts_file trains on."""
+    entry = METHODS[method.objective]
+    # else the number of steps is that of the pairs of training
+    steps = method.solver_steps if entry.from_trajectories else None
+    return TrajectorySpec(
+        num_steps=method.num_ddim_timesteps or 50,
+        solver=method.solver or "ddim",
+        solver_steps=steps or 1,
+        guidance_range=method.guidance_range,
+        seed=seed,
+        resolution=resolution,
+        keep=entry.keeps,
+    )
+
+
+def draw_trajectories(
+    spec: TrajectorySpec,
+    batch_size: int,
+    families: Sequence[Family],
+    records: list[Record],
+    device: torch.device,
+    workspace: Workspace,
+) -> list[Trajectories]:
+    """The trajectories of every teacher for the prompts, drawn now where they are not on disk, so
+    many at once. The U-Net has no adapters yet.
+    """
+    found = []
+    for family in families:
+        directory, owner = workspace.open_trajectories()
+        trajectories = make_trajectories(
+            family,
+            records,
+            spec,
+            directory=directory,
+            team=workspace.team,
+            batch_size=batch_size,
+            device=device,
+            owner=owner,
+        )
+        found.append(trajectories)
+    return found
+
+
+def make_inputs(
+    config: TrainConfig,
+    machine: Machine,
+    workspace: Workspace,
+    families: Sequence[Family],
+    loaded: LoadedData,
+    extra_noises: int,
+) -> Inputs:
+    """Computes once what is to be kept of the data, so much of them as the workspace allows."""
+    draws = config.data.prompts_file is not None
+    data, nothing = loaded, [None] * len(families)
+    resolution = resolution_of(config.samples, families[0])
+    if workspace.limit is not None and (draws or workspace.cache is not None):
+        data = loaded.first(workspace.limit)
+    encoded: Sequence[EncodedSamples | None] = nothing
+    if workspace.cache is not None:
+        encoded = encode_once(config, families, data, workspace)
+    trajectories: Sequence[Trajectories | None] = nothing
+    if draws:
+        spec = trajectory_spec(config.method, config.loop.seed, resolution)
+        size, device = config.loop.train_batch_size, machine.device
+        trajectories = draw_trajectories(spec, size, families, data.records, device, workspace)
+    return Inputs(
+        config=config,
+        data=data,
+        buckets=make_buckets(config.samples, families[0], data),
+        encoded=encoded,
+        trajectories=trajectories,
+        latent_shape=families[0].latent_shape(resolution),
+        extra_noises=extra_noises,
+        process=machine.process,
+    )

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
+from torch import Tensor
 from torch.distributed import DistStoreError, is_initialized
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from lcm.config.run import TrainConfig
+from lcm.config.output_sections import OutputConfig
+from lcm.config.sections import LoopConfig, OptimizerConfig
 from lcm.outputs.trackers import check_installed
-from lcm.system.processes import Team
+from lcm.system.processes import ALONE, Team
 from lcm.training.optimizer import check_8bit
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ def num_launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def check_launch(config: TrainConfig) -> None:
+def check_launch(loop: LoopConfig) -> None:
     """Raises ValueError where the launcher asks for something else than the run, or for what no run
     can do.
     """
@@ -59,37 +61,31 @@ def check_launch(config: TrainConfig) -> None:
                 "turn the other off where accelerate config has it"
             )
     for name in ("mixed_precision", "gradient_accumulation_steps"):
-        ours = str(getattr(config, name))
+        ours = str(getattr(loop, name))
         launched = os.environ.get(f"ACCELERATE_{name.upper()}", ours)
-        if launched not in (
-            "no",
-            ours,
-        ):  # the launcher always states a precision, "no" where it was not asked for one
+        # the launcher always states a precision, "no" where it was not asked for one
+        if launched not in ("no", ours):
             raise ValueError(
                 f"accelerate was told {name} {launched}, this run {ours}; pass --{name} {launched}"
             )
 
 
-def meet(config: TrainConfig) -> Accelerator:
+def meet(loop: LoopConfig, output: OutputConfig) -> Accelerator:
     """Raises ValueError when the other processes do not come."""
     try:
         return Accelerator(
             # accelerate would leave processes without a GPU alone
             cpu=num_launched() > 1 and not torch.accelerator.is_available(),
-            mixed_precision=config.mixed_precision,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            log_with=list(config.report_to) or None,
-            project_dir=str(Path(config.output_dir) / config.logging_dir)
-            if config.report_to
-            else None,
+            mixed_precision=loop.mixed_precision,
+            gradient_accumulation_steps=loop.gradient_accumulation_steps,
+            log_with=list(output.report_to) or None,
+            project_dir=str(output.folder / output.logging_dir) if output.report_to else None,
             step_scheduler_with_optimizer=False,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=MEETING)],
         )
     except DistStoreError as error:
-        where, minutes = (
-            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
-            MEETING.total_seconds() / 60,
-        )
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        minutes = MEETING.total_seconds() / 60
         raise ValueError(
             f"the {num_launched()} processes did not meet at {where} in {minutes:.0f} minutes; "
             "launch the same command on every machine, and look at what the others say"
@@ -114,37 +110,69 @@ def check_alone() -> None:
 
 def processes(accelerator: Accelerator) -> str:
     """How many there are, and on what."""
-    number, machines = (
-        accelerator.num_processes,
-        num_launched() // int(os.environ.get("LOCAL_WORLD_SIZE", num_launched())),
-    )
+    number = accelerator.num_processes
+    machines = num_launched() // int(os.environ.get("LOCAL_WORLD_SIZE", num_launched()))
     where = f" on {machines} machines" if machines > 1 else ""
     return f"{number} process{'es' if number > 1 else ''}{where}, {accelerator.device.type}"
 
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Raises ValueError for a launch that is not what it seems, or a tracker or optimizer that is
-    not installed.
+def make_accelerator(
+    loop: LoopConfig, output: OutputConfig, optimizer: OptimizerConfig
+) -> Accelerator:
+    """The processes of this launch, met.
+
+    Raises ValueError for a launch that is not what it seems, or a tracker or optimizer that is not
+    installed.
     """
-    check_installed(config.report_to)
-    check_launch(config)
-    accelerator = meet(config)
+    check_installed(output.report_to)
+    check_launch(loop)
+    accelerator = meet(loop, output)
     if is_initialized():
         accelerator.wait_for_everyone()  # NCCL has not looked for the others yet
         _set_pg_timeout(WAITING)
     else:
         check_alone()
     logger.info("%s", processes(accelerator))
-    if config.use_8bit_adam:
+    if optimizer.use_8bit_adam:
         check_8bit(accelerator.device)
-    torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = loop.allow_tf32
     return accelerator
 
 
-def team_of(accelerator: Accelerator) -> Team:
-    return Team(
-        accelerator.process_index,
-        accelerator.num_processes,
-        gather_object,
-        accelerator.wait_for_everyone,
-    )
+@dataclass(frozen=True)
+class Machine:
+    """The processes that a run is made by, and the device of this one."""
+
+    accelerator: Accelerator
+    team: Team
+
+    @property
+    def device(self) -> torch.device:
+        """The device that this process computes on."""
+        return self.accelerator.device
+
+    @property
+    def process(self) -> tuple[int, int]:
+        """The number of this process, and how many there are."""
+        return self.accelerator.process_index, self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.accelerator.is_main_process
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of the `values` of all processes of the team, which ask for it together."""
+        summed: Tensor = self.accelerator.reduce(values) if self.team.size > 1 else values
+        return summed
+
+    def alone(self) -> Machine:
+        """This process without the others: nothing that it does waits for them."""
+        return replace(self, team=ALONE)
+
+
+def make_machine(loop: LoopConfig, output: OutputConfig, optimizer: OptimizerConfig) -> Machine:
+    """The machine of this launch. Raises ValueError as `make_accelerator` does."""
+    accelerator = make_accelerator(loop, output, optimizer)
+    rank, size = accelerator.process_index, accelerator.num_processes
+    return Machine(accelerator, Team(rank, size, gather_object, accelerator.wait_for_everyone))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lcm.config.run import TrainConfig
+from lcm.config.sections import OptimizerConfig
 
 BLOCK = 4096
 """Numbers of a parameter from which on bitsandbytes keeps its moments in 8 bits."""
@@ -51,7 +51,7 @@ def no_8bit(device: torch.device, reason: str) -> ValueError:
 
 
 def make_optimizer(
-    config: TrainConfig, parameters: list[nn.Parameter], *, fused: bool
+    config: OptimizerConfig, parameters: list[nn.Parameter], *, fused: bool
 ) -> torch.optim.Optimizer:
     """`fused`: one kernel for all tensors, which bitsandbytes does not have."""
     options: dict[str, Any] = {

@@ -11,8 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from PIL import Image
 
-from lcm.adapter.files import WEIGHTS_NAME
-from lcm.adapter.full_unet import UNET_FOLDER
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
 from lcm.inference import make_scheduler
@@ -21,33 +20,36 @@ from lcm.outputs.trackers import log_picture
 from lcm.outputs.validation import GridSpec, draw_grid, never
 from lcm.publish.card import write_card
 from lcm.publish.report import REPORT_NAME, write_page
-from lcm.system.atomic import replacing
 from lcm.system.disk_space import optional
+from lcm.system.image_grid import save_png
 from lcm.training.student import Student
 
 logger = logging.getLogger(__name__)
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """As PNG; makes its folder."""
-    path.parent.mkdir(exist_ok=True)
-    with replacing(path) as partial:
-        picture.save(partial, format="PNG")
-
-
 @dataclass(frozen=True)
 class Publisher:
-    """Draws and exports the student of one run. `prompts` are the rows of its grids."""
+    """Draws and exports the student of one run.
+
+    `settings` are the resolved flags, `prompts` the rows of its grids.
+    """
 
     config: TrainConfig
+    settings: dict[str, Any]
     accelerator: Accelerator
     family: Family
     recipe: Recipe
     prompts: list[str]
     student: Student
 
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return self.config.output.folder
+
     def grid_path(self, step: int) -> Path:
-        return Path(self.config.output_dir) / "validation" / f"step-{step:06d}.png"
+        """Where the grid of a step lies."""
+        return self.folder / "validation" / f"step-{step:06d}.png"
 
     def validate(self, step: int, asked: Callable[[], bool] = never) -> bool:
         """Draws the grid with the live student, all processes together, and keeps it as
@@ -61,7 +63,7 @@ class Publisher:
             )
         if grid is not None and self.accelerator.is_main_process:
             with optional(f"the grid of step {step}"):
-                save_picture(grid, self.grid_path(step))
+                save_png(grid, self.grid_path(step))
             log_picture(self.accelerator, "validation", grid, step)
             self.report()
         return grid is not None
@@ -70,25 +72,26 @@ class Publisher:
         """Writes what was trained. Raises ExportError when it does not reload as that."""
         training = {
             "ss_steps": str(step),
-            "ss_learning_rate": str(self.config.learning_rate),
-            "ss_mixed_precision": self.config.mixed_precision,
+            "ss_learning_rate": str(self.config.optimizer.learning_rate),
+            "ss_mixed_precision": self.config.loop.mixed_precision,
         }
-        self.student.export(path, self.recipe, training, self.family.unet.dtype)
+        with self.student.drawing():
+            self.student.result.export(path, self.recipe, training, self.family.unet.dtype)
 
     def publish(self, step: int) -> None:
         """The finished adapter, its picture drawn from the reloaded file, and its card."""
-        output_dir = Path(self.config.output_dir)
+        output_dir, result = self.folder, self.student.result
         self.export(output_dir / WEIGHTS_NAME, step)
-        grid = self._draw(self.student.reload(output_dir / WEIGHTS_NAME), (0, 1))
+        grid = self._draw(result.reload(output_dir / WEIGHTS_NAME), (0, 1))
         assert grid is not None  # nothing asked it to stop
-        save_picture(grid, output_dir / "images" / "grid.png")
+        save_png(grid, output_dir / "images" / "grid.png")
         self.report(finished=True)
-        write_card(output_dir, self.recipe, self.config, self.prompts)
+        write_card(output_dir, self.recipe, self.config, self.settings, self.prompts)
         logger.info(
             "done: %s, verified by reloading it. Use it with\n"
             "    lcm.attach(pipe, %r)\n"
             "    pipe(prompt, num_inference_steps=%s, guidance_scale=%s%s)",
-            output_dir / (UNET_FOLDER if self.config.full_finetune else WEIGHTS_NAME),
+            output_dir / result.file,
             str(output_dir),
             self.recipe.usual_steps,
             self.recipe.guidance_scale,
@@ -102,16 +105,16 @@ class Publisher:
         processes = self.accelerator.num_processes
         try:
             write_page(
-                Path(self.config.output_dir),
+                self.folder,
                 self.config,
+                self.settings,
                 self.recipe,
                 self.prompts,
                 processes=processes,
                 finished=finished,
             )
-        except (
-            Exception
-        ) as error:  # a file that somebody changed or a full disk must not cost what was trained
+        except Exception as error:
+            # a file that somebody changed or a full disk must not cost what was trained
             logger.warning(
                 "%s could not be written (%s); the run goes on without it", REPORT_NAME, error
             )
@@ -138,8 +141,8 @@ class Publisher:
         )
         spec = GridSpec(
             prompts=self.prompts[:rows],
-            num_steps=self.config.validation_num_steps,
-            seed=self.config.validation_seed,
+            num_steps=self.config.validation.validation_num_steps,
+            seed=self.config.validation.validation_seed,
             resolution=self.recipe.resolution,
             guidance_scale=self.recipe.guidance_scale,
             eta=self.recipe.eta,

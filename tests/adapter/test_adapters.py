@@ -12,33 +12,15 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from lcm.adapter.export import export_lora, probe, verify_export
-from lcm.adapter.files import WEIGHTS_NAME, read_header
-from lcm.adapter.lora import LORA_TARGETS, add_lora, layers_named, lora_modules
+from lcm.adapter.files import read_header
+from lcm.adapter.lora import add_lora, layers_named, lora_modules
+from lcm.adapter.names import LORA_TARGETS, WEIGHTS_NAME
 from lcm.adapter.recipe import Recipe
 from lcm.inference import read_recipe
+from tests.support.adapters import make_recipe
 from tests.support.worlds import build_sd, build_sdxl, randomize_lora
 
 ATTENTION_ONLY = ("to_q", "to_k", "to_v", "to_out.0")
-
-
-def make_recipe(family: str = "sd", width: int = 16, **changes: Any) -> Recipe:
-    values: dict[str, Any] = {
-        "objective": "lcm",
-        "family": family,
-        "cross_attention_dim": width,
-        "prediction_type": "epsilon",
-        "zero_terminal_snr": False,
-        "scheduler": "LCMScheduler",
-        "scheduler_config": {
-            "original_inference_steps": 50,
-            "timestep_scaling": 10.0,
-            "rescale_betas_zero_snr": False,
-        },
-        "trained_guidance_scale": [7.5, 7.5],
-        "teacher": "some/teacher",
-        "resolution": 16,
-    }
-    return Recipe(**{**values, **changes})
 
 
 FAMILIES = {

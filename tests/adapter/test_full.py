@@ -13,18 +13,18 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from lcm.adapter.export import ExportError, probe
-from lcm.adapter.full_unet import RECIPE_NAME, UNET_FOLDER, export_unet, verify_unet
+from lcm.adapter.full_unet import export_unet, verify_unet
+from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
 from lcm.models.networks import guidance_embedding, make_networks
 from lcm.training.student import copy_for_training
-from tests.adapter.test_adapters import make_recipe
-from tests.models.test_networks import inputs
-from tests.support.worlds import build_sdxl_unet, build_unet
+from tests.support.adapters import make_recipe
+from tests.support.worlds import build_sdxl_unet, build_unet, inputs
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def trained(build: Callable[[], Any] = build_unet, w_embedding: bool = False) -> Any:
+def trained_unet(build: Callable[[], Any] = build_unet, w_embedding: bool = False) -> Any:
     unet = copy_for_training(build(), w_embedding)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_a_guidance_embedding_is_added_whether_or_not_the_teachers_configuration
 def test_the_folder_reloads_as_the_unet_that_was_trained(
     tmp_path: Path, build: Callable[[], Any], w_embedding: bool, dtype: torch.dtype
 ) -> None:
-    unet = trained(build, w_embedding)
+    unet = trained_unet(build, w_embedding)
     export_unet(unet, tmp_path, make_recipe(), dtype)
     reloaded = UNet2DConditionModel.from_pretrained(tmp_path, subfolder=UNET_FOLDER, dtype=dtype)
     assert {p.name for p in (tmp_path / UNET_FOLDER).iterdir()} == {
@@ -93,7 +93,7 @@ def test_what_is_written_is_the_trained_network_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On its own device and in its own precision there is nothing to copy."""
-    unet, written = trained(), []
+    unet, written = trained_unet(), []
     save = UNet2DConditionModel.save_pretrained
     monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", None)
     monkeypatch.setattr(
@@ -146,7 +146,7 @@ def the_configuration(folder: Path) -> None:
 def test_verification_notices_every_kind_of_damage(
     tmp_path: Path, damage: Any, message: str, dtype: torch.dtype
 ) -> None:
-    unet = trained()
+    unet = trained_unet()
     export_unet(unet, tmp_path, make_recipe(), dtype)
     verify_unet(unet, tmp_path / UNET_FOLDER, dtype)
     damage(tmp_path / UNET_FOLDER)
@@ -155,7 +155,7 @@ def test_verification_notices_every_kind_of_damage(
 
 
 def test_values_beyond_half_precision_are_refused_and_the_old_folder_stays(tmp_path: Path) -> None:
-    unet = trained()
+    unet = trained_unet()
     export_unet(unet, tmp_path, make_recipe(), torch.float16)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     unet.conv_in.weight.data.fill_(1e5)

@@ -40,8 +40,8 @@ from examples.shapes.evaluate import diversity_ratio, is_paired
 from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS, render, sample_dataset
 from lcm.adapter.files import read_header
-from lcm.config.run import parse_config
-from tests.conftest import ROOT
+from lcm.config.flags import parse_config
+from tests.support import ROOT
 
 # --- measures
 

@@ -15,18 +15,19 @@ from torch import Tensor
 
 import lcm
 from lcm.adapter.export import probe
-from lcm.adapter.files import WEIGHTS_NAME, read_header
+from lcm.adapter.files import read_header
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.cli import main as cli
 from lcm.formats.read import read_adapter
-from tests.adapter.test_adapters import make_recipe
-from tests.formats.test_formats import (
+from tests.support.adapters import (
     adapted,
+    make_recipe,
     output,
     public_sdxl_script,
     stock_kohya,
     stock_without_metadata,
+    write_adapter,
 )
-from tests.inference.test_load import write_adapter
 from tests.support.worlds import build_sd, build_unet
 
 

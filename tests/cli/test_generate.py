@@ -20,23 +20,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import lcm
-from lcm.adapter.files import WEIGHTS_NAME
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.cli.generate import configure
 from lcm.cli.main import main
-from lcm.inference.generate import plan
-from lcm.inference.image_grid import LARGEST_SIDE, draw_grid, fitting, save_png
-from tests.adapter.test_adapters import make_recipe
-from tests.conftest import ROOT
-from tests.inference.test_load import write_adapter
+from lcm.inference.generate import draw_seed_grid, plan
+from lcm.system.image_grid import LARGEST_SIDE, fitting, save_png
+from tests.support import ROOT
+from tests.support.adapters import make_recipe, write_adapter
 from tests.support.single_file import write_single_file
 from tests.support.worlds import build_sd
 
 PROMPTS = ["a red star", "blue"]
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_adapter(tmp_path_factory.mktemp("adapter"), build_sd, make_recipe())
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +194,7 @@ def test_a_large_grid_is_made_smaller(tmp_path: Path) -> None:
     pictures = plan(["x"] * 70, [1], [0])
     for picture in pictures:
         save_png(Image.new("RGB", (10, 400)), tmp_path / picture.name)
-    assert max(draw_grid(tmp_path, pictures).size) <= LARGEST_SIDE
+    assert max(draw_seed_grid(tmp_path, pictures).size) <= LARGEST_SIDE
 
 
 def test_names_stay_in_the_folder_and_are_all_different() -> None:

@@ -14,116 +14,14 @@ import pytest
 import yaml
 
 import train_lcm_lora
-from lcm.config.run import DROPPED_FLAGS, FREE_TO_CHANGE, TrainConfig, parse_config, spellings
-from lcm.methods import OBJECTIVES, ObjectiveConfig
+from lcm.config.flags import DROPPED_FLAGS, parse_config, spellings
+from lcm.config.run import FREE_TO_CHANGE, TrainConfig
+from lcm.methods import METHODS
 from lcm.system.console import error_exit
+from tests.support.configs import BASE, VALUES, read_by, write_yaml
+from tests.support.runs import words
 
 FIELDS = [f.name for f in fields(TrainConfig)]
-BASE = {"pretrained_teacher_model": "teacher", "train_data_dir": "images"}
-VALUES: dict[str, Any] = {
-    "train_data_dir": "other images",
-    "dataset_name": "someone/pictures",
-    "parquet_files": "rows/*.parquet",
-    "webdataset": "shards/{000..012}.tar",
-    "dataset_config_name": "small",
-    "image_column": "picture",
-    "caption_column": "caption",
-    "max_train_samples": 12,
-    "resolution": 768,
-    "center_crop": True,
-    "random_flip": True,
-    "interpolation_type": "bicubic",
-    "proportion_empty_prompts": 0.25,
-    "cache_dir": "my cache",
-    "aspect_ratio_buckets": True,
-    "cache_latents": True,
-    "cache_variants": 3,
-    "latent_cache_dir": "my latents",
-    "streaming": True,
-    "prompts_file": "prompts.txt",
-    "trajectories_per_prompt": 2,
-    "trajectory_dir": "my trajectories",
-    "objective": "cd",
-    "num_ddim_timesteps": 100,
-    "solver": "heun",
-    "solver_steps": 3,
-    "coupling": "same_noise",
-    "loss_type": "l1",
-    "huber_c": 0.01,
-    "weighting": "min_snr",
-    "snr_gamma": 2.0,
-    "guidance_scale": 1.5,
-    "guidance_scale_min": 3.0,
-    "guidance_scale_max": 13.0,
-    "guidance_per_phase": [5.0, 1.5],
-    "preserve_cfg": True,
-    "timestep_scaling_factor": 5.0,
-    "phases": 2,
-    "segments": [4, 1],
-    "landing_steps": [2, 4],
-    "landing_jitter": 0.2,
-    "eta": 0.25,
-    "discretization": "fixed",
-    "first_ddim_timesteps": 20,
-    "tangent_mode": "jvp",
-    "tangent_step": 3,
-    "tangent_warmup": 0.4,
-    "tangent_normalization": 0.2,
-    "injection": 0.7,
-    "as_control": True,
-    "pretrained_teacher_model": "someone/teacher",
-    "base_config": "someone/base",
-    "pretrained_vae_model_name_or_path": "someone/vae",
-    "teacher_revision": "123",
-    "variant": "fp16",
-    "teacher_lora": ["someone/ink=0.8", "styles/oil.safetensors"],
-    "extra_teachers": ["someone/photo", "models/anime"],
-    "lora_rank": 8,
-    "lora_alpha": 4.0,
-    "lora_target_modules": ["to_q", "to_out.0"],
-    "lora_dropout": 0.25,
-    "full_finetune": True,
-    "w_embedding": True,
-    "init_adapter": "someone/adapter",
-    "export_ema_decay": 0.75,
-    "target": "ema",
-    "ema_decay": 0.5,
-    "output_dir": "out put",
-    "seed": 7,
-    "train_batch_size": 3,
-    "gradient_accumulation_steps": 4,
-    "max_train_steps": 20,
-    "num_train_epochs": 2,
-    "gradient_checkpointing": "selective",
-    "mixed_precision": "bf16",
-    "allow_tf32": True,
-    "learning_rate": 2e-5,
-    "lr_scheduler": "cosine",
-    "lr_warmup_steps": 5,
-    "adam_beta1": 0.5,
-    "adam_beta2": 0.99,
-    "adam_weight_decay": 1e-2,
-    "adam_epsilon": 1e-6,
-    "use_8bit_adam": True,
-    "max_grad_norm": 10.0,
-    "dataloader_num_workers": 2,
-    "checkpointing_steps": 50,
-    "checkpoints_total_limit": 3,
-    "resume_from_checkpoint": "other/checkpoint-7",
-    "validation_prompts": ["a red ball", "a: #2 'cat'"],
-    "validation_steps": 60,
-    "validation_num_steps": [1, 3],
-    "validation_seed": 9,
-    "logging_steps": 2,
-    "report_to": ["wandb", "trackio"],
-    "tracker_project_name": "few.steps-1",
-    "logging_dir": "board",
-    "license": "openrail++",
-    "push_to_hub": True,
-    "hub_model_id": "someone/few-steps",
-    "hub_private": True,
-    "dry_run": True,
-}
 PROMPTS = {"train_data_dir": None, "prompts_file": "prompts.txt"}
 COMPANIONS: dict[str, dict[str, Any]] = {
     "dataset_name": {"train_data_dir": None},
@@ -176,41 +74,6 @@ CONSEQUENCES: dict[str, dict[str, Any]] = {
 """What a value of VALUES makes of the method's defaults: those without effect beside it are None,
 others come to have one.
 """
-NOT_TOGETHER = {
-    *(
-        "dataset_name",
-        "parquet_files",
-        "webdataset",
-        "prompts_file",
-        "trajectories_per_prompt",
-        "trajectory_dir",
-    ),
-    *(
-        "objective",
-        "full_finetune",
-        "w_embedding",
-        "guidance_per_phase",
-        "preserve_cfg",
-        "guidance_scale",
-    ),
-    *("coupling", "loss_type", "first_ddim_timesteps", "streaming"),
-}
-"""What excludes other values."""
-
-
-def words(values: dict[str, Any]) -> list[str]:
-    """A command line; None leaves a flag out."""
-    line: list[str] = []
-    for name, value in values.items():
-        if value is not None:
-            line += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return line
-
-
-def write_yaml(folder: Path, text: str, name: str = "run.yaml") -> list[str]:
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return ["--config", str(path)]
 
 
 def parse(*line: str) -> TrainConfig:
@@ -227,24 +90,7 @@ def resolved(values: dict[str, Any]) -> dict[str, Any]:
     consequences = {
         name: value for cause in values for name, value in CONSEQUENCES.get(cause, {}).items()
     }
-    return {**asdict(TrainConfig(**BASE, **method)), **consequences, **values}
-
-
-def read_by(objective: str) -> dict[str, Any]:
-    """The values that go together with this method and each other."""
-    names = [name for name in VALUES if name not in NOT_TOGETHER]
-    own = OBJECTIVES[objective].defaults
-    flags = set(ObjectiveConfig.__dataclass_fields__) - {"as_control"}
-    values = {
-        **{name: VALUES[name] for name in names if name not in flags or name in own},
-        "objective": objective,
-    }
-    if objective == "stochastic_flow":
-        return {
-            **{name: value for name, value in values.items() if name != "huber_c"},
-            "coupling": "solver",
-        }
-    return {**values, "loss_type": "cauchy"}
+    return {**asdict(TrainConfig.of(**BASE, **method)), **consequences, **values}
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -384,12 +230,12 @@ def test_null_in_yaml_is_the_default(tmp_path: Path) -> None:
     config = parse(
         *write_yaml(tmp_path, "lora_alpha: null\nresolution:\nvalidation_num_steps: ~\n")
     )
-    assert config == TrainConfig(**BASE)
+    assert config == TrainConfig.of(**BASE)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# only a comment\n", "{}\n"])
 def test_an_empty_yaml_changes_nothing(tmp_path: Path, text: str) -> None:
-    assert parse(*write_yaml(tmp_path, text)) == TrainConfig(**BASE)
+    assert parse(*write_yaml(tmp_path, text)) == TrainConfig.of(**BASE)
 
 
 def test_one_value_in_yaml_is_a_list_of_one(tmp_path: Path) -> None:
@@ -584,10 +430,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "guidance_scale": 7.5,
     },
 }
-FROM_TRAJECTORIES = [name for name, method in OBJECTIVES.items() if method.from_trajectories]
+FROM_TRAJECTORIES = [name for name, method in METHODS.items() if method.from_trajectories]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", METHODS)
 def test_a_flag_left_out_is_the_methods_own(objective: str) -> None:
     source = PROMPTS if objective in FROM_TRAJECTORIES else {}
     config = parse_config(words({**BASE, **source, "objective": objective}))
@@ -617,9 +463,9 @@ def test_a_flag_left_out_is_the_methods_own(objective: str) -> None:
 )
 def test_every_loss_has_a_c_of_its_own(loss_type: str, c: float | None) -> None:
     """That of huber_norm depends on the latents."""
-    assert TrainConfig(**BASE, loss_type=loss_type).huber_c == c
+    assert TrainConfig.of(**BASE, loss_type=loss_type).huber_c == c
     if loss_type in ("huber", "huber_norm", "cauchy"):
-        assert TrainConfig(**BASE, loss_type=loss_type, huber_c=0.3).huber_c == 0.3
+        assert TrainConfig.of(**BASE, loss_type=loss_type, huber_c=0.3).huber_c == 0.3
 
 
 IGNORED = [
@@ -751,8 +597,8 @@ def test_a_flag_without_effect_beside_others_is_refused_with_the_way_out(
                 match=rf"^{name} has no effect (with|beside) .*; leave it out or .*{says}",
             ):
                 parse_config(source)
-    assert getattr(TrainConfig(**{**BASE, **beside}), name) is None
-    assert getattr(TrainConfig(**{**BASE, **instead, name: value}), name) == value
+    assert getattr(TrainConfig.of(**{**BASE, **beside}), name) is None
+    assert getattr(TrainConfig.of(**{**BASE, **instead, name: value}), name) == value
 
 
 def test_a_misspelled_choice_is_named_before_the_flags_that_depend_on_it() -> None:
@@ -762,18 +608,18 @@ def test_a_misspelled_choice_is_named_before_the_flags_that_depend_on_it() -> No
 
 def test_trajectories_are_drawn_with_the_solver_whatever_the_coupling() -> None:
     values = {**BASE, **PROMPTS, "objective": "stochastic_flow"}
-    assert TrainConfig(**values).solver == "ddim"
-    assert TrainConfig(**values, solver="heun").solver == "heun"
+    assert TrainConfig.of(**values).solver == "ddim"
+    assert TrainConfig.of(**values, solver="heun").solver == "heun"
     with pytest.raises(ValueError, match="solver_steps has no effect with coupling sde"):
-        TrainConfig(**values, solver_steps=3)
+        TrainConfig.of(**values, solver_steps=3)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", METHODS)
 def test_resolving_twice_changes_nothing(objective: str) -> None:
-    config = TrainConfig(
+    config = TrainConfig.of(
         **{**BASE, **(PROMPTS if objective in FROM_TRAJECTORIES else {}), "objective": objective}
     )
-    assert TrainConfig(**asdict(config)) == config
+    assert TrainConfig.of(**asdict(config)) == config
 
 
 NOT_POSITIVE = [
@@ -939,7 +785,7 @@ NONSENSE: list[tuple[str, dict[str, Any]]] = [
 )
 def test_nonsense_is_a_value_error_that_names_the_flag(name: str, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"\b{name}\b"):
-        TrainConfig(**{**BASE, **change})
+        TrainConfig.of(**{**BASE, **change})
     with pytest.raises(ValueError, match=rf"\b{name}\b"):
         parse_config(words({**BASE, **change}))
 
@@ -1053,8 +899,8 @@ AWKWARD: dict[str, Any] = {
     "values",
     [
         BASE,
-        *({**BASE, "objective": name} for name in OBJECTIVES if name not in FROM_TRAJECTORIES),
-        *({**BASE, **read_by(name)} for name in OBJECTIVES if name not in FROM_TRAJECTORIES),
+        *({**BASE, "objective": name} for name in METHODS if name not in FROM_TRAJECTORIES),
+        *({**BASE, **read_by(name)} for name in METHODS if name not in FROM_TRAJECTORIES),
         {
             **BASE,
             **PROMPTS,
@@ -1074,7 +920,7 @@ AWKWARD: dict[str, Any] = {
 def test_the_written_yaml_parses_to_an_equal_configuration(
     tmp_path: Path, values: dict[str, Any]
 ) -> None:
-    config = TrainConfig(**values)
+    config = TrainConfig.of(**values)
     line = write_yaml(tmp_path, config.to_yaml())
     again = parse_config(line)
     assert again == config
@@ -1083,21 +929,21 @@ def test_the_written_yaml_parses_to_an_equal_configuration(
 
 
 def test_defaults_are_not_shared_between_configurations() -> None:
-    first = TrainConfig(**BASE)
+    first = TrainConfig.of(**BASE)
     for name in ("validation_num_steps", "validation_prompts", "lora_target_modules"):
         getattr(first, name).append("x")
-        assert "x" not in getattr(TrainConfig(**BASE), name)
+        assert "x" not in getattr(TrainConfig.of(**BASE), name)
 
 
 @pytest.mark.parametrize("values", [BASE, {**BASE, **AWKWARD}], ids=["defaults", "awkward"])
 def test_a_configuration_does_not_differ_from_its_own_json(values: dict[str, Any]) -> None:
-    config = TrainConfig(**values)
+    config = TrainConfig.of(**values)
     assert config.differences(json.loads(json.dumps(asdict(config)))) == []
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_differences_reports_what_is_not_free_to_change(name: str) -> None:
-    config = TrainConfig(**BASE, lr_scheduler="cosine")
+    config = TrainConfig.of(**BASE, lr_scheduler="cosine")
     found = config.differences({**asdict(config), name: "something else"})
     if name in FREE_TO_CHANGE | {
         "ema_decay",
@@ -1111,7 +957,7 @@ def test_differences_reports_what_is_not_free_to_change(name: str) -> None:
 
 
 def test_a_field_that_the_earlier_version_did_not_have_counts_as_its_default() -> None:
-    config, other = TrainConfig(**BASE), TrainConfig(**BASE, lora_rank=8)
+    config, other = TrainConfig.of(**BASE), TrainConfig.of(**BASE, lora_rank=8)
     earlier = asdict(config)
     del earlier["lora_rank"], earlier["logging_steps"], earlier["lora_target_modules"]
     assert config.differences(earlier) == []
@@ -1120,14 +966,14 @@ def test_a_field_that_the_earlier_version_did_not_have_counts_as_its_default() -
 
 def test_a_flag_without_effect_makes_no_other_run() -> None:
     """Whatever a checkpoint says of it, while what makes it so is compared."""
-    online, average = TrainConfig(**BASE), TrainConfig(**BASE, target="ema")
+    online, average = TrainConfig.of(**BASE), TrainConfig.of(**BASE, target="ema")
     assert online.differences({**asdict(online), "ema_decay": 0.95}) == []
     assert average.differences({**asdict(average), "ema_decay": 0.9}) == ["ema_decay: 0.9 -> 0.95"]
     assert online.differences(asdict(average)) == ["target: ema -> online"]
 
 
 def test_several_differences_come_one_by_one() -> None:
-    config = TrainConfig(**BASE)
+    config = TrainConfig.of(**BASE)
     found = config.differences(
         {**asdict(config), "seed": 5, "learning_rate": 1.0, "output_dir": "elsewhere"}
     )
@@ -1141,7 +987,7 @@ def test_several_differences_come_one_by_one() -> None:
 def test_a_run_may_be_lengthened_where_that_leaves_its_learning_rates_alone(
     name: str, schedule: str, is_free: bool
 ) -> None:
-    config = TrainConfig(**BASE, lr_scheduler=schedule)
+    config = TrainConfig.of(**BASE, lr_scheduler=schedule)
     assert (config.differences({**asdict(config), name: 7}) == []) is is_free
 
 
@@ -1160,7 +1006,7 @@ def test_a_run_may_be_lengthened_where_that_leaves_its_learning_rates_alone(
 def test_a_run_whose_objective_follows_its_progress_may_not_be_lengthened(
     method: dict[str, Any], is_free: bool
 ) -> None:
-    config = TrainConfig(**{**BASE, **method})
+    config = TrainConfig.of(**{**BASE, **method})
     assert (config.differences({**asdict(config), "max_train_steps": 7}) == []) is is_free
 
 

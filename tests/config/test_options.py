@@ -34,9 +34,9 @@ from torch import Tensor, nn
 
 import lcm
 import train_lcm_lora
-from lcm.adapter.files import WEIGHTS_NAME
 from lcm.adapter.lora import add_lora, lora_parameters
-from lcm.config.run import parse_config
+from lcm.adapter.names import WEIGHTS_NAME
+from lcm.config.flags import parse_config
 from lcm.data.batch import Trajectory
 from lcm.methods.perceptual import make_lpips
 from lcm.models.conditioning import Conditioning
@@ -44,10 +44,9 @@ from lcm.models.families import load_family
 from lcm.models.networks import guidance_embedding, make_networks
 from lcm.outputs.checkpoint import load_checkpoint
 from lcm.publish.card import write_card
-from lcm.training.loop import Trainer
-from tests.models.test_networks import inputs
-from tests.support.worlds import build_sd, build_sdxl, build_unet, randomize_lora
-from tests.training.test_trainer import expect_refusal, flags, snapshot
+from tests.support.outputs import snapshot, weights_at
+from tests.support.runs import encoded, expect_refusal, flags, same, trainer_of, update
+from tests.support.worlds import build_sd, build_sdxl, build_unet, inputs, randomize_lora
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
 PROMPTS = ["a red star", "a blue ring", "a green disc"]
@@ -128,25 +127,9 @@ def done(arguments: Arguments, folder: Path) -> Done:
     return output
 
 
-def trainer_of(line: list[str]) -> Trainer:
-    return Trainer(parse_config(line))
-
-
 def result(output: Path) -> dict[str, Tensor]:
     """What a run gives away."""
     return load_file(output / (UNET_FILE if (output / "unet").exists() else WEIGHTS_NAME))
-
-
-def trained(output: Path, step: int) -> list[Tensor]:
-    """The trained tensors of a checkpoint, in the network's order."""
-    tensors = load_checkpoint(output / f"checkpoint-{step}").tensors
-    return [
-        tensors[f"trained.{i}"] for i in range(sum(name.startswith("trained.") for name in tensors))
-    ]
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def picture(pipe: Any, **options: Any) -> np.ndarray:
@@ -205,7 +188,7 @@ def test_the_average_that_is_given_away_has_constant_decay(
     ]
     average = [p.detach().double() for p in student.parameters]
     for step in (1, 2, 3):
-        weights = trained(output, step)
+        weights = weights_at(output, step)
         average = [0.6 * a + 0.4 * w.double() for a, w in zip(average, weights, strict=True)]
         adapter = load_file(output / f"checkpoint-{step}" / WEIGHTS_NAME)
         differs = False
@@ -271,7 +254,7 @@ def test_dropout_takes_part_in_training(done: Done, arguments: Arguments, tmp_pa
     )
     assert any(
         not torch.equal(a, b)
-        for a, b in zip(trained(without, 1), trained(done("dropout"), 1), strict=True)
+        for a, b in zip(weights_at(without, 1), weights_at(done("dropout"), 1), strict=True)
     )
 
 
@@ -279,11 +262,15 @@ def test_pictures_are_drawn_without_dropout(arguments: Arguments, tmp_path: Path
     drawn = []
     for rate in (0.0, 0.5):
         trainer = trainer_of(arguments("dropout", tmp_path / str(rate), lora_dropout=rate))
-        randomize_lora(trainer.student.unet)
-        trainer.output_dir.mkdir()
-        trainer.publisher.validate(7)
-        assert trainer.student.unet.training
-        drawn.append(np.asarray(Image.open(trainer.output_dir / "validation" / "step-000007.png")))
+        randomize_lora(trainer.run.student.unet)
+        trainer.run.config.output.folder.mkdir()
+        trainer.run.publisher.validate(7)
+        assert trainer.run.student.unet.training
+        drawn.append(
+            np.asarray(
+                Image.open(trainer.run.config.output.folder / "validation" / "step-000007.png")
+            )
+        )
     assert np.array_equal(*drawn)
     assert drawn[0].std() > 0
 
@@ -314,16 +301,16 @@ def test_a_method_with_a_teacher_brings_its_own_guidance(
     trainer = trainer_of(
         arguments("plain", tmp_path / "out", init_adapter=adapter, guidance_scale=3.0)
     )
-    assert trainer.publisher.recipe.trained_guidance_scale == [3.0, 3.0]
+    assert trainer.run.publisher.recipe.trained_guidance_scale == [3.0, 3.0]
     assert all(
         torch.equal(a.half(), b.half())
-        for a, b in zip(trainer.student.parameters, trained(done("plain"), 2), strict=True)
+        for a, b in zip(trainer.run.student.parameters, weights_at(done("plain"), 2), strict=True)
     )
 
 
 def test_training_from_images_alone_has_no_guidance(arguments: Arguments, tmp_path: Path) -> None:
     trainer = trainer_of(arguments("fine-tuned", tmp_path / "out", init_adapter=None))
-    assert trainer.publisher.recipe.trained_guidance_scale == [1.0, 1.0]
+    assert trainer.run.publisher.recipe.trained_guidance_scale == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -416,7 +403,7 @@ def test_an_adapter_of_another_trainer_may_be_a_start(
     )
     assert all(
         torch.equal(a.half(), b.half())
-        for a, b in zip(trainer.student.parameters, trained(done("plain"), 3), strict=True)
+        for a, b in zip(trainer.run.student.parameters, weights_at(done("plain"), 3), strict=True)
     )
 
 
@@ -447,12 +434,12 @@ def test_preserving_guidance_distils_the_unguided_teacher(
     done: Done, arguments: Arguments, tmp_path: Path
 ) -> None:
     trainer = trainer_of(arguments("preserve_cfg", tmp_path))
-    assert trainer.objective.guidance.is_none
-    batch = trainer.encode(next(trainer.batches(range(1))))
+    assert trainer.run.objective.guidance.is_none
+    batch = encoded(trainer, next(trainer.run.inputs.batches(range(1))))
     broken = dataclasses.replace(batch, uncond=batch.uncond.map(lambda part: part * float("nan")))
     assert torch.equal(
-        trainer.objective(trainer.student.nets, broken),
-        trainer.objective(trainer.student.nets, batch),
+        trainer.run.objective(trainer.run.student.nets, broken),
+        trainer.run.objective(trainer.run.student.nets, batch),
     )
     recipe = lcm.read_recipe(done("preserve_cfg"))
     assert (recipe.guidance_scale, recipe.trained_guidance_scale) == (6.0, [1.0, 1.0])
@@ -493,8 +480,10 @@ def test_an_empty_prompt_is_what_the_pipeline_takes_for_none(
         teacher = tmp_path / "teacher"
         build_sdxl(force_zeros=False).save_pretrained(teacher)
     trainer = trainer_of(arguments("plain", tmp_path / "out", pretrained_teacher_model=teacher))
-    batch = dataclasses.replace(next(trainer.batches(range(1))), prompts=["a red star", ""])
-    cond = trainer.encode(batch).cond
+    batch = dataclasses.replace(
+        next(trainer.run.inputs.batches(range(1))), prompts=["a red star", ""]
+    )
+    cond = encoded(trainer, batch).cond
     pipe = StableDiffusionXLPipeline.from_pretrained(teacher)
     embeds, none_embeds, pooled, none_pooled = pipe.encode_prompt(
         "a red star", do_classifier_free_guidance=True
@@ -549,7 +538,7 @@ def test_every_phase_has_its_own_guidance_the_noisiest_first(
     )  # the first and last grid points of every phase, 40 in all
     times = ((t + 1) // 25 - 0.5) / 40
     rows = len(t)
-    batch = trainer.encode(next(trainer.batches(range(1))))
+    batch = encoded(trainer, next(trainer.run.inputs.batches(range(1))))
     batch = dataclasses.replace(
         batch,
         x0=batch.x0[:1].repeat(rows, 1, 1, 1),
@@ -561,7 +550,7 @@ def test_every_phase_has_its_own_guidance_the_noisiest_first(
         uncond=Conditioning(torch.zeros(rows, 1, 1)),
     )
     nets = Constant()
-    trainer.objective(nets, batch)
+    trainer.run.objective(nets, batch)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alpha_bar = torch.cumprod(1 - betas, 0)
     (a_t, s_t), (a_u, s_u) = ((alpha_bar[i].sqrt(), (1 - alpha_bar[i]).sqrt()) for i in (t, t - 25))
@@ -599,11 +588,12 @@ def test_the_whole_unet_is_a_stock_one_with_the_trained_weights(
         lcm.read_recipe(output).teacher, subfolder="unet"
     )
     start = [p.detach() for p in teacher.parameters()]
-    assert len(start) == len(trained(output, 1))
+    assert len(start) == len(weights_at(output, 1))
     average = [p.double() for p in start]
     for step in (1, 2, 3):
         average = [
-            0.5 * a + 0.5 * w.double() for a, w in zip(average, trained(output, step), strict=True)
+            0.5 * a + 0.5 * w.double()
+            for a, w in zip(average, weights_at(output, step), strict=True)
         ]
     for i, parameter in enumerate(unet.parameters()):
         torch.testing.assert_close(parameter.double(), average[i], rtol=1e-5, atol=1e-6)
@@ -614,14 +604,14 @@ def test_the_whole_unet_is_a_stock_one_with_the_trained_weights(
 @pytest.mark.parametrize("name", ["full", "w_embedding"])
 def test_the_teacher_stays_what_it_was(name: str, arguments: Arguments, tmp_path: Path) -> None:
     trainer = trainer_of(arguments(name, tmp_path))
-    before = {key: value.clone() for key, value in trainer.family.unet.state_dict().items()}
-    first = [p.detach().clone() for p in trainer.student.parameters]
-    batches = trainer.batches(range(2))
-    trainer.train_step(batches)
-    trainer.train_step(batches)
-    assert same(before, trainer.family.unet.state_dict())
+    before = {key: value.clone() for key, value in trainer.run.family.unet.state_dict().items()}
+    first = [p.detach().clone() for p in trainer.run.student.parameters]
+    batches = trainer.run.inputs.batches(range(2))
+    update(trainer, batches)
+    update(trainer, batches)
+    assert same(before, trainer.run.family.unet.state_dict())
     assert any(
-        not torch.equal(a, b) for a, b in zip(first, trainer.student.parameters, strict=True)
+        not torch.equal(a, b) for a, b in zip(first, trainer.run.student.parameters, strict=True)
     )
 
 
@@ -665,7 +655,7 @@ def test_a_whole_unet_trains_in_float32_and_is_stored_as_its_teacher(
         train_lcm_lora.main(arguments("full", tmp_path, mixed_precision="bf16", max_train_steps=1))
         == 0
     )
-    assert {tensor.dtype for tensor in trained(tmp_path, 1)} == {torch.float32}
+    assert {tensor.dtype for tensor in weights_at(tmp_path, 1)} == {torch.float32}
     assert {tensor.dtype for tensor in result(tmp_path).values()} == {torch.bfloat16}
 
 
@@ -730,13 +720,13 @@ def test_the_student_is_told_the_guidance_that_its_teacher_had(
     arguments: Arguments, tmp_path: Path
 ) -> None:
     trainer = trainer_of(arguments("w_embedding", tmp_path))
-    batch = trainer.encode(next(trainer.batches(range(1))))
+    batch = encoded(trainer, next(trainer.run.inputs.batches(range(1))))
     expected = 2.0 + (10.0 - 2.0) * batch.uniform_guidance
     told: list[Tensor] = []
-    hook = trainer.student.unet.time_embedding.cond_proj.register_forward_pre_hook(
+    hook = trainer.run.student.unet.time_embedding.cond_proj.register_forward_pre_hook(
         lambda _, args: told.append(args[0].detach())
     )
-    trainer.objective(trainer.student.nets, batch)
+    trainer.run.objective(trainer.run.student.nets, batch)
     hook.remove()
     stock = LatentConsistencyModelPipeline.get_guidance_scale_embedding(
         None, expected - 1.0, embedding_dim=256
@@ -839,7 +829,7 @@ def test_lpips_compares_decoded_pictures_and_trains(arguments: Arguments, tmp_pa
         json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     ]
     assert all(row["loss"] > 0 and row["grad_norm"] > 0 for row in rows)
-    first, second = (trained(tmp_path / "out", step) for step in (1, 2))
+    first, second = (weights_at(tmp_path / "out", step) for step in (1, 2))
     assert any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -893,8 +883,8 @@ def test_lpips_decodes_in_float32_whatever_the_run(arguments: Arguments, tmp_pat
     dtypes = {}
     for loss_type in ("huber", "lpips"):
         trainer = trainer_of(arguments("plain", tmp_path / "out", loss_type=loss_type, **changes))
-        dtypes[loss_type] = trainer.family.pipe.vae.dtype
-        loss, grad_norm = trainer.train_step(trainer.batches(range(1)))
+        dtypes[loss_type] = trainer.run.family.pipe.vae.dtype
+        loss, grad_norm = trainer.train_step(trainer.run.inputs.batches(range(1)))
         assert 0 < float(loss) < float("inf")
         assert 0 < float(grad_norm) < float("inf")
     assert dtypes == {"huber": torch.bfloat16, "lpips": torch.float32}
@@ -930,7 +920,7 @@ def test_forward_mode_trains_on_the_latents_of_images(
         "guidance_scale": None,
     }
     trainer = trainer_of(arguments("plain", tmp_path, **{**scm, **changes}))
-    loss, grad_norm = trainer.train_step(trainer.batches(range(1)))
+    loss, grad_norm = trainer.train_step(trainer.run.inputs.batches(range(1)))
     assert 0 < float(loss) < float("inf")
     assert 0 < float(grad_norm) < float("inf")
 
@@ -946,16 +936,16 @@ def test_prompts_take_the_place_of_images(
     and these alone are kept.
     """
     output = done(name)
-    first, last = trained(output, 1), trained(output, 3)
+    first, last = weights_at(output, 1), weights_at(output, 3)
     assert any(not torch.equal(a, b) for a, b in zip(first, last, strict=True))
     trainer = trainer_of(
         arguments(name, tmp_path / "again", trajectory_dir=output / "trajectories")
     )
-    batch = next(trainer.batches(range(1)))
+    batch = next(trainer.run.inputs.batches(range(1)))
     assert set(batch.prompts) <= set(PROMPTS)
     assert isinstance(batch.content, Trajectory)
     assert batch.content.tensor.shape[1] == points
-    latents = trainer.encode(batch)
+    latents = encoded(trainer, batch)
     assert latents.trajectory is not None
     assert torch.equal(latents.x0, batch.content.tensor[:, 0])
     assert not (tmp_path / "again" / "trajectories").exists()  # those of the first run were found

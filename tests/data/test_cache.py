@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -37,8 +36,11 @@ from lcm.data.sources.folder import read_folder
 from lcm.models.families import Family, load_family
 from lcm.system.processes import Team
 from lcm.training.encode import encode
+from tests.support.damage import data_start, flip_bit
+from tests.support.outputs import losses
+from tests.support.runs import flags, run
+from tests.support.teams import teams
 from tests.support.worlds import write_images
-from tests.training.test_trainer import flags, run
 
 
 def rows_of(count: int, seed: int = 0) -> dict[str, Row]:
@@ -86,16 +88,6 @@ def test_rows_of_different_shapes_go_into_files_of_their_own(tmp_path: Path) -> 
     store = Store(tmp_path)
     assert len(store.files) == 3
     assert all(equal(store[key], row) for key, row in rows.items())
-
-
-def data_start(path: Path) -> int:
-    return 8 + int.from_bytes(path.read_bytes()[:8], "little")
-
-
-def flip_bit(path: Path, offset: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 1
-    path.write_bytes(content)
 
 
 def test_every_flipped_bit_is_found_and_only_its_row_is_lost(tmp_path: Path) -> None:
@@ -226,26 +218,6 @@ def test_a_damaged_row_is_made_again_and_nothing_else(tmp_path: Path) -> None:
     filled = fill(tmp_path, WANTED, make, Team())
     assert (len(make.made), filled.damaged, filled.made) == (1, 1, 1)
     assert all(filled.store[key]["x"].item() == number for key, number in WANTED.items())
-
-
-def teams(size: int) -> list[Team]:
-    """Threads in the place of processes, joined as gather_object and wait_for_everyone join
-    those.
-    """
-    lists: list[list[Any]] = [[] for _ in range(size)]
-    barrier = Barrier(size, timeout=30)
-
-    def gather(rank: int, mine: list[Any]) -> list[Any]:
-        lists[rank] = mine
-        barrier.wait()
-        joined = [item for part in lists for item in part]
-        barrier.wait()
-        return joined
-
-    return [
-        Team(rank, size, lambda mine, rank=rank: gather(rank, mine), barrier.wait)
-        for rank in range(size)
-    ]
 
 
 def test_processes_share_the_work_and_see_the_same_result(tmp_path: Path) -> None:
@@ -504,12 +476,6 @@ def test_the_manifest_and_the_rows_say_what_they_are(family: Family, tmp_path: P
 
 
 # --- whole runs -----------------------------------------------------------------------------------
-
-
-def losses(folder: Path) -> list[float]:
-    return [
-        json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
 
 
 @pytest.mark.parametrize(("world", "buckets"), [("sd_folder", False), ("sdxl_folder", True)])

@@ -29,6 +29,7 @@ from lcm.data.dataset import TrainDataset
 from lcm.data.load import load_records
 from lcm.data.records import Record, fingerprint
 from lcm.data.sampler import StepSampler
+from tests.support.samples import captions_of
 from tests.support.worlds import write_images
 
 LATENT = (4, 3, 5)
@@ -78,10 +79,6 @@ def make_folder(
 
 def load(folder: Path, **changes: Any) -> list[Record]:
     return load_records(DataConfig(train_data_dir=str(folder), **changes))
-
-
-def captions_of(records: list[Record]) -> dict[str, tuple[str, ...]]:
-    return {record.key: record.captions for record in records}
 
 
 def one_each(captions: dict[str, str]) -> dict[str, tuple[str, ...]]:

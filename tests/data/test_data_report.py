@@ -20,7 +20,7 @@ from lcm.data.pictures import survey
 from lcm.data.records import Record
 from lcm.data.report import make_report, write_report
 from lcm.system.processes import Team
-from tests.data.test_sources import BLUE, GREEN, RED, encoded, plain
+from tests.support.pictures import BLUE, GREEN, RED, encoded, plain
 
 SIZES = [(40, 30), (16, 90), (8, 8), (64, 64), (15, 16)]
 

@@ -8,23 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from lcm.data.config import DataConfig
 from lcm.data.load import load_data
 from lcm.data.loaded import LoadedData
-from tests.data.test_sources import BLUE, GREEN, RED, THREE, encoded, plain
+from tests.support.pictures import BLUE, GREEN, RED, encoded, plain
+from tests.support.samples import STRUCT, TEXTS, THREE, write_rows
 
 DATA = [example.data for example in THREE]
-TEXTS = ["zero", "one", "two"]
-STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-def write_rows(path: Path, images: Any, texts: Any = TEXTS, **columns: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"image": images, "text": texts, **columns}), path)
-    return path
 
 
 def load(tmp_path: Path, where: Path | str, **changes: Any) -> LoadedData:

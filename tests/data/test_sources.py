@@ -9,11 +9,9 @@ import io
 import json
 import logging
 import pickle
-import struct
 import tarfile
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,77 +23,37 @@ from torch.utils.data import DataLoader
 
 from lcm.config.run import FREE_TO_CHANGE
 from lcm.data.batch import collate
-from lcm.data.config import DataConfig
+from lcm.data.config import WHAT, DataConfig
 from lcm.data.dataset import TrainDataset
 from lcm.data.load import load_data, load_records
 from lcm.data.loaded import LoadedData
 from lcm.data.sampler import StepSampler
 from lcm.data.sources import SOURCES
+from tests.support.pictures import (
+    BLUE,
+    COLORS,
+    GREEN,
+    HOSTILE,
+    RED,
+    WHITE,
+    encoded,
+    plain,
+)
+from tests.support.samples import (
+    THREE,
+    Example,
+    table_of,
+    write_folder,
+    write_members,
+    write_parquet,
+)
 
 datasets.disable_progress_bars()
-
-RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
-
-
-@dataclass(frozen=True)
-class Example:
-    """A sample as every source can hold it: the name of its file, the bytes of its picture, its
-    captions.
-    """
-
-    name: str
-    data: bytes
-    captions: tuple[str, ...]
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def plain(color: Any, mode: str = "RGB", size: tuple[int, int] = (6, 5)) -> Image.Image:
-    return Image.new(mode, size, color)
-
-
-def write_folder(folder: Path, examples: list[Example]) -> str:
-    for example in examples:
-        (folder / example.name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / example.name).write_bytes(example.data)
-    rows = [
-        json.dumps({"file_name": example.name, "text": example.captions}) for example in examples
-    ]
-    (folder / "metadata.jsonl").write_text("\n".join(rows))
-    return str(folder)
-
-
-def table_of(examples: list[Example]) -> datasets.Dataset:
-    cells = [{"bytes": example.data, "path": None} for example in examples]
-    table = datasets.Dataset.from_dict(
-        {"image": cells, "text": [list(example.captions) for example in examples]}
-    )
-    return table.cast_column("image", datasets.Image())
 
 
 def write_dataset(folder: Path, examples: list[Example]) -> str:
     table_of(examples).save_to_disk(folder / "saved")
     return str(folder / "saved")
-
-
-def write_parquet(folder: Path, examples: list[Example]) -> str:
-    table_of(examples).to_parquet(folder / "rows.parquet")
-    return str(folder / "rows.parquet")
-
-
-def write_members(
-    path: Path, members: list[tuple[str, bytes]], kind: int = tarfile.PAX_FORMAT
-) -> Path:
-    with tarfile.open(path, "w", format=kind) as archive:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 def write_webdataset(folder: Path, examples: list[Example]) -> str:
@@ -124,11 +82,6 @@ WRITERS: dict[str, Callable[[Path, list[Example]], str]] = {
     "prompts_file": write_prompts,
 }
 WITH_IMAGES = [flag for flag, source in SOURCES.items() if source.has_images]
-COLORS = (RED, GREEN, BLUE)
-THREE = [
-    Example(f"{i}.png", encoded(plain(color)), (f"one {i}", f"two {i}"))
-    for i, color in enumerate(COLORS)
-]
 
 
 def config_of(flag: str, folder: Path, examples: list[Example], **changes: Any) -> DataConfig:
@@ -146,11 +99,10 @@ def load(flag: str, folder: Path, examples: list[Example], **changes: Any) -> Lo
 
 
 def test_every_source_is_tested_here_has_a_flag_and_may_move_between_runs() -> None:
-    assert WRITERS.keys() == SOURCES.keys()
+    assert WRITERS.keys() == SOURCES.keys() == WHAT.keys()
     helps = {f.name: f.metadata["help"] for f in fields(DataConfig)}
-    for flag, source in SOURCES.items():
-        assert helps[flag]
-        assert source.what
+    for flag in SOURCES:
+        assert helps[flag] and WHAT[flag]
         assert flag in FREE_TO_CHANGE
 
 
@@ -346,33 +298,6 @@ def test_odd_pictures_look_as_in_a_viewer_on_a_white_page(tmp_path: Path, flag: 
         np.testing.assert_allclose(
             image.getpixel((0, 0)), ODD[record.captions[0]][1], atol=6, err_msg=record.captions[0]
         )
-
-
-def claiming(width: int, height: int) -> bytes:
-    """A tiny PNG whose header states another size."""
-    data = bytearray(encoded(plain(RED)))
-    struct.pack_into(">II", data, 16, width, height)
-    struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
-    return bytes(data)
-
-
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8))
-HOSTILE: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", "unreadable"),
-    "text": (b"this is no picture", "unreadable"),
-    "half a jpeg": (encoded(NOISE, "JPEG")[:800], "unreadable"),
-    "half a png": (encoded(NOISE)[:800], "unreadable"),
-    "gif": (encoded(plain(RED), "GIF"), "unreadable"),
-    "animated gif": (
-        encoded(plain(RED), "GIF", save_all=True, append_images=[plain(BLUE)]),
-        "unreadable",
-    ),
-    "postscript": (encoded(plain(RED), "EPS"), "unreadable"),
-    "floats": (encoded(plain(0.5, "F"), "TIFF"), "unreadable"),
-    "32 bits": (encoded(plain(1 << 20, "I"), "TIFF"), "unreadable"),
-    "bomb that PIL warns of": (claiming(10_000, 10_000), "too large to decode safely"),
-    "bomb that PIL refuses": (claiming(60_000, 60_000), "too large to decode safely"),
-}
 
 
 @pytest.mark.parametrize("flag", WITH_IMAGES)

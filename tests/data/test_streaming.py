@@ -22,7 +22,6 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from lcm.cli import main as cli
-from lcm.config.run import parse_config
 from lcm.data.config import DataConfig
 from lcm.data.load import load_data
 from lcm.data.loaded import LoadedData
@@ -32,22 +31,20 @@ from lcm.data.sources.tables import content_of, is_part, without_secrets
 from lcm.data.stream.read import load_stream
 from lcm.data.stream.rows import Stream
 from lcm.system.processes import ALONE, Team
-from lcm.training.loop import Trainer
-from tests.data.test_cache import data_start, flip_bit, losses, teams
-from tests.data.test_parquet import STRUCT, write_rows
-from tests.data.test_sources import (
-    BLUE,
-    HOSTILE,
+from tests.support.damage import data_start, flip_bit
+from tests.support.outputs import losses
+from tests.support.pictures import BLUE, HOSTILE, encoded, plain
+from tests.support.runs import flags, fork, run, trainer_of, update
+from tests.support.samples import (
+    STRUCT,
     Example,
-    encoded,
-    plain,
     write_folder,
     write_members,
     write_parquet,
+    write_rows,
 )
+from tests.support.teams import teams
 from tests.support.worlds import write_images
-from tests.training.test_launch import fork
-from tests.training.test_trainer import flags, run
 
 COUNT = 10
 
@@ -560,11 +557,9 @@ def begin(teacher: Path, **changes: Any) -> tuple[list[float], DataReport]:
     its data.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
-    trainer = Trainer(
-        parse_config(flags(teacher, None, changes["cache_dir"].parent / "out", **changes))
-    )
-    batches = trainer.batches(range(3))
-    return [trainer.train_step(batches)[0].item() for _ in range(3)], trainer.report
+    trainer = trainer_of(flags(teacher, None, changes["cache_dir"].parent / "out", **changes))
+    batches = trainer.run.inputs.batches(range(3))
+    return [update(trainer, batches)[0].item() for _ in range(3)], trainer.run.facts.report
 
 
 @pytest.mark.parametrize(

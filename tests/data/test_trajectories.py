@@ -28,7 +28,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lcm.config.run import parse_config
 from lcm.data.batch import Pixels, SampleBatch, Trajectory, collate
 from lcm.data.config import DataConfig
 from lcm.data.dataset import TrainDataset
@@ -49,22 +48,20 @@ from lcm.data.records import Record, fingerprint
 from lcm.data.sampler import StepSampler
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.schedule import CLEAN, NoiseSchedule
-from lcm.diffusion.solvers import SOLVERS, Solver, repeated, substeps
-from lcm.diffusion.solvers.base import Remembering
+from lcm.diffusion.solvers.base import Remembering, Solver, repeated, substeps
+from lcm.diffusion.tables import SOLVERS
 from lcm.models.families import Family, load_family
 from lcm.system.processes import Team
-from lcm.training.inputs import build_trajectories
-from tests.data.test_cache import teams
-from tests.diffusion.test_solvers import (
+from tests.support.closed_forms import exact_solution, gaussian_teacher
+from tests.support.schedules import (
     every_model,
     every_solver,
-    exact_solution,
-    gaussian_teacher,
     make_schedule,
     network_of,
     randn,
     stable_diffusion_schedule,
 )
+from tests.support.teams import teams
 from tests.support.worlds import build_sdxl
 
 SPEC = TrajectorySpec(
@@ -783,25 +780,16 @@ def test_whatever_is_missing_is_shared_evenly(
 
 
 def test_nothing_is_opened_before_all_processes_are_done(
-    family: Family, folder: Path, sd_folder: Path, monkeypatch: pytest.MonkeyPatch
+    family: Family, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last process is still making its share while the others wait."""
-    flags = {
-        "pretrained_teacher_model": sd_folder,
-        "prompts_file": "x",
-        "trajectory_dir": folder,
-        "resolution": 16,
-    }
-    config = parse_config(
-        [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    )
 
     def make(_family: Family, batch: list[Record], spec: TrajectorySpec, _device: str) -> Tensor:
         time.sleep(0.2 * (batch[0].key > "000128"))
         return torch.zeros(len(batch), spec.num_steps + 1, *SHAPE[1:])
 
     def process(team: Team) -> int:
-        return len(build_trajectories(config, family, records_of(130), team, torch.device("cpu")))
+        return len(prepare(family, records_of(130), folder, team=team))
 
     monkeypatch.setattr("lcm.data.precomputed.trajectories.follow", make)
     with ThreadPoolExecutor(3) as pool:

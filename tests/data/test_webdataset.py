@@ -28,17 +28,14 @@ from lcm.data.load import load_data, load_records
 from lcm.data.loaded import LoadedData
 from lcm.data.sampler import StepSampler
 from lcm.data.sources.files import expand_braces, find_files
-from tests.data.test_sources import BLUE, GREEN, RED, THREE, encoded, plain, write_members
+from tests.support.pictures import BLUE, GREEN, RED, encoded, plain
+from tests.support.samples import THREE, captions_of, write_members
 
 PICTURE = THREE[0].data
 
 
 def load(tar: Path | str, **changes: Any) -> LoadedData:
     return load_data(DataConfig(webdataset=str(tar), **changes))
-
-
-def captions_of(data: LoadedData) -> dict[str, tuple[str, ...]]:
-    return {record.key: record.captions for record in data.records}
 
 
 def text(value: Any) -> bytes:
@@ -71,14 +68,14 @@ def test_captions_come_from_txt_and_else_from_json(
         tmp_path / "x.tar",
         [("a.jpg", PICTURE), *((f"a.{extension}", data) for extension, data in files.items())],
     )
-    assert captions_of(load(tar)) == {"x.tar/a": captions}
+    assert captions_of(load(tar).records) == {"x.tar/a": captions}
 
 
 def test_another_field_of_the_json(tmp_path: Path) -> None:
     tar = write_members(
         tmp_path / "x.tar", [("a.jpg", PICTURE), ("a.json", text({"text": "no", "seen": "yes"}))]
     )
-    assert captions_of(load(tar, caption_column="seen")) == {"x.tar/a": ("yes",)}
+    assert captions_of(load(tar, caption_column="seen").records) == {"x.tar/a": ("yes",)}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +108,10 @@ def test_what_is_no_sample_is_counted_by_its_reason(
     data = load(
         write_members(tmp_path / "x.tar", [*members, ("last.png", PICTURE), ("last.txt", b"y")])
     )
-    assert (list(captions_of(data)), data.dropped) == (["x.tar/good", "x.tar/last"], {reason: 1})
+    assert (list(captions_of(data.records)), data.dropped) == (
+        ["x.tar/good", "x.tar/last"],
+        {reason: 1},
+    )
 
 
 def test_keys_end_at_the_first_dot_of_the_file_name(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_keys_end_at_the_first_dot_of_the_file_name(tmp_path: Path) -> None:
             tmp_path / "x.tar", [*members, ("README", b"no sample"), ("LICENSE.", b"no sample")]
         )
     )
-    assert list(captions_of(data)) == [
+    assert list(captions_of(data.records)) == [
         f"x.tar/{key}" for key in ("a", "b", "v1.5/c", "v1.5/d e", "größer 貓")
     ]
     assert data.dropped == {}
@@ -233,7 +233,7 @@ def test_of_a_tar_that_is_cut_short_anywhere_the_complete_samples_are_kept(
         caplog.clear()
         found = load(tar)
         expected = complete_samples(whole, cut)
-        assert list(captions_of(found)) == expected, cut
+        assert list(captions_of(found.records)) == expected, cut
         begun = sum(header <= cut for header in headers)
         torn = begun - len(expected)
         assert found.dropped == ({"cut off at the end of a tar": torn} if torn else {}), cut
@@ -260,7 +260,7 @@ def test_a_damaged_header_ends_what_is_read(
     data[where : where + 10] = b"0123456789"
     tar.write_bytes(data)
     found = load(tar)
-    assert list(captions_of(found)) == ["x.tar/0", "x.tar/1"]
+    assert list(captions_of(found.records)) == ["x.tar/0", "x.tar/1"]
     assert found.dropped == {"cut off at the end of a tar": 1}
     assert "damaged" in caplog.text
 
@@ -299,7 +299,7 @@ def test_names_and_links_in_a_tar_lead_nowhere(tmp_path: Path) -> None:
             archive.addfile(info)
     before = sorted(tmp_path.rglob("*"))
     data = load(tar)
-    assert captions_of(data) == {"x.tar/../../up": ("up",), "x.tar//abs": ("abs",)}
+    assert captions_of(data.records) == {"x.tar/../../up": ("up",), "x.tar//abs": ("abs",)}
     assert [record.image().getpixel((0, 0)) for record in data.records] == [RED, RED]
     assert data.dropped == {"without an image": 2}
     assert sorted(tmp_path.rglob("*")) == before
@@ -373,20 +373,23 @@ def test_shards_are_found_by_folder_glob_and_braces_under_the_same_names(
     (tmp_path / "._00.tar").write_text("what a Mac leaves behind")
     keys = [f"0{i}.tar/0" for i in range(3)]
     for where in ("", "/", "/*.tar", "/0?.tar", "/{00..02}.tar", "/0{0,1,2}.tar"):
-        assert list(captions_of(load(f"{tmp_path}{where}"))) == keys, where
+        assert list(captions_of(load(f"{tmp_path}{where}").records)) == keys, where
     monkeypatch.chdir(tmp_path)
     for where in (".", "*.tar", "./{00..02}.tar", "{00..02}.tar"):
-        assert list(captions_of(load(where))) == keys, where
-    assert list(captions_of(load("01.tar"))) == keys[1:2]
-    assert list(captions_of(load("{02,00,02}.tar"))) == [keys[2], keys[0]]
+        assert list(captions_of(load(where).records)) == keys, where
+    assert list(captions_of(load("01.tar").records)) == keys[1:2]
+    assert list(captions_of(load("{02,00,02}.tar").records)) == [keys[2], keys[0]]
 
 
 def test_sub_folders_are_part_of_the_name(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
         shard(tmp_path / name / "x.tar", 1)
-    assert list(captions_of(load(tmp_path))) == ["a/x.tar/0", "b/x.tar/0"]
-    assert list(captions_of(load(tmp_path / "{a,b}" / "x.tar"))) == ["a/x.tar/0", "b/x.tar/0"]
+    assert list(captions_of(load(tmp_path).records)) == ["a/x.tar/0", "b/x.tar/0"]
+    assert list(captions_of(load(tmp_path / "{a,b}" / "x.tar").records)) == [
+        "a/x.tar/0",
+        "b/x.tar/0",
+    ]
 
 
 @pytest.mark.parametrize(

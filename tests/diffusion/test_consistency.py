@@ -4,8 +4,6 @@ schedulers.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler
@@ -13,15 +11,14 @@ from torch import Tensor
 
 from lcm.diffusion.consistency import boundary_scalings, land
 from lcm.diffusion.guidance import guide
-from lcm.diffusion.losses import LOSSES
 from lcm.diffusion.schedule import CLEAN, PREDICTION_TYPES, NoiseSchedule
-from tests.support.worlds import stock_ddim
-
-SD_BETAS: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-}
+from lcm.diffusion.tables import LOSSES
+from tests.support.schedules import (
+    SD_BETAS,
+    make_schedule,
+    randn,
+    stock_ddim,
+)
 
 # t, c_skip, c_out
 GOLDEN_SCALINGS = [
@@ -120,17 +117,6 @@ GOLDEN_STEPS: list[GoldenStep] = [
         0.138806,
     ),
 ]
-
-
-def make_schedule(prediction_type: str, zero_snr: bool = False) -> NoiseSchedule:
-    stock = LCMScheduler(
-        **SD_BETAS, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr
-    )
-    return NoiseSchedule.from_scheduler(stock)
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("t", "c_skip", "c_out"), GOLDEN_SCALINGS)

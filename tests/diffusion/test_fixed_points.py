@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from lcm.diffusion.schedule import CLEAN, NoiseSchedule
-from lcm.diffusion.solvers import SOLVERS, repeated
-from lcm.methods import LatentBatch, Objective
+from lcm.diffusion.solvers.base import repeated
+from lcm.diffusion.tables import SOLVERS
+from lcm.methods.objective import LatentBatch, Objective
 from lcm.models.conditioning import Conditioning
-from tests.support.closed_forms import make_objective, make_schedule, seen_by_the_loss
+from tests.support.closed_forms import make_objective, seen_by_the_loss
+from tests.support.schedules import make_schedule
 
 STD, MEAN = 0.6, 0.4
 

@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from torch import Tensor
 
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.guidance import Guidance, guidance_scale_to_w, guide
 from lcm.diffusion.schedule import PREDICTION_TYPES, NoiseSchedule
 from lcm.diffusion.times import GridTimes, PhaseEdge
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from tests.support.schedules import randn
 
 
 def test_w_of_the_papers_is_guidance_scale_minus_one() -> None:

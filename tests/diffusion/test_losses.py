@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lcm.diffusion.losses import LOSSES
+from lcm.diffusion.tables import LOSSES
+from tests.support.schedules import randn
 
 Reference = Callable[[np.ndarray, float], np.ndarray]
 
@@ -34,10 +35,6 @@ every_loss = pytest.mark.parametrize(
     "name", [name for name in LOSSES if name != "energy"]
 )  # which compares laws, below
 every_c = pytest.mark.parametrize("huber_c", [0.001, 0.069, 1.0])
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @every_loss

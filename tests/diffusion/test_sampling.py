@@ -5,7 +5,6 @@ rewrite of CM, Algorithm 1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,28 +22,18 @@ from lcm.diffusion.sampling import (
     sample_trajectory,
 )
 from lcm.diffusion.schedule import CLEAN, NoiseSchedule
-from tests.support.worlds import stock_ddim
+from tests.support.schedules import (
+    SD_BETAS,
+    every_model,
+    make_schedule,
+    network,
+    randn,
+    stock_ddim,
+)
 
-SD_BETAS: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-}
-MODELS = [
-    ("epsilon", False),
-    ("v_prediction", False),
-    ("sample", False),
-    ("v_prediction", True),
-    ("sample", True),
-]
 SHAPE = (3, 4, 6, 6)
 
-every_model = pytest.mark.parametrize(("prediction_type", "zero_snr"), MODELS)
 every_count = pytest.mark.parametrize("num_steps", range(1, 9))
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def noise_from(seed: int) -> Callable[[], Tensor]:
@@ -55,16 +44,6 @@ def noise_from(seed: int) -> Callable[[], Tensor]:
 def stock_lcm(prediction_type: str, zero_snr: bool = False) -> LCMScheduler:
     return LCMScheduler(
         **SD_BETAS, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr
-    )
-
-
-def network(x: Tensor, t: Tensor) -> Tensor:
-    """A fixed random network: tanh of a channel mix plus a function of time. Keeps the dtype of
-    x.
-    """
-    mix = randn(4, 4, seed=7).to(x)
-    return torch.tanh(
-        torch.einsum("ij,bjhw->bihw", mix, x) + torch.cos(t.to(x) / 300.0).view(-1, 1, 1, 1)
     )
 
 
@@ -130,7 +109,7 @@ def test_sampling_equals_a_float64_reference(
 
 
 def test_times_may_be_any_descending_sequence() -> None:
-    schedule = NoiseSchedule.from_scheduler(stock_lcm("epsilon"))
+    schedule = make_schedule("epsilon")
     f, x = consistency_function(schedule), randn(*SHAPE)
     of_list = sample_consistency(f, schedule, x, [999, 501, 7], noise_from(seed=1))
     of_tensor = sample_consistency(f, schedule, x, torch.tensor([999, 501, 7]), noise_from(seed=1))
@@ -138,7 +117,7 @@ def test_times_may_be_any_descending_sequence() -> None:
 
 
 def test_f_sees_the_start_and_then_x0_with_the_noise_of_the_next_time() -> None:
-    schedule = NoiseSchedule.from_scheduler(stock_lcm("epsilon"))
+    schedule = make_schedule("epsilon")
     seen: list[tuple[Tensor, Tensor]] = []
 
     def f(x: Tensor, t: Tensor) -> Tensor:
@@ -159,7 +138,7 @@ def test_f_sees_the_start_and_then_x0_with_the_noise_of_the_next_time() -> None:
 
 @every_count
 def test_noise_is_drawn_once_between_two_steps(num_steps: int) -> None:
-    schedule, calls = NoiseSchedule.from_scheduler(stock_lcm("epsilon")), 0
+    schedule, calls = make_schedule("epsilon"), 0
 
     def draw_noise() -> Tensor:
         nonlocal calls
@@ -177,7 +156,7 @@ def test_noise_is_drawn_once_between_two_steps(num_steps: int) -> None:
 
 
 def test_the_start_is_not_changed_in_place() -> None:
-    schedule, x = NoiseSchedule.from_scheduler(stock_lcm("epsilon")), randn(*SHAPE)
+    schedule, x = make_schedule("epsilon"), randn(*SHAPE)
     sample_consistency(consistency_function(schedule), schedule, x, [999, 499], noise_from(seed=1))
     assert torch.equal(x, randn(*SHAPE))
 
@@ -186,7 +165,7 @@ def test_the_start_is_not_changed_in_place() -> None:
     "timesteps", [[], torch.empty(0, dtype=torch.int64)], ids=["list", "tensor"]
 )
 def test_empty_timesteps_raise_and_name_an_example(timesteps: list[int] | Tensor) -> None:
-    schedule = NoiseSchedule.from_scheduler(stock_lcm("epsilon"))
+    schedule = make_schedule("epsilon")
     with pytest.raises(ValueError, match=r"empty.*few_step"):
         sample_consistency(
             consistency_function(schedule), schedule, randn(*SHAPE), timesteps, noise_from(seed=1)
@@ -276,7 +255,7 @@ def test_exact_flow_maps_keep_the_law_of_the_data(gamma: float) -> None:
     """For data N(0, std^2) the variance is right after every step, whatever share of it is fresh
     noise.
     """
-    schedule, std = NoiseSchedule.from_scheduler(stock_lcm("epsilon")), 0.6
+    schedule, std = make_schedule("epsilon"), 0.6
     marginal = (schedule.alphas * std) ** 2 + schedule.sigmas**2
     x, generator = randn(40, 4, 32, 32) * marginal[999].sqrt(), torch.Generator().manual_seed(3)
 
@@ -298,7 +277,7 @@ def test_exact_flow_maps_keep_the_law_of_the_data(gamma: float) -> None:
 def test_trajectories_without_times_or_with_a_strange_gamma_are_refused(
     timesteps: list[int], gamma: float
 ) -> None:
-    schedule = NoiseSchedule.from_scheduler(stock_lcm("epsilon"))
+    schedule = make_schedule("epsilon")
     with pytest.raises(ValueError, match="at least one timestep and a gamma"):
         sample_trajectory(
             jump_of(schedule), schedule, randn(*SHAPE), timesteps, no_noise, gamma=gamma
@@ -311,7 +290,7 @@ def test_trajectories_without_times_or_with_a_strange_gamma_are_refused(
 @every_count
 def test_without_injection_a_stochastic_flow_is_consistency_sampling(num_steps: int) -> None:
     schedule, times = (
-        NoiseSchedule.from_scheduler(stock_lcm("v_prediction")),
+        make_schedule("v_prediction"),
         SolverGrid(50).few_step(num_steps),
     )
     noises = [randn(*SHAPE, seed=seed) for seed in range(2 * num_steps)]
@@ -333,7 +312,7 @@ def test_without_injection_a_stochastic_flow_is_consistency_sampling(num_steps: 
 
 
 def test_a_stochastic_flow_shows_the_network_fresh_noise_in_every_step() -> None:
-    schedule, times = NoiseSchedule.from_scheduler(stock_lcm("epsilon")), [999, 499, 259]
+    schedule, times = make_schedule("epsilon"), [999, 499, 259]
     noises = [
         randn(*SHAPE, seed=seed) for seed in range(5)
     ]  # one for each of three answers, one between two of them

@@ -4,8 +4,6 @@ schedulers.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -13,13 +11,13 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from lcm.diffusion.schedule import CLEAN, PREDICTION_TYPES, NoiseSchedule, Prediction
-from tests.support.worlds import stock_ddim
-
-SD_BETAS: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-}
+from tests.support.schedules import (
+    MODELS,
+    SD_BETAS,
+    make_schedule,
+    randn,
+    stock_ddim,
+)
 
 # Stable Diffusion's schedule: t, alpha_bar, alpha, sigma, sigma / alpha
 GOLDEN = [
@@ -33,14 +31,6 @@ GOLDEN = [
     (999, "0.004660095", "0.0682649", "0.9976673", "14.6146"),
 ]
 
-# every prediction type that exists for the schedule, with (True) and without zero terminal SNR
-MODELS = [
-    ("epsilon", False),
-    ("v_prediction", False),
-    ("sample", False),
-    ("v_prediction", True),
-    ("sample", True),
-]
 TIMES = [0, 19, 499, 979, 999]
 
 
@@ -48,14 +38,6 @@ def stock_ddpm(prediction_type: str, zero_snr: bool = False) -> DDPMScheduler:
     return DDPMScheduler(
         **SD_BETAS, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr
     )
-
-
-def make_schedule(prediction_type: str, zero_snr: bool = False) -> NoiseSchedule:
-    return NoiseSchedule.from_scheduler(stock_ddpm(prediction_type, zero_snr))
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def reference_alpha_sigma(schedule: NoiseSchedule, t: Tensor) -> tuple[np.ndarray, np.ndarray]:

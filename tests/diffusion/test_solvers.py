@@ -2,97 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from lcm.diffusion.schedule import CLEAN, NoiseSchedule, Prediction
-from lcm.diffusion.solvers import SOLVERS, Predict, repeated, substeps
-from tests.support.worlds import stock_ddim
-
-SD_BETAS: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-}
+from lcm.diffusion.solvers.base import repeated, substeps
+from lcm.diffusion.tables import SOLVERS
+from tests.support.closed_forms import exact_solution, gaussian_teacher
+from tests.support.schedules import (
+    SD_BETAS,
+    every_model,
+    every_solver,
+    float64_schedule,
+    make_schedule,
+    network,
+    network_of,
+    randn,
+    stable_diffusion_schedule,
+    stock_ddim,
+)
 
 # a new solver must say its order
 ORDERS = {"ddim": 1.0, "heun": 2.0, "dpm_solver_pp_2m": 2.0}
-
-MODELS = [
-    ("epsilon", False),
-    ("v_prediction", False),
-    ("sample", False),
-    ("v_prediction", True),
-    ("sample", True),
-]
-
-every_solver = pytest.mark.parametrize("name", SOLVERS)
-every_model = pytest.mark.parametrize(("prediction_type", "zero_snr"), MODELS)
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def make_schedule(prediction_type: str, zero_snr: bool = False) -> NoiseSchedule:
-    stock = DDIMScheduler(
-        **SD_BETAS, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr
-    )
-    return NoiseSchedule.from_scheduler(stock)
-
-
-def network_of(schedule: NoiseSchedule) -> Predict:
-    """A fixed random network: tanh of a channel mix plus a function of time."""
-    mix = randn(4, 4, seed=7)
-
-    def predict(x_t: Tensor, t: Tensor) -> Prediction:
-        assert (t >= 0).all(), "no network can be asked at the clean end"
-        output = torch.tanh(
-            torch.einsum("ij,bjhw->bihw", mix, x_t.float()) + torch.cos(t / 300.0).view(-1, 1, 1, 1)
-        )
-        return schedule.predict(output, x_t, t)
-
-    return predict
-
-
-def float64_schedule(alpha_bar: Tensor) -> NoiseSchedule:
-    """The given alpha_bar [T] and the clean end, without the float32 of from_alphas_cumprod."""
-    alpha_bar = torch.cat([alpha_bar, torch.ones(1, dtype=torch.float64)])
-    return NoiseSchedule(alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), "epsilon")
-
-
-def stable_diffusion_schedule() -> NoiseSchedule:
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return float64_schedule(torch.cumprod(1 - betas, 0))
 
 
 def geometric_schedule() -> NoiseSchedule:
     """tau = sigma / alpha from 0.05 to 20, evenly in its logarithm."""
     tau = 0.05 * 400 ** torch.linspace(0, 1, 1025, dtype=torch.float64)
     return float64_schedule(1 / (1 + tau**2))
-
-
-def gaussian_teacher(schedule: NoiseSchedule, std: float) -> Predict:
-    """The exact posterior means for data x0 ~ N(0, std^2), whatever the dtype of the schedule."""
-
-    def predict(x_t: Tensor, t: Tensor) -> Prediction:
-        alpha, sigma = schedule.alpha_sigma(t)
-        variance = alpha**2 * std**2 + sigma**2
-        return Prediction(alpha * std**2 * x_t / variance, sigma * x_t / variance)
-
-    return predict
-
-
-def exact_solution(schedule: NoiseSchedule, std: float, x_t: float, t: int, s: int) -> float:
-    """x / alpha grows along the probability-flow ODE as sqrt(std^2 + tau^2)."""
-    alphas, sigmas = schedule.alphas.numpy(), schedule.sigmas.numpy()
-    tau_t, tau_s = sigmas[t] / alphas[t], sigmas[s] / alphas[s]
-    return float(alphas[s] * x_t / alphas[t] * np.sqrt((std**2 + tau_s**2) / (std**2 + tau_t**2)))
 
 
 def relative_error(
@@ -234,13 +174,6 @@ def test_ddim_equals_stock_over_all_steps(
         theirs = stock.step(network(theirs, t), time, theirs, eta=0.0).prev_sample
         mine = SOLVERS["ddim"](predict, schedule, mine, t, t - 1000 // num_steps)
     torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6 * float(theirs.abs().max()))
-
-
-def network(x: Tensor, t: Tensor) -> Tensor:
-    return torch.tanh(
-        torch.einsum("ij,bjhw->bihw", randn(4, 4, seed=7), x)
-        + torch.cos(t / 300.0).view(-1, 1, 1, 1)
-    )
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])

@@ -28,11 +28,12 @@ from lcm.diffusion.times import (
     TimeSampler,
     WithinSegment,
 )
-from lcm.methods import OBJECTIVES
-from tests.support.closed_forms import make_objective, make_schedule
+from lcm.methods import METHODS
+from tests.support.closed_forms import make_objective
+from tests.support.schedules import make_schedule
 
 SAMPLERS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in OBJECTIVES),
+    *((name, {}) for name in METHODS),
     ("lcm", {"num_ddim_timesteps": 30}),
     ("lcm", {"num_ddim_timesteps": 1000}),
     ("ct", {"discretization": "fixed", "num_ddim_timesteps": 8}),
@@ -285,7 +286,7 @@ def test_progress_matters_only_to_schedules() -> None:
     """A run may then be shortened without changing what is taught."""
     moving: set[str] = set()
     first, second = square(40)
-    for name in OBJECTIVES:
+    for name in METHODS:
         sampler: TimeSampler = make_objective(name).times
         if not torch.equal(
             torch.stack(sampler(first, second, 0.0)), torch.stack(sampler(first, second, 0.999))

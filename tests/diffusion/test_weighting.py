@@ -11,12 +11,10 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 
 from lcm.diffusion.consistency import land
-from lcm.diffusion.losses import LOSSES
 from lcm.diffusion.schedule import CLEAN, PREDICTION_TYPES
+from lcm.diffusion.tables import LOSSES, WEIGHTS
 from lcm.diffusion.times import Times
-from lcm.diffusion.weighting import WEIGHTS
-from tests.support.closed_forms import make_schedule
-from tests.support.worlds import SD_BETAS
+from tests.support.schedules import SD_BETAS, make_schedule
 
 every_type = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 T = torch.tensor([0, 4, 19, 259, 499, 979, 999])

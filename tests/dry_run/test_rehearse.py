@@ -15,7 +15,7 @@ import torch
 import lcm.dry_run.step_memory
 import train_lcm_lora
 from lcm.cli import main as cli
-from lcm.config.run import parse_config
+from lcm.config.flags import parse_config
 from lcm.dry_run.memory_fit import (
     AVERAGES,
     ENCODING,
@@ -35,14 +35,11 @@ from lcm.system.disk_space import Need, readable, shortages
 from lcm.system.memory import LiveMemory, counting, held_on, is_out_of_memory, total_memory
 from lcm.training.loop import Trainer
 from lcm.training.plan import PAGES, duration, guess_output_need, output_need, plan_of
+from tests.support.outputs import snapshot
+from tests.support.runs import flags, run, trainer_of, update
 from tests.support.worlds import write_images
-from tests.training.test_trainer import flags, run, snapshot
 
 MIB = 2**20
-
-
-def trainer_of(*args: Any, **changes: Any) -> Trainer:
-    return Trainer(parse_config(flags(*args, **changes)))
 
 
 RECOMPUTING = [f"--gradient_checkpointing {mode} (peak about" for mode in ("selective", "full")]
@@ -69,11 +66,15 @@ def test_the_disk_of_a_run_is_foreseen(
         "validation_num_steps": [1, 2],
         **changes,
     }
-    trainer = trainer_of(sd_folder, images, tmp_path / "out", dry_run=True, **options)
-    guess = guess_output_need(trainer.config, plan_of(trainer.config, 0), trainer.state(), 2)
+    trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", dry_run=True, **options))
+    guess = guess_output_need(
+        trainer.run.config, plan_of(trainer.run.config, 0), trainer.record(), 2
+    )
     measure_steps(trainer)
-    found, plan = measure_besides(trainer), plan_of(trainer.config, 0)
-    foreseen = output_need(trainer.config, plan, found.checkpoint, found.given_away, 2 * found.row)
+    found, plan = measure_besides(trainer), plan_of(trainer.run.config, 0)
+    foreseen = output_need(
+        trainer.run.config, plan, found.checkpoint, found.given_away, 2 * found.row
+    )
     assert not (tmp_path / "out").exists()
     assert run(sd_folder, images, tmp_path / "out", **options) == 0
     checkpoints, grids = (
@@ -148,7 +149,7 @@ def test_what_is_missing_in_a_cache_is_foreseen_and_nothing_is_written(
     assert cli.main([*build, "--max_train_samples", "5"]) == 0
     before = snapshot(cache)
     trainer = trainer_of(
-        sd_folder, images, tmp_path / "out", cache_latents=True, dry_run=True, **options
+        flags(sd_folder, images, tmp_path / "out", cache_latents=True, dry_run=True, **options)
     )
     rehearse(trainer)
     foreseen = {made.what: made for made in preparations(trainer)}
@@ -184,7 +185,7 @@ def test_trajectories_are_found_by_a_teacher_that_has_its_adapter_by_now(
         **{"max_train_steps": 1, "num_ddim_timesteps": 4, "validation_num_steps": 1},
     }
     for missing in (3, 0):
-        trainer = trainer_of(sd_folder, Path(), tmp_path / "out", dry_run=True, **options)
+        trainer = trainer_of(flags(sd_folder, Path(), tmp_path / "out", dry_run=True, **options))
         (found,) = preparations(trainer)
         tensors = missing * 4 * 8 * 8 * 2
         assert (found.wanted, found.missing) == (3, missing)
@@ -215,34 +216,36 @@ def test_the_memory_of_other_batch_sizes_is_foreseen(
 ) -> None:
     teacher = request.getfixturevalue(world)
     memory = measure_steps(
-        trainer_of(teacher, images, tmp_path / "out", train_batch_size=4, **changes)
+        trainer_of(flags(teacher, images, tmp_path / "out", train_batch_size=4, **changes))
     )
     assert memory is not None and sorted(memory.steps) == [1, 2, 4]
     for batch_size in others:
         trainer = trainer_of(
-            teacher, images, tmp_path / "out", train_batch_size=batch_size, **changes
+            flags(teacher, images, tmp_path / "out", train_batch_size=batch_size, **changes)
         )
-        batches = trainer.batches(range(2))
-        trainer.train_step(batches)
+        batches = trainer.run.inputs.batches(range(2))
+        update(trainer, batches)
         with LiveMemory() as counted:
-            trainer.train_step(batches)
+            update(trainer, batches)
         assert memory.above(batch_size) == pytest.approx(counted.peak, rel=0.1)
     moments = sum(
-        t.nbytes for name, t in trainer.state().tensors.items() if name.startswith("optimizer")
+        t.nbytes for name, t in trainer.record().tensors.items() if name.startswith("optimizer")
     )
-    averages = sum(t.nbytes for name, t in trainer.state().tensors.items() if "ema." in name)
+    averages = sum(t.nbytes for name, t in trainer.record().tensors.items() if "ema." in name)
     assert (memory.held[MOMENTS], memory.held[AVERAGES]) == (moments, averages)
-    assert memory.held[TRAINED] == sum(p.nbytes for p in trainer.student.parameters)
+    assert memory.held[TRAINED] == sum(p.nbytes for p in trainer.run.student.parameters)
 
 
 def test_the_rehearsal_tells_it_all_and_moves_no_weight(
     sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = {**BRIEF, "gradient_accumulation_steps": 2}
-    trainer = trainer_of(sd_folder, images, tmp_path / "out", dry_run=True, **options)
-    before = [p.clone() for p in trainer.student.parameters]
+    trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", dry_run=True, **options))
+    before = [p.clone() for p in trainer.run.student.parameters]
     measure_steps(trainer)
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.student.parameters, strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, trainer.run.student.parameters, strict=True)
+    )
     with caplog.at_level(logging.INFO):
         rehearse(trainer)
     lines = [re.sub(" +", " ", line.strip()) for line in caplog.text.splitlines()]
@@ -339,7 +342,7 @@ def test_a_run_that_takes_nearly_all_memory_is_warned_of_and_one_that_takes_more
         *flags(sd_folder, images, tmp_path / "out", train_batch_size=4, lora_rank=1, **BRIEF),
         "--dry_run",
     ]
-    memory = measure_steps(Trainer(parse_config(line)))
+    memory = measure_steps(trainer_of(line))
     assert memory is not None
     peak = memory.peak(4)
     monkeypatch.setattr("lcm.dry_run.step_memory.total_memory", lambda device: int(peak / 0.95))
@@ -500,7 +503,7 @@ def test_of_several_processes_the_one_counts_that_takes_most() -> None:
 def test_what_fails_on_another_process_fails_on_all(
     sd_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = trainer_of(sd_folder, images, tmp_path / "out")
+    trainer = trainer_of(flags(sd_folder, images, tmp_path / "out"))
     assert attempt(trainer, lambda: 3) == [3]
     monkeypatch.setattr("lcm.dry_run.step_memory.gather_object", lambda mine: [*mine, (True, None)])
     assert attempt(trainer, lambda: 3) is None
@@ -531,7 +534,7 @@ def test_only_lack_of_memory_is_taken_for_it(sd_folder: Path, images: Path, tmp_
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        attempt(trainer_of(sd_folder, images, tmp_path / "out"), fail)
+        attempt(trainer_of(flags(sd_folder, images, tmp_path / "out")), fail)
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**15, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)

@@ -33,7 +33,7 @@ from examples.shapes.render import (
     write_dataset,
 )
 from examples.shapes.tokenizer import build_tokenizer
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 SHAPES_FOLDER = ROOT / "examples" / "shapes"
 TEACHERS = ("teacher", "teacher_v")

@@ -23,28 +23,29 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lcm.adapter.export import probe
-from lcm.adapter.files import WEIGHTS_NAME, AdapterError
+from lcm.adapter.files import AdapterError
 from lcm.adapter.locate import find
-from lcm.adapter.lora import LORA_TARGETS
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.formats.factors import Adapter, Factors, uniform
 from lcm.formats.read import read_adapter
 from lcm.formats.write import save
+from tests.support.adapters import (
+    State,
+    adapted,
+    output,
+    public_sdxl_script,
+    state_of,
+    stock_kohya,
+    stock_without_metadata,
+)
 from tests.support.worlds import build_sd, build_sdxl, build_sdxl_unet, build_unet, randomize_lora
 
-State = dict[str, Tensor]
 Writer = Callable[[Any, Path], None]
 
 MIXED = {
     "rank_pattern": {"to_k": 3, "conv1": 6, "ff.net.2": 2},
     "alpha_pattern": {"to_v": 1.0, "conv2": 9.0},
 }
-
-
-def adapted(unet: Any, alpha: float = 4, **config: Any) -> Any:
-    unet.add_adapter(LoraConfig(r=4, lora_alpha=alpha, target_modules=list(LORA_TARGETS), **config))  # type: ignore[arg-type]
-    randomize_lora(unet)
-    return unet
 
 
 def truth(unet: Any) -> dict[str, Tensor]:
@@ -57,12 +58,6 @@ def truth(unet: Any) -> dict[str, Tensor]:
     }
 
 
-def output(unet: Any) -> Tensor:
-    with torch.no_grad():
-        sample: Tensor = unet(**probe(unet)).sample
-    return sample
-
-
 def equal_deltas(adapter: Adapter, expected: dict[str, Tensor]) -> None:
     assert adapter.problems == []
     assert adapter.modules.keys() == expected.keys()
@@ -73,21 +68,10 @@ def equal_deltas(adapter: Adapter, expected: dict[str, Tensor]) -> None:
 # --- what others write ----------------------------------------------------------------------------
 
 
-def state_of(unet: Any, prefix: str = "") -> State:
-    return {
-        f"{prefix}{key}": value.contiguous()
-        for key, value in get_peft_model_state_dict(unet).items()
-    }
-
-
 def stock_with_metadata(unet: Any, folder: Path) -> None:
     StableDiffusionPipeline.save_lora_weights(
         folder, unet_lora_layers=state_of(unet), **_collate_lora_metadata({"unet": unet})
     )
-
-
-def stock_without_metadata(unet: Any, folder: Path) -> None:
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state_of(unet))
 
 
 def stock_model_only(unet: Any, folder: Path) -> None:
@@ -99,10 +83,6 @@ def peft_folder(unet: Any, folder: Path) -> None:
     wrapped = get_peft_model(build_unet(), config)
     wrapped.base_model.model.load_state_dict(unet.state_dict())
     wrapped.save_pretrained(folder)
-
-
-def stock_kohya(unet: Any, folder: Path) -> None:
-    save_file(convert_state_dict_to_kohya(state_of(unet, "unet.")), folder / WEIGHTS_NAME)
 
 
 def kohya_of_peft_keys(unet: Any, folder: Path) -> None:
@@ -126,12 +106,6 @@ def public_sd_script(unet: Any, folder: Path) -> None:
     StableDiffusionPipeline.save_lora_weights(
         folder, unet_lora_layers=state_of(unet, "base_model.model.")
     )
-
-
-def public_sdxl_script(unet: Any, folder: Path) -> None:
-    """Attention gets old keys, all else new ones."""
-    converted = convert_state_dict_to_diffusers(state_of(unet))
-    StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=converted)
 
 
 def public_sdxl_validation(unet: Any, folder: Path) -> None:

@@ -38,27 +38,16 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 import lcm
 from lcm.adapter.export import kohya_state_dict
-from lcm.adapter.files import WEIGHTS_NAME, read_header
+from lcm.adapter.files import read_header
 from lcm.adapter.lora import add_lora
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.inference import locate
-from tests.adapter.test_adapters import make_recipe
-from tests.inference.test_load import everything, write_adapter
-from tests.support.worlds import SD_BETAS, build_sd, build_sdxl, build_unet, randomize_lora
+from tests.support.adapters import everything, make_recipe, write_adapter
+from tests.support.pipelines import FEW, MASK, PICTURE, SIZE, draw, nine_channels, stock
+from tests.support.schedules import SD_BETAS
+from tests.support.worlds import build_sd, build_sdxl, randomize_lora
 
-PICTURE = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
-MASK = (torch.arange(256).reshape(1, 1, 16, 16) % 16 < 8).float()
-FEW = {"num_inference_steps": 2, "guidance_scale": 1.0}
 BASE = {"num_inference_steps": 2, "guidance_scale": 2.0}
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_adapter(tmp_path_factory.mktemp("adapter"), build_sd, make_recipe())
-
-
-@pytest.fixture(scope="module")
-def sdxl_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_adapter(tmp_path_factory.mktemp("adapter"), build_sdxl, make_recipe("sdxl", 32))
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +66,6 @@ def style(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("style") / "pixel.art.safetensors"
     save_file(state, path)
     return path
-
-
-def stock(pipeline_class: Any, pipe: Any, **others: Any) -> Any:
-    """The networks of a text-to-image pipeline in another."""
-    options: dict[str, Any] = (
-        {"requires_safety_checker": False} if "safety_checker" in pipe.components else {}
-    )
-    made = pipeline_class(**{**pipe.components, **options, **others})
-    made.set_progress_bar_config(disable=True)
-    return made
 
 
 def control(pipe: Any) -> ControlNetModel:
@@ -142,11 +121,6 @@ def tiny_vae() -> AutoencoderTiny:
     ).eval()
 
 
-def nine_channels() -> Any:
-    return build_sd(unet=build_unet(in_channels=9))
-
-
-SIZE: dict[str, Any] = {"height": 16, "width": 16}
 FROM: dict[str, Any] = {"image": PICTURE, "strength": 1.0}
 INPAINT: dict[str, Any] = {**SIZE, **FROM, "mask_image": MASK}
 PIPELINES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
@@ -175,14 +149,6 @@ PIPELINES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         {**SIZE, "image": PICTURE},
     ),
 }
-
-
-def draw(pipe: Any, **options: Any) -> np.ndarray:
-    pipe.set_progress_bar_config(disable=True)
-    images: np.ndarray = pipe(
-        "a red star", generator=torch.Generator().manual_seed(5), output_type="np", **options
-    ).images
-    return images
 
 
 def weights(pipe: Any) -> dict[str, torch.Tensor]:

@@ -26,9 +26,8 @@ from diffusers import (
 )
 
 import lcm
-from tests.adapter.test_adapters import make_recipe
-from tests.inference.test_attach import FEW, MASK, PICTURE, SIZE, draw, stock
-from tests.inference.test_load import write_adapter
+from tests.support.adapters import make_recipe
+from tests.support.pipelines import FEW, MASK, PICTURE, SIZE, draw, stock
 from tests.support.worlds import build_sd, build_sdxl
 
 PHASES = {
@@ -36,16 +35,6 @@ PHASES = {
     "scheduler_config": {"timestep_spacing": "trailing"},
     "num_inference_steps": [4],
 }
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_adapter(tmp_path_factory.mktemp("adapter"), build_sd, make_recipe())
-
-
-@pytest.fixture(scope="module")
-def sdxl_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_adapter(tmp_path_factory.mktemp("adapter"), build_sdxl, make_recipe("sdxl", 32))
 
 
 def said(pipe: Any, **options: Any) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +14,19 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 import lcm
-from lcm.adapter.export import export_lora
-from lcm.adapter.files import WEIGHTS_NAME, read_header
-from lcm.adapter.lora import add_lora
+from lcm.adapter.files import read_header
+from lcm.adapter.names import WEIGHTS_NAME
 from pipelines import FewStepStableDiffusionPipeline, FewStepStableDiffusionXLPipeline
-from tests.adapter.test_adapters import make_recipe
+from tests.support.adapters import everything, make_recipe, write_adapter
+from tests.support.pipelines import SIZE, draw
 from tests.support.worlds import build_sd, build_sdxl, build_unet, randomize_lora
 
 STEPS = (1, 2, 3, 4, 6, 8)
 
 
-def write_adapter(
-    folder: Path, build: Any, recipe: lcm.Recipe, rank: int = 4, scale: float = 0.1
-) -> Path:
-    unet = build().unet
-    add_lora(unet, rank)
-    randomize_lora(unet, scale)
-    export_lora(unet, folder / WEIGHTS_NAME, recipe)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def sd_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_adapter(tmp_path_factory.mktemp("adapter"), build_sd, make_recipe())
-
-
-@pytest.fixture(scope="module")
-def sdxl_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_adapter(tmp_path_factory.mktemp("adapter"), build_sdxl, make_recipe("sdxl", 32))
-
-
-def draw(pipe: Any, **options: Any) -> np.ndarray:
-    pipe.set_progress_bar_config(disable=True)
-    result = pipe(
-        "a red star",
-        height=16,
-        width=16,
-        generator=torch.Generator().manual_seed(5),
-        output_type="np",
-        **options,
-    )
-    images: np.ndarray = result.images
-    return images
 
 
 def stock_with_adapter(pipe: Any, adapter: Path, grid: int = 50) -> Any:
@@ -72,7 +42,7 @@ def test_attach_equals_loading_by_hand_in_stock_diffusers_sd(sd_adapter: Path, s
     lcm.attach(attached, sd_adapter)
     by_hand = stock_with_adapter(build_sd(), sd_adapter)
     options = {"num_inference_steps": steps, "guidance_scale": 1.0}
-    assert np.array_equal(draw(attached, **options), draw(by_hand, **options))
+    assert np.array_equal(draw(attached, **SIZE, **options), draw(by_hand, **SIZE, **options))
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -83,7 +53,7 @@ def test_attach_equals_loading_by_hand_in_stock_diffusers_sdxl(
     lcm.attach(attached, sdxl_adapter)
     by_hand = stock_with_adapter(build_sdxl(), sdxl_adapter)
     options = {"num_inference_steps": steps, "guidance_scale": 1.0}
-    assert np.array_equal(draw(attached, **options), draw(by_hand, **options))
+    assert np.array_equal(draw(attached, **SIZE, **options), draw(by_hand, **SIZE, **options))
 
 
 @pytest.mark.parametrize(
@@ -121,21 +91,23 @@ def test_our_pipelines_default_to_four_steps_without_guidance_and_equal_the_stoc
     shared = stock(
         **pipe.components, **stock_options
     )  # the very same modules in a stock pipeline: bit for bit
-    assert np.array_equal(draw(pipe), draw(shared, num_inference_steps=4, guidance_scale=1.0))
+    assert np.array_equal(
+        draw(pipe, **SIZE), draw(shared, **SIZE, num_inference_steps=4, guidance_scale=1.0)
+    )
     for steps in STEPS:
         assert np.array_equal(
-            draw(pipe, num_inference_steps=steps),
-            draw(shared, num_inference_steps=steps, guidance_scale=1.0),
+            draw(pipe, **SIZE, num_inference_steps=steps),
+            draw(shared, **SIZE, num_inference_steps=steps, guidance_scale=1.0),
         )
         np.testing.assert_allclose(
-            draw(pipe, num_inference_steps=steps),
-            draw(by_hand, num_inference_steps=steps, guidance_scale=1.0),
+            draw(pipe, **SIZE, num_inference_steps=steps),
+            draw(by_hand, **SIZE, num_inference_steps=steps, guidance_scale=1.0),
             atol=1e-5,
         )
     guided = {"num_inference_steps": 2, "guidance_scale": 1.5, "negative_prompt": "blue"}
-    assert np.array_equal(draw(pipe, **guided), draw(shared, **guided))
+    assert np.array_equal(draw(pipe, **SIZE, **guided), draw(shared, **SIZE, **guided))
     with pytest.raises(TypeError, match="num_steps"):
-        draw(pipe, num_steps=2)
+        draw(pipe, **SIZE, num_steps=2)
     with pytest.raises(ValueError, match="fuse_lora"):
         pipe.save_pretrained(tmp_path / "saved")
     pipe.unload_lora_weights()
@@ -163,7 +135,7 @@ def test_attach_sets_the_scheduler_of_the_recipe_on_the_base_models_own_betas(
         "beta_start": 0.00085,
     }.items():
         assert pipe.scheduler.config[name] == value
-    assert np.isfinite(draw(pipe, num_inference_steps=4, guidance_scale=1.0)).all()
+    assert np.isfinite(draw(pipe, **SIZE, num_inference_steps=4, guidance_scale=1.0)).all()
 
 
 def test_weight_scales_the_adapter_and_zero_is_the_base_model(sd_adapter: Path) -> None:
@@ -172,10 +144,10 @@ def test_weight_scales_the_adapter_and_zero_is_the_base_model(sd_adapter: Path) 
     for weight in (0.0, 0.5, 1.0):
         pipe = build_sd()
         lcm.attach(pipe, sd_adapter, weight)
-        pictures[weight] = draw(pipe, **options)
+        pictures[weight] = draw(pipe, **SIZE, **options)
     base = build_sd()
     base.scheduler = LCMScheduler.from_config(base.scheduler.config)
-    assert np.allclose(pictures[0.0], draw(base, **options), atol=1e-6)
+    assert np.allclose(pictures[0.0], draw(base, **SIZE, **options), atol=1e-6)
     assert not np.allclose(pictures[0.5], pictures[1.0], atol=1e-4)
 
 
@@ -217,31 +189,6 @@ def refuse(pipe: Any, adapter: Path, message: str, **options: Any) -> None:
         lcm.attach(pipe, adapter, **options)
     assert pipe.scheduler is scheduler
     assert pipe.get_list_adapters() == adapters
-
-
-def everything(pipe: Any) -> dict[str, Any]:
-    """What an adapter can change in a pipeline."""
-    found: dict[str, Any] = {
-        "scheduler": id(pipe.scheduler),
-        "listed": pipe.get_list_adapters(),
-        "active": pipe.get_active_adapters(),
-    }
-    for part in ("unet", "text_encoder"):
-        model = getattr(pipe, part)
-        found[part] = [
-            (name, id(module), module.training) for name, module in model.named_modules()
-        ]
-        found[f"{part} tensors"] = [
-            (name, id(p), p.requires_grad) for name, p in model.named_parameters()
-        ]
-        adapted = {
-            name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
-        }
-        found[f"{part} adapters"] = {
-            name: (list(m.active_adapters), m.scaling, m.r, m.lora_alpha)
-            for name, m in adapted.items()
-        }
-    return copy.deepcopy(found)
 
 
 def elsewhere(state: dict[str, torch.Tensor]) -> None:
@@ -300,17 +247,17 @@ def test_an_adapter_that_fails_while_it_loads_leaves_the_pipeline_as_it_was(
         damage(state)
     save_file(state, tmp_path / WEIGHTS_NAME, metadata=read_header(sd_adapter / WEIGHTS_NAME))
     options = {"num_inference_steps": 2, "guidance_scale": 1.0}
-    before, picture = everything(pipe), draw(pipe, **options)
+    before, picture = everything(pipe), draw(pipe, **SIZE, **options)
     for _ in range(2):  # what was left of the first time would be in the way of the second
         with pytest.raises(ValueError, match=message) as caught:
             lcm.attach(pipe, tmp_path)
         assert "\n" not in str(caught.value)
     assert everything(pipe) == before
-    assert np.array_equal(draw(pipe, **options), picture)
+    assert np.array_equal(draw(pipe, **SIZE, **options), picture)
     monkeypatch.undo()
     lcm.attach(pipe, sd_adapter)
     assert pipe.unet.active_adapters() == [*(["style"] if adapted else []), "lcm"]
-    assert not np.allclose(draw(pipe, **options), picture)
+    assert not np.allclose(draw(pipe, **SIZE, **options), picture)
 
 
 def test_what_cannot_work_is_refused_and_nothing_changes(

@@ -30,8 +30,7 @@ import lcm
 from lcm import Engine, Request
 from lcm.adapter.lora import add_lora
 from pipelines import FewStepStableDiffusionPipeline
-from tests.adapter.test_adapters import make_recipe
-from tests.inference.test_load import write_adapter
+from tests.support.adapters import make_recipe, write_adapter
 from tests.support.worlds import build_sd, build_sdxl, build_unet, randomize_lora
 
 NUMBERS = {"output_type": "np"}

@@ -1,4 +1,4 @@
-"""Laws of every method in OBJECTIVES, on real tiny networks and on teachers with a closed form."""
+"""Laws of every method in METHODS, on real tiny networks and on teachers with a closed form."""
 
 from __future__ import annotations
 
@@ -19,36 +19,37 @@ from diffusers import (
 from torch import Tensor
 
 from lcm.adapter.lora import add_lora
-from lcm.adapter.recipe import UNCLIPPED, Recipe
+from lcm.adapter.recipe import UNCLIPPED, Recipe, TeacherFacts
 from lcm.diffusion.consistency import land
 from lcm.diffusion.grid import SolverGrid
-from lcm.diffusion.losses import LOSSES
 from lcm.diffusion.sampling import sample_consistency, sample_trajectory
 from lcm.diffusion.schedule import CLEAN, PREDICTION_TYPES, NoiseSchedule
-from lcm.diffusion.solvers import SOLVERS
+from lcm.diffusion.tables import LOSSES, SOLVERS, WEIGHTS
 from lcm.diffusion.times import Times
-from lcm.diffusion.weighting import WEIGHTS
 from lcm.inference import make_scheduler
-from lcm.methods import OBJECTIVES, LatentBatch, Objective, ObjectiveConfig, make_recipe, resolve
+from lcm.methods import METHODS
+from lcm.methods.config import MethodConfig, flags_of, resolved
+from lcm.methods.method import build_objective, make_recipe
+from lcm.methods.objective import LatentBatch, Objective
 from lcm.methods.parts import OnChord
 from lcm.models.networks import Networks, make_networks
 from tests.support.closed_forms import (
     GaussianRoles,
     make_batch,
     make_objective,
-    make_schedule,
     rows,
     seen_by_the_loss,
 )
-from tests.support.worlds import SD_BETAS, build_sdxl_unet, build_unet, randomize_lora
+from tests.support.schedules import SD_BETAS, make_schedule, network
+from tests.support.worlds import build_sdxl_unet, build_unet, randomize_lora
 
-every_method = pytest.mark.parametrize("name", OBJECTIVES)
+every_method = pytest.mark.parametrize("name", METHODS)
 every_type = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 every_unet = pytest.mark.parametrize(
     ("build", "width", "pooled"), [(build_unet, 16, None), (build_sdxl_unet, 32, 16)]
 )
-FROM_TRAJECTORIES = [name for name, method in OBJECTIVES.items() if method.from_trajectories]
-BOOTSTRAPPED = [name for name in OBJECTIVES if name not in (*FROM_TRAJECTORIES, "flow_map", "scm")]
+FROM_TRAJECTORIES = [name for name, method in METHODS.items() if method.from_trajectories]
+BOOTSTRAPPED = [name for name in METHODS if name not in (*FROM_TRAJECTORIES, "flow_map", "scm")]
 """Methods whose target is the landing point of the target network from x_u."""
 TRAINS_PURE_NOISE = ("uniform", "velocity")
 """Weights that are not 0 where alpha is."""
@@ -57,8 +58,8 @@ TRAINS_PURE_NOISE = ("uniform", "velocity")
 def every_method_with(*options: dict[str, Any]) -> pytest.MarkDecorator:
     """Each of the flags, where the method has them; a solver with the coupling that asks it."""
     pairs = []
-    for name, flags in itertools.product(OBJECTIVES, options):
-        if set(flags) <= set(own := OBJECTIVES[name].defaults):
+    for name, flags in itertools.product(METHODS, options):
+        if set(flags) <= set(own := flags_of(METHODS[name].settings)):
             pairs.append(
                 (
                     name,
@@ -92,13 +93,15 @@ def test_samples_do_not_influence_each_other(name: str) -> None:
         make_batch(4),
         make_objective(name, **few_solver_steps(name)),
     )
-    together = objective(nets, batch, 0.5).detach()
+    together = objective(nets, batch, 0.5).loss.detach()
     assert together.shape == (4,)
-    single = torch.cat([objective(nets, rows(batch, torch.tensor([i])), 0.5) for i in range(4)])
+    single = torch.cat(
+        [objective(nets, rows(batch, torch.tensor([i])), 0.5).loss for i in range(4)]
+    )
     torch.testing.assert_close(together, single, rtol=1e-3, atol=1e-5)
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(
-        objective(nets, rows(batch, order), 0.5), together[order], rtol=1e-3, atol=1e-5
+        objective(nets, rows(batch, order), 0.5).loss, together[order], rtol=1e-3, atol=1e-5
     )
 
 
@@ -109,7 +112,7 @@ def test_gradients_arrive_on_all_adapter_tensors_and_nowhere_else(
 ) -> None:
     unet = build()
     nets, batch = with_adapter(unet), make_batch(3, width=width, pooled=pooled)
-    make_objective(name, **few_solver_steps(name))(nets, batch, 0.5).mean().backward()
+    make_objective(name, **few_solver_steps(name))(nets, batch, 0.5).loss.mean().backward()
     for parameter_name, parameter in unet.named_parameters():
         if ".lora_" in parameter_name:
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, parameter_name
@@ -132,7 +135,7 @@ def test_the_loss_of_one_batch_falls_against_a_target_that_stands_still(
     objective, losses = make_objective(name, **few_solver_steps(name)), []
     optimizer = torch.optim.Adam([p for p in unet.parameters() if p.requires_grad], 1e-3)
     for _ in range(8):
-        loss = objective(nets, batch, 0.1).mean()
+        loss = objective(nets, batch, 0.1).loss.mean()
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()
@@ -155,7 +158,7 @@ def test_networks_that_are_one_function_have_one_loss(name: str, flags: dict[str
         schedule = make_schedule(prediction_type)
         losses[prediction_type] = make_objective(name, schedule, **flags)(
             GaussianRoles(schedule), batch, 0.5
-        )
+        ).loss
     assert losses["epsilon"].min() > 1e-5
     for prediction_type in ("v_prediction", "sample"):
         torch.testing.assert_close(losses[prediction_type], losses["epsilon"], rtol=1e-3, atol=1e-5)
@@ -176,7 +179,7 @@ def test_zero_terminal_snr_gives_finite_losses_and_gradients(
         make_batch(), uniform_time=torch.tensor([0.9999, 0.9999, 0.98, 0.9, 0.5, 0.0])
     )
     for progress in (0.0, 0.05, 0.999):
-        loss = make_objective(name, schedule, **flags)(nets, batch, progress)
+        loss = make_objective(name, schedule, **flags)(nets, batch, progress).loss
         assert loss.isfinite().all()
         assert torch.autograd.grad(loss.sum(), nets.strength)[0].isfinite()
 
@@ -224,7 +227,9 @@ def test_a_bootstrapped_loss_is_that_of_both_landing_points_written_out(
             return difference.square().mean((1, 2, 3)).sqrt()
 
         expected = (rms(first - target) + rms(second - target) - rms(first - second)) / 2
-    torch.testing.assert_close(objective(nets, batch, progress), expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        objective(nets, batch, progress).loss, expected, rtol=1e-3, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["flow_map", "endpoint"])
@@ -250,7 +255,7 @@ def test_a_direct_loss_compares_with_the_trajectory_written_out(name: str) -> No
     v = nets.student(x_t, t, batch.cond)
     landed = a_s * (a * x_t - b * v) + b_s * (a * v + b * x_t)
     torch.testing.assert_close(
-        objective(nets, batch, 0.5),
+        objective(nets, batch, 0.5).loss,
         (landed - target).square().mean((1, 2, 3)),
         rtol=1e-4,
         atol=1e-6,
@@ -400,9 +405,9 @@ def test_a_student_that_is_the_teacher_has_no_loss_where_one_solver_step_is_exac
         x_t = objective.path(schedule, batch, t)
         end = schedule.predict(nets.teacher(x_t, t, batch.cond), x_t, t).x0
         objective = dataclasses.replace(objective, path=TwoPoints(t, x_t, end))
-    torch.testing.assert_close(objective(nets, batch), torch.zeros(3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(objective(nets, batch).loss, torch.zeros(3), rtol=0, atol=1e-6)
     randomize_lora(unet)
-    assert (objective(nets, batch) > 1e-5).all()
+    assert (objective(nets, batch).loss > 1e-5).all()
 
 
 @every_type
@@ -452,7 +457,7 @@ SEGMENTS = {
 """Merged in turn -> numbers of steps whose times are edges of the last ones too."""
 
 PLAYS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in OBJECTIVES),
+    *((name, {}) for name in METHODS),
     *(("lcm", {"num_ddim_timesteps": n}) for n in (4, 20, 30, 40, 100)),
     ("lcm", {"timestep_scaling_factor": 0.05}),
     ("ct", {"discretization": "ect"}),
@@ -505,20 +510,11 @@ BASES: dict[str, Callable[[str], Any]] = {
 
 def played(name: str, flags: dict[str, Any], prediction_type: str) -> tuple[Objective, Recipe, Any]:
     """What is trained, its recipe, and the stock scheduler that the recipe makes."""
-    config = ObjectiveConfig(objective=name, **flags)
-    method = resolve(config)
-    recipe = make_recipe(
-        method,
-        config,
-        family="sd",
-        cross_attention_dim=16,
-        prediction_type=prediction_type,
-        zero_terminal_snr=False,
-        teacher="a teacher",
-        resolution=16,
-    )
+    config = resolved(MethodConfig(objective=name, **flags))
+    facts = TeacherFacts("sd", 16, prediction_type, False, "a teacher", 16)
+    recipe = make_recipe(config, facts)
     scheduler = make_scheduler(BASES[prediction_type](prediction_type), recipe)
-    return method.build(config, make_schedule(prediction_type)), recipe, scheduler
+    return build_objective(config, make_schedule(prediction_type)), recipe, scheduler
 
 
 def times_of(objective: Objective, landing: float = 0.5) -> Times:
@@ -565,7 +561,7 @@ def test_play_lands_where_training_landed(name: str, flags: dict[str, Any]) -> N
             elif (
                 recipe.scheduler == "DDIMScheduler"
             ):  # goes on from the clean landing point, or lands where it goes on
-                assert s.tolist() == [CLEAN if OBJECTIVES[name].lands_clean else following]
+                assert s.tolist() == [CLEAN if METHODS[name].lands_clean else following]
             elif following != CLEAN:
                 wanted = math.floor((1.0 - recipe.eta) * following)
                 apart = (
@@ -589,14 +585,6 @@ def test_no_step_of_play_crosses_an_edge_of_the_last_segments(
         assert set(edges) <= {CLEAN, *visited}
         for t, following in zip(visited, [*visited[1:], CLEAN], strict=True):
             assert following >= max(edge for edge in edges if edge < t)
-
-
-def network(x: Tensor, t: Tensor) -> Tensor:
-    """A fixed random network: tanh of a channel mix plus a function of time."""
-    mix = torch.randn(4, 4, generator=torch.Generator().manual_seed(7))
-    return torch.tanh(
-        torch.einsum("ij,bjhw->bihw", mix, x) + torch.cos(t / 300.0).view(-1, 1, 1, 1)
-    )
 
 
 def sample(
@@ -729,7 +717,7 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("flow_map", {"coupling": "sde"}, ["E[x0 | x_t]", "--coupling solver"]),
     *(
         (name, {"loss_type": "energy"}, ["injected noise", "stochastic_flow"])
-        for name in OBJECTIVES
+        for name in METHODS
         if name != "stochastic_flow"
     ),
 ]
@@ -755,20 +743,22 @@ def test_negative_controls_are_built_and_run(
     asked_for = None if objective.extra_noises == 0 else batch.extra_noise
     assert (
         objective(GaussianRoles(schedule), dataclasses.replace(batch, extra_noise=asked_for), 0.5)
-        .isfinite()
+        .loss.isfinite()
         .all()
     )
 
 
 @pytest.mark.parametrize("weighting", TRAINS_PURE_NOISE)
 @pytest.mark.parametrize(
-    "name", [name for name in OBJECTIVES if name != "scm"]
+    "name", [name for name in METHODS if name != "scm"]
 )  # the tangent itself is 0 at alpha 0
 def test_pure_noise_has_a_loss_with_the_weights_that_are_left(name: str, weighting: str) -> None:
     schedule, batch = make_schedule("v_prediction", zero_snr=True), make_batch()
     batch = dataclasses.replace(batch, uniform_time=torch.full((6,), 0.9999))
     assert (
-        make_objective(name, schedule, weighting=weighting)(GaussianRoles(schedule), batch, 0.5)
+        make_objective(name, schedule, weighting=weighting)(
+            GaussianRoles(schedule), batch, 0.5
+        ).loss
         > 1e-6
     ).all()
 
@@ -787,7 +777,7 @@ def test_a_weight_that_leaves_pure_noise_untrained_is_refused(name: str, weighti
     ):
         make_objective(name, schedule, weighting=weighting)
     control = make_objective(name, schedule, weighting=weighting, as_control=True)
-    assert torch.equal(control(GaussianRoles(schedule), batch, 0.5), torch.zeros(6))
+    assert torch.equal(control(GaussianRoles(schedule), batch, 0.5).loss, torch.zeros(6))
     make_objective(name, make_schedule("v_prediction"), weighting=weighting)
 
 
@@ -818,15 +808,12 @@ def test_what_is_refused_for_having_no_effect_has_none(
     schedule, batch = make_schedule(), make_batch()
 
     def loss(flags: dict[str, Any], forced: dict[str, Any]) -> Tensor:
-        config = ObjectiveConfig(objective=name, **flags)
-        method = resolve(config)
-        return method.build(dataclasses.replace(config, **forced), schedule)(
-            GaussianRoles(schedule), batch, 0.1
-        )
+        config = dataclasses.replace(resolved(MethodConfig(objective=name, **flags)), **forced)
+        return build_objective(config, schedule)(GaussianRoles(schedule), batch, 0.1).loss
 
     for flag, value in unread.items():
         with pytest.raises(ValueError, match=f"{flag} has no effect"):
-            resolve(ObjectiveConfig(objective=name, **flags, **{flag: value}))
+            resolved(MethodConfig(objective=name, **flags, **{flag: value}))
     assert torch.equal(loss(flags, unread), loss(flags, {}))
     reading = (
         {"coupling": "solver"}
@@ -873,15 +860,16 @@ FLAG_VALUES: dict[str, Any] = {
 
 @every_method
 def test_a_flag_that_the_method_ignores_is_refused_by_name(name: str) -> None:
-    assert set(FLAG_VALUES) == {f.name for f in dataclasses.fields(ObjectiveConfig)} - {
+    assert set(FLAG_VALUES) == {f.name for f in dataclasses.fields(MethodConfig)} - {
         "objective",
         "as_control",
+        "method_args",
     }
-    ignored = set(FLAG_VALUES) - set(OBJECTIVES[name].defaults)
+    ignored = set(FLAG_VALUES) - set(flags_of(METHODS[name].settings))
     assert ignored
     for flag in sorted(ignored):
         with pytest.raises(ValueError, match=f"{flag} has no effect with objective {name}"):
-            resolve(ObjectiveConfig(objective=name, **{flag: FLAG_VALUES[flag]}))
+            resolved(MethodConfig(objective=name, **{flag: FLAG_VALUES[flag]}))
 
 
 @pytest.mark.parametrize(
@@ -998,7 +986,7 @@ def gradient_in_standard_errors(
     objective: Objective, nets: AffineStudent, batch: LatentBatch
 ) -> float:
     """Of the mean over the samples, the larger of both parameters."""
-    (gradient,) = torch.autograd.grad(objective(nets, batch).sum(), nets.free)
+    (gradient,) = torch.autograd.grad(objective(nets, batch).loss.sum(), nets.free)
     gradient = gradient.flatten(1)
     return float((gradient.mean(1).abs() / gradient.std(1) * gradient.shape[1] ** 0.5).max())
 
@@ -1024,7 +1012,7 @@ def test_same_noise_and_l2_teach_the_denoiser_and_not_the_flow_map(
     solver = make_objective(
         "flow_map", schedule, coupling="solver", solver="heun", solver_steps=16, **flags
     )
-    assert solver(flow, batch).mean() < 1e-3 * solver(denoiser, batch).mean()
+    assert solver(flow, batch).loss.mean() < 1e-3 * solver(denoiser, batch).loss.mean()
 
 
 @pytest.mark.parametrize("uniform_time", [0.99, 0.6, 0.3])
@@ -1058,9 +1046,9 @@ def test_a_random_step_and_l2_teach_the_denoiser_and_not_the_consistency_functio
 def test_every_loss_of_the_registry_runs_with_every_method() -> None:
     """Except energy, which is refused with all but one."""
     schedule, batch = make_schedule(), make_batch()
-    for name in OBJECTIVES:
+    for name in METHODS:
         for loss_type in (
             LOSSES if name == "stochastic_flow" else [loss for loss in LOSSES if loss != "energy"]
         ):
             objective = make_objective(name, schedule, loss_type=loss_type, as_control=True)
-            assert objective(GaussianRoles(schedule), batch, 0.5).isfinite().all()
+            assert objective(GaussianRoles(schedule), batch, 0.5).loss.isfinite().all()

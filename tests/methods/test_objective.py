@@ -7,56 +7,27 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from lcm.adapter.lora import add_lora
-from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes
-from lcm.methods import LatentBatch, Objective, ObjectiveConfig, resolve
+from lcm.methods.config import MethodConfig, resolved
+from lcm.methods.objective import LatentBatch
 from lcm.models.conditioning import Conditioning
 from lcm.models.families import load_family
 from lcm.models.networks import Networks, make_networks
+from tests.support.closed_forms import batch_for, make_objective
+from tests.support.schedules import SD_BETAS, make_schedule
 from tests.support.worlds import build_sdxl_unet, build_unet, randomize_lora
 
-BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-ALPHA_BAR = torch.cumprod(1 - BETAS, 0)
-
-
-def make_batch(unet: Any, size: int = 6, seed: int = 0) -> LatentBatch:
-    generator = torch.Generator().manual_seed(seed)
-
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    def conditioning() -> Conditioning:
-        if unet.config.addition_embed_type is None:
-            return Conditioning(randn(size, 77, 16))
-        return Conditioning(randn(size, 77, 32), randn(size, 16), torch.full((size, 6), 16.0))
-
-    return LatentBatch(
-        x0=randn(size, 4, 8, 8),
-        noise=randn(size, 4, 8, 8),
-        uniform_time=torch.tensor([0.999, 0.52, 0.03, 0.7, 0.25, 0.9])[:size],
-        uniform_guidance=torch.linspace(0, 0.99, size),
-        uniform_landing=torch.linspace(0.99, 0, size),
-        cond=conditioning(),
-        uncond=conditioning(),
-    )
+ALPHA_BAR = DDIMScheduler(**SD_BETAS).alphas_cumprod
 
 
 def make_nets(unet: Any, **options: Any) -> Networks:
     add_lora(unet, 4)
     randomize_lora(unet)
     return make_networks(unet, ema_decay=None, **options)
-
-
-def make_objective(prediction_type: str = "epsilon", **changes: Any) -> Objective:
-    return build(NoiseSchedule.from_alphas_cumprod(ALPHA_BAR, prediction_type), **changes)
-
-
-def build(schedule: NoiseSchedule, **changes: Any) -> Objective:
-    config = ObjectiveConfig(**changes)
-    return resolve(config).build(config, schedule)
 
 
 def published_script(
@@ -121,14 +92,18 @@ def test_loss_and_gradients_equal_the_published_logic(
 ) -> None:
     unet = build()
     nets = make_nets(unet)
-    batch = make_batch(unet)
+    batch = batch_for(unet)
     objective = make_objective(
-        prediction_type, loss_type=loss_type, guidance_scale_min=6.0, guidance_scale_max=16.0
+        "lcm",
+        make_schedule(prediction_type),
+        loss_type=loss_type,
+        guidance_scale_min=6.0,
+        guidance_scale_max=16.0,
     )
     index = (batch.uniform_time * 50).long()
     w = 5.0 + 10.0 * batch.uniform_guidance  # the script's w_min 5 and w_max 15
     lora = [p for p in unet.parameters() if p.requires_grad]
-    ours = objective(nets, batch).mean()
+    ours = objective(nets, batch).loss.mean()
     theirs = published_script(unet, batch, prediction_type, w, loss_type, index)
     torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-6)
     gradients, expected = torch.autograd.grad(ours, lora), torch.autograd.grad(theirs, lora)
@@ -147,8 +122,10 @@ def test_first_grid_point_is_taught_the_guided_teachers_clean_image(
     """
     unet = build_unet()
     nets = make_nets(unet)
-    batch = dataclasses.replace(make_batch(unet), uniform_time=torch.zeros(6))
-    objective = make_objective(prediction_type, loss_type="l2", guidance_scale=3.0, solver=solver)
+    batch = dataclasses.replace(batch_for(unet), uniform_time=torch.zeros(6))
+    objective = make_objective(
+        "lcm", make_schedule(prediction_type), loss_type="l2", guidance_scale=3.0, solver=solver
+    )
     t = torch.full((6,), 19)
     a, s = ALPHA_BAR[19].sqrt(), (1 - ALPHA_BAR[19]).sqrt()
     x_t = a * batch.x0 + s * batch.noise
@@ -163,7 +140,7 @@ def test_first_grid_point_is_taught_the_guided_teachers_clean_image(
     c_skip, c_out = 0.25 / (190.0**2 + 0.25), 190.0 / (190.0**2 + 0.25) ** 0.5
     landed = c_skip * x_t + c_out * x0_of(nets.student(x_t, t, batch.cond))
     expected = (landed - target).square().mean((1, 2, 3))
-    torch.testing.assert_close(objective(nets, batch), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(objective(nets, batch).loss, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
@@ -174,13 +151,15 @@ def test_zero_lora_without_guidance_landing_at_u_gives_zero_loss(
     unet = build_unet()
     add_lora(unet, 4)
     nets = make_networks(unet, ema_decay=None)
-    objective = make_objective(prediction_type, guidance_scale=1.0, loss_type=loss_type)
+    objective = make_objective(
+        "lcm", make_schedule(prediction_type), guidance_scale=1.0, loss_type=loss_type
+    )
     times = objective.times
     assert isinstance(times, GridTimes)
     landing_at_u = dataclasses.replace(times, landing=lambda t, u, uniform, progress: u)
     objective = dataclasses.replace(objective, times=landing_at_u)
     torch.testing.assert_close(
-        objective(nets, make_batch(unet)),
+        objective(nets, batch_for(unet)).loss,
         torch.zeros(6),
         rtol=0,
         atol=2e-4 if loss_type == "huber_norm" else 1e-6,
@@ -190,29 +169,29 @@ def test_zero_lora_without_guidance_landing_at_u_gives_zero_loss(
 def test_guidance_one_asks_the_teacher_for_the_condition_only() -> None:
     unet = build_unet()
     nets = make_nets(unet)
-    batch = make_batch(unet)
+    batch = batch_for(unet)
     broken = dataclasses.replace(batch, uncond=batch.uncond.map(lambda part: part * float("nan")))
-    objective = make_objective(guidance_scale=1.0)
-    torch.testing.assert_close(objective(nets, broken), objective(nets, batch))
+    objective = make_objective("lcm", guidance_scale=1.0)
+    torch.testing.assert_close(objective(nets, broken).loss, objective(nets, batch).loss)
 
 
 def test_fixed_guidance_ignores_the_random_number_and_a_range_uses_it() -> None:
     unet = build_unet()
     nets = make_nets(unet)
-    batch = make_batch(unet)
+    batch = batch_for(unet)
     other = dataclasses.replace(batch, uniform_guidance=batch.uniform_guidance.flip(0))
     fixed, ranged = (
-        make_objective(guidance_scale=4.0),
-        make_objective(guidance_scale_min=2.0, guidance_scale_max=8.0),
+        make_objective("lcm", guidance_scale=4.0),
+        make_objective("lcm", guidance_scale_min=2.0, guidance_scale_max=8.0),
     )
-    assert torch.equal(fixed(nets, batch), fixed(nets, other))
-    assert not torch.equal(ranged(nets, batch), ranged(nets, other))
+    assert torch.equal(fixed(nets, batch).loss, fixed(nets, other).loss)
+    assert not torch.equal(ranged(nets, batch).loss, ranged(nets, other).loss)
 
 
 def test_samples_do_not_influence_each_other() -> None:
     unet = build_unet()
     nets = make_nets(unet)
-    batch, objective = make_batch(unet), make_objective()
+    batch, objective = batch_for(unet), make_objective("lcm")
 
     def row(i: int) -> LatentBatch:
         parts = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
@@ -223,8 +202,8 @@ def test_samples_do_not_influence_each_other() -> None:
         }
         return LatentBatch(**rows)
 
-    single = torch.cat([objective(nets, row(i)) for i in range(6)])
-    torch.testing.assert_close(objective(nets, batch), single, rtol=1e-4, atol=1e-5)
+    single = torch.cat([objective(nets, row(i)).loss for i in range(6)])
+    torch.testing.assert_close(objective(nets, batch).loss, single, rtol=1e-4, atol=1e-5)
 
 
 def test_target_moves_with_the_student_or_stays_with_the_average() -> None:
@@ -232,10 +211,10 @@ def test_target_moves_with_the_student_or_stays_with_the_average() -> None:
     add_lora(unet, 4)
     average = make_networks(unet, ema_decay=0.9)
     online = make_networks(unet, ema_decay=None)
-    batch, objective = make_batch(unet), make_objective()
-    torch.testing.assert_close(objective(online, batch), objective(average, batch))
+    batch, objective = batch_for(unet), make_objective("lcm")
+    torch.testing.assert_close(objective(online, batch).loss, objective(average, batch).loss)
     randomize_lora(unet)
-    assert not torch.allclose(objective(online, batch), objective(average, batch))
+    assert not torch.allclose(objective(online, batch).loss, objective(average, batch).loss)
 
 
 def test_zero_terminal_snr_v_prediction_gives_a_finite_loss(sd_v_folder: Any) -> None:
@@ -243,8 +222,8 @@ def test_zero_terminal_snr_v_prediction_gives_a_finite_loss(sd_v_folder: Any) ->
     assert float(family.schedule.alphas[999]) == 0.0
     nets = make_nets(family.unet)
     for solver in ("ddim", "heun"):
-        objective = build(family.schedule, solver=solver)
-        assert objective(nets, make_batch(family.unet)).isfinite().all()
+        objective = make_objective("lcm", family.schedule, solver=solver)
+        assert objective(nets, batch_for(family.unet)).loss.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -260,4 +239,4 @@ def test_zero_terminal_snr_v_prediction_gives_a_finite_loss(sd_v_folder: Any) ->
 )
 def test_contradictory_flags_are_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        resolve(ObjectiveConfig(**flags))
+        resolved(MethodConfig(**flags))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lcm.adapter.lora import add_lora
 from lcm.diffusion.schedule import PREDICTION_TYPES, NoiseSchedule
-from lcm.methods import LatentBatch, Objective
+from lcm.methods.objective import LatentBatch, Objective
 from lcm.methods.parts import Tangent
 from lcm.models.conditioning import Conditioning
 from lcm.models.networks import Networks, make_networks
@@ -21,10 +21,10 @@ from tests.support.closed_forms import (
     GaussianRoles,
     make_batch,
     make_objective,
-    make_schedule,
     rows,
     seen_by_the_loss,
 )
+from tests.support.schedules import make_schedule
 from tests.support.worlds import build_sdxl_unet, build_unet, randomize_lora
 
 every_type = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
@@ -187,7 +187,7 @@ def test_the_gradient_is_that_of_discrete_distillation_up_to_a_factor_per_sample
 
     nets = Nudged(schedule)
     objective = make_scm(schedule, "fd", step=step)
-    (gradient,) = torch.autograd.grad(objective(nets, batch, 0.5).sum(), nets.nudge)
+    (gradient,) = torch.autograd.grad(objective(nets, batch, 0.5).loss.sum(), nets.nudge)
 
     t = objective.times(batch.uniform_time, batch.uniform_landing, 0.5).t
     (a, s), (a_u, s_u) = schedule.alpha_sigma(t), schedule.alpha_sigma(t - step)
@@ -260,7 +260,7 @@ def test_the_loss_is_the_square_of_the_tangent_for_a_student_that_is_its_own_tar
     schedule, batch = even_schedule(prediction_type), make_batch()
     objective, nets = make_scm(schedule, mode), GaussianRoles(schedule)
     expected = known(objective, nets, batch).g.square().mean((1, 2, 3)).float()
-    torch.testing.assert_close(objective(nets, batch, 0.5), expected, rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(objective(nets, batch, 0.5).loss, expected, rtol=2e-3, atol=1e-4)
 
 
 # --- real networks --------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def test_an_update_moves_the_student_along_its_tangent(
     objective = make_objective("scm", schedule, tangent_mode=mode)
     t, x_t, before, g = tangent_of(objective, nets, batch)
     optimizer = torch.optim.SGD([p for p in unet.parameters() if p.requires_grad], 1e-4)
-    objective(nets, batch, 0.5).mean().backward()
+    objective(nets, batch, 0.5).loss.mean().backward()
     optimizer.step()
     with torch.no_grad():
         moved = nets.student(x_t, t, batch.cond) - before

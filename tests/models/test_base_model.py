@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline
 from safetensors.torch import load_file, save_file
 
 import train_lcm_lora
-from lcm.adapter.files import WEIGHTS_NAME
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.data.precomputed.latents import latent_facts
 from lcm.data.precomputed.prompts import prompt_rows
 from lcm.data.precomputed.trajectories import TrajectorySpec, trajectory_key
@@ -23,9 +23,10 @@ from lcm.data.records import Record
 from lcm.models.base_model import load_base
 from lcm.models.families import load_family
 from lcm.publish.card import card_for_hub
+from tests.support.pipelines import SIZE, draw
+from tests.support.runs import flags
 from tests.support.single_file import build_uneven_sdxl, write_single_file
 from tests.support.worlds import build_sd, build_unet
-from tests.training.test_trainer import flags
 
 BUILDERS = {
     "sd": build_sd,
@@ -54,20 +55,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def draw(pipe: Any) -> np.ndarray:
-    pipe.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(5)
-    images: np.ndarray = pipe(
-        "a red star",
-        num_inference_steps=2,
-        height=16,
-        width=16,
-        generator=generator,
-        output_type="np",
-    ).images
-    return images
-
-
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_a_single_file_draws_what_the_folder_draws_without_a_network(
     world: Path, kind: str
@@ -76,7 +63,11 @@ def test_a_single_file_draws_what_the_folder_draws_without_a_network(
     stock = DiffusionPipeline.from_pretrained(world / kind)
     assert type(pipe) is type(stock)
     assert pipe.scheduler.config == stock.scheduler.config
-    np.testing.assert_allclose(draw(pipe), draw(stock), atol=1e-5)
+    np.testing.assert_allclose(
+        draw(pipe, **SIZE, num_inference_steps=2),
+        draw(stock, **SIZE, num_inference_steps=2),
+        atol=1e-5,
+    )
 
 
 def test_all_of_a_single_file_has_the_precision_asked_for(world: Path) -> None:
@@ -139,7 +130,12 @@ def test_a_file_without_a_vae_takes_another(world: Path, tmp_path: Path) -> None
         vae_path=str(world / "sd" / "vae"),
     )
     assert np.array_equal(
-        draw(pipe), draw(load_base(world / "sd.safetensors", base_config=world / "sd-config"))
+        draw(pipe, **SIZE, num_inference_steps=2),
+        draw(
+            load_base(world / "sd.safetensors", base_config=world / "sd-config"),
+            **SIZE,
+            num_inference_steps=2,
+        ),
     )
 
 

@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from lcm.config.run import TrainConfig
 from lcm.models.families import ImageSize, load_family
 from lcm.training.teachers import caution, unneeded
-from tests.support.worlds import SD_BETAS, build_sd, build_sdxl, build_unet
+from tests.support.schedules import SD_BETAS
+from tests.support.worlds import build_sd, build_sdxl, build_unet
 
 PROMPTS = ["a red star", "blue"]
 SIZES = [ImageSize(16, 16, 0, 0, 16, 16)] * 2
@@ -427,7 +428,7 @@ def test_what_no_step_asks_for_is_parked(
 ) -> None:
     family = load_family(str(sd_folder))
     data = {} if "prompts_file" in flags else {"train_data_dir": "images"}
-    config = TrainConfig(pretrained_teacher_model=str(sd_folder), **data, **flags)
+    config = TrainConfig.of(pretrained_teacher_model=str(sd_folder), **data, **flags)
     assert unneeded(family, config) == [getattr(family.pipe, name) for name in left]
 
 
@@ -439,7 +440,7 @@ def test_a_target_that_follows_at_once_is_warned_of_with_zero_terminal_snr(
         (sd_v_folder, "ema", False),
         (sd_folder, "online", False),
     ):
-        config = TrainConfig(
+        config = TrainConfig.of(
             pretrained_teacher_model=str(folder), train_data_dir="images", target=target
         )
         warning = caution(load_family(str(folder)), config)

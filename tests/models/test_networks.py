@@ -8,24 +8,9 @@ import pytest
 import torch
 
 from lcm.adapter.lora import add_lora, lora_parameters
-from lcm.models.conditioning import Conditioning
 from lcm.models.ema import WeightEma
 from lcm.models.networks import adapters_disabled, make_networks
-from tests.support.worlds import build_sdxl_unet, build_unet, randomize_lora
-
-T = torch.tensor([999, 19])
-
-
-def inputs(unet: Any) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
-    torch.manual_seed(3)
-    embeds = torch.randn(2, 77, unet.config.cross_attention_dim)
-    if unet.config.addition_embed_type is None:
-        return torch.randn(2, 4, 8, 8), T, Conditioning(embeds)
-    return (
-        torch.randn(2, 4, 8, 8),
-        T,
-        Conditioning(embeds, torch.randn(2, 16), torch.full((2, 6), 16.0)),
-    )
+from tests.support.worlds import build_sdxl_unet, build_unet, inputs, randomize_lora
 
 
 @pytest.mark.parametrize("build", [build_unet, build_sdxl_unet])

@@ -15,13 +15,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lcm.adapter.lora import lora_modules
-from lcm.config.run import parse_config
-from lcm.methods import OBJECTIVES
+from lcm.methods import METHODS
 from lcm.outputs.progress import Progress, Window
-from lcm.training.loop import Trainer
-from tests.support.closed_forms import GaussianRoles, make_batch, make_objective, make_schedule
+from tests.support.closed_forms import GaussianRoles, make_batch, make_objective
+from tests.support.runs import flags, run, trainer_of
+from tests.support.schedules import make_schedule
 from tests.support.worlds import randomize_lora
-from tests.training.test_trainer import flags, run
 
 CPU = torch.device("cpu")
 
@@ -63,7 +62,7 @@ def test_the_names_say_which_times_fall_where_they_cannot_be_quartered() -> None
     assert [int(name[-3:]) - int(name[-7:-4]) + 1 for name in means] == [3, 2, 3, 2]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", METHODS)
 def test_every_objective_tells_the_times_that_the_student_was_asked_at(name: str) -> None:
     schedule, asked = make_schedule(), []
 
@@ -75,9 +74,8 @@ def test_every_objective_tells_the_times_that_the_student_was_asked_at(name: str
     objective, nets, batch = make_objective(name, schedule), Nets(schedule), make_batch(6)
     if name == "scm":  # its target network is asked at t and below it, as another object
         nets.target = GaussianRoles(schedule).student
-    loss, times = objective.with_times(nets, batch, 0.5)
+    times = objective(nets, batch, 0.5).times
     assert torch.equal(asked[-1][:6], times.t)
-    assert torch.equal(loss, objective(nets, batch, 0.5))
     assert ((times.t >= 0) & (times.t < 1000)).all()
 
 
@@ -121,15 +119,16 @@ def test_the_norm_of_an_adapter_is_that_of_what_peft_would_merge(
     sd_folder: Path, images: Path, tmp_path: Path
 ) -> None:
     """Linear layers and convolutions alike, at a strength of alpha / rank = 3 / 2."""
-    trainer = Trainer(parse_config(flags(sd_folder, images, tmp_path, lora_alpha=3)))
-    assert trainer.student.delta_norm() == 0
-    randomize_lora(trainer.student.unet)
+    trainer = trainer_of(flags(sd_folder, images, tmp_path, lora_alpha=3))
+    assert trainer.run.student.delta_norm() == 0
+    randomize_lora(trainer.run.student.unet)
     merged = [
-        layer.get_delta_weight("default") for layer in lora_modules(trainer.student.unet).values()
+        layer.get_delta_weight("default")
+        for layer in lora_modules(trainer.run.student.unet).values()
     ]  # type: ignore[operator]
     assert {delta.dim() for delta in merged} == {2, 4}
     expected = sum(float(delta.detach().double().square().sum()) for delta in merged) ** 0.5
-    assert float(trainer.student.delta_norm()) == pytest.approx(expected, rel=1e-5)
+    assert float(trainer.run.student.delta_norm()) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("w_embedding", [False, True])
@@ -137,7 +136,7 @@ def test_the_norm_of_a_whole_unet_is_its_distance_from_the_teacher(
     sd_folder: Path, images: Path, tmp_path: Path, w_embedding: bool
 ) -> None:
     changes = {"full_finetune": True, "w_embedding": w_embedding, "lora_rank": None}
-    student = Trainer(parse_config(flags(sd_folder, images, tmp_path, **changes))).student
+    student = trainer_of(flags(sd_folder, images, tmp_path, **changes)).student
     assert student.delta_norm() == 0
     with torch.no_grad():
         for parameter in student.parameters:

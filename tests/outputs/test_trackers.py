@@ -16,7 +16,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lcm.outputs.trackers import run_id
-from tests.training.test_trainer import expect_refusal, flags, run
+from tests.support.runs import expect_refusal, flags, run
 
 STAND_IN = """
 calls = []

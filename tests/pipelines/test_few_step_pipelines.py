@@ -21,9 +21,8 @@ from pipelines import (
     FewStepStableDiffusionXLPipeline,
 )
 from pipelines.few_step_image import for_every_image
-from tests.adapter.test_adapters import make_recipe
-from tests.inference.test_attach import MASK, PICTURE, SIZE, nine_channels, stock
-from tests.inference.test_load import write_adapter
+from tests.support.adapters import make_recipe, write_adapter
+from tests.support.pipelines import MASK, PICTURE, SIZE, nine_channels, stock
 from tests.support.worlds import build_sd, build_sdxl
 
 IMAGE: dict[str, Any] = {"image": PICTURE, "strength": 0.6}

@@ -10,38 +10,41 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCardData
 
-from lcm.adapter.recipe import Recipe
-from lcm.config.run import PLACES, TrainConfig, parse_config
-from lcm.methods import OBJECTIVES, make_recipe
-from lcm.publish.card import (
-    card_for_hub,
-    card_text,
-    front_matter,
-    limits,
-    on_the_hub,
-    public_name,
-    settings,
-)
+from lcm.adapter.recipe import Recipe, TeacherFacts
+from lcm.config.flags import parse_config
+from lcm.config.run import PLACES, TrainConfig
+from lcm.methods import METHODS
+from lcm.methods.method import make_recipe
+from lcm.outputs.resume import differences
+from lcm.publish.card import card_for_hub, card_text, front_matter, limits
+from lcm.publish.public_names import on_the_hub, public_name
+from lcm.publish.training_facts import settings_text
 from lcm.publish.usage import guidance_advice, other_tools, snippet
-from tests.config.test_config import BASE, read_by, write_yaml
+from lcm.publish.wording import wording
+from tests.support.configs import BASE, read_by, write_yaml
 
 PROMPTS = ["a red star", 'a "blue" ring']
 
 
 def made(recipe: dict[str, Any] | None = None, **flags: Any) -> tuple[Recipe, TrainConfig]:
-    config = TrainConfig(**{**BASE, "resolution": 512, **flags})
-    facts: dict[str, Any] = {
-        **{
-            "family": "sd",
-            "cross_attention_dim": 768,
-            "prediction_type": "epsilon",
-            "zero_terminal_snr": False,
-        },
-        **{"teacher": "someone/teacher", "resolution": 512},
-    }
-    plain = make_recipe(OBJECTIVES[config.objective], config, **facts)
+    config = TrainConfig.of(**{**BASE, "resolution": 512, **flags})
+    facts = TeacherFacts("sd", 768, "epsilon", False, "someone/teacher", 512)
+    plain = make_recipe(config.method, facts)
     return dataclasses.replace(plain, **(recipe or {})), config
+
+
+def facts_for_hub(recipe: Recipe, config: TrainConfig) -> ModelCardData:
+    return front_matter(recipe, wording(config.adapter), config.data, config.hub, PROMPTS)
+
+
+def text_of(recipe: Recipe, config: TrainConfig, samples: int | None = None) -> str:
+    return card_text(recipe, config, config.flat(), PROMPTS, samples)
+
+
+def tools(recipe: Recipe, config: TrainConfig) -> str:
+    return other_tools(recipe, wording(config.adapter), config.adapter.w_embedding)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +73,9 @@ def test_a_folder_is_not_taken_for_a_model_of_the_hub(
     (tmp_path / "data" / "pictures").mkdir(parents=True)
     flags = {"train_data_dir": None, "dataset_name": "data/pictures"}
     recipe, config = made({"teacher": "models/sd15"}, **flags)
-    facts = front_matter(recipe, config, PROMPTS).to_dict()
+    facts = facts_for_hub(recipe, config).to_dict()
     assert facts.keys().isdisjoint({"base_model", "base_model_relation", "datasets", "license"})
-    assert "| data | a data set, 12 samples |" in card_text(recipe, config, PROMPTS, 12)
+    assert "| data | a data set, 12 samples |" in text_of(recipe, config, 12)
 
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:
@@ -82,7 +85,7 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
         dataset_name="someone/pictures",
         license="openrail++",
     )
-    assert yaml.safe_load(front_matter(recipe, config, PROMPTS).to_yaml()) == {
+    assert yaml.safe_load(facts_for_hub(recipe, config).to_yaml()) == {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
         "license": "openrail++",
@@ -95,9 +98,9 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     }
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", METHODS)
 def test_the_settings_of_the_card_are_those_of_the_training(objective: str, tmp_path: Path) -> None:
-    config = TrainConfig(
+    config = TrainConfig.of(
         **{
             **BASE,
             **read_by(objective),
@@ -106,7 +109,7 @@ def test_the_settings_of_the_card_are_those_of_the_training(objective: str, tmp_
             **places(objective),
         }
     )
-    text = settings(config)
+    text = settings_text(config.changes())
     assert yaml.safe_load(text).keys().isdisjoint(PLACES)
     base = [
         word
@@ -115,12 +118,12 @@ def test_the_settings_of_the_card_are_those_of_the_training(objective: str, tmp_
         for word in (f"--{name}", str(value))
     ]
     again = parse_config([*base, *write_yaml(tmp_path, text)])
-    assert config.differences(dataclasses.asdict(again)) == []
-    assert (again.train_batch_size, again.gradient_accumulation_steps) == (3, 4)
+    assert differences(config.flat(), again.flat(), config.free_to_change()) == []
+    assert (again.loop.train_batch_size, again.loop.gradient_accumulation_steps) == (3, 4)
 
 
 def places(objective: str) -> dict[str, Any]:
-    method = OBJECTIVES[objective]
+    method = METHODS[objective]
     own: dict[str, Any] = {
         "pretrained_teacher_model": "teacher",
         "base_config": None,
@@ -176,7 +179,9 @@ LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str]]] =
 @pytest.mark.parametrize("case", LIMITS)
 def test_the_limits_are_those_of_what_was_trained(case: str) -> None:
     recipe, flags, said, unsaid = LIMITS[case]
-    text = "\n".join(limits(*made(recipe, **flags)))
+    recipe_made, config = made(recipe, **flags)
+    words = wording(config.adapter)
+    text = "\n".join(limits(recipe_made, words, config.adapter, config.images))
     assert [words for words in said if words not in text] == []
     assert [words for words in unsaid if words in text] == []
 
@@ -212,7 +217,7 @@ TOOLS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
 @pytest.mark.parametrize("case", TOOLS)
 def test_other_programs_are_set_by_the_recipe(case: str) -> None:
     recipe, flags, said = TOOLS[case]
-    text = other_tools(*made(recipe, **flags))
+    text = tools(*made(recipe, **flags))
     assert [words for words in said if words not in text] == []
     assert ("assumes 50" in text) is (case == "grid")
 
@@ -221,13 +226,13 @@ def test_fine_grids_of_training_are_not_those_of_play() -> None:
     """Consistency training is played on 50 steps, however fine its last grid is."""
     recipe, config = made(objective="ct", num_ddim_timesteps=1000)
     assert recipe.scheduler_config["original_inference_steps"] == 50
-    assert "assumes 50" not in other_tools(recipe, config)
+    assert "assumes 50" not in tools(recipe, config)
 
 
 def test_without_guidance_in_training_none_is_said_to_be_in_the_weights() -> None:
     recipe, config = made(objective="ct")
     assert (
-        guidance_advice(recipe, config.w_embedding)
+        guidance_advice(recipe, config.adapter.w_embedding)
         == "Keep `guidance_scale` at 1: it was trained without guidance."
     )
 
@@ -237,7 +242,7 @@ def test_for_others_the_card_loads_from_the_hub_and_names_no_folder() -> None:
     recipe, config = made(
         {"teacher": teacher}, train_data_dir="/home/alice/photos", output_dir="/home/alice/out"
     )
-    here = card_text(recipe, config, PROMPTS)
+    here = text_of(recipe, config)
     assert f'from_pretrained("{teacher}"' in here and 'load_lora_weights("."' in here
     assert "in the folder of this file" in here
     there = card_for_hub(here, "alice/few-steps", teacher)
@@ -247,7 +252,8 @@ def test_for_others_the_card_loads_from_the_hub_and_names_no_folder() -> None:
 
 @pytest.mark.parametrize("prompt", ['say "hi"', "it's", "a \\ b", "über\nzwei", "```"])
 def test_the_snippet_quotes_any_prompt(prompt: str) -> None:
-    code = snippet(*made(), prompt)
+    recipe, config = made()
+    code = snippet(recipe, wording(config.adapter), config.teacher, 0, prompt)
     compile(code, "README.md", "exec")
     (line,) = [line for line in code.splitlines() if line.startswith('    "')]
     assert eval(line)[0] == prompt

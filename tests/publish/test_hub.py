@@ -18,18 +18,20 @@ from safetensors.torch import load_file, save_file
 
 import lcm
 import train_lcm_lora
-from lcm.adapter.files import WEIGHTS_NAME, read_header
+from lcm.adapter.files import read_header
 from lcm.adapter.full_unet import export_unet
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import RECIPE_KEY
 from lcm.cli import main as cli
-from lcm.config.run import TrainConfig
-from lcm.publish.hub import check_may_push, given_away, push
+from lcm.config.flags import parse_config
+from lcm.publish.hub import check_may_push, public_files, push
 from lcm.system.processes import Team
-from tests.support.fake_hub import TOKEN, FakeHub, Repository, serve
+from tests.support.hub import TOKEN, FakeHub, Repository, serve
+from tests.support.outputs import snapshot
+from tests.support.runs import expect_refusal, flags
 from tests.support.worlds import build_unet
-from tests.training.test_trainer import expect_refusal, flags, snapshot
 
-GIVEN_AWAY = {WEIGHTS_NAME, "README.md", "images/grid.png"}
+UPLOADED = {WEIGHTS_NAME, "README.md", "images/grid.png"}
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_a_run_gives_the_hub_its_adapter_and_card_and_says_its_token_nowhere(
     assert f"uploaded: {hub.address}/alice/few-steps/commit/1" in said.err.splitlines()
     assert "HTTP Request" not in said.err
     repository = hub.repositories["alice/few-steps"]
-    assert repository.files.keys() == GIVEN_AWAY
+    assert repository.files.keys() == UPLOADED
     assert (repository.private, repository.commits) == (False, 1)
     assert repository.files["images/grid.png"] == (output / "images" / "grid.png").read_bytes()
     for content in [
@@ -122,7 +124,7 @@ def test_a_run_gives_the_hub_its_adapter_and_card_and_says_its_token_nowhere(
 
     del repository.files["images/grid.png"]  # the same command again uploads what is not there
     assert train_lcm_lora.main(command) == 0
-    assert repository.files.keys() == GIVEN_AWAY
+    assert repository.files.keys() == UPLOADED
     push(output)
     assert repository.commits == 2
 
@@ -153,7 +155,7 @@ def test_a_failed_upload_leaves_a_finished_run_and_the_command_to_try_again(
     hub.failures.clear()
     assert cli.main(["push", str(output), "--hub_model_id", "studio/mine", "--hub_private"]) == 0
     assert capsys.readouterr().out == f"{hub.address}/studio/mine/commit/1\n"
-    assert hub.repositories["studio/mine"].files.keys() == GIVEN_AWAY
+    assert hub.repositories["studio/mine"].files.keys() == UPLOADED
 
 
 # --- lcm push -------------------------------------------------------------------------------------
@@ -167,7 +169,7 @@ def test_the_adapter_of_a_teacher_of_the_hub_arrives_to_the_byte(
     assert (output / "checkpoint-1" / WEIGHTS_NAME).exists()
     push(output, "studio/mine")
     files = hub.repositories["studio/mine"].files
-    assert files.keys() == GIVEN_AWAY
+    assert files.keys() == UPLOADED
     for name in (WEIGHTS_NAME, "images/grid.png"):
         assert files[name] == (output / name).read_bytes()
 
@@ -212,7 +214,7 @@ def test_a_whole_unet_goes_out_without_what_names_folders(
     assert lcm.read_recipe(tmp_path / "got").scheduler == recipe.scheduler
 
 
-@pytest.mark.parametrize("missing", sorted(GIVEN_AWAY))
+@pytest.mark.parametrize("missing", sorted(UPLOADED))
 def test_only_what_is_finished_is_pushed(
     missing: str, hub: FakeHub, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -335,12 +337,6 @@ def test_a_traceback_has_no_token_in_it(
     assert TOKEN not in str(caught.getrepr(style="long", chain=True, showlocals=False))
 
 
-def config_of(line: list[str]) -> TrainConfig:
-    from lcm.config.run import parse_config
-
-    return parse_config(line)
-
-
 @pytest.mark.parametrize(
     ("role", "repo_id", "message"),
     [
@@ -358,12 +354,14 @@ def test_a_dry_run_asks_and_makes_nothing(
     tmp_path: Path,
 ) -> None:
     hub.role = role
-    config = config_of(line(tmp_path / "out", push_to_hub=True, hub_model_id=repo_id, dry_run=True))
+    config = parse_config(
+        line(tmp_path / "out", push_to_hub=True, hub_model_id=repo_id, dry_run=True)
+    )
     if message is None:
-        check_may_push(config, Team())
+        check_may_push(config.hub, config.output.folder, Team(), create=False)
     else:
         with pytest.raises(ValueError, match=message):
-            check_may_push(config, Team())
+            check_may_push(config.hub, config.output.folder, Team(), create=False)
     assert hub.repositories == {}
     assert all(asked.startswith("GET") for asked in hub.asked)
 
@@ -388,9 +386,10 @@ def test_one_of_two_processes_asks_and_both_hear(
         return joined
 
     def work(rank: int) -> None:
-        config = config_of(line(tmp_path / "out", push_to_hub=True))
+        config = parse_config(line(tmp_path / "out", push_to_hub=True))
         try:
-            check_may_push(config, Team(rank, 2, lambda mine: gather(rank, mine)))
+            team = Team(rank, 2, lambda mine: gather(rank, mine))
+            check_may_push(config.hub, config.output.folder, team, create=True)
         except ValueError as error:
             heard[rank] = str(error)
 
@@ -413,7 +412,8 @@ def test_one_of_two_processes_asks_and_both_hear(
 def test_without_the_flag_nobody_asks(
     hub: FakeHub, line: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    check_may_push(config_of(line(tmp_path / "out")), Team())
+    config = parse_config(line(tmp_path / "out"))
+    check_may_push(config.hub, config.output.folder, Team(), create=True)
     assert hub.asked == []
 
 
@@ -429,12 +429,12 @@ def test_a_token_on_the_command_line_is_refused_and_not_repeated(
         assert TOKEN not in said
 
 
-def test_what_is_given_away_leaves_half_written_files_out(finished: Path, tmp_path: Path) -> None:
+def test_what_is_uploaded_leaves_half_written_files_out(finished: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     shutil.copytree(finished, output)
     export_unet(build_unet(), output, lcm.read_recipe(finished), torch.float32)
     (output / "unet" / ".config.json.part").write_text("{")
-    names = [path.name for path in given_away(output)]
+    names = [path.name for path in public_files(output)]
     assert names == [
         "config.json",
         "diffusion_pytorch_model.safetensors",

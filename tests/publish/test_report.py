@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcm.adapter.recipe import Recipe
-from lcm.config.run import TrainConfig, parse_config
-from lcm.data.sources import SOURCES
-from lcm.methods import OBJECTIVES, make_recipe
+from lcm.adapter.recipe import Recipe, TeacherFacts
+from lcm.config.flags import parse_config
+from lcm.config.run import TrainConfig
+from lcm.data.config import SOURCE_FLAGS
+from lcm.methods import METHODS
+from lcm.methods.method import make_recipe
 from lcm.publish.report import REPORT_NAME, write_page
 from lcm.publish.report.curves import (
     HEIGHT,
@@ -35,7 +37,7 @@ from lcm.publish.report.curves import (
 )
 from lcm.publish.report.pictures import choose, data_uri
 from lcm.training.publisher import Publisher
-from tests.training.test_trainer import flags, run
+from tests.support.runs import flags, run, trainer_for
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "col"}
 
@@ -103,16 +105,8 @@ HOSTILE = "</li><script>alert('1')</script> & \"quoted\" <img src=x onerror=aler
 
 
 def recipe_of(config: TrainConfig) -> Recipe:
-    return make_recipe(
-        OBJECTIVES[config.objective],
-        config,
-        family="sd",
-        cross_attention_dim=16,
-        prediction_type="epsilon",
-        zero_terminal_snr=False,
-        teacher=str(config.pretrained_teacher_model),
-        resolution=16,
-    )
+    facts = TeacherFacts("sd", 16, "epsilon", False, config.teacher.path, 16)
+    return make_recipe(config.method, facts)
 
 
 def write(
@@ -121,8 +115,10 @@ def write(
     """The page of a folder with these lines and whatever else it holds."""
     text = lines if isinstance(lines, str) else "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
-    config = TrainConfig(**{**CONFIG, **changes})
-    write_page(folder, config, recipe_of(config), [HOSTILE, "blue"], processes=2, finished=finished)
+    config = TrainConfig.of(**{**CONFIG, **changes})
+    prompts = [HOSTILE, "blue"]
+    recipe, settings = recipe_of(config), config.flat()
+    write_page(folder, config, settings, recipe, prompts, processes=2, finished=finished)
     return read(folder)
 
 
@@ -137,7 +133,7 @@ def line(step: int, **values: Any) -> dict[str, Any]:
     }
 
 
-def draw(path: Path, size: tuple[int, int], noise: bool = False) -> None:
+def write_picture(path: Path, size: tuple[int, int], noise: bool = False) -> None:
     path.parent.mkdir(exist_ok=True)
     pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     (Image.fromarray(pixels) if noise else Image.new("RGB", size, "teal")).save(path)
@@ -251,11 +247,11 @@ def test_why_samples_were_dropped_is_told(tmp_path: Path) -> None:
 
 
 def test_large_grids_are_made_small_and_many_are_thinned(tmp_path: Path) -> None:
-    draw(tmp_path / "noise.png", (400, 450), noise=True)
+    write_picture(tmp_path / "noise.png", (400, 450), noise=True)
     (tmp_path / "validation").mkdir()
     for step in range(0, 3000, 100):
         (tmp_path / "validation" / f"step-{step:06d}.png").hardlink_to(tmp_path / "noise.png")
-    draw(tmp_path / "validation" / "mine.png", (8, 8))
+    write_picture(tmp_path / "validation" / "mine.png", (8, 8))
     page = write(tmp_path)
     sizes = []
     for attributes in page.all("img"):
@@ -272,9 +268,9 @@ def test_large_grids_are_made_small_and_many_are_thinned(tmp_path: Path) -> None
 
 def test_a_picture_that_changed_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    draw(path, (8, 8))
+    write_picture(path, (8, 8))
     before = data_uri(path, 320)
-    draw(path, (8, 8), noise=True)
+    write_picture(path, (8, 8), noise=True)
     assert data_uri(path, 320) != before
 
 
@@ -288,11 +284,11 @@ def test_the_first_and_the_last_grid_are_among_the_chosen(count: int, chosen: li
 # --- settings -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", METHODS)
 def test_what_differs_is_what_was_said(objective: str) -> None:
     source = (
         {"prompts_file": "prompts.txt"}
-        if OBJECTIVES[objective].has_teacher
+        if METHODS[objective].has_teacher
         else {"train_data_dir": "photos"}
     )
     said = {
@@ -305,8 +301,8 @@ def test_what_differs_is_what_was_said(objective: str) -> None:
     expected = {
         name: value for name, value in said.items() if (name, value) != ("objective", "lcm")
     }
-    assert TrainConfig(**said).changes() == expected
-    assert set(source) <= set(SOURCES)
+    assert TrainConfig.of(**said).changes() == expected
+    assert set(source) <= set(SOURCE_FLAGS)
 
 
 # --- when it fails --------------------------------------------------------------------------------
@@ -334,9 +330,8 @@ def test_a_page_that_cannot_be_written_costs_no_run(
 
 
 def publisher_of(config: TrainConfig) -> Publisher:
-    from lcm.training.loop import Trainer
 
-    return Trainer(config).publisher
+    return trainer_for(config).publisher
 
 
 # --- curves ---------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """Teachers and students with a closed form, in any parametrisation, and batches for every method in
-OBJECTIVES.
+METHODS.
 """
 
 from __future__ import annotations
@@ -7,29 +7,24 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
-from lcm.diffusion.schedule import NoiseSchedule
-from lcm.methods import OBJECTIVES, LatentBatch, Objective, ObjectiveConfig, resolve
+from lcm.diffusion.schedule import NoiseSchedule, Prediction
+from lcm.diffusion.solvers.base import Predict
+from lcm.methods.config import MethodConfig, resolved
+from lcm.methods.method import build_objective
+from lcm.methods.objective import LatentBatch, Objective
 from lcm.models.conditioning import Conditioning
-from tests.support.worlds import SD_BETAS
+from tests.support.schedules import make_schedule
 
 UNIFORMS = [0.985, 0.52, 0.03, 0.7, 0.25, 0.9]
 
 
-def make_schedule(prediction_type: str = "epsilon", zero_snr: bool = False) -> NoiseSchedule:
-    stock = DDIMScheduler(
-        **SD_BETAS, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr
-    )
-    return NoiseSchedule.from_scheduler(stock)
-
-
 def make_objective(name: str, schedule: NoiseSchedule | None = None, **flags: Any) -> Objective:
-    config = ObjectiveConfig(objective=name, **flags)
-    resolve(config)
-    return OBJECTIVES[name].build(config, schedule or make_schedule())
+    config = resolved(MethodConfig(objective=name, **flags))
+    return build_objective(config, schedule or make_schedule())
 
 
 def make_batch(
@@ -61,6 +56,12 @@ def make_batch(
     )
 
 
+def batch_for(unet: Any, size: int = 6) -> LatentBatch:
+    """A batch of the sizes that a tiny U-Net takes."""
+    pooled = None if unet.config.addition_embed_type is None else 16
+    return make_batch(size, side=8, width=unet.config.cross_attention_dim, pooled=pooled)
+
+
 def rows(batch: LatentBatch, index: Tensor) -> LatentBatch:
     """The samples at `index`, in that order."""
 
@@ -82,7 +83,7 @@ def seen_by_the_loss(
     """The landing point of the student and its target."""
     seen: list[Tensor] = []
 
-    def probe(landed: Tensor, target: Tensor, huber_c: float) -> Tensor:
+    def probe(landed: Tensor, target: Tensor, huber_c: float | None) -> Tensor:
         seen.extend([landed, target])
         return landed.new_zeros(len(landed))
 
@@ -143,3 +144,21 @@ class GaussianRoles:
         )
 
     target = student
+
+
+def gaussian_teacher(schedule: NoiseSchedule, std: float) -> Predict:
+    """The exact posterior means for data x0 ~ N(0, std^2), whatever the dtype of the schedule."""
+
+    def predict(x_t: Tensor, t: Tensor) -> Prediction:
+        alpha, sigma = schedule.alpha_sigma(t)
+        variance = alpha**2 * std**2 + sigma**2
+        return Prediction(alpha * std**2 * x_t / variance, sigma * x_t / variance)
+
+    return predict
+
+
+def exact_solution(schedule: NoiseSchedule, std: float, x_t: float, t: int, s: int) -> float:
+    """x / alpha grows along the probability-flow ODE as sqrt(std^2 + tau^2)."""
+    alphas, sigmas = schedule.alphas.numpy(), schedule.sigmas.numpy()
+    tau_t, tau_s = sigmas[t] / alphas[t], sigmas[s] / alphas[s]
+    return float(alphas[s] * x_t / alphas[t] * np.sqrt((std**2 + tau_s**2) / (std**2 + tau_t**2)))

@@ -1,4 +1,4 @@
-"""Makes the runs that tests/test_exactness.py compares, all out of one process that imports once:
+"""The runs that tests/training/test_exactness.py compares, out of one process that imports once:
 
     python -m tests.support.exactness FOLDER
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 import lcm.training.launch
 import train_lcm_lora
-from lcm.config.run import parse_config
+from lcm.config.flags import parse_config
 from lcm.data.batch import SampleBatch
 from lcm.methods import LatentBatch
 from lcm.training.loop import Trainer
@@ -127,7 +127,9 @@ def train(folder: Path, case: Case, name: str, rank: int) -> Job:
                     digest(batch.posterior_noise[i]),
                     batch.uniform_time[i].item(),
                 ]
-                file.write(json.dumps([trainer.step + 1, key, batch.prompts[i], *drawn]) + "\n")
+                file.write(
+                    json.dumps([trainer.state.step + 1, key, batch.prompts[i], *drawn]) + "\n"
+                )
         return encode(trainer, batch)
 
     def job() -> int:

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from examples.shapes.tokenizer import build_tokenizer
-from tests.support.worlds import SD_BETAS, build_unet, build_vae, text_config
+from tests.support.schedules import SD_BETAS
+from tests.support.worlds import build_unet, build_vae, text_config
 
 State = dict[str, Tensor]
 

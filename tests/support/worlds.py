@@ -22,20 +22,8 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from examples.shapes.tokenizer import build_tokenizer
-
-SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-
-
-def stock_ddim(prediction_type: str, zero_snr: bool = False) -> DDIMScheduler:
-    """Trailing, unclipped, down to clean data: what the toolkit's own steps are compared with."""
-    return DDIMScheduler(
-        **SD_BETAS,
-        prediction_type=prediction_type,
-        rescale_betas_zero_snr=zero_snr,
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-    )
+from lcm.models.conditioning import Conditioning
+from tests.support.schedules import SD_BETAS
 
 
 def text_config(width: int) -> CLIPTextConfig:
@@ -159,3 +147,17 @@ def randomize_lora(unet: torch.nn.Module, scale: float = 0.3) -> None:
         for name, parameter in unet.named_parameters():
             if ".lora_" in name:
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def inputs(unet: Any) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
+    """What a U-Net is asked with, for two samples: noise [2, 4, 8, 8], timesteps and prompts."""
+    torch.manual_seed(3)
+    t = torch.tensor([999, 19])
+    embeds = torch.randn(2, 77, unet.config.cross_attention_dim)
+    if unet.config.addition_embed_type is None:
+        return torch.randn(2, 4, 8, 8), t, Conditioning(embeds)
+    return (
+        torch.randn(2, 4, 8, 8),
+        t,
+        Conditioning(embeds, torch.randn(2, 16), torch.full((2, 6), 16.0)),
+    )

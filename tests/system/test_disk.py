@@ -24,7 +24,7 @@ from lcm.outputs.saving import Saver, bytes_of_checkpoint
 from lcm.system import atomic as disk
 from lcm.system.atomic import recover, replacing, system_errors
 from lcm.system.disk_space import optional
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 CALLS = [
     (os, "fsync"),
@@ -223,7 +223,7 @@ FILL = """
     from safetensors.torch import save_file
     from lcm.outputs.checkpoint import RunState, load_checkpoint
     from lcm.system.atomic import system_errors
-    from lcm import saving
+    from lcm.outputs import saving
     top = Path("FOLDER")
     ones = torch.ones(500_000)
     state = RunState({"trained.0": ones, "optimizer.0.exp_avg": ones.clone()}, {})

@@ -15,7 +15,7 @@ import pytest
 from lcm.system import lock as locking
 from lcm.system.lock import alone_in
 from lcm.system.signals import Stopped, StopRequest
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 BEGIN = """
     import os, signal, sys, time

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.soak import differences
+from tests.support import ROOT
 from tests.support.exactness import ONE, SAMPLES, STEPS, TWO, Case
-from tests.training.test_trainer import assert_same_gradients
+from tests.support.outputs import assert_same_gradients, differences, losses
 
 CASES = [*ONE, *TWO]
 
@@ -50,12 +49,6 @@ def trained_on(top: Path, name: str) -> dict[int, list[Any]]:
 def in_order(path: Path, after: int) -> list[str]:
     """What one process trained on after a step."""
     return [line for line in path.read_text().splitlines() if json.loads(line)[0] > after]
-
-
-def losses(output: Path) -> list[float]:
-    return [
-        json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()
-    ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -17,9 +17,9 @@ import pytest
 
 import train_lcm_lora
 from lcm.data.precomputed.store import Store
-from tests.conftest import ROOT
-from tests.soak import differences
-from tests.training.test_trainer import flags
+from tests.support import ROOT
+from tests.support.outputs import differences
+from tests.support.runs import flags
 
 OPTIONS: dict[str, Any] = {
     "target": "ema",

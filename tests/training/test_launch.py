@@ -16,27 +16,12 @@ import pytest
 import torch
 
 from lcm.data.precomputed.store import Store
-from tests.conftest import ROOT
-from tests.training.test_trainer import assert_same_gradients, flags, lines_but_for_the_machine
+from tests.support import ROOT
+from tests.support.outputs import assert_same_gradients, lines_but_for_the_machine
+from tests.support.runs import ENVIRONMENT, PIPES, flags, fork
 
-ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": str(ROOT),
-    "CUDA_VISIBLE_DEVICES": "",
-}
-ENVIRONMENT.pop("ACCELERATE_USE_CPU", None)  # no user needs it
 LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 SCRIPT = str(ROOT / "train_lcm_lora.py")
-
-
-PIPES: dict[str, Any] = {
-    "env": ENVIRONMENT,
-    "cwd": ROOT,
-    "stdout": subprocess.PIPE,
-    "stderr": subprocess.PIPE,
-    "text": True,
-}
 
 
 CPUS = ("--config_file", str(ROOT / "examples" / "accelerate" / "two_processes_without_gpus.yaml"))
@@ -68,24 +53,6 @@ def launch(
     return subprocess.run(
         command(processes, *folders, changes, options), **PIPES, timeout=300, check=False
     )
-
-
-def fork(
-    processes: int, teacher: Path, images: Any, output: Path, **changes: Any
-) -> subprocess.CompletedProcess[str]:
-    """As `launch`, in a fraction of the time: the processes come out of one that has imported
-    everything.
-    """
-    log = output.with_name(f"{output.name}.log")
-    words = [
-        sys.executable,
-        "-m",
-        "tests.support.ranks",
-        str(processes),
-        str(log),
-        *flags(teacher, images, output, **changes),
-    ]
-    return subprocess.run(words, **PIPES, timeout=300, check=False)
 
 
 def read_losses(output: Path) -> list[float]:

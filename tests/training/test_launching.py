@@ -20,22 +20,22 @@ from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from torch.distributed import destroy_process_group
 from torch.distributed.distributed_c10d import _get_default_group
 
-from lcm.config.run import TrainConfig, parse_config
+from lcm.config.flags import parse_config
+from lcm.config.run import TrainConfig
 from lcm.outputs.resume import check_same_command
 from lcm.system.processes import Team
 from lcm.training.launch import make_accelerator
-from tests.conftest import ROOT
-from tests.data.test_cache import teams
+from tests.support import ROOT
 from tests.support.ranks import free_port
+from tests.support.runs import words
+from tests.support.teams import teams
 
 FILES = ROOT / "examples" / "accelerate"
 
 
 def config_of(**changes: Any) -> TrainConfig:
     values = {"pretrained_teacher_model": "x", "train_data_dir": "y", **changes}
-    return parse_config(
-        [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    )
+    return parse_config(words(values))
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_a_process_whose_mates_do_not_come_says_where_it_waited(
 def test_processes_that_have_met_wait_half_a_day_for_each_other(
     environment: pytest.MonkeyPatch,
 ) -> None:
-    """By themselves they would 30 minutes with gloo. tests/test_exactness.py sees that a barrier
+    """By themselves they would 30 minutes with gloo. test_exactness.py sees that a barrier
     keeps to what is set.
     """
     environment.setenv("ACCELERATE_USE_CPU", "true")

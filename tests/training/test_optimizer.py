@@ -20,7 +20,8 @@ from lcm.outputs.checkpoint import (
 )
 from lcm.training import optimizer
 from lcm.training.optimizer import BLOCK, check_8bit, make_optimizer
-from tests.training.test_trainer import expect_refusal, flags, run
+from tests.support.outputs import tensors_at
+from tests.support.runs import expect_refusal, flags, run
 
 CPU = torch.device("cpu")
 
@@ -116,16 +117,12 @@ def bitsandbytes() -> Iterator[None]:
     yield
 
 
-def trained(output: Path, step: int) -> dict[str, Tensor]:
-    return load_checkpoint(output / f"checkpoint-{step}").tensors
-
-
 @pytest.mark.usefixtures("bitsandbytes")
 def test_moments_take_a_quarter(sd_folder: Path, images: Path, tmp_path: Path) -> None:
     """One byte for a number and 4 for 256 of them, where AdamW has 4; small tensors stay as they
     are.
     """
-    from lcm.config.run import parse_config
+    from lcm.config.flags import parse_config
 
     check_8bit(CPU)
     config = parse_config(flags(sd_folder, images, tmp_path, use_8bit_adam=True))
@@ -158,7 +155,7 @@ def test_a_run_in_8_bits_goes_on_bit_for_bit(
         "validation_num_steps": 1,
     }
     assert run(sd_folder, images, tmp_path, **options) == 0
-    whole = trained(tmp_path, 3)
+    whole = tensors_at(tmp_path, 3)
     assert {tensor.dtype for name, tensor in whole.items() if name.endswith(".state1")} == {
         torch.uint8,
         torch.float32,
@@ -167,7 +164,7 @@ def test_a_run_in_8_bits_goes_on_bit_for_bit(
         if "checkpoint-2" not in str(path):
             path.rmdir() if path.is_dir() else path.unlink()
     assert run(sd_folder, images, tmp_path, **options) == 0
-    again = trained(tmp_path, 3)
+    again = tensors_at(tmp_path, 3)
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     line = flags(

@@ -13,12 +13,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from lcm.config.run import TrainConfig, parse_config
+from lcm.config.run import TrainConfig
 from lcm.training.launch import make_accelerator
 from lcm.training.loop import Trainer
 from lcm.training.teachers import DTYPES
+from tests.support.runs import encoded, flags, trainer_of
 from tests.support.worlds import randomize_lora
-from tests.training.test_trainer import flags
 
 LOW = ("bf16", "fp16")
 TOLERANCE = {"bf16": 0.05, "fp16": 0.01}
@@ -36,10 +36,10 @@ def make_trainer(
     teacher: Path, images: Path, folder: Path, precision: str, **changes: Any
 ) -> Trainer:
     AcceleratorState._reset_state(reset_partial_state=True)  # as for a launch of its own
-    trainer = Trainer(
-        parse_config(flags(teacher, images, folder / "out", mixed_precision=precision, **changes))
+    trainer = trainer_of(
+        flags(teacher, images, folder / "out", mixed_precision=precision, **changes)
     )
-    randomize_lora(trainer.student.unet)
+    randomize_lora(trainer.run.student.unet)
     return trainer
 
 
@@ -48,12 +48,12 @@ def test_frozen_weights_are_low_and_all_that_is_trained_is_float32(
     precision: str, teacher: Path, images: Path, tmp_path: Path
 ) -> None:
     trainer = make_trainer(teacher, images, tmp_path, precision)
-    trainer.train_step(trainer.batches(range(1)))
-    low, student = DTYPES[precision], trainer.student
+    trainer.train_step(trainer.run.inputs.batches(range(1)))
+    low, student = DTYPES[precision], trainer.run.student
     frozen = [p for p in student.unet.parameters() if not p.requires_grad]
-    encoders = [p for encoder in trainer.family.text_encoders() for p in encoder.parameters()]
+    encoders = [p for encoder in trainer.run.family.text_encoders() for p in encoder.parameters()]
     assert {p.dtype for p in [*frozen, *encoders]} == {low}
-    assert {p.dtype for p in trainer.family.pipe.vae.parameters()} == {
+    assert {p.dtype for p in trainer.run.family.pipe.vae.parameters()} == {
         torch.float32
     }  # its configuration says force_upcast
     moments = [
@@ -74,9 +74,9 @@ def test_no_frozen_weight_is_kept_twice(
     number; of the adapter's four, and two for the copy that the passes read.
     """
     trainer = make_trainer(teacher, images, tmp_path, precision)
-    trainer.train_step(trainer.batches(range(1)))
+    trainer.train_step(trainer.run.inputs.batches(range(1)))
     found: dict[int, int] = {}
-    for module in trainer.student.unet.modules():
+    for module in trainer.run.student.unet.modules():
         attributes = [
             v
             for value in vars(module).values()
@@ -89,8 +89,8 @@ def test_no_frozen_weight_is_kept_twice(
         ]:
             if isinstance(tensor, Tensor):
                 found[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-    frozen = sum(p.numel() for p in trainer.student.unet.parameters() if not p.requires_grad)
-    trained = sum(p.numel() for p in trainer.student.parameters)
+    frozen = sum(p.numel() for p in trainer.run.student.unet.parameters() if not p.requires_grad)
+    trained = sum(p.numel() for p in trainer.run.student.parameters)
     assert sum(found.values()) == 2 * frozen + (4 + 2) * trained
 
 
@@ -101,12 +101,14 @@ def test_the_loss_is_that_of_float32_up_to_rounding(
     losses, gradients = [], []
     for name in ("no", precision):
         trainer = make_trainer(teacher, images, tmp_path, name)
-        batch = next(trainer.batches(range(1)))
-        per_sample = trainer.objective(trainer.student.nets, trainer.encode(batch))
+        batch = next(trainer.run.inputs.batches(range(1)))
+        per_sample = trainer.run.objective(trainer.run.student.nets, encoded(trainer, batch))
         per_sample.mean().backward()
         losses.append(per_sample.detach())
         gradients.append(
-            torch.cat([p.grad.flatten() for p in trainer.student.parameters if p.grad is not None])
+            torch.cat(
+                [p.grad.flatten() for p in trainer.run.student.parameters if p.grad is not None]
+            )
         )
     assert {t.dtype for t in [*losses, *gradients]} == {torch.float32}
     assert not torch.equal(*losses)
@@ -129,19 +131,19 @@ def test_an_update_that_overflows_is_skipped_and_halves_the_scale(
     monkeypatch.setattr("lcm.training.loop.make_accelerator", with_scaler)
     trainer = make_trainer(sd_folder, images, tmp_path, "fp16", lr_scheduler="linear")
     before, rate = (
-        [p.detach().clone() for p in trainer.student.parameters],
-        trainer.lr_scheduler.get_last_lr(),
+        [p.detach().clone() for p in trainer.run.student.parameters],
+        trainer.state.lr_scheduler.get_last_lr(),
     )
-    trainer.train_step(trainer.batches(range(1)))
+    trainer.train_step(trainer.run.inputs.batches(range(1)))
     same = all(
-        torch.equal(p, old) for p, old in zip(trainer.student.parameters, before, strict=True)
+        torch.equal(p, old) for p, old in zip(trainer.run.student.parameters, before, strict=True)
     )
     skipped = exponent == 60
-    assert (same, trainer.skipped, trainer.lr_scheduler.get_last_lr() == rate) == (
+    assert (same, trainer.skipped, trainer.state.lr_scheduler.get_last_lr() == rate) == (
         skipped,
         int(skipped),
         skipped,
     )
-    assert trainer.step == 1
-    assert trainer.accelerator.scaler is not None
-    assert trainer.accelerator.scaler.get_scale() == (2.0**59 if skipped else 1.0)
+    assert trainer.state.step == 1
+    assert trainer.run.machine.accelerator.scaler is not None
+    assert trainer.run.machine.accelerator.scaler.get_scale() == (2.0**59 if skipped else 1.0)

@@ -12,10 +12,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
-from torch import Tensor
 
 from lcm.adapter.lora import add_lora, base_state
-from lcm.config.run import parse_config
+from lcm.config.flags import parse_config
 from lcm.data.buckets import one_square
 from lcm.data.sampler import MixedSampler, StepSampler, teacher_of
 from lcm.dry_run.memory_fit import ENCODERS, UNET
@@ -24,12 +23,11 @@ from lcm.dry_run.step_memory import held_by
 from lcm.models.families import StableDiffusion
 from lcm.publish.card import card_text
 from lcm.system.memory import memory_of
-from lcm.training.loop import Trainer
 from lcm.training.plan import summarize
 from lcm.training.setup import build_recipe
 from lcm.training.teachers import Bases, load_teachers
+from tests.support.runs import FROM_TRAJECTORIES, flags, same, trained, trainer_of
 from tests.support.worlds import build_sd, build_unet, randomize_lora
-from tests.training.test_trainer import flags
 
 
 def vary(model: torch.nn.Module, seed: int) -> None:
@@ -61,28 +59,6 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     path.write_text("a red star\na blue ring\na green disc\n")
     return path
-
-
-def line(teacher: Path, images: Path, output: Path, **changes: Any) -> list[str]:
-    return flags(teacher, images, output, **{"validation_num_steps": [2], **changes})
-
-
-def trainer_of(*args: Any, **changes: Any) -> Trainer:
-    return Trainer(parse_config(line(*args, **changes)))
-
-
-def trained(trainer: Trainer, last: int) -> dict[str, Tensor]:
-    """All that the updates up to number `last` change."""
-    batches = trainer.batches(range(trainer.step, last))
-    while trainer.step < last:
-        trainer.train_step(batches)
-    return {name: tensor.detach().clone() for name, tensor in trainer.state().tensors.items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(
-        torch.equal(value, other[key]) for key, value in one.items()
-    )
 
 
 # --- the choice -----------------------------------------------------------------------------------
@@ -160,12 +136,12 @@ def test_the_weights_of_a_teacher_stand_in_the_unet_and_leave_it() -> None:
 MIXED: dict[str, dict[str, Any]] = {
     "pictures": {"gradient_accumulation_steps": 2, "target": "ema"},
     "cache": {"cache_latents": True},
-    "trajectories": {"train_data_dir": None, "objective": "endpoint", "num_ddim_timesteps": 4},
+    "trajectories": FROM_TRAJECTORIES,
 }
 
 
 def options(name: str, prompts: Path, folder: Path) -> dict[str, Any]:
-    """Of a run in MIXED; what it makes lies in `folder`."""
+    """The options of a run in MIXED; what it makes lies in `folder`."""
     places = {
         "cache": {"latent_cache_dir": folder / "cache"},
         "trajectories": {"prompts_file": prompts, "trajectory_dir": folder / "trajectories"},
@@ -178,10 +154,13 @@ def test_a_mixture_of_a_teacher_with_itself_is_the_plain_run(
     name: str, sd_folder: Path, images: Path, prompts: Path, tmp_path: Path
 ) -> None:
     both = options(name, prompts, tmp_path)
-    plain = trained(trainer_of(sd_folder, images, tmp_path / "plain", **both), 3)
+    plain = trained(trainer_of(flags(sd_folder, images, tmp_path / "plain", **both)), 3)
     assert same(
         trained(
-            trainer_of(sd_folder, images, tmp_path / "mixed", extra_teachers=sd_folder, **both), 3
+            trainer_of(
+                flags(sd_folder, images, tmp_path / "mixed", extra_teachers=sd_folder, **both)
+            ),
+            3,
         ),
         plain,
     )
@@ -200,11 +179,11 @@ def test_an_update_is_that_of_a_plain_run_on_its_teacher(
     pipe.vae = StableDiffusionPipeline.from_pretrained(sd_folder, dtype=torch.float32).vae
     pipe.save_pretrained(tmp_path / "teacher")
     mixed = trainer_of(
-        sd_folder, images, tmp_path / "mixed", extra_teachers=fine_tunes / "all", **both
+        flags(sd_folder, images, tmp_path / "mixed", extra_teachers=fine_tunes / "all", **both)
     )
     assert same(
         trained(mixed, 1),
-        trained(trainer_of(tmp_path / "teacher", images, tmp_path / "alone", **both), 1),
+        trained(trainer_of(flags(tmp_path / "teacher", images, tmp_path / "alone", **both)), 1),
     )
     for family, folder in zip(
         mixed.families, (sd_folder, fine_tunes / "all"), strict=True
@@ -221,16 +200,21 @@ def test_a_mixture_goes_on_bit_for_bit_after_an_odd_update(
         "extra_teachers": [fine_tunes / "unet", fine_tunes / "all"],
         "max_train_steps": 5,
     }
-    whole = trained(trainer_of(sd_folder, images, tmp_path / "whole", **both), 5)
-    part = trainer_of(sd_folder, images, tmp_path / "part", **both)
+    whole = trained(trainer_of(flags(sd_folder, images, tmp_path / "whole", **both)), 5)
+    part = trainer_of(flags(sd_folder, images, tmp_path / "part", **both))
     trained(part, 3)
     part.save()
-    again = trainer_of(sd_folder, images, tmp_path / "part", **both)
+    again = trainer_of(flags(sd_folder, images, tmp_path / "part", **both))
     assert again.step == 3
     assert same(trained(again, 5), whole)
     with pytest.raises(ValueError, match="extra_teachers"):
         trainer_of(
-            sd_folder, images, tmp_path / "part", **{**both, "extra_teachers": fine_tunes / "unet"}
+            flags(
+                sd_folder,
+                images,
+                tmp_path / "part",
+                **{**both, "extra_teachers": fine_tunes / "unet"},
+            )
         )
 
 
@@ -238,7 +222,7 @@ def test_recipe_and_card_name_all_teachers(
     sd_folder: Path, fine_tunes: Path, images: Path, tmp_path: Path
 ) -> None:
     config = parse_config(
-        line(sd_folder, images, tmp_path, extra_teachers=fine_tunes / "unet", resolution=16)
+        flags(sd_folder, images, tmp_path, extra_teachers=fine_tunes / "unet", resolution=16)
     )
     recipe = build_recipe(config, StableDiffusion(build_sd()), None)
     assert (recipe.teacher, recipe.extra_teachers) == (str(sd_folder), [str(fine_tunes / "unet")])
@@ -250,7 +234,7 @@ def test_what_teachers_have_in_common_is_held_once(
 ) -> None:
     extra = [fine_tunes / "unet", fine_tunes / "all"]
     first, unet, everything = load_teachers(
-        parse_config(line(sd_folder, images, tmp_path, extra_teachers=extra))
+        parse_config(flags(sd_folder, images, tmp_path, extra_teachers=extra))
     )
     assert unet.pipe.vae is everything.pipe.vae is first.pipe.vae
     assert unet.pipe.text_encoder is first.pipe.text_encoder
@@ -272,14 +256,14 @@ def test_a_dry_run_counts_all_teachers(
         "extra_teachers": [fine_tunes / "all", sd_folder],
         "dry_run": True,
     }
-    trainer = trainer_of(sd_folder, images, tmp_path / "out", **changes)
+    trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", **changes))
     assert [(made.wanted, made.missing) for made in preparations(trainer)] == [(3, 3), (3, 3)]
     held = held_by(trainer)
     assert memory_of(held[UNET]) == 3 * size(build_unet())
     pipe = build_sd()
     assert memory_of(held[ENCODERS]) == size(pipe.vae) + 2 * size(pipe.text_encoder)
     assert "sd mixture of 3 teachers" in summarize(
-        trainer.config, trainer.family, trainer.student, 3, 2
+        trainer.run.config, trainer.run.family, trainer.run.student, 3, 2
     )
 
 
@@ -318,7 +302,7 @@ def test_a_model_of_another_kind_is_refused(
         if name == "scaling":
             pipe.vae.register_to_config(scaling_factor=0.25)
         pipe.save_pretrained(folder)
-    config = parse_config(line(sd_folder, images, tmp_path / "out", extra_teachers=folder))
+    config = parse_config(flags(sd_folder, images, tmp_path / "out", extra_teachers=folder))
     with pytest.raises((ValueError, FileNotFoundError), match=reason):
         load_teachers(config)
 

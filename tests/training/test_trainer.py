@@ -19,70 +19,19 @@ from safetensors.torch import load_file
 
 import lcm
 import train_lcm_lora
-from lcm.adapter.files import WEIGHTS_NAME, read_header
+from lcm.adapter.files import read_header
 from lcm.adapter.lora import lora_modules
-from lcm.config.run import parse_config
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.dry_run.rehearse import rehearse
 from lcm.outputs.checkpoint import load_checkpoint
-from lcm.training.loop import Trainer
+from tests.support.outputs import (
+    adapted_layers,
+    assert_same_gradients,
+    lines_but_for_the_machine,
+    snapshot,
+)
+from tests.support.runs import expect_refusal, flags, run, trainer_of, update
 from tests.support.worlds import build_sd, write_images
-
-
-def flags(teacher: Path, images: Path, output: Path, **changes: Any) -> list[str]:
-    values: dict[str, Any] = {
-        "pretrained_teacher_model": teacher,
-        "train_data_dir": images,
-        "output_dir": output,
-        "resolution": 16,
-        "train_batch_size": 2,
-        "max_train_steps": 4,
-        "lora_rank": 2,
-        "learning_rate": 1e-2,
-        "checkpointing_steps": 2,
-        "validation_steps": 2,
-        "logging_steps": 1,
-        **changes,
-    }
-    words = []
-    for name, value in values.items():
-        if value is not None:
-            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return words
-
-
-def run(*args: Any, **changes: Any) -> int:
-    return train_lcm_lora.main(flags(*args, **changes))
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def lines_but_for_the_machine(folder: Path) -> list[dict[str, Any]]:
-    """Of metrics.jsonl, what depends on the run alone."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {
-            k: v
-            for k, v in line.items()
-            if k not in ("seconds_per_step", "samples_per_second", "peak_memory_gib")
-        }
-        for line in lines
-    ]
-
-
-def adapted_layers(folder: Path) -> list[str]:
-    """Those in the adapter file."""
-    return [
-        key
-        for key in load_file(folder / "pytorch_lora_weights.safetensors")
-        if key.endswith("lora_down.weight")
-    ]
-
 
 FINISHED = {"validation_prompts": ["a red star", "blue"], "report_to": "tensorboard"}
 
@@ -268,25 +217,6 @@ def test_checkpointing_activations_may_begin_on_resuming_and_changes_no_bit(
     assert all(torch.equal(whole[key], halved[key]) for key in whole)
 
 
-def assert_same_gradients(folder: Path, other: Path) -> None:
-    """Of two checkpoints, by AdamW's first moments, which are linear in the gradients. Its moves
-    are not: where the gradients of a batch cancel, it divides what rounding left by its own size,
-    and the weight moves at full speed either way.
-    """
-    first, second = (load_checkpoint(path).tensors for path in (folder, other))
-    assert first.keys() == second.keys()
-    moments = [key for key in first if key.endswith(".exp_avg")]
-    assert (
-        len(moments)
-        == sum(key.startswith("trained.") for key in first)
-        == 2 * len(adapted_layers(folder))
-    )
-    for key in moments:
-        scale = first[key].square().mean().sqrt().item()
-        assert scale > 0
-        torch.testing.assert_close(first[key], second[key], rtol=0, atol=1e-2 * scale)
-
-
 def test_accumulation_equals_one_large_batch(sd_folder: Path, images: Path, tmp_path: Path) -> None:
     assert run(sd_folder, images, tmp_path / "large", train_batch_size=4, max_train_steps=2) == 0
     assert (
@@ -351,10 +281,8 @@ def test_a_card_means_that_all_is_done(
     """
     output = tmp_path / "out"
     shutil.copytree(finished, output)
-    trainer = Trainer(
-        parse_config(flags(sd_folder, images, output, **{**FINISHED, "max_train_steps": 5}))
-    )
-    trainer._open_folder()
+    trainer = trainer_of(flags(sd_folder, images, output, **{**FINISHED, "max_train_steps": 5}))
+    trainer.open_folder()
     assert not (output / "README.md").exists()
 
 
@@ -369,10 +297,8 @@ def test_only_the_newest_checkpoints_are_kept(
 
 
 def test_epochs_set_the_number_of_steps(sd_folder: Path, images: Path, tmp_path: Path) -> None:
-    trainer = Trainer(
-        parse_config(flags(sd_folder, images, tmp_path, num_train_epochs=3, train_batch_size=4))
-    )
-    assert trainer.config.max_train_steps == 5  # 3 epochs of 6 images, 4 a step
+    trainer = trainer_of(flags(sd_folder, images, tmp_path, num_train_epochs=3, train_batch_size=4))
+    assert trainer.run.facts.num_updates == 5  # 3 epochs of 6 images, 4 a step
 
 
 def test_bf16_trains_and_verifies(sd_folder: Path, images: Path, tmp_path: Path) -> None:
@@ -400,13 +326,13 @@ def test_low_precision_is_computed_with_as_it_is_loaded(
     sd_folder: Path, images: Path, tmp_path: Path
 ) -> None:
     """As in pipelines: no autocast, under which norms and adapter would be float32."""
-    trainer = Trainer(parse_config(flags(sd_folder, images, tmp_path, mixed_precision="bf16")))
+    trainer = trainer_of(flags(sd_folder, images, tmp_path, mixed_precision="bf16"))
     seen = []
-    for module in trainer.student.unet.modules():
+    for module in trainer.run.student.unet.modules():
         module.register_forward_hook(
             lambda module, args, output: seen.append((output, torch.is_autocast_enabled("cpu")))
         )
-    trainer.train_step(trainer.batches(range(1)))
+    trainer.train_step(trainer.run.inputs.batches(range(1)))
     tensors = [
         (output.dtype, autocast) for output, autocast in seen if isinstance(output, torch.Tensor)
     ]
@@ -445,10 +371,10 @@ def test_the_teachers_own_resolution_is_trained_written_down_and_the_same_run(
 ) -> None:
     """16 pixels, 8 x 8 latents of a VAE that halves."""
     teacher = request.getfixturevalue(f"{family}_folder")
-    trainer = Trainer(parse_config(flags(teacher, images, tmp_path, resolution=None)))
-    batch = next(trainer.batches(range(1)))
+    trainer = trainer_of(flags(teacher, images, tmp_path, resolution=None))
+    batch = next(trainer.run.inputs.batches(range(1)))
     assert (batch.content.tensor.shape[2:], batch.noise.shape[2:]) == ((16, 16), (8, 8))
-    assert trainer.publisher.recipe.resolution == 16
+    assert trainer.run.publisher.recipe.resolution == 16
     if family == "sd":
         assert run(teacher, images, tmp_path, resolution=None, max_train_steps=1) == 0
         assert yaml.safe_load((tmp_path / "config.yaml").read_text())["resolution"] == 16
@@ -460,7 +386,7 @@ def test_dry_run_reports_and_writes_nothing(
     sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        rehearse(Trainer(parse_config([*flags(sd_folder, images, tmp_path / "out"), "--dry_run"])))
+        rehearse(trainer_of([*flags(sd_folder, images, tmp_path / "out"), "--dry_run"]))
     data = (
         "kept 6 samples",
         "captions: 6 for 6 samples",
@@ -482,35 +408,23 @@ def test_dry_run_reports_and_writes_nothing(
 def test_a_dry_run_draws_one_row_alone(
     sd_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = Trainer(
-        parse_config(
-            flags(sd_folder, images, tmp_path / "out", validation_num_steps=[3, 2], dry_run=True)
-        )
+    trainer = trainer_of(
+        flags(sd_folder, images, tmp_path / "out", validation_num_steps=[3, 2], dry_run=True)
     )
     drawn: list[tuple[int, ...]] = []
-    decode = trainer.family.decode
+    decode = trainer.run.family.decode
     monkeypatch.setattr(
-        trainer.family,
+        trainer.run.family,
         "decode",
         lambda latents: (drawn.append(tuple(latents.shape)), decode(latents))[1],
     )
     at_play = []
-    trainer.student.unet.conv_in.register_forward_pre_hook(
+    trainer.run.student.unet.conv_in.register_forward_pre_hook(
         lambda layer, args: None if layer.training else at_play.append(len(args[0]))
     )
-    assert trainer.publisher.try_drawing().size == (32, 16)
+    assert trainer.run.publisher.try_drawing().size == (32, 16)
     assert drawn == [(1, 4, 8, 8)] * 2
     assert at_play == [1] * 5
-
-
-def expect_refusal(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], *messages: str
-) -> None:
-    """Exit status 2 and one line that says `messages`."""
-    assert train_lcm_lora.main(arguments) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    for message in messages:
-        assert message in line
 
 
 def test_a_finished_run_is_never_overwritten(
@@ -611,9 +525,9 @@ def test_a_damaged_checkpoint_is_named(
 def test_an_adapter_that_fails_its_check_costs_no_state(
     sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = Trainer(parse_config(flags(sd_folder, images, tmp_path)))
-    trainer.train_step(trainer.batches(range(1)))
-    trainer.student.parameters[0].data.fill_(1e6)  # beyond float16
+    trainer = trainer_of(flags(sd_folder, images, tmp_path))
+    trainer.train_step(trainer.run.inputs.batches(range(1)))
+    trainer.run.student.parameters[0].data.fill_(1e6)  # beyond float16
     with pytest.raises(ValueError, match="not finite"):
         trainer.save()
     assert load_checkpoint(tmp_path / "checkpoint-1").facts["step"] == 1
@@ -649,7 +563,7 @@ def test_the_launchers_accumulation_must_be_the_runs(
     expect_refusal(capsys, line, f"pass --gradient_accumulation_steps {launched}")
     assert not (tmp_path / "out").exists()
     same = flags(sd_folder, images, tmp_path / "out", gradient_accumulation_steps=launched)
-    assert Trainer(parse_config(same)).accelerator.gradient_accumulation_steps == int(launched)
+    assert trainer_of(same).accelerator.gradient_accumulation_steps == int(launched)
 
 
 @pytest.mark.parametrize(
@@ -708,26 +622,26 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     pipe = build_sd()
     teacher = tmp_path / "teacher"
     pipe.save_pretrained(teacher)
-    trainer = Trainer(
-        parse_config(
-            flags(teacher, images, tmp_path / "broken", max_train_steps=4, checkpointing_steps=1)
-        )
+    trainer = trainer_of(
+        flags(teacher, images, tmp_path / "broken", max_train_steps=4, checkpointing_steps=1)
     )
-    weights = [p.detach().clone() for p in trainer.student.parameters]
-    batches = trainer.batches(range(2))
-    trainer.train_step(batches)
+    weights = [p.detach().clone() for p in trainer.run.student.parameters]
+    batches = trainer.run.inputs.batches(range(2))
+    update(trainer, batches)
     trainer.save()
-    updated = [p.detach().clone() for p in trainer.student.parameters]
+    updated = [p.detach().clone() for p in trainer.run.student.parameters]
     assert any(not torch.equal(a, b) for a, b in zip(weights, updated, strict=True))
     with torch.no_grad():
-        trainer.family.unet.conv_in.weight.fill_(float("inf"))
+        trainer.run.family.unet.conv_in.weight.fill_(float("inf"))
     with pytest.raises(
         FloatingPointError,
         match=r"step 2: the loss or its gradient is not finite \(samples: \d\.png.*checkpoint-1",
     ) as caught:
-        trainer.train_step(batches)
+        update(trainer, batches)
     assert "The update was not made" in str(caught.value)
-    assert all(torch.equal(a, b) for a, b in zip(updated, trainer.student.parameters, strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(updated, trainer.run.student.parameters, strict=True)
+    )
     assert (tmp_path / "broken" / "checkpoint-1" / "state.json").is_file()
     assert snapshot(tmp_path / "out") == before
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lcm.data.buckets import Buckets
-from lcm.data.config import DataConfig
+from lcm.data.config import SampleConfig
 from lcm.data.crops import Crop, choose_crop
 from lcm.data.loaded import Reread
 from lcm.data.pictures import Picture
@@ -47,15 +47,16 @@ class PictureSet:
     records: Sequence[Record]
     pictures: Sequence[Picture]
     buckets: Buckets
-    config: DataConfig
+    samples: SampleConfig
     seed: int
+    variants: int = 1
 
     def crop(self, epoch: int, index: int) -> Crop:
         picture = self.pictures[index]
         _, draws = draw(self.seed, epoch, self.records[index].key)
         shape = (picture.height, picture.width)
         return choose_crop(
-            self.config, shape, self.buckets.shape(index), draws.flip, draws.top, draws.left
+            self.samples, shape, self.buckets.shape(index), draws.flip, draws.top, draws.left
         )
 
     def key(self, index: int, crop: Crop) -> str:
@@ -66,7 +67,7 @@ class PictureSet:
     def jobs(self) -> dict[str, Job]:
         """All crops that the epochs draw, by key."""
         found: dict[str, Job] = {}
-        for epoch in range(self.config.cache_variants):
+        for epoch in range(self.variants):
             for index, record in enumerate(self.records):
                 crop = self.crop(epoch, index)
                 found[self.key(index, crop)] = (record, crop)
@@ -84,7 +85,7 @@ class EncodedPictures:
 
     def picture(self, epoch: int, index: int) -> tuple[Tensor, ImageSize]:
         """Moments [2C, h, w] in the VAE's precision, and the size SDXL is conditioned on."""
-        crop = self.pictures.crop(epoch % self.pictures.config.cache_variants, index)
+        crop = self.pictures.crop(epoch % self.pictures.variants, index)
         return self.store[self.pictures.key(index, crop)][MOMENTS], crop.size
 
 
@@ -141,7 +142,7 @@ def picture_rows(
     family: Family, pictures: PictureSet, workers: int, reread: Reread | None = None
 ) -> Rows:
     """The moments of a run's pictures."""
-    interpolation = pictures.config.interpolation_type
+    interpolation = pictures.samples.interpolation_type
     options: dict[str, Any] = {"family": family, "interpolation": interpolation}
     make: Make[Job] = partial(make_moments, **options, workers=workers)
     if reread is not None:
@@ -178,7 +179,7 @@ def encode_pictures(
     """
     rows = picture_rows(family, pictures, workers, reread)
     filled = rows.fill(directory, team)
-    pays = when_it_pays(filled, list(rows.requested), pictures.config.cache_variants, team.size)
+    pays = when_it_pays(filled, list(rows.requested), pictures.variants, team.size)
     logger.info("%s%s", filled.summary(rows.what), pays)
     return EncodedPictures(filled.store, pictures)
 

@@ -109,7 +109,7 @@ class Rows:
                 partial.write_text(json.dumps({"kind": self.kind, **self.facts}, indent=1) + "\n")
         return folder
 
-    def fill(self, directory: Path, team: Team, owner: str = "") -> Filled:
+    def fill(self, directory: Path, team: Team, owner: str | None = None) -> Filled:
         """All rows that are requested, each made where it is not on disk. An interrupted build goes
         on.
 
@@ -142,7 +142,7 @@ class Rows:
         return Filled(store, found, lost, made, time.perf_counter() - start)
 
     def _make_share(
-        self, directory: Path, missing: Sequence[str], team: Team, owner: str = ""
+        self, directory: Path, missing: Sequence[str], team: Team, owner: str | None = None
     ) -> None:
         """Makes and writes what this process has to of the rows that are missing."""
         portions, writer = self.portions(missing, team), Writer(self.folder(directory), owner)

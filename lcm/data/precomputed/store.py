@@ -75,7 +75,7 @@ def packed(rows: dict[str, Row]) -> tuple[dict[str, Tensor], dict[str, str]]:
     return stacked, {ENTRIES: json.dumps([(key, digest_of(row)) for key, row in rows.items()])}
 
 
-def write_rows(folder: Path, rows: dict[str, Row], owner: str = "") -> None:
+def write_rows(folder: Path, rows: dict[str, Row], owner: str | None = None) -> None:
     """Writes one file with these rows. What a kill leaves of it names its `owner`."""
     tensors, metadata = packed(rows)
     name = hashlib.sha256(metadata[ENTRIES].encode()).hexdigest()[:32]
@@ -96,7 +96,7 @@ class Writer:
     rest.
     """
 
-    def __init__(self, folder: Path, owner: str = "") -> None:
+    def __init__(self, folder: Path, owner: str | None = None) -> None:
         self.folder, self.owner = folder, owner
         self._waiting: dict[Any, dict[str, Row]] = {}
 
@@ -232,7 +232,7 @@ def absent(store: Store, keys: Iterable[str]) -> list[str]:
     return [key for key in dict.fromkeys(keys) if key not in store]
 
 
-def sweep(folder: Path, owner: str = "", older_than: float = 3600.0) -> None:
+def sweep(folder: Path, owner: str | None = None, older_than: float = 3600.0) -> None:
     """Deletes what killed writers left half done: that of `owner` at once, as it starts again; that
     of others only once it is an hour old, as it may still be being written.
     """

@@ -27,8 +27,8 @@ from lcm.data.randomness import sample_rng
 from lcm.data.records import Record
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.schedule import CLEAN
-from lcm.diffusion.solvers import SOLVERS, repeated
-from lcm.diffusion.solvers.base import Remembering
+from lcm.diffusion.solvers.base import Remembering, repeated
+from lcm.diffusion.tables import SOLVERS
 from lcm.models.families import Family
 from lcm.models.networks import Networks, adapters_disabled, guided_teacher
 from lcm.system.processes import ALONE, Team
@@ -234,7 +234,7 @@ def make_trajectories(
     team: Team = ALONE,
     batch_size: int = 16,
     device: torch.device | str,
-    owner: str = "",
+    owner: str | None = None,
 ) -> Trajectories:
     """The teacher's trajectories of all records, made where `directory` lacks them.
 

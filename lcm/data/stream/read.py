@@ -38,8 +38,10 @@ NOT_LOOKED_AT = Picture("", 0, 0, NO_CAPTION)
 Sink = Callable[[LoadedData], None]
 
 
-def load_stream(config: DataConfig, team: Team, folder: Path, sink: Sink) -> LoadedData:
-    """The first `max_train_samples` usable samples of the stream, all without that, and how many
+def load_stream(
+    config: DataConfig, limit: int | None, team: Team, folder: Path, sink: Sink
+) -> LoadedData:
+    """The first `limit` usable samples of the stream, all without that, and how many
     others there are and why.
 
     What the listing in `folder` has is not read. Of the rest every process reads all,
@@ -51,7 +53,7 @@ def load_stream(config: DataConfig, team: Team, folder: Path, sink: Sink) -> Loa
     """
     stream = Stream(str(config.dataset_name), config)
     listing = shared_listing(stream, team, folder)
-    known, limit = len(listing.rows), config.max_train_samples
+    known = len(listing.rows)
     left = None if limit is None else limit - usable(listing.rows)
     if not listing.whole and (left is None or left > 0):
         read_on(stream, listing, left, team, sink)

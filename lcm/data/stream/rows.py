@@ -23,8 +23,8 @@ FLAG = "dataset_name"
 
 
 class Stream:
-    """The rows of `where`, named as those of `HubDataset` are. Of a data set on the hub, `revision`
-    is the commit to read.
+    """The rows of `where`, named as those of `read_dataset` are. Of a data set on the hub,
+    `revision` is the commit to read.
 
     `starts`, the number of the first row in those shards that were opened, lets it begin in the
     middle without all before.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,13 +23,18 @@ not influence each other.
 """
 
 
-@runtime_checkable
-class Remembering(Protocol):
+@dataclass(frozen=True)
+class Remembering:
     """A solver that uses earlier evaluations: `fresh` gives one with an empty memory, for the steps
-    of one pair.
+    of one pair. Called itself, it makes a single step, with nothing to remember.
     """
 
-    def fresh(self) -> Solver: ...
+    fresh: Callable[[], Solver]
+
+    def __call__(
+        self, predict: Predict, schedule: NoiseSchedule, x_t: Tensor, t: Tensor, s: Tensor
+    ) -> Tensor:
+        return self.fresh()(predict, schedule, x_t, t, s)
 
 
 def substeps(t: Tensor, s: Tensor, steps: int) -> list[Tensor]:

@@ -13,14 +13,13 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
 
+from lcm.adapter.names import COMPONENTS
 from lcm.inference.call_warnings import unwatch, watch
 from lcm.inference.serving.calls import Answer, Call
 from lcm.inference.state import attachment
 
 Ask = Callable[[Call], Any]
 """A call of a network that somebody else makes -> what it returns."""
-
-NETWORKS = ("text_encoder", "text_encoder_2", "unet")
 
 
 class Cancelled(BaseException):
@@ -38,7 +37,7 @@ class Facts:
 
 
 def gather_facts(pipe: Any) -> Facts:
-    networks = {name: getattr(pipe, name, None) for name in (*NETWORKS, "vae")}
+    networks = {name: getattr(pipe, name, None) for name in (*COMPONENTS, "vae")}
     return Facts(
         pipe._execution_device,
         {name: network.dtype for name, network in networks.items() if network is not None},
@@ -71,7 +70,7 @@ class SharedVAE(Shared):
         return self
 
     def decode(self, z: Any, return_dict: bool = True, generator: Any = None) -> Any:
-        """As `AutoencoderKL.decode`, which does not use its generator."""
+        """Decodes as `AutoencoderKL.decode` does, which does not use its generator."""
         return self.ask(Call(self.name, z, return_dict=return_dict, dtype=self.dtype))
 
 
@@ -80,7 +79,7 @@ def own_pipeline(pipe: Any, facts: Facts, ask: Ask) -> Any:
     own = copy.copy(pipe)
     shared = {
         name: Shared(name, getattr(pipe, name), facts, ask)
-        for name in NETWORKS
+        for name in COMPONENTS
         if name in facts.dtypes
     }
     if isinstance(pipe.vae, AutoencoderKL | AutoencoderTiny):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import numbers
 from collections.abc import Mapping
@@ -11,8 +10,8 @@ from typing import Any
 
 import torch
 
-from lcm.adapter.recipe import Recipe
-from lcm.system.registry import closest
+from lcm.adapter.recipe import CallDefaults, Recipe
+from lcm.inference.arguments import check_arguments
 
 REFUSED = {
     "generator": "it follows from the seed",
@@ -43,14 +42,15 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def arguments(self, pipe: Any, recipe: Recipe | None) -> dict[str, Any]:
-        """Those of the pipeline's call. Raises TypeError or ValueError for what it would pass over
-        in silence or misunderstand.
+        """The arguments of the pipeline's call. Raises TypeError or ValueError for what it would
+        pass over in silence or misunderstand.
         """
+        defaults = recipe.call_defaults() if recipe else CallDefaults()
         steps, guidance_scale = self.num_inference_steps, self.guidance_scale
         if steps is None:
-            steps = recipe.usual_steps if recipe else 4
+            steps = defaults.num_inference_steps
         if guidance_scale is None:
-            guidance_scale = recipe.guidance_scale if recipe else 1.0
+            guidance_scale = defaults.guidance_scale
         if not isinstance(self.prompt, str):
             raise TypeError(
                 "prompt must be one string, a request is one picture; got "
@@ -62,7 +62,7 @@ class Request:
             raise ValueError(f"guidance_scale must be a finite number; got {guidance_scale!r}")
         if not isinstance(self.seed, numbers.Integral) or not -(2**63) <= self.seed < 2**64:
             raise ValueError(f"seed must be an integer of 64 bits; got {self.seed!r}")
-        eta = self.eta if self.eta is not None else recipe.eta if recipe else 0.0
+        eta = defaults.eta if self.eta is None else self.eta
         perhaps = {
             "negative_prompt": self.negative_prompt,
             "height": self.height,
@@ -80,6 +80,9 @@ class Request:
         return {**self.options, **own}
 
     def check_options(self, pipe: Any, own: Mapping[str, Any]) -> None:
+        """Raises TypeError or ValueError for an option that the call lacks, or that is not the
+        request's to set.
+        """
         for name in self.options:
             if name in self.__dataclass_fields__:
                 raise ValueError(f"options: {name!r} is a field of Request; set it there")
@@ -87,9 +90,5 @@ class Request:
                 raise ValueError(
                     f"options: {name!r} cannot be set for one request: {REFUSED[name]}"
                 )
-        accepted = inspect.signature(getattr(pipe, "stock_class", type(pipe)).__call__).parameters
-        for name in [*own, *self.options]:
-            if name not in accepted:
-                raise TypeError(
-                    f"{type(pipe).__name__} has no argument {name!r}.{closest(name, accepted)}"
-                )
+        stock_class = getattr(pipe, "stock_class", type(pipe))
+        check_arguments(stock_class, [*own, *self.options], type(pipe).__name__)

@@ -13,7 +13,8 @@ Point = tuple[float, float]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 240, 64, 24, 10, 26
 COLOURS = ("#4c7ee0", "#d08c1d", "#e0566b", "#2fa98c")
-"""Of series in turn; they show on white and on black. All else has the colour of the page's text.
+"""The colours of series, taken in turn; they show on white and on black. All else has the colour of
+the page's text.
 """
 FAINT = 0.35
 MOST_POINTS = 500
@@ -81,6 +82,7 @@ class Axis:
     is_log: bool = False
 
     def at(self, value: float) -> float:
+        """The place of a value in the picture."""
         low, high, value = (
             math.log10(v) if self.is_log else v for v in (self.low, self.high, value)
         )
@@ -88,10 +90,12 @@ class Axis:
 
     @property
     def ticks(self) -> list[float]:
+        """The values that are marked on the axis."""
         return log_ticks(self.low, self.high) if self.is_log else nice_ticks(self.low, self.high)
 
 
 def axis_of(values: Sequence[float], start: float, end: float, may_be_log: bool) -> Axis:
+    """An axis that holds all values, with a margin on both sides."""
     low, high = min(values), max(values)
     if may_be_log and low > 0 and high / low > WIDE:
         return Axis(low / 1.1, high * 1.1, start, end, is_log=True)
@@ -100,6 +104,7 @@ def axis_of(values: Sequence[float], start: float, end: float, may_be_log: bool)
 
 
 def draw_ticks(x: Axis, y: Axis) -> str:
+    """The marks of both axes as SVG: lines across for y, whole numbers below for x."""
     across = "".join(
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y.at(v):.1f}" y2="{y.at(v):.1f}" '
         'stroke="currentColor" opacity="0.2"/>'
@@ -115,6 +120,7 @@ def draw_ticks(x: Axis, y: Axis) -> str:
 
 
 def draw_series(series: Series, colour: int, x: Axis, y: Axis) -> str:
+    """A series as SVG: a curve, or a dot where it has one point. `colour` counts in COLOURS."""
     name, opacity = COLOURS[colour % len(COLOURS)], FAINT if series.is_faint else 1
     places = [(x.at(step), y.at(value)) for step, value in thin(series.points)]
     if len(places) == 1:

@@ -23,6 +23,7 @@ from lcm.outputs.metrics import read_metrics
 from lcm.publish.report.curves import COLOURS, FAINT, WIDE, Point, Series, chart, smooth
 from lcm.publish.report.pictures import data_uri, grids
 from lcm.publish.usage import advice, snippet
+from lcm.publish.wording import title, wording
 from lcm.system.atomic import replacing
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "safetensors")
@@ -32,45 +33,47 @@ Pairs = list[tuple[str, Any]]
 def write_page(
     output_dir: Path,
     config: TrainConfig,
+    settings: dict[str, Any],
     recipe: Recipe,
     prompts: Sequence[str],
     *,
     processes: int,
     finished: bool,
 ) -> None:
-    """Writes report.html of what `output_dir` holds by now; `prompts` are the rows of its grids."""
+    """Writes report.html of what `output_dir` holds by now. `settings` are the flat ones, as the
+    run resolved them; `prompts` are the rows of its grids.
+    """
+    words, validation = wording(config.adapter), config.validation
     lines = read_metrics(output_dir)
     pictures, left_out = grids(output_dir, finished)
     examples = output_dir / PICTURE_NAME
-    changed = config.changes()
     page = template().render(
-        title=f"{recipe.objective.upper()}-{'U-Net' if config.full_finetune else 'LoRA'} of "
-        f"{Path(recipe.teacher).name}",
-        state=state(lines, config, finished),
+        title=title(recipe, words),
+        state=state(lines, settings["max_train_steps"], finished),
         numbers=numbers(lines),
         pictures=pictures,
         left_out=left_out,
-        columns=", ".join(map(str, config.validation_num_steps)),
+        columns=", ".join(map(str, validation.validation_num_steps)),
         prompts=prompts,
         charts=charts(lines),
         wide=WIDE,
         finished=finished,
-        snippet=snippet(recipe, config, prompts[0]),
-        advice=[line for line in advice(recipe, config).splitlines() if line],
+        snippet=snippet(recipe, words, config.teacher, validation.validation_seed, prompts[0]),
+        advice=paragraphs(advice(recipe, words, config.adapter.w_embedding)),
         data=read_data(output_dir),
         examples=data_uri(examples, 768) if examples.exists() else None,
-        recipe=[(name, shown(value)) for name, value in asdict(recipe).items()],
-        objective=config.objective,
-        changed=[(name, shown(value)) for name, value in changed.items()],
-        settings=[(name, shown(value)) for name, value in sorted(asdict(config).items())],
-        environment=environment(config, processes),
+        recipe=table(asdict(recipe)),
+        objective=config.method.objective,
+        changed=table(config.changes(settings)),
+        settings=table(dict(sorted(settings.items()))),
+        environment=environment(config.loop.mixed_precision, processes),
     )
     with replacing(output_dir / REPORT_NAME) as partial:
         partial.write_text(page, encoding="utf-8")
 
 
 def template() -> Any:
-    """All that is put into it is escaped, but for what says that it is markup."""
+    """The page. All that is put into it is escaped, but for what is marked as markup."""
     surroundings = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -85,7 +88,7 @@ def template() -> Any:
 
 
 def shown(value: Any) -> str:
-    """Of a setting, as one would write it in a file."""
+    """The value of a setting as text, "-" for none."""
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "-"
     if isinstance(value, dict):
@@ -93,11 +96,21 @@ def shown(value: Any) -> str:
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def table(values: dict[str, Any]) -> Pairs:
+    """The rows of a table, names and their values as text."""
+    return [(name, shown(value)) for name, value in values.items()]
+
+
+def paragraphs(text: str) -> list[str]:
+    """The lines of a text that are not empty."""
+    return [line for line in text.splitlines() if line]
+
+
 # --- curves ---------------------------------------------------------------------------------------
 
 
 def points(lines: list[dict[str, Any]], name: str) -> list[Point]:
-    """Of one number over the steps, without lines that lack it."""
+    """One number over the steps, without lines that lack it."""
     return [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
 
 
@@ -131,13 +144,13 @@ def charts(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def times_of(name: str) -> str:
-    """loss_t_000_249 in words."""
+    """The timesteps of a column of metrics.jsonl in words: "t 0 to 249" for loss_t_000_249."""
     low, high = map(int, name.split("_")[2:])
     return f"t {low} to {high}"
 
 
 def legend(series: list[Series]) -> list[dict[str, Any]]:
-    """Colours are counted as `chart` counts them."""
+    """Name, last value and look of every series; colours are counted as `chart` counts them."""
     entries, colour = [], 0
     for s in series:
         last = f"{s.points[-1][1]:.4g}" if s.points else "-"
@@ -150,15 +163,16 @@ def legend(series: list[Series]) -> list[dict[str, Any]]:
 # --- facts ----------------------------------------------------------------------------------------
 
 
-def state(lines: list[dict[str, Any]], config: TrainConfig, finished: bool) -> str:
+def state(lines: list[dict[str, Any]], updates: int, finished: bool) -> str:
+    """How far the run is, in a sentence."""
     step = lines[-1]["step"] if lines else 0
     if finished:
-        return f"Finished: {config.max_train_steps} updates."
-    return f"Under way: {step} of {config.max_train_steps} updates when this page was written."
+        return f"Finished: {updates} updates."
+    return f"Under way: {step} of {updates} updates when this page was written."
 
 
 def numbers(lines: list[dict[str, Any]]) -> Pairs:
-    """Of the last line, and the time that all of them took."""
+    """The numbers of the last line, and the time that all of them took."""
     if not lines:
         return []
     last = lines[-1]
@@ -180,7 +194,9 @@ def numbers(lines: list[dict[str, Any]]) -> Pairs:
 
 
 def read_data(output_dir: Path) -> Pairs:
-    """What was kept and dropped and why, as data_report.json has it; nothing without that file."""
+    """The samples that were kept and dropped and why, as data_report.json has it; nothing without
+    that file.
+    """
     path = output_dir / JSON_NAME
     if not path.exists():
         return []
@@ -188,8 +204,8 @@ def read_data(output_dir: Path) -> Pairs:
     return [(name.replace("_", " "), shown(value)) for name, value in report.items()]
 
 
-def environment(config: TrainConfig, processes: int) -> Pairs:
-    """What computed. Nothing of the system's environment variables, which hold tokens."""
+def environment(precision: str, processes: int) -> Pairs:
+    """The machine and the libraries. No environment variables, which hold tokens."""
     gpu = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -198,7 +214,7 @@ def environment(config: TrainConfig, processes: int) -> Pairs:
     return [
         ("GPU", gpu),
         ("processes", processes),
-        ("mixed_precision", config.mixed_precision),
+        ("mixed_precision", precision),
         ("platform", platform.platform()),
         ("python", platform.python_version()),
         *((name, version(name)) for name in LIBRARIES),

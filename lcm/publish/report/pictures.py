@@ -27,7 +27,9 @@ class Picture:
 
 @lru_cache(maxsize=2 * MOST_GRIDS)
 def encode(path: Path, changed: int, width: int) -> str:
-    """The file of that time of change; encoded once, for the page is written again and again."""
+    """A data URI of a PNG file. `changed` is its time of change, so that each state of it is
+    encoded once, although the page is written again and again.
+    """
     data, kind = path.read_bytes(), "png"
     if len(data) > SMALL:
         with Image.open(io.BytesIO(data)) as opened:
@@ -40,20 +42,22 @@ def encode(path: Path, changed: int, width: int) -> str:
 
 
 def data_uri(path: Path, width: int) -> str:
-    """A PNG file: as it is where it is small, else as JPEG of at most `width` pixels."""
+    """A data URI of a PNG file: as it is where it is small, else as JPEG of at most `width`
+    pixels.
+    """
     return encode(path, path.stat().st_mtime_ns, width)
 
 
 def choose(count: int, most: int) -> list[int]:
-    """At most so many of 0..count - 1, evenly spread, the first and the last among them."""
+    """At most `most` of 0..count - 1, evenly spread, the first and the last among them."""
     if count <= most:
         return list(range(count))
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
 def grids(output_dir: Path, finished: bool) -> tuple[list[Picture], int]:
-    """Those of validation/ by step, and that of the finished file at the end; how many were left
-    out.
+    """The grids of validation/ by step, that of the finished file at the end, and how many were
+    left out.
     """
     found = [
         (int(m[1]), path)

@@ -1,0 +1,39 @@
+"""The layout of the official LCM-LoRAs, kohya's: names with underscores, diffusers' blocks, alpha
+as a tensor. diffusers, ComfyUI and A1111 read it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+COMPONENT_PREFIXES = {
+    "unet": "lora_unet_",
+    "text_encoder": "lora_te1_",
+    "text_encoder_2": "lora_te2_",
+}
+"""How the names of a component's layers begin."""
+
+
+def underscored(name: str) -> str:
+    """A layer's name without dots: "mid_block.attentions.0" -> "mid_block_attentions_0"."""
+    return name.replace(".", "_")
+
+
+def stem(component: str, layer: str, is_alone: bool = False) -> str:
+    """The file's name of a layer. With one text encoder, as in SD 1.x, `is_alone`, it is "te"
+    without a number.
+    """
+    prefix = (
+        "lora_te_" if component == "text_encoder" and is_alone else COMPONENT_PREFIXES[component]
+    )
+    return prefix + underscored(layer)
+
+
+def layer_tensors(stem: str, down: Tensor, up: Tensor, alpha: float) -> dict[str, Tensor]:
+    """The three tensors of one layer: down [rank, in, ...], up [out, rank, ...], alpha []."""
+    return {
+        f"{stem}.lora_down.weight": down.contiguous(),
+        f"{stem}.lora_up.weight": up.contiguous(),
+        f"{stem}.alpha": torch.tensor(float(alpha)),
+    }

@@ -1,0 +1,190 @@
+"""The sections of what a run trains and how, one for each component, with limits beside the
+fields.
+
+Those of the data are in `lcm.data.config`, that of the method in `lcm.methods.config`, those of
+what is written in `lcm.config.output_sections`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lcm.adapter.names import LORA_TARGETS
+from lcm.system.flags import NO, YES, Section, flag
+
+LR_SCHEDULERS = (
+    *("linear", "cosine", "cosine_with_restarts", "polynomial", "constant"),
+    "constant_with_warmup",
+)
+"""Names of diffusers.optimization.SchedulerType, without the one that needs arguments."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig(Section):
+    """The models to distil."""
+
+    pretrained_teacher_model: str | None = flag(
+        None,
+        "the model to distil, an SD 1.x, SD 2.x or SDXL: a diffusers folder, a hub id or a single "
+        ".safetensors file",
+        aliases=("--pretrained_model_name_or_path",),
+        is_place=True,
+    )
+    base_config: str | None = flag(
+        None,
+        "for a single file: a diffusers folder or hub id of the same kind of model; its weights "
+        "are not read",
+        is_place=True,
+    )
+    pretrained_vae_model_name_or_path: str | None = flag(
+        None, "another VAE, for example an fp16-safe one for SDXL", is_place=True
+    )
+    teacher_revision: str | None = flag(
+        None, "hub revision of the teacher", aliases=("--revision",)
+    )
+    variant: str | None = flag(None, "file variant of the teacher, for example fp16")
+    teacher_lora: list[str] = flag(
+        [],
+        "style LoRAs that become part of the teacher, each PATH or PATH=WEIGHT: file, folder or "
+        "hub id",
+        may_be_empty=True,
+        is_place=True,
+    )
+    extra_teachers: list[str] = flag(
+        [],
+        "further models of the teacher's architecture; every update is made on one of them all, in "
+        "turn",
+        may_be_empty=True,
+        is_place=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.pretrained_teacher_model:
+            raise ValueError(
+                "--pretrained_teacher_model is missing; pass a diffusers folder, a .safetensors "
+                "file or a hub id"
+            )
+
+    @property
+    def path(self) -> str:
+        """The teacher as it was named."""
+        return str(self.pretrained_teacher_model)
+
+
+@dataclass(frozen=True)
+class AdapterConfig(Section):
+    """What is trained: an adapter, or with `full_finetune` the whole U-Net."""
+
+    lora_rank: int = flag(64, "rank of every adapted layer", above=0)
+    lora_alpha: float | None = flag(
+        None, "the adapter acts with strength alpha / rank; default: rank", above=0
+    )
+    lora_target_modules: list[str] = flag(list(LORA_TARGETS), "name endings of the adapted layers")
+    lora_dropout: float = flag(
+        0.0,
+        "dropout inside the adapter, the same mask for student and target",
+        at_least=0,
+        below=1,
+    )
+    full_finetune: bool = flag(
+        False,
+        "train the whole U-Net instead of an adapter; output_dir/unet is then the result",
+    )
+    w_embedding: bool = flag(
+        False,
+        "with full_finetune: tell the U-Net the guidance scale, as LatentConsistencyModelPipeline "
+        "does",
+    )
+    init_adapter: str | None = flag(
+        None,
+        "start from this adapter (file, output folder or hub id) instead of from nothing",
+        is_place=True,
+    )
+    export_ema_decay: float | None = flag(
+        None,
+        "give away an average of the trained weights with this decay per update",
+        at_least=0,
+        below=1,
+    )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Section):
+    """AdamW and its learning rate."""
+
+    learning_rate: float = flag(1e-4, "peak learning rate", aliases=("--lr",), above=0)
+    lr_scheduler: str = flag(
+        "constant", "a name of diffusers.optimization.get_scheduler", choices=LR_SCHEDULERS
+    )
+    lr_warmup_steps: int = flag(0, "updates over which the learning rate rises", at_least=0)
+    adam_beta1: float = flag(0.9, "AdamW", at_least=0, below=1)
+    adam_beta2: float = flag(0.999, "AdamW", at_least=0, below=1)
+    adam_weight_decay: float = flag(0.0, "AdamW", at_least=0)
+    adam_epsilon: float = flag(1e-8, "AdamW", above=0)
+    use_8bit_adam: bool = flag(
+        False, "keep AdamW's moments in 8 bits, a quarter of their memory; needs bitsandbytes"
+    )
+    # an infinite norm is how clipping is switched off
+    max_grad_norm: float = flag(
+        1.0, "gradients are clipped to this norm", above=0, may_be_infinite=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr_scheduler == "constant" and self.lr_warmup_steps:
+            raise ValueError(
+                "lr_warmup_steps has no effect with lr_scheduler constant; use constant_with_warmup"
+            )
+
+
+def checkpointing_mode(word: object) -> object:
+    """A value of gradient_checkpointing, which is a switch in other scripts."""
+    text = str(word).lower()
+    if text in YES:
+        return "full"
+    return "no" if text in NO else word
+
+
+@dataclass(frozen=True)
+class LoopConfig(Section):
+    """How many updates on how many samples, and on what machine."""
+
+    plugin: list[str] = flag(
+        [],
+        "modules or .py files that add methods, losses, solvers, sources or metrics of your own",
+        may_be_empty=True,
+        is_free=True,
+        is_place=True,
+        is_optional=True,
+    )
+    seed: int = flag(0, "all random numbers of the run follow from it", at_least=0)
+    train_batch_size: int = flag(16, "samples per process and forward pass", above=0, is_free=True)
+    gradient_accumulation_steps: int = flag(1, "forward passes per update", above=0, is_free=True)
+    max_train_steps: int = flag(1000, "updates", above=0)
+    num_train_epochs: int | None = flag(
+        None, "instead of max_train_steps: passes over the data", above=0
+    )
+    # it recomputes what it would have kept, bit for bit
+    gradient_checkpointing: str = flag(
+        "no",
+        "full: recompute activations, least memory, a fifth slower; selective: only what is cheap "
+        "to recompute; no",
+        choices=("no", "selective", "full"),
+        bare="full",
+        read=checkpointing_mode,
+        is_free=True,
+    )
+    mixed_precision: str = flag(
+        "no",
+        "no, fp16 or bf16: precision of the frozen weights and of compute",
+        choices=("no", "fp16", "bf16"),
+    )
+    allow_tf32: bool = flag(False, "TF32 matrix products on recent GPUs")
+    dataloader_num_workers: int = flag(0, "processes that decode images", at_least=0, is_free=True)
+    dry_run: bool = flag(
+        False,
+        "try all of it, write nothing: what the run takes of time, memory and disk, and what to do "
+        "if it does not fit",
+        is_free=True,
+    )

@@ -1,0 +1,165 @@
+"""One update: encode, loss, backward, clip, check, update. The only training step there is; the
+loop makes it, and so does the dry run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lcm.data.batch import SampleBatch
+from lcm.data.randomness import sample_rng
+from lcm.outputs.checkpoint import list_checkpoints
+from lcm.training.encode import encode
+from lcm.training.run import Run
+from lcm.training.state import TrainState
+
+MAX_SKIPPED = 50
+"""Updates that the fp16 loss scaler may skip in a row: it halves its scale of 65536 each time, so
+it settles in 17.
+"""
+ENCODED, UPDATED = "encoding", "update"
+"""The parts of a step, told as each of them has passed."""
+
+
+class StepOutput(NamedTuple):
+    """What an update shows: `loss` [n] and `times` [n] of this process's samples, `grad_norm` [],
+    and whether any process was asked to stop.
+    """
+
+    loss: Tensor
+    times: Tensor
+    grad_norm: Tensor
+    stopping: bool
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+def unwatched(part: str) -> None:
+    """Nobody watches the parts of a step."""
+
+
+def train_step(
+    run: Run,
+    state: TrainState,
+    batches: Iterator[SampleBatch],
+    asked: Callable[[], bool] = never,
+    passed: Callable[[str], None] = unwatched,
+) -> StepOutput:
+    """One update of `state` from the next `run.accumulation` batches.
+
+    `asked` tells whether this process should stop, `passed` is called after each part of the step.
+    Raises FloatingPointError, before the update, when a loss or gradient is not finite.
+    """
+    losses, times, keys = [], [], []
+    for micro in range(run.accumulation):
+        batch = next(batches)
+        loss, t = backward(run, state, batch, micro, passed)
+        losses.append(loss)
+        times.append(t)
+        keys += batch.keys
+    student, accelerator = run.student, run.machine.accelerator
+    grad_norm = accelerator.clip_grad_norm_(student.parameters, run.config.optimizer.max_grad_norm)
+    loss = torch.cat(losses)
+    stopping = check_finite(run, state, loss, grad_norm, keys, asked)
+    update(run, state)
+    passed(UPDATED)
+    return StepOutput(loss, torch.cat(times), grad_norm, stopping)
+
+
+def backward(
+    run: Run, state: TrainState, batch: SampleBatch, micro: int, passed: Callable[[str], None]
+) -> tuple[Tensor, Tensor]:
+    """The gradients of one batch, number `micro` of the update, are added. Returns its losses [B]
+    and their times [B].
+
+    Gradients travel between processes with the last batch alone.
+    """
+    student, accelerator = run.student, run.machine.accelerator
+    student.nets.dropout_seed = dropout_seed(run, state, micro)
+    is_last = micro == run.accumulation - 1
+    apart = nullcontext() if is_last else accelerator.no_sync(student.nets.prepared)
+    with run.weights.active(batch.teacher), apart:
+        latents = encode(run.families[batch.teacher], batch, run.machine.device)
+        passed(ENCODED)
+        progress = state.step / run.facts.num_updates
+        per_sample, times = run.objective(student.nets, latents, progress)
+        accelerator.backward(per_sample.mean())
+        passed(UPDATED)
+    return per_sample.detach(), times.t
+
+
+def update(run: Run, state: TrainState) -> None:
+    """Moves the weights along their gradients, unless the loss scaler skips that; counts it."""
+    student = state.student
+    student.optimizer.step()
+    student.optimizer.zero_grad()
+    state.step += 1
+    if run.machine.accelerator.optimizer_step_was_skipped:
+        count_skipped(state)
+        return
+    state.skipped = 0
+    state.lr_scheduler.step()
+    student.update_averages()
+
+
+def dropout_seed(run: Run, state: TrainState, micro: int) -> int | None:
+    """The seed of the dropout masks of one batch: they depend on its place in the run, so that a
+    resumed run draws them again.
+    """
+    if run.config.adapter.lora_dropout == 0:
+        return None
+    rank, size = run.machine.process
+    place = (state.step * run.accumulation + micro) * size + rank
+    return int(sample_rng(run.config.loop.seed, place, "dropout").integers(2**62))
+
+
+def count_skipped(state: TrainState) -> None:
+    """The fp16 loss scaler skips updates whose gradients overflow, a few at first. Raises
+    FloatingPointError when it never ends.
+    """
+    state.skipped += 1
+    if state.skipped >= MAX_SKIPPED:
+        raise FloatingPointError(
+            f"step {state.step}: the gradients overflowed in {state.skipped} updates running, none "
+            "of which was made; use --mixed_precision bf16 or no"
+        )
+
+
+def check_finite(
+    run: Run,
+    state: TrainState,
+    loss: Tensor,
+    grad_norm: Tensor,
+    keys: list[str],
+    asked: Callable[[], bool],
+) -> bool:
+    """Whether any process was asked to stop, as all of them know it. Raises FloatingPointError, on
+    all of them, when a loss or gradient of one is not finite.
+
+    The one reduction that every step waits for tells both, at the same step.
+    """
+    bad = ~loss.isfinite()
+    if run.machine.accelerator.scaler is None:
+        # a loss scaler expects infinite gradients and skips them itself
+        bad = bad | ~grad_norm.isfinite()
+    stop = torch.full((), float(asked()), device=loss.device)
+    any_bad, any_asked = run.machine.total(torch.stack([bad.any().float(), stop])).tolist()
+    if any_bad:
+        samples = [key for key, is_bad in zip(keys, bad.tolist(), strict=True) if is_bad]
+        checkpoints = list_checkpoints(run.config.output.folder)
+        raise FloatingPointError(
+            f"step {state.step + 1}: the loss or its gradient is not finite "
+            f"(samples: {', '.join(samples[:8]) or 'on another process'}). The update was not "
+            "made; the last checkpoint is "
+            f"{checkpoints[-1] if checkpoints else 'not written yet'}. Lower --learning_rate, try "
+            "--mixed_precision bf16 or no, or remove these samples"
+        )
+    return bool(any_asked > 0)

@@ -1,0 +1,161 @@
+"""Values for every option, and the files and command lines that state them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lcm.methods import METHODS, MethodConfig
+
+BASE = {"pretrained_teacher_model": "teacher", "train_data_dir": "images"}
+
+
+VALUES: dict[str, Any] = {
+    "train_data_dir": "other images",
+    "dataset_name": "someone/pictures",
+    "parquet_files": "rows/*.parquet",
+    "webdataset": "shards/{000..012}.tar",
+    "dataset_config_name": "small",
+    "image_column": "picture",
+    "caption_column": "caption",
+    "max_train_samples": 12,
+    "resolution": 768,
+    "center_crop": True,
+    "random_flip": True,
+    "interpolation_type": "bicubic",
+    "proportion_empty_prompts": 0.25,
+    "cache_dir": "my cache",
+    "aspect_ratio_buckets": True,
+    "cache_latents": True,
+    "cache_variants": 3,
+    "latent_cache_dir": "my latents",
+    "streaming": True,
+    "prompts_file": "prompts.txt",
+    "trajectories_per_prompt": 2,
+    "trajectory_dir": "my trajectories",
+    "objective": "cd",
+    "num_ddim_timesteps": 100,
+    "solver": "heun",
+    "solver_steps": 3,
+    "coupling": "same_noise",
+    "loss_type": "l1",
+    "huber_c": 0.01,
+    "weighting": "min_snr",
+    "snr_gamma": 2.0,
+    "guidance_scale": 1.5,
+    "guidance_scale_min": 3.0,
+    "guidance_scale_max": 13.0,
+    "guidance_per_phase": [5.0, 1.5],
+    "preserve_cfg": True,
+    "timestep_scaling_factor": 5.0,
+    "phases": 2,
+    "segments": [4, 1],
+    "landing_steps": [2, 4],
+    "landing_jitter": 0.2,
+    "eta": 0.25,
+    "discretization": "fixed",
+    "first_ddim_timesteps": 20,
+    "tangent_mode": "jvp",
+    "tangent_step": 3,
+    "tangent_warmup": 0.4,
+    "tangent_normalization": 0.2,
+    "injection": 0.7,
+    "as_control": True,
+    "pretrained_teacher_model": "someone/teacher",
+    "base_config": "someone/base",
+    "pretrained_vae_model_name_or_path": "someone/vae",
+    "teacher_revision": "123",
+    "variant": "fp16",
+    "teacher_lora": ["someone/ink=0.8", "styles/oil.safetensors"],
+    "extra_teachers": ["someone/photo", "models/anime"],
+    "lora_rank": 8,
+    "lora_alpha": 4.0,
+    "lora_target_modules": ["to_q", "to_out.0"],
+    "lora_dropout": 0.25,
+    "full_finetune": True,
+    "w_embedding": True,
+    "init_adapter": "someone/adapter",
+    "export_ema_decay": 0.75,
+    "target": "ema",
+    "ema_decay": 0.5,
+    "output_dir": "out put",
+    "seed": 7,
+    "train_batch_size": 3,
+    "gradient_accumulation_steps": 4,
+    "max_train_steps": 20,
+    "num_train_epochs": 2,
+    "gradient_checkpointing": "selective",
+    "mixed_precision": "bf16",
+    "allow_tf32": True,
+    "learning_rate": 2e-5,
+    "lr_scheduler": "cosine",
+    "lr_warmup_steps": 5,
+    "adam_beta1": 0.5,
+    "adam_beta2": 0.99,
+    "adam_weight_decay": 1e-2,
+    "adam_epsilon": 1e-6,
+    "use_8bit_adam": True,
+    "max_grad_norm": 10.0,
+    "dataloader_num_workers": 2,
+    "checkpointing_steps": 50,
+    "checkpoints_total_limit": 3,
+    "resume_from_checkpoint": "other/checkpoint-7",
+    "validation_prompts": ["a red ball", "a: #2 'cat'"],
+    "validation_steps": 60,
+    "validation_num_steps": [1, 3],
+    "validation_seed": 9,
+    "logging_steps": 2,
+    "report_to": ["wandb", "trackio"],
+    "tracker_project_name": "few.steps-1",
+    "logging_dir": "board",
+    "license": "openrail++",
+    "push_to_hub": True,
+    "hub_model_id": "someone/few-steps",
+    "hub_private": True,
+    "dry_run": True,
+}
+
+
+NOT_TOGETHER = {
+    *(
+        "dataset_name",
+        "parquet_files",
+        "webdataset",
+        "prompts_file",
+        "trajectories_per_prompt",
+        "trajectory_dir",
+    ),
+    *(
+        "objective",
+        "full_finetune",
+        "w_embedding",
+        "guidance_per_phase",
+        "preserve_cfg",
+        "guidance_scale",
+    ),
+    *("coupling", "loss_type", "first_ddim_timesteps", "streaming"),
+}
+"""What excludes other values."""
+
+
+def write_yaml(folder: Path, text: str, name: str = "run.yaml") -> list[str]:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return ["--config", str(path)]
+
+
+def read_by(objective: str) -> dict[str, Any]:
+    """The values that go together with this method and each other."""
+    names = [name for name in VALUES if name not in NOT_TOGETHER]
+    own = METHODS[objective].defaults
+    flags = set(MethodConfig.__dataclass_fields__) - {"as_control"}
+    values = {
+        **{name: VALUES[name] for name in names if name not in flags or name in own},
+        "objective": objective,
+    }
+    if objective == "stochastic_flow":
+        return {
+            **{name: value for name, value in values.items() if name != "huber_c"},
+            "coupling": "solver",
+        }
+    return {**values, "loss_type": "cauchy"}

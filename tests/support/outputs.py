@@ -1,0 +1,126 @@
+"""What a run wrote: its losses, its files but for times and places, its gradients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lcm.outputs.checkpoint import load_checkpoint
+
+OF_THE_MACHINE = ("seconds_per_step", "samples_per_second", "peak_memory_gib")
+
+
+def tensors(path: Path) -> Any:
+    """What a safetensors file holds, in an order of its own: its header may have another."""
+    with safe_open(path, framework="pt") as file:
+        values = {
+            name: file.get_tensor(name).contiguous().flatten().view(torch.uint8).tolist()
+            for name in sorted(file.keys())
+        }
+        return sorted((file.metadata() or {}).items()), values
+
+
+def losses(folder: Path) -> list[float]:
+    return [
+        json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def content(path: Path) -> Any:
+    """What of a file must not depend on kills."""
+    if path.suffix == ".safetensors":
+        return tensors(path)
+    if path.name == "metrics.jsonl":
+        return lines_but_for_the_machine(path.parent)
+    if path.name == "report.html":
+        return None  # it shows times and memory
+    if path.name == "config.yaml":
+        return [
+            line
+            for line in path.read_text().splitlines()
+            if not line.startswith(("output_dir:", "latent_cache_dir:"))
+        ]
+    if path.name == "state.json":
+        facts = json.loads(path.read_text())
+        del facts["config"]["output_dir"], facts["config"]["latent_cache_dir"]
+        return facts
+    return path.read_bytes()
+
+
+def differences(output: Path, whole: Path) -> list[str]:
+    """Files of a run that are not those of the undisturbed one."""
+    ours, theirs = (
+        {str(p.relative_to(top)) for p in top.rglob("*") if p.is_file()} for top in (output, whole)
+    )
+    unlike = [
+        name for name in sorted(ours & theirs) if content(output / name) != content(whole / name)
+    ]
+    return [
+        *(f"only in one: {name}" for name in sorted(ours ^ theirs)),
+        *(f"differs: {name}" for name in unlike),
+    ]
+
+
+def tensors_at(output: Path, step: int) -> dict[str, Tensor]:
+    """All that the checkpoint of that step holds."""
+    return load_checkpoint(output / f"checkpoint-{step}").tensors
+
+
+def weights_at(output: Path, step: int) -> list[Tensor]:
+    """The trained tensors of a checkpoint, in the network's order."""
+    tensors = tensors_at(output, step)
+    return [
+        tensors[f"trained.{i}"] for i in range(sum(name.startswith("trained.") for name in tensors))
+    ]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def lines_but_for_the_machine(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, with what depends on the run alone."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in line.items() if name not in OF_THE_MACHINE}
+        for line in lines
+    ]
+
+
+def adapted_layers(folder: Path) -> list[str]:
+    """The layers in the adapter file."""
+    return [
+        key
+        for key in load_file(folder / "pytorch_lora_weights.safetensors")
+        if key.endswith("lora_down.weight")
+    ]
+
+
+def assert_same_gradients(folder: Path, other: Path) -> None:
+    """Compares two checkpoints by AdamW's first moments, which are linear in the gradients.
+
+    Its moves are not: where the gradients of a batch cancel, it divides what rounding left by its
+    own size, and the weight moves at full speed either way.
+    """
+    first, second = (load_checkpoint(path).tensors for path in (folder, other))
+    assert first.keys() == second.keys()
+    moments = [key for key in first if key.endswith(".exp_avg")]
+    assert (
+        len(moments)
+        == sum(key.startswith("trained.") for key in first)
+        == 2 * len(adapted_layers(folder))
+    )
+    for key in moments:
+        scale = first[key].square().mean().sqrt().item()
+        assert scale > 0
+        torch.testing.assert_close(first[key], second[key], rtol=0, atol=1e-2 * scale)

@@ -1,0 +1,43 @@
+"""What the tests of pipelines draw, and with what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.support.worlds import build_sd, build_unet
+
+PICTURE = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
+
+
+MASK = (torch.arange(256).reshape(1, 1, 16, 16) % 16 < 8).float()
+
+
+FEW = {"num_inference_steps": 2, "guidance_scale": 1.0}
+
+
+def stock(pipeline_class: Any, pipe: Any, **others: Any) -> Any:
+    """The networks of a text-to-image pipeline in another."""
+    options: dict[str, Any] = (
+        {"requires_safety_checker": False} if "safety_checker" in pipe.components else {}
+    )
+    made = pipeline_class(**{**pipe.components, **options, **others})
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def nine_channels() -> Any:
+    return build_sd(unet=build_unet(in_channels=9))
+
+
+SIZE: dict[str, Any] = {"height": 16, "width": 16}
+
+
+def draw(pipe: Any, **options: Any) -> np.ndarray:
+    pipe.set_progress_bar_config(disable=True)
+    images: np.ndarray = pipe(
+        "a red star", generator=torch.Generator().manual_seed(5), output_type="np", **options
+    ).images
+    return images
