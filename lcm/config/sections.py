@@ -1,7 +1,8 @@
-"""The sections of what a run trains and how: one for each component, with limits beside the fields.
+"""The sections of what a run trains and how, one for each component, with limits beside the
+fields.
 
-Those of the data are in `lcm.data.config`, that of the method in `lcm.methods.config`, those of what
-is written in `lcm.config.output_sections`.
+Those of the data are in `lcm.data.config`, that of the method in `lcm.methods.config`, those of
+what is written in `lcm.config.output_sections`.
 """
 
 from __future__ import annotations
