@@ -57,8 +57,8 @@ def check_same_command(mine: dict[str, Any], team: Team) -> None:
 
 
 def open_together(config: OutputConfig, accelerator: Accelerator, team: Team) -> RunState | None:
-    """As `open_output`, on all processes what it is on the main one: no other needs to see the
-    folder, or its checkpoints.
+    """What `open_output` returns, on all processes what it is on the main one: no other needs to
+    see the folder, or its checkpoints.
     """
     state: RunState | None = None
 

@@ -20,7 +20,7 @@ from lcm.system.processes import Team
 
 
 def check_may_push(hub: HubConfig, output_dir: Path, team: Team, *, create: bool) -> None:
-    """With --push_to_hub, makes sure that the upload will be allowed, before anything is loaded;
+    """Makes sure, with --push_to_hub, that the upload will be allowed, before anything is loaded;
     the main process alone asks.
 
     With `create` the repository is made now, empty, which is the one proof that it can be. Raises

@@ -1,4 +1,4 @@
-"""From a batch of samples to latents and conditioning."""
+"""The way of a batch from samples to latents and conditioning."""
 
 from __future__ import annotations
 

@@ -320,8 +320,8 @@ def test_neighbouring_points_are_one_solver_step_apart(family: Family) -> None:
 def test_a_trajectory_is_one_way_down_whatever_the_grid(
     family: Family, name: str, solver_steps: int
 ) -> None:
-    """From noise to the clean end in all steps at once: solvers that remember do so across the
-    points of the grid.
+    """A path from noise to the clean end in all steps at once: solvers that remember do so across
+    the points of the grid.
     """
     records, schedule = records_of(2), family.schedule
     path = follow(

@@ -510,7 +510,7 @@ def test_what_fails_on_another_process_fails_on_all(
 
 
 def test_on_a_gpu_its_allocator_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one that is played here: 100 bytes held, of which a tensor is 40."""
+    """A GPU that is played here: 100 bytes held, of which a tensor is 40."""
     state = {"now": 100, "peak": 500}
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: state["now"])
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: state["peak"])

@@ -248,7 +248,7 @@ def size(model: torch.nn.Module) -> int:
 def test_a_dry_run_counts_all_teachers(
     sd_folder: Path, fine_tunes: Path, images: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    """Of three teachers, two are the same: trajectories are made for two, and each U-Net is
+    """Two of three teachers are the same: trajectories are made for two, and each U-Net is
     held.
     """
     changes = {
