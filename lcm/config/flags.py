@@ -12,7 +12,7 @@ import yaml
 
 from lcm.config.plugins import load_plugins
 from lcm.config.run import FIELDS, TrainConfig
-from lcm.system.flags import Flag, default_of
+from lcm.system.flags import NO, YES, Flag, default_of
 from lcm.system.registry import closest
 
 DROPPED_FLAGS = {
@@ -47,7 +47,6 @@ DROPPED_FLAGS = {
 }
 """Flags of other training scripts and what to use here."""
 KINDS: dict[str, Any] = {"int": int, "float": float, "str": str}
-YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
 
 def switch(word: str) -> bool:

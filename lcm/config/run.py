@@ -14,16 +14,9 @@ from lcm.config.checks import (
     check_result,
     check_samples,
 )
+from lcm.config.output_sections import HubConfig, OutputConfig, ValidationConfig
 from lcm.config.plugins import load_plugins
-from lcm.config.sections import (
-    AdapterConfig,
-    HubConfig,
-    LoopConfig,
-    OptimizerConfig,
-    OutputConfig,
-    TeacherConfig,
-    ValidationConfig,
-)
+from lcm.config.sections import AdapterConfig, LoopConfig, OptimizerConfig, TeacherConfig
 from lcm.data.config import SOURCE_FLAGS, CacheConfig, DataConfig, SampleConfig, check_data
 from lcm.methods.config import MethodConfig, resolved
 from lcm.system.flags import default_of

@@ -9,6 +9,9 @@ from typing import Any
 
 from lcm.system.registry import lookup
 
+YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
+"""The words by which a switch is on or off."""
+
 
 @dataclass(frozen=True)
 class Flag:

@@ -48,7 +48,7 @@ class Publisher:
         return self.config.output.folder
 
     def grid_path(self, step: int) -> Path:
-        """Where the grid of a step lies."""
+        """The file of the grid of a step."""
         return self.folder / "validation" / f"step-{step:06d}.png"
 
     def validate(self, step: int, asked: Callable[[], bool] = never) -> bool:

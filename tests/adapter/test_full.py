@@ -48,8 +48,8 @@ def answer(unet: Any) -> torch.Tensor:
 def test_a_guidance_embedding_is_added_whether_or_not_the_teachers_configuration_knows_of_one(
     tmp_path: Path, early: bool
 ) -> None:
-    """That of Stable Diffusion 1.5 is older than the option, and diffusers then takes the default,
-    whatever one sets it to.
+    """The file of Stable Diffusion 1.5 is older than the option, and diffusers then takes the
+    default, whatever one sets it to.
     """
     build_unet().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -408,7 +408,7 @@ def test_the_base_is_named_by_its_flag(
 
 
 def commands() -> list[list[str]]:
-    """Those of the page on generating, without the program."""
+    """The commands of the page on generating, without the program."""
     text = (ROOT / "docs" / "generating.md").read_text()
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     return [

@@ -65,8 +65,8 @@ def test_loss_and_gradients_are_the_same_bits(
 
 
 def products_and_memory(mode: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, int], int]:
-    """Of one forward and backward pass: how often each kind of product was computed, and what was
-    alive between the two.
+    """The count of one forward and backward pass: how often each kind of product was computed, and
+    what was alive between the two.
     """
     unet, nets = build("sd", "lora", torch.float32)
     if mode != "none":

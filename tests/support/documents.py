@@ -296,7 +296,7 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def known_flags() -> set[str]:
-    """Of training, of every verb, and of the launchers."""
+    """The parsers of training, of every verb, and of the launchers."""
     parser = argparse.ArgumentParser()
     verbs = parser.add_subparsers()
     for name, verb in VERBS.items():

@@ -26,7 +26,7 @@ from torch import Tensor
 import lcm.training.launch
 import train_lcm_lora
 from lcm.config.flags import parse_config
-from lcm.data import SampleBatch
+from lcm.data.batch import SampleBatch
 from lcm.methods import LatentBatch
 from lcm.training.loop import Trainer
 from tests.support.ranks import Job, start, wait

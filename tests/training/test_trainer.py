@@ -373,8 +373,7 @@ def test_the_teachers_own_resolution_is_trained_written_down_and_the_same_run(
     teacher = request.getfixturevalue(f"{family}_folder")
     trainer = trainer_of(flags(teacher, images, tmp_path, resolution=None))
     batch = next(trainer.run.inputs.batches(range(1)))
-    assert batch.pixels is not None
-    assert (batch.pixels.shape[2:], batch.noise.shape[2:]) == ((16, 16), (8, 8))
+    assert (batch.content.tensor.shape[2:], batch.noise.shape[2:]) == ((16, 16), (8, 8))
     assert trainer.run.publisher.recipe.resolution == 16
     if family == "sd":
         assert run(teacher, images, tmp_path, resolution=None, max_train_steps=1) == 0
