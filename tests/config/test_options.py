@@ -392,7 +392,7 @@ def test_trajectories_are_those_of_the_teacher_whatever_the_run_starts_from(
     )
     assert first is not None
     assert second is not None
-    assert first.folder == second.folder
+    assert first.store.folder == second.store.folder
 
 
 def test_an_adapter_of_another_trainer_may_be_a_start(
