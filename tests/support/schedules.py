@@ -10,7 +10,8 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from lcm.diffusion.schedule import NoiseSchedule, Prediction
-from lcm.diffusion.solvers import SOLVERS, Predict
+from lcm.diffusion.solvers.base import Predict
+from lcm.diffusion.tables import SOLVERS
 
 SD_BETAS: dict[str, Any] = {
     "beta_start": 0.00085,
