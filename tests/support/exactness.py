@@ -24,11 +24,12 @@ from typing import Any
 from torch import Tensor
 
 import lcm.training.launch
+import lcm.training.step
 import train_lcm_lora
 from lcm.config.flags import parse_config
 from lcm.data import SampleBatch
-from lcm.methods import LatentBatch
-from lcm.training.loop import Trainer
+from lcm.training.run import Run
+from lcm.training.state import TrainState
 from tests.support.ranks import Job, start, wait
 from tests.support.worlds import build_sd, write_images
 
@@ -117,9 +118,9 @@ def digest(tensor: Tensor) -> str:
 def train(folder: Path, case: Case, name: str, rank: int) -> Job:
     """One process of a run, with a note of every sample as it is trained on."""
     output = folder / case.name / (name if rank == 0 else f"{name}-elsewhere")
-    encode = Trainer.encode
+    backward = lcm.training.step.backward
 
-    def noted(trainer: Trainer, batch: SampleBatch) -> LatentBatch:
+    def noted(run: Run, state: TrainState, batch: SampleBatch, *others: Any) -> tuple[Any, Any]:
         with (folder / case.name / f"{name}-{rank}.jsonl").open("a") as file:
             for i, key in enumerate(batch.keys):
                 drawn = [
@@ -127,13 +128,11 @@ def train(folder: Path, case: Case, name: str, rank: int) -> Job:
                     digest(batch.posterior_noise[i]),
                     batch.uniform_time[i].item(),
                 ]
-                file.write(
-                    json.dumps([trainer.state.step + 1, key, batch.prompts[i], *drawn]) + "\n"
-                )
-        return encode(trainer, batch)
+                file.write(json.dumps([state.step + 1, key, batch.prompts[i], *drawn]) + "\n")
+        return backward(run, state, batch, *others)
 
     def job() -> int:
-        Trainer.encode = noted  # type: ignore[method-assign]
+        lcm.training.step.backward = noted
         return train_lcm_lora.main(command(folder, case, output))
 
     return job
@@ -180,16 +179,15 @@ def wait_in_vain(folder: Path, rank: int) -> Job:
 
     def job() -> int:
         lcm.training.launch.WAITING = timedelta(seconds=1)
-        accelerator = lcm.training.launch.make_accelerator(
-            parse_config(command(folder, TWO[0], folder / "none"))
-        )
+        config = parse_config(command(folder, TWO[0], folder / "none"))
+        machine = lcm.training.launch.make_machine(config.loop, config.output, config.optimizer)
         note = folder / "waited"
         if rank == 1:
             while not note.exists():
                 time.sleep(0.05)
             return 0
         try:
-            accelerator.wait_for_everyone()
+            machine.accelerator.wait_for_everyone()
         except RuntimeError as error:
             note.write_text(str(error))
             return 0

@@ -64,7 +64,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, target: str, count: int, signum: 
 @pytest.mark.parametrize(
     ("moment", "signum", "saved"),
     [
-        (("lcm.training.loop.encode", 3), signal.SIGTERM, 3),  # in the third step
+        (("lcm.training.step.encode", 3), signal.SIGTERM, 3),  # in the third step
         (
             ("lcm.outputs.saving.save_checkpoint", 1),
             signal.SIGINT,
@@ -75,7 +75,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, target: str, count: int, signum: 
             signal.SIGTERM,
             3,
         ),  # the grid of step 3, which has no checkpoint yet
-        (("lcm.training.loop.encode", 5), signal.SIGTERM, 5),  # in the last step
+        (("lcm.training.step.encode", 5), signal.SIGTERM, 5),  # in the last step
         (("lcm.training.publisher.write_card", 1), signal.SIGINT, 5),
     ],
 )

@@ -331,7 +331,7 @@ def test_low_precision_is_computed_with_as_it_is_loaded(
         module.register_forward_hook(
             lambda module, args, output: seen.append((output, torch.is_autocast_enabled("cpu")))
         )
-    trainer.train_step(trainer.run.inputs.batches(range(1)))
+    update(trainer, trainer.run.inputs.batches(range(1)))
     tensors = [
         (output.dtype, autocast) for output, autocast in seen if isinstance(output, torch.Tensor)
     ]
@@ -386,7 +386,8 @@ def test_dry_run_reports_and_writes_nothing(
     sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        rehearse(trainer_of([*flags(sd_folder, images, tmp_path / "out"), "--dry_run"]))
+        trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", dry_run=True))
+        rehearse(trainer.run, trainer.state)
     data = (
         "kept 6 samples",
         "captions: 6 for 6 samples",
@@ -526,7 +527,7 @@ def test_an_adapter_that_fails_its_check_costs_no_state(
     sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = trainer_of(flags(sd_folder, images, tmp_path))
-    trainer.train_step(trainer.run.inputs.batches(range(1)))
+    update(trainer, trainer.run.inputs.batches(range(1)))
     trainer.run.student.parameters[0].data.fill_(1e6)  # beyond float16
     with pytest.raises(ValueError, match="not finite"):
         trainer.save()
@@ -563,7 +564,7 @@ def test_the_launchers_accumulation_must_be_the_runs(
     expect_refusal(capsys, line, f"pass --gradient_accumulation_steps {launched}")
     assert not (tmp_path / "out").exists()
     same = flags(sd_folder, images, tmp_path / "out", gradient_accumulation_steps=launched)
-    assert trainer_of(same).accelerator.gradient_accumulation_steps == int(launched)
+    assert trainer_of(same).run.machine.accelerator.gradient_accumulation_steps == int(launched)
 
 
 @pytest.mark.parametrize(
