@@ -61,7 +61,7 @@ class Model:
 
     @property
     def side(self) -> int:
-        """Of the latents."""
+        """The shape of the latents."""
         return self.resolution // 8
 
 
@@ -214,8 +214,8 @@ def numbers_in(module: torch.nn.Module) -> int:
 
 
 def held_bytes(result: dict[str, Any], moments: float, is_cached: bool) -> float:
-    """Of a model between steps: U-Net and text encoders in half precision and the VAE in float32,
-    of which a cache leaves the U-Net; of every trained number the value, its gradient, and
+    """Bytes of a model between steps: U-Net and text encoders in half precision and the VAE in
+    float32, of which a cache leaves the U-Net; of every trained number the value, its gradient, and
     `moments` bytes of AdamW.
     """
     step, encoders = result["step"], result["encoders"]

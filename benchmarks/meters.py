@@ -44,7 +44,7 @@ def extent(tensor: Tensor) -> int:
 
 @dataclass
 class Cost:
-    """Of all calls of one operation."""
+    """What all calls of one operation take."""
 
     kernels: int = 0
     flops: int = 0

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from lcm.adapter.lora import lora_parameters
 from lcm.adapter.names import LORA_TARGETS
-from lcm.data import SampleBatch
+from lcm.data.batch import Pixels, SampleBatch
 
 T = 1000
 
@@ -121,8 +121,8 @@ class TwoUnets:
 
     @torch.no_grad()
     def encode_images(self, batch: SampleBatch) -> Tensor:
-        assert batch.pixels is not None
-        posterior = self.vae.encode(batch.pixels).latent_dist
+        assert isinstance(batch.content, Pixels)
+        posterior = self.vae.encode(batch.content.tensor).latent_dist
         latents: Tensor = (
             posterior.mean + posterior.std * batch.posterior_noise
         ) * self.vae.config.scaling_factor

@@ -171,8 +171,8 @@ def check_agreement(pipe: Any, requests: list[Request]) -> dict[str, dict[str, i
 
 
 def measure(pipe: Any, requests: list[Request], rounds: int) -> dict[str, Any]:
-    """Of every round: seconds for all requests at once, and quantiles of the seconds that requests
-    wait under every load.
+    """The figures of every round: seconds for all requests at once, and quantiles of the seconds
+    that requests wait under every load.
     """
     names, count = list(MAKERS), len(requests)
     agreement = check_agreement(pipe, requests)

@@ -34,7 +34,7 @@ from examples.shapes.demo import TEACHER
 from examples.shapes.render import write_dataset
 from lcm.adapter.lora import lora_parameters
 from lcm.config.run import TrainConfig
-from lcm.data import SampleBatch
+from lcm.data.batch import SampleBatch
 from lcm.system.memory import LiveMemory, memory_of
 from lcm.training.encode import encode
 from lcm.training.run import Run

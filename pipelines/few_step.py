@@ -77,7 +77,7 @@ class FewStepMixin:
 
     @property
     def recipe(self) -> lcm.Recipe | None:
-        """That of the attached adapter."""
+        """The recipe of the attached adapter, None without one."""
         return current_recipe(self)
 
     def __call__(

@@ -38,7 +38,7 @@ class FewStepImageMixin(FewStepMixin):
     (`LCMScheduler.set_timesteps(strength=)`). Stock pipelines make the part `strength` of them,
     none of 4 steps at 0.2, and begin at the nearest of those steps.
 
-    Adapters that play with `DDIMScheduler` are trained for fixed steps, of which they make the
+    Adapters that sample with `DDIMScheduler` are trained for fixed steps, of which they make the
     lower part, as stock ones do.
     """
 
@@ -47,8 +47,8 @@ class FewStepImageMixin(FewStepMixin):
     pictures: ClassVar[tuple[str, ...]] = ("image",)
 
     def __call__(self, prompt: Any = None, **options: Any) -> Any:
-        """As `FewStepMixin.__call__`. `image`, and `mask_image` where there is one, are one picture
-        or one per prompt.
+        """Calls as `FewStepMixin.__call__` does. `image`, and `mask_image` where there is one, are
+        one picture or one per prompt.
         """
         prompts, per_prompt = (
             count_prompts(prompt, options.get("prompt_embeds")),

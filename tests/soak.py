@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import train_lcm_lora
-from lcm.data.precomputed import stores
+from lcm.data.precomputed.rows import stores
 from tests.support.outputs import differences
 from tests.support.ranks import start, wait
 from tests.support.worlds import build_sd, write_images

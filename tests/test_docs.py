@@ -133,8 +133,8 @@ SCRIPTS_FLAGS = """
     enable_xformers_memory_efficient_attention gradient_checkpointing local_rank validation_steps
     tracker_project_name push_to_hub hub_model_id hub_token
 """.split()
-"""Of the three scripts for LoRAs in diffusers' examples/consistency_distillation, read in their
-sources.
+"""The flags of the three scripts for LoRAs in diffusers' examples/consistency_distillation, read in
+their sources.
 """
 
 

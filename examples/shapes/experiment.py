@@ -23,7 +23,9 @@ from examples.shapes.render import write_dataset
 
 
 def minutes_of_training(run: Path) -> float:
-    """From the run's own log, so that interruptions and the start of Python do not count."""
+    """Seconds of a run by its own log, so that interruptions and the start of Python do not
+    count.
+    """
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines]
     lengths = [b - a for a, b in zip([0, *steps], steps, strict=False)]

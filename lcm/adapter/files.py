@@ -17,8 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lcm.adapter.names import PICKLED
-from lcm.adapter.names import WEIGHTS_NAME as WEIGHTS_NAME  # noqa: PLC0414 - for importers
-from lcm.adapter.recipe import RECIPE_KEY, Recipe
+from lcm.adapter.recipe import Recipe
 
 DOWN_PROJECTIONS = (
     ".lora_down.weight",
@@ -145,8 +144,7 @@ class AdapterFile:
         """The recipe in the header; None for what this toolkit did not write. Raises ValueError for
         one that is incomplete.
         """
-        text = self.header.get(RECIPE_KEY)
-        return None if text is None else Recipe.from_json(text)
+        return Recipe.from_header(self.header)
 
     @cached_property
     def down_projections(self) -> list[str]:

@@ -13,8 +13,7 @@ import torch
 from safetensors import safe_open
 
 from lcm.adapter.export import ExportError
-from lcm.adapter.names import RECIPE_NAME
-from lcm.adapter.names import UNET_FOLDER as UNET_FOLDER  # noqa: PLC0414 - for importers
+from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
 from lcm.adapter.recipe import Recipe
 from lcm.system.atomic import replacing
 
@@ -72,13 +71,14 @@ def verify_unet(unet: Any, folder: Path, dtype: torch.dtype) -> None:
 
 
 def architecture(config: Any) -> Any:
-    """What of a configuration shapes the network, as JSON has it."""
+    """The entries of a configuration that shape the network, as JSON has them."""
     return json.loads(
         json.dumps({name: value for name, value in config.items() if not name.startswith("_")})
     )
 
 
 def read_full_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """The recipe beside a whole U-Net. Raises ValueError for one that is incomplete."""
     return Recipe.from_json(Path(path, UNET_FOLDER, RECIPE_NAME).read_text())
 
 

@@ -7,7 +7,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
+COMPONENT_PREFIXES = {
+    "unet": "lora_unet_",
+    "text_encoder": "lora_te1_",
+    "text_encoder_2": "lora_te2_",
+}
 """How the names of a component's layers begin."""
 
 
@@ -20,7 +24,9 @@ def stem(component: str, layer: str, is_alone: bool = False) -> str:
     """The file's name of a layer. With one text encoder, as in SD 1.x, `is_alone`, it is "te"
     without a number.
     """
-    prefix = "lora_te_" if component == "text_encoder" and is_alone else PREFIXES[component]
+    prefix = (
+        "lora_te_" if component == "text_encoder" and is_alone else COMPONENT_PREFIXES[component]
+    )
     return prefix + underscored(layer)
 
 

@@ -123,8 +123,8 @@ def factors(layer: Any) -> tuple[Tensor, ...]:
 
 
 def lower_before_passes(unet: nn.Module) -> None:
-    """From now on every call of `unet` begins with copies of all A and B in the precision of its
-    frozen weights.
+    """Lets every call of `unet` from now on begin with copies of all A and B in the precision of
+    its frozen weights.
 
     The copies stay until the next call: gradient checkpointing reads them again on the way back.
     """

@@ -1,4 +1,4 @@
-"""From what the user names, a file, a folder or a hub id, to the adapter file and its recipe."""
+"""Finding the adapter file, and its recipe, that the user names as a file, folder or hub id."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lcm.adapter.names import PEFT_WEIGHTS, WEIGHTS_NAME, is_full
 from lcm.adapter.recipe import Recipe
 
 
-def choose(names: Iterable[str], where: str) -> str:
+def choose_file(names: Iterable[str], where: str) -> str:
     """The adapter among the files of a folder or repository: WEIGHTS_NAME, else the only
     .safetensors file.
 
@@ -41,8 +41,10 @@ def choose(names: Iterable[str], where: str) -> str:
     )
 
 
-def fetch(repo_id: str, name: str) -> Path:
-    """Raises FileNotFoundError, whatever went wrong."""
+def fetch_file(repo_id: str, name: str) -> Path:
+    """The file `name` of a hub repository, in the local cache. Raises FileNotFoundError, whatever
+    went wrong.
+    """
     try:
         return Path(hf_hub_download(repo_id, name))
     except Exception as error:
@@ -59,7 +61,7 @@ def download(name: str) -> Path:
     owner, repository, *inside = name.split("/")
     repo_id = f"{owner}/{repository}"
     try:
-        return fetch(repo_id, "/".join(inside) or WEIGHTS_NAME)
+        return fetch_file(repo_id, "/".join(inside) or WEIGHTS_NAME)
     except FileNotFoundError as error:
         cause = error.__cause__
         if (
@@ -68,7 +70,7 @@ def download(name: str) -> Path:
             or isinstance(cause, LocalEntryNotFoundError)
         ):
             raise  # offline, what else the repository holds is not known
-    return fetch(repo_id, choose(HfApi().list_repo_files(repo_id), repo_id))
+    return fetch_file(repo_id, choose_file(HfApi().list_repo_files(repo_id), repo_id))
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
@@ -82,7 +84,9 @@ def locate(path: str | os.PathLike[str]) -> Path:
     if local.is_file():
         return local
     if local.is_dir():
-        return local / choose((file.name for file in local.iterdir() if file.is_file()), str(local))
+        return local / choose_file(
+            (file.name for file in local.iterdir() if file.is_file()), str(local)
+        )
     names_a_file = text.count("/") >= 2 and text.endswith(".safetensors")
     if (
         (text.count("/") == 1 or names_a_file)
@@ -139,7 +143,9 @@ def check_has_recipe(path: str | os.PathLike[str], recipe: Recipe | None) -> Rec
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """As `find_recipe`, but raises ValueError for what this toolkit did not write."""
+    """The recipe in an adapter's header, or beside a whole U-Net. Raises ValueError for what this
+    toolkit did not write.
+    """
     return check_has_recipe(path, find_recipe(path))
 
 

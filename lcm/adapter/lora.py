@@ -13,8 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from lcm.adapter.layers import LAYERS, lower_before_passes
-from lcm.adapter.names import COMPONENTS
-from lcm.adapter.names import LORA_TARGETS as LORA_TARGETS  # noqa: PLC0414 - for importers
+from lcm.adapter.names import COMPONENTS, LORA_TARGETS
 
 
 def layers_named(unet: Any, targets: tuple[str, ...] | list[str]) -> set[str]:

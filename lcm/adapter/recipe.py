@@ -1,10 +1,11 @@
-"""The recipe: how an adapter was trained and how it must be played. It travels in the header of the
+"""The recipe: how an adapter was trained and how to sample with it. It travels in the header of the
 adapter file.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -152,6 +153,13 @@ class Recipe:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_header(cls, header: Mapping[str, str]) -> Recipe | None:
+        """The recipe in an adapter file's header; None for what this toolkit did not write. Raises
+        ValueError for one that is incomplete.
+        """
+        return cls.from_json(header[RECIPE_KEY]) if RECIPE_KEY in header else None
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:

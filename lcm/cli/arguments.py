@@ -53,8 +53,8 @@ def add_base(parser: argparse.ArgumentParser, use: str, required: bool = False) 
     )
 
 
-def load(args: argparse.Namespace, dtype: torch.dtype | None = None) -> Any:
-    """The stock pipeline that --base and --base_config name, in float32 unless told otherwise."""
+def load_pipe(args: argparse.Namespace, dtype: torch.dtype | None = None) -> Any:
+    """The stock pipeline that --base and --base_config name, in float32 unless `dtype` is given."""
     import torch
 
     from lcm.models.base_model import load_base, named_by
@@ -98,8 +98,8 @@ def read(
     return adapter
 
 
-def written(path: Path, adapter: Adapter) -> None:
-    """Says what was written."""
+def print_written(path: Path, adapter: Adapter) -> None:
+    """Prints what was written."""
     ranks = sorted({factors.rank for factors in adapter.modules.values()})
     layout = ", ".join(adapter.layouts)
     print(

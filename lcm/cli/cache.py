@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def inspect(directory: Path) -> int:
     """Prints what every folder of a cache holds. Returns 1 when there is none."""
-    from lcm.data.precomputed import stores
+    from lcm.data.precomputed.rows import stores
 
     found = list(stores(directory))
     for manifest, store in found:
@@ -52,7 +52,7 @@ def inspect(directory: Path) -> int:
 
 def verify(directory: Path) -> int:
     """Compares every row with its checksum. Returns 1 when one is damaged or there is no cache."""
-    from lcm.data.precomputed import stores
+    from lcm.data.precomputed.rows import stores
 
     found, worst = list(stores(directory)), 0
     for _, store in found:

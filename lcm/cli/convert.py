@@ -1,4 +1,4 @@
-"""From one layout to another."""
+"""Converting an adapter from one layout to another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lcm.cli.arguments import add_input, add_writing, dtype_of, read, written
+from lcm.cli.arguments import add_input, add_writing, dtype_of, print_written, read
 
 HELP = "write an adapter in another layout"
 
@@ -30,5 +30,5 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     file, output = find(args.file), place(args.output, args.to)
     check_free(output, [file], args.force, PEFT_CONFIG if args.to == "peft" else "")
     adapter = read(args, file)
-    written(output, save(adapter, output, dtype_of(args, adapter), args.to))
+    print_written(output, save(adapter, output, dtype_of(args, adapter), args.to))
     return 0

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcm.adapter.names import path_and_weight
-from lcm.cli.arguments import add_base, load
+from lcm.adapter.recipe import CallDefaults, Recipe
+from lcm.cli.arguments import add_base, load_pipe
 
 if TYPE_CHECKING:
     import torch
@@ -82,15 +83,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace pictures of the same names")
 
 
+def settings_of(args: argparse.Namespace, recipe: Recipe | None, defaults: CallDefaults) -> Any:
+    """What all pictures have in common. Raises ValueError for a negative prompt without effect."""
+    from lcm.inference.generate import Settings
+
+    settings = Settings(
+        guidance_scale=first_of(args.guidance_scale, defaults.guidance_scale),
+        eta=defaults.eta,
+        negative_prompt=args.negative_prompt,
+        height=first_of(args.height, recipe and recipe.resolution),
+        width=first_of(args.width, recipe and recipe.resolution),
+    )
+    if settings.negative_prompt is not None and settings.guidance_scale <= 1:
+        raise ValueError(
+            f"negative_prompt has no effect at guidance_scale {settings.guidance_scale:g}; pass a "
+            "larger one"
+        )
+    return settings
+
+
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     args.seeds = args.seeds or [0]
     check_numbers(args)
-    from lcm.adapter.recipe import CallDefaults
     from lcm.data.sources.prompts import read_prompts
     from lcm.inference.generate import (
         FEW_STEP,
-        Settings,
-        check_folder,
+        check_names_free,
         check_usable,
         leading,
         look_up_all,
@@ -104,24 +122,13 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     recipe = leading(adapters)
     stock = CallDefaults() if args.scheduler in FEW_STEP else CallDefaults(50, 7.5)
     defaults = recipe.call_defaults() if recipe else stock
-    settings = Settings(
-        guidance_scale=first_of(args.guidance_scale, defaults.guidance_scale),
-        eta=defaults.eta,
-        negative_prompt=args.negative_prompt,
-        height=first_of(args.height, recipe and recipe.resolution),
-        width=first_of(args.width, recipe and recipe.resolution),
-    )
-    if settings.negative_prompt is not None and settings.guidance_scale <= 1:
-        raise ValueError(
-            f"negative_prompt has no effect at guidance_scale {settings.guidance_scale:g}; pass a "
-            "larger one"
-        )
+    settings = settings_of(args, recipe, defaults)
     prompts = args.prompt or [prompt for prompt in read_prompts(args.prompts_file) if prompt]
     pictures = plan(prompts, args.steps or [defaults.num_inference_steps], args.seeds)
     if not args.overwrite:
-        check_folder(args.output, pictures)
+        check_names_free(args.output, pictures)
     device = choose_device(args.device)
-    pipe = load(args, choose_dtype(args.dtype, device))
+    pipe = load_pipe(args, choose_dtype(args.dtype, device))
     prepare(pipe, adapters, list(weights.values()), args.scheduler)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
@@ -142,7 +149,7 @@ def write(
     from lcm.inference.generate import (
         INDEX_NAME,
         draw,
-        draw_grid,
+        draw_seed_grid,
         grid_name,
         parameters,
         write_json,
@@ -169,7 +176,7 @@ def write(
                 print(path, flush=True)
     for seed in dict.fromkeys(picture.seed for picture in pictures):
         save_png(
-            draw_grid(args.output, [p for p in pictures if p.seed == seed]),
+            draw_seed_grid(args.output, [p for p in pictures if p.seed == seed]),
             args.output / grid_name(seed),
         )
         print(args.output / grid_name(seed))
@@ -201,7 +208,7 @@ def read_weights(words: Sequence[str]) -> dict[str, float]:
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """Raises ValueError naming the flag."""
+    """Raises ValueError, naming the flag, for a number that is out of its range."""
     for name in ("steps", "batch_size", "height", "width"):
         value = getattr(args, name)
         for number in value if isinstance(value, list) else [value]:
@@ -215,7 +222,7 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """Raises ValueError for one that this machine does not have."""
+    """The device to draw on. Raises ValueError for one that this machine does not have."""
     import torch
 
     found = (

@@ -64,7 +64,7 @@ def describe(adapter: Adapter) -> dict[str, Any]:
 
 
 def component(part: dict[str, Any]) -> dict[str, Any]:
-    """Of factors by layer: counts of ranks, alphas, precisions and targets."""
+    """What the layers of a component have: counts of ranks, alphas, precisions and targets."""
 
     def counted(values: Any) -> dict[str, int]:
         return {
@@ -118,7 +118,7 @@ def programs(adapter: Adapter, file: Any) -> dict[str, Any]:
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
-    """For people."""
+    """The facts as lines for people."""
     text = [facts["file"]]
     layouts = facts["layouts"]
     if len(layouts) == 1:

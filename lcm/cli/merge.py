@@ -1,16 +1,21 @@
-"""An adapter into a base, or several adapters into one."""
+"""Merging an adapter into a base, or several adapters into one."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lcm.cli.arguments import add_base, add_writing, dtype_of, finite, load, read, written
-
-if TYPE_CHECKING:
-    from lcm.adapter.recipe import Recipe
+from lcm.adapter.recipe import Recipe
+from lcm.cli.arguments import (
+    add_base,
+    add_writing,
+    dtype_of,
+    finite,
+    load_pipe,
+    print_written,
+    read,
+)
 
 HELP = "add an adapter to a base model's weights, or several adapters to one"
 
@@ -70,11 +75,11 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     check_free(
         args.output, [Path(args.base), *map(Path, args.adapters)], args.force, "model_index.json"
     )
-    pipe = load(args)
+    pipe = load_pipe(args)
     recipe = None
     for path, weight in zip(args.adapters, weights, strict=True):
         adapter = read(args, path, pipe.unet.config.layers_per_block)
-        recipe = recipe or recipe_of(adapter.header)
+        recipe = recipe or Recipe.from_header(adapter.header)
         add_deltas(pipe, adapter, weight)
         print(f"{path}: {len(adapter.modules)} layers, weight {weight:g}")
     if recipe is not None:
@@ -87,19 +92,13 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
         pipe.save_pretrained(partial)
         if recipe is not None:
             (partial / UNET_FOLDER / RECIPE_NAME).write_text(recipe.to_json())
-    played = (
+    use = (
         f"plays with {type(pipe.scheduler).__name__}, guidance_scale {recipe.guidance_scale:g}"
         if recipe
         else "has no recipe"
     )
-    print(f"{args.output}: {type(pipe).__name__}, {played}")
+    print(f"{args.output}: {type(pipe).__name__}, {use}")
     return 0
-
-
-def recipe_of(header: dict[str, str]) -> Recipe | None:
-    from lcm.adapter.recipe import RECIPE_KEY, Recipe
-
-    return Recipe.from_json(header[RECIPE_KEY]) if RECIPE_KEY in header else None
 
 
 def into_adapter(args: argparse.Namespace, weights: list[float]) -> int:
@@ -113,9 +112,8 @@ def into_adapter(args: argparse.Namespace, weights: list[float]) -> int:
     check_free(output, files, args.force)
     adapters = [read(args, file) for file in files]
     merged, errors = add(adapters, weights, args.rank)
-    merged.header = identified(
-        merged, next((found for a in adapters if (found := recipe_of(a.header))), None)
-    )
-    written(output, save(merged, output, dtype_of(args, adapters[0])))
+    recipes = (Recipe.from_header(adapter.header) for adapter in adapters)
+    merged.header = identified(merged, next(filter(None, recipes), None))
+    print_written(output, save(merged, output, dtype_of(args, adapters[0])))
     print(errors)
     return 0

@@ -1,4 +1,4 @@
-"""Uploads what a finished run gives away."""
+"""Uploads what a finished run exports."""
 
 from __future__ import annotations
 

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcm.adapter.recipe import Recipe, TeacherFacts
-from lcm.cli.arguments import add_base, add_input, add_writing, dtype_of, load, read, written
+from lcm.cli.arguments import (
+    add_base,
+    add_input,
+    add_writing,
+    dtype_of,
+    load_pipe,
+    print_written,
+    read,
+)
 
 if TYPE_CHECKING:
     from lcm.formats.factors import Adapter
@@ -42,11 +50,11 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
     file, output = find(args.file), place(args.output)
     check_free(output, [file], args.force)
-    pipe = load(args) if args.base else None
+    pipe = load_pipe(args) if args.base else None
     adapter = read(args, file, pipe.unet.config.layers_per_block if pipe else None)
     adapter.header = identified(adapter, recipe(args, adapter, pipe) if args.objective else None)
     result = save(adapter, output, dtype_of(args, adapter))
-    written(output, result)
+    print_written(output, result)
     if pipe is not None:
         verdict = verify(pipe, adapter, output)
         print(

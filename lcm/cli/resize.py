@@ -1,4 +1,4 @@
-"""Less rank."""
+"""Making the rank of an adapter smaller."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lcm.cli.arguments import add_input, add_writing, dtype_of, read, written
+from lcm.cli.arguments import add_input, add_writing, dtype_of, print_written, read
 
 HELP = (
     "write an adapter at a smaller rank, the best there is by singular values, and print the error"
@@ -38,6 +38,6 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     source = read(args, file)
     adapter, errors = shrink(source, args.rank, args.error)
     adapter.header = identified(adapter, None)
-    written(output, save(adapter, output, dtype_of(args, source)))
+    print_written(output, save(adapter, output, dtype_of(args, source)))
     print(errors)
     return 0

@@ -1,11 +1,11 @@
-"""Attaching an adapter for real, and comparing with what it means."""
+"""Attaching an adapter by stock diffusers, and comparing with what it means."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from lcm.cli.arguments import add_base, add_input, load, read
+from lcm.cli.arguments import add_base, add_input, load_pipe, read
 
 HELP = (
     "attach an adapter to a base by stock diffusers, and compare with W + alpha / rank B A done "
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from lcm.formats.programs import what_takes
 
     file = find(args.file)
-    pipe = load(args)
+    pipe = load_pipe(args)
     adapter = read(args, file, pipe.unet.config.layers_per_block)
     print(f"{file} on {args.base}")
     for name, taken in list(what_takes(adapter, file).items())[1:]:

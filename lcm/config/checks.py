@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from lcm.config.sections import AdapterConfig, LoopConfig, TeacherConfig, ValidationConfig
+from lcm.config.output_sections import ValidationConfig
+from lcm.config.sections import AdapterConfig, LoopConfig, TeacherConfig
 from lcm.data.config import DataConfig, SampleConfig
 from lcm.methods import METHODS
 from lcm.methods.config import MethodConfig

@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
+from lcm.config.plugins import load_plugins
 from lcm.config.run import FIELDS, TrainConfig
-from lcm.system.flags import Flag, default_of
+from lcm.system.flags import NO, YES, Flag, default_of
 from lcm.system.registry import closest
 
 DROPPED_FLAGS = {
@@ -46,7 +47,6 @@ DROPPED_FLAGS = {
 }
 """Flags of other training scripts and what to use here."""
 KINDS: dict[str, Any] = {"int": int, "float": float, "str": str}
-YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
 
 def switch(word: str) -> bool:
@@ -161,10 +161,19 @@ def default_from(path: Path, key: str, value: Any, f: Field[Any]) -> Any:
     return str(value)
 
 
+def plugins_in(argv: Sequence[str] | None) -> list[str]:
+    """The values of --plugin on a command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--plugin", nargs="+", default=[])
+    plugins: list[str] = parser.parse_known_args(argv)[0].plugin
+    return plugins
+
+
 def parse_config(argv: Sequence[str] | None = None) -> TrainConfig:
     """Flags over --config file over defaults. Raises ValueError for anything unknown or
     contradictory.
     """
+    load_plugins(plugins_in(argv))  # so that --help and errors name what they add
     parser = make_parser()
     known, unknown = parser.parse_known_args(argv)
     for word in unknown:

@@ -14,15 +14,9 @@ from lcm.config.checks import (
     check_result,
     check_samples,
 )
-from lcm.config.sections import (
-    AdapterConfig,
-    HubConfig,
-    LoopConfig,
-    OptimizerConfig,
-    OutputConfig,
-    TeacherConfig,
-    ValidationConfig,
-)
+from lcm.config.output_sections import HubConfig, OutputConfig, ValidationConfig
+from lcm.config.plugins import load_plugins
+from lcm.config.sections import AdapterConfig, LoopConfig, OptimizerConfig, TeacherConfig
 from lcm.data.config import SOURCE_FLAGS, CacheConfig, DataConfig, SampleConfig, check_data
 from lcm.methods.config import MethodConfig, resolved
 from lcm.system.flags import default_of
@@ -52,6 +46,7 @@ class TrainConfig:
         """
         if unknown := flags.keys() - SECTION_OF.keys():
             raise TypeError(f"there is no flag {min(unknown)}")
+        load_plugins(flags.get("plugin", []))
         own = {
             section: {name: flags[name] for name in names if name in flags}
             for section, names in NAMES.items()
@@ -72,13 +67,15 @@ class TrainConfig:
         check_columns(self.validation, self.method)
 
     def flat(self) -> dict[str, Any]:
-        """Every flag and its value, as `config.yaml` and checkpoints hold them. `method_args` is
-        there only for methods from outside that have such settings.
+        """Every flag and its value, as `config.yaml` and checkpoints hold them; those that few runs
+        need are there only where they were given.
         """
         flags = {name: value for part in asdict(self).values() for name, value in part.items()}
-        if not self.method.method_args:
-            del flags["method_args"]
-        return flags
+        return {
+            name: value
+            for name, value in flags.items()
+            if not FIELDS[name].metadata["flag"].is_optional or value != DEFAULTS[name]
+        }
 
     def without_effect(self) -> set[str]:
         """The flags that nothing reads because of others. Trajectories are drawn with the solver,
@@ -103,6 +100,7 @@ class TrainConfig:
         needed = ("pretrained_teacher_model", "objective", *SOURCE_FLAGS)
         plain = TrainConfig.of(**{name: mine[name] for name in needed}).flat()
         plain |= {name: DEFAULTS[name] for name in needed}
+        plain = DEFAULTS | plain
         return {name: value for name, value in mine.items() if value != plain[name]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,19 +14,49 @@ SampleRef = tuple[int, int]
 """(epoch, index of the record)."""
 
 
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """A picture [3, H, W] float32 in [-1, 1], with a batch axis first where it is of a batch."""
+
+    tensor: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What the VAE says of a picture that was encoded beforehand, mean and log variance [2C, h, w]
+    in its precision, with a batch axis first where it is of a batch.
+    """
+
+    tensor: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The teacher's path from noise to image where there is no picture: [M, C, h, w] float32, clean
+    latents first, all points or those that the method keeps, with a batch axis first where it is of
+    a batch.
+    """
+
+    tensor: Tensor
+
+
+Content = Pixels | Moments | Trajectory
+"""What latents are made of; the samples of a data set are of one kind."""
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One training sample with all its random numbers drawn: a picture, its encoded moments, or a
-    trajectory of the teacher.
+    """One training sample with all its random numbers drawn.
+
+    `embeds` is the prompt as encoded beforehand, None where it is not; `extra_noise` None where the
+    objective asks for none.
     """
 
     key: str
     prompt: str
-    pixels: Tensor | None
-    moments: Tensor | None
-    trajectory: Tensor | None
-    embeds: dict[str, Tensor] | None
     size: ImageSize
+    content: Content
+    embeds: dict[str, Tensor] | None
     posterior_noise: Tensor
     noise: Tensor
     uniform_time: float
@@ -37,22 +68,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """Pixels [B, 3, R, R] in [-1, 1], unit noises [B, C, h, w], uniforms [B], all float32, and what
-    is no tensor.
+    """Samples side by side: unit noises [B, C, h, w] and uniforms [B], all float32.
 
-    One of three is there: `pixels`; of pictures encoded beforehand, `moments` [B, 2C, h, w] in the
-    VAE's precision; without pictures, `trajectory` [B, M, C, h, w], clean latents first, all points
-    or those that the method keeps. `embeds` are the prompts as encoded beforehand, None where they
-    are not. `extra_noise` is [B, K, C, h, w], None where K = 0. `teacher` is the number of the one
-    whose trajectories and embeddings these are.
+    `embeds` are the prompts as encoded beforehand, None where they are not. `extra_noise` is [B, K,
+    C, h, w], None where K = 0. `teacher` is the number of the one whose trajectories and embeddings
+    these are.
     """
 
     keys: list[str]
     prompts: list[str]
     sizes: list[ImageSize]
-    pixels: Tensor | None
-    moments: Tensor | None
-    trajectory: Tensor | None
+    content: Content
     embeds: dict[str, Tensor] | None
     posterior_noise: Tensor
     noise: Tensor
@@ -63,31 +89,38 @@ class SampleBatch:
     teacher: int = 0
 
 
-def stack(parts: list[Tensor | None]) -> Tensor | None:
-    """Along a new first axis; None when there is nothing to stack. The samples of a data set have
-    the same parts.
-    """
+def stack(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The parts along a new first axis; None when there is nothing to stack."""
     present = [part for part in parts if part is not None]
     return torch.stack(present) if present else None
 
 
+def stack_embeds(parts: Sequence[dict[str, Tensor] | None]) -> dict[str, Tensor] | None:
+    """The embeddings by name along a new first axis; None when nothing was encoded beforehand."""
+    present = [part for part in parts if part is not None]
+    if not present:
+        return None
+    return {name: torch.stack([part[name] for part in present]) for name in present[0]}
+
+
 def collate(samples: list[Sample]) -> SampleBatch:
-    first = samples[0].embeds
+    """One batch of samples that are alike in shape and in what they have."""
+    first = samples[0]
     return SampleBatch(
         keys=[s.key for s in samples],
         prompts=[s.prompt for s in samples],
         sizes=[s.size for s in samples],
-        pixels=stack([s.pixels for s in samples]),
-        moments=stack([s.moments for s in samples]),
-        trajectory=stack([s.trajectory for s in samples]),
-        embeds=None
-        if first is None
-        else {name: torch.stack([s.embeds[name] for s in samples if s.embeds]) for name in first},
+        content=type(first.content)(torch.stack([s.content.tensor for s in samples])),
+        embeds=first.embeds
+        and {
+            name: torch.stack([s.embeds[name] for s in samples if s.embeds])
+            for name in first.embeds
+        },
         posterior_noise=torch.stack([s.posterior_noise for s in samples]),
         noise=torch.stack([s.noise for s in samples]),
         uniform_time=torch.tensor([s.uniform_time for s in samples], dtype=torch.float32),
         uniform_guidance=torch.tensor([s.uniform_guidance for s in samples], dtype=torch.float32),
         uniform_landing=torch.tensor([s.uniform_landing for s in samples], dtype=torch.float32),
         extra_noise=stack([s.extra_noise for s in samples]),
-        teacher=samples[0].teacher,
+        teacher=first.teacher,
     )

@@ -26,7 +26,7 @@ class Buckets:
     numbers: npt.NDArray[np.int64]
 
     def shape(self, index: int) -> Shape:
-        """What record `index` is cut to."""
+        """The shape that record `index` is cut to."""
         return self.shapes[int(self.numbers[index])]
 
     @property

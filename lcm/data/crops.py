@@ -23,8 +23,8 @@ class Crop:
     """A picture, upright, is resized to `resized` (width, height) pixels, mirrored or not, and cut
     as `size` says.
 
-    The corner of the cut is that in the mirrored picture, so that SDXL is told the corner of the
-    picture that it sees.
+    The corner of the cut is that in the mirrored picture, so that SDXL is conditioned on that of
+    the picture that it sees.
     """
 
     size: ImageSize
@@ -60,3 +60,10 @@ def choose_crop(
         resized,
         mirrored=samples.random_flip and flip < 0.5,
     )
+
+
+def uncropped(resolution: int) -> ImageSize:
+    """The size that SDXL is conditioned on for a picture that was never cropped, the default of its
+    pipeline.
+    """
+    return ImageSize(resolution, resolution, 0, 0, resolution, resolution)

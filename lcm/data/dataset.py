@@ -11,14 +11,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lcm.data.batch import Sample, SampleRef
+from lcm.data.batch import Content, Moments, Pixels, Sample, SampleRef, Trajectory
 from lcm.data.buckets import Buckets
 from lcm.data.config import SampleConfig
-from lcm.data.crops import Shape, choose_crop
-from lcm.data.precomputed.shards import Trajectories
-from lcm.data.randomness import draw
+from lcm.data.crops import Shape, choose_crop, uncropped
+from lcm.data.randomness import Draws, draw
 from lcm.data.records import Record
 from lcm.models.families import ImageSize
+
+
+class Trajectories(Protocol):
+    """One trajectory of the teacher for every record, [M, C, h, w] float32, clean latents first."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Tensor: ...
 
 
 class Encoded(Protocol):
@@ -29,15 +36,10 @@ class Encoded(Protocol):
         """Whether it is prompts and pictures, not prompts alone."""
 
     def picture(self, epoch: int, index: int) -> tuple[Tensor, ImageSize]:
-        """Moments [2C, h, w] of the crop of that epoch, and what SDXL is told of it."""
+        """Moments [2C, h, w] of the crop of that epoch, and the size SDXL is conditioned on."""
 
     def prompt(self, prompt: str) -> dict[str, Tensor]:
-        """What Family.embed_prompts gives, without the batch."""
-
-
-def whole(resolution: int) -> ImageSize:
-    """What SDXL is told about a picture that was never cropped, as its pipeline does by default."""
-    return ImageSize(resolution, resolution, 0, 0, resolution, resolution)
+        """The tensors of Family.embed_prompts, without the batch."""
 
 
 class TrainDataset(Dataset[Sample]):
@@ -82,8 +84,7 @@ class TrainDataset(Dataset[Sample]):
         epoch, index = ref
         record = self.records[index]
         rng, draws = draw(self.seed, epoch, record.key)
-        target = self.buckets.shape(index)
-        shape = self._latent_shape(target)
+        shape = self._latent_shape(self.buckets.shape(index))
         posterior_noise, noise = torch.from_numpy(
             rng.standard_normal((2, *shape), dtype=np.float32)
         )
@@ -92,25 +93,13 @@ class TrainDataset(Dataset[Sample]):
         extra = rng.standard_normal((self.extra_noises, *shape), dtype=np.float32)
         empty = draws.empty < self.samples.proportion_empty_prompts
         prompt = "" if empty else record.captions[int(draws.caption * len(record.captions))]
-        pixels = moments = trajectory = None
-        if self.trajectories is not None:
-            trajectory, size = self.trajectories[index], whole(self.resolution)
-        elif self.encoded is not None and self.encoded.has_pictures:
-            moments, size = self.encoded.picture(epoch, index)
-        else:
-            image = record.image()
-            crop = choose_crop(
-                self.samples, (image.height, image.width), target, draws.flip, draws.top, draws.left
-            )
-            pixels, size = crop.pixels(image, self.samples.interpolation_type), crop.size
+        content, size = self._content(epoch, index, draws)
         return Sample(
             key=record.key,
             prompt=prompt,
-            embeds=self.encoded.prompt(prompt) if self.encoded else None,
-            moments=moments,
-            pixels=pixels,
-            trajectory=trajectory,
             size=size,
+            content=content,
+            embeds=self.encoded.prompt(prompt) if self.encoded else None,
             posterior_noise=posterior_noise,
             noise=noise,
             uniform_time=draws.time,
@@ -118,6 +107,18 @@ class TrainDataset(Dataset[Sample]):
             uniform_landing=float(landing),
             extra_noise=torch.from_numpy(extra) if self.extra_noises else None,
         )
+
+    def _content(self, epoch: int, index: int, draws: Draws) -> tuple[Content, ImageSize]:
+        """What the latents of a sample are made of, and the size that SDXL is conditioned on."""
+        if self.trajectories is not None:
+            return Trajectory(self.trajectories[index]), uncropped(self.resolution)
+        if self.encoded is not None and self.encoded.has_pictures:
+            moments, size = self.encoded.picture(epoch, index)
+            return Moments(moments), size
+        image, target = self.records[index].image(), self.buckets.shape(index)
+        shape = (image.height, image.width)
+        crop = choose_crop(self.samples, shape, target, draws.flip, draws.top, draws.left)
+        return Pixels(crop.pixels(image, self.samples.interpolation_type)), crop.size
 
     def _latent_shape(self, target: Shape) -> tuple[int, int, int]:
         if target == (self.resolution, self.resolution):

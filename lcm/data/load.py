@@ -18,11 +18,11 @@ from lcm.system.processes import ALONE, Team
 logger = logging.getLogger(__name__)
 
 
-def load_data(config: DataConfig, team: Team = ALONE, notes: Path | None = None) -> LoadedData:
-    """All usable samples, in a fixed order, and an account of the others. Logs what was dropped and
-    why.
+def load_data(config: DataConfig, team: Team = ALONE, folder: Path | None = None) -> LoadedData:
+    """All usable samples, in a fixed order, and how many others there are and why. Logs what was
+    dropped.
 
-    Every picture is decoded once, by one process of the team; in the folder `notes` that is
+    Every picture is decoded once, by one process of the team; in `folder` that is
     remembered.
 
     Raises FileNotFoundError or ValueError, naming the fix, when nothing usable is left.
@@ -33,16 +33,16 @@ def load_data(config: DataConfig, team: Team = ALONE, notes: Path | None = None)
     rest = drop_bad_names(source.read(where, config, dropped), dropped)
     records: list[Record] = []
     pictures: list[Picture] | None = [] if source.has_images else None
-    while more := agreed(rest, config.max_train_samples, len(records), team, flag):
+    while more := next_records(rest, config.max_train_samples, len(records), team, flag):
         if pictures is not None:
-            more, surveyed = drop_unusable(more, survey(more, team, notes), dropped)
+            more, surveyed = drop_unusable(more, survey(more, team, folder), dropped)
             pictures += surveyed
         records += more
-    account(config, records, dropped)
+    report_dropped(config, records, dropped)
     return LoadedData(f"--{flag} {where}", records, pictures, dropped)
 
 
-def account(config: DataConfig, records: list[Record], dropped: Counter[str]) -> None:
+def report_dropped(config: DataConfig, records: list[Record], dropped: Counter[str]) -> None:
     """Logs what was dropped and why. Raises ValueError, naming the fix, when nothing usable is
     left.
     """
@@ -64,11 +64,11 @@ def account(config: DataConfig, records: list[Record], dropped: Counter[str]) ->
         )
 
 
-def agreed(
+def next_records(
     records: Iterator[Record], limit: int | None, kept: int, team: Team, flag: str
 ) -> list[Record]:
-    """The next records, so many as are still wanted, the same on all processes; empty when there
-    are no more.
+    """The next records, so many as are still missing to `limit`, the same on all processes; empty
+    when there are no more.
 
     Raises ValueError, on all processes, where they do not see the same.
     """
@@ -80,8 +80,8 @@ def agreed(
 def drop_unusable(
     records: list[Record], pictures: list[Picture], dropped: Counter[str]
 ) -> tuple[list[Record], list[Picture]]:
-    """Those with a picture to train on: a broken file is found before the run and not in its
-    middle.
+    """The records with a picture to train on, and these pictures: a broken file is found before the
+    run and not in its middle.
     """
     for record, picture in zip(records, pictures, strict=True):
         if picture.reason:
@@ -102,5 +102,5 @@ def drop_unusable(
 
 
 def load_records(config: DataConfig) -> list[Record]:
-    """As `load_data`, without the account."""
+    """The usable samples alone, as `load_data` finds them."""
     return load_data(config).records

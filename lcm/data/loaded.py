@@ -1,4 +1,4 @@
-"""The samples of a run, with an account of what was left out."""
+"""The samples of a run, and how many were left out and why."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ class LoadedData:
     reread: Reread | None = None
 
     def first(self, count: int) -> LoadedData:
-        """The same with so many samples at most."""
+        """These data with so many samples at most."""
         pictures = None if self.pictures is None else self.pictures[:count]
         return replace(self, records=self.records[:count], pictures=pictures)

@@ -6,26 +6,23 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
+from lcm.data.journal import read_lines, write_lines
+from lcm.data.records import Record
 from lcm.system.processes import Team
 
-if TYPE_CHECKING:
-    from lcm.data.records import Record
-
-PREFIX = "pictures-"
+JOURNALS = "pictures-*.jsonl"
 TOO_LARGE = "too large to decode safely"
 UNREADABLE = "unreadable"
 
@@ -60,7 +57,7 @@ def examine(record: Record) -> Picture:
 
 
 def examined(records: Sequence[Record]) -> Iterator[Picture]:
-    """Of every record, in order; several are examined at a time."""
+    """The picture of every record, in order; several are examined at a time."""
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter(
@@ -71,52 +68,51 @@ def examined(records: Sequence[Record]) -> Iterator[Picture]:
 
 
 def remembered(folder: Path) -> dict[str, Picture]:
-    """Stamp -> picture of all earlier runs. Lines that a killed run left torn are passed over:
-    those pictures are read again.
-    """
+    """Stamp -> picture of all earlier runs."""
     known: dict[str, Picture] = {}
-    for path in sorted(folder.glob(f"{PREFIX}*.jsonl")):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                stamp, *facts = json.loads(line)
+    for path in sorted(folder.glob(JOURNALS)):
+        for stamp, *facts in read_lines(path, unchecked=1 + len(fields(Picture))):
+            if isinstance(stamp, str):
                 known[stamp] = Picture(*facts)
-            except (ValueError, TypeError):
-                continue
     return known
 
 
-def survey(records: Sequence[Record], team: Team, notes: Path | None = None) -> list[Picture]:
-    """The picture of every record: remembered in the folder `notes`, or read now, each process its
-    share, and written there.
+def survey(records: Sequence[Record], team: Team, folder: Path | None = None) -> list[Picture]:
+    """The picture of every record: remembered in `folder`, or read now, each process its share, and
+    written there.
     """
-    known = remembered(notes) if notes else {}
+    known = remembered(folder) if folder else {}
     unknown = [
         number
         for number, record in enumerate(records)
         if not record.stamp or record.stamp not in known
     ]
-    share = team.share(
-        sorted(set(team.gather(unknown)))
-    )  # machines with copies of the data know different ones
-    found: list[tuple[int, Picture]] = []
+    # machines with copies of the data know different ones
+    share = team.share(sorted(set(team.gather(unknown))))
+    new = dict(team.gather(list(examine_share(records, share, team, folder))))
+    return [
+        new[number] if number in new else known[record.stamp]
+        for number, record in enumerate(records)
+    ]
+
+
+def examine_share(
+    records: Sequence[Record], share: Sequence[int], team: Team, folder: Path | None
+) -> Iterator[tuple[int, Picture]]:
+    """(number, picture) of this process's share of the records, each noted in `folder` as soon as
+    it is known: a run that is killed has not looked in vain.
+    """
     with ExitStack() as stack:
-        path = notes and notes / f"{PREFIX}{uuid.uuid4().hex}.jsonl"
+        path = folder and folder / JOURNALS.replace("*", uuid.uuid4().hex)
         file = stack.enter_context(path.open("w", encoding="utf-8")) if path and share else None
-        pictures = examined([records[number] for number in share])
-        shown = tqdm(
-            pictures,
+        pictures = tqdm(
+            examined([records[number] for number in share]),
             total=len(share),
             desc="checking images",
             leave=False,
             disable=None if team.rank == 0 else True,
         )
-        for number, picture in zip(share, shown, strict=True):
-            found.append((number, picture))
+        for number, picture in zip(share, pictures, strict=True):
             if file and records[number].stamp:
-                file.write(json.dumps([records[number].stamp, *astuple(picture)]) + "\n")
-                file.flush()
-    new = dict(team.gather(found))
-    return [
-        new[number] if number in new else known[record.stamp]
-        for number, record in enumerate(records)
-    ]
+                write_lines(file, [[records[number].stamp, *astuple(picture)]])
+            yield number, picture

@@ -82,7 +82,7 @@ class Record:
 
     @staticmethod
     def decode(source: io.BytesIO | Path) -> Image.Image:
-        """As `image`, of what `open` gave."""
+        """The picture, as `image` has it, of what `open` gave."""
         with Image.open(source, formats=IMAGE_FORMATS) as image:
             return as_rgb(ImageOps.exif_transpose(image) or image)
 
@@ -153,6 +153,6 @@ def caption_lines(text: str) -> tuple[str, ...]:
 
 
 def stamp_of(path: Path) -> str:
-    """What changes when a file does, without reading it."""
+    """A text that changes when the file does, without reading it."""
     facts = path.stat()
     return f"{path.resolve()}:{facts.st_size}:{facts.st_mtime_ns}"

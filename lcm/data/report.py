@@ -1,5 +1,5 @@
-"""What a run is about to learn from, told before it does: in the log, as data_report.json, and as a
-picture of examples.
+"""What a run is about to learn from, reported before it does: in the log, as data_report.json, and
+as a picture of examples.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DataReport:
     """Counts of samples, pixels along the shorter sides of the images, and how many are cut to
     which width x height.
 
-    What is said of images is None or empty without any.
+    What is about images is None or empty without any.
     """
 
     source: str
@@ -44,7 +44,7 @@ class DataReport:
     buckets: dict[str, int]
 
     def lines(self) -> list[str]:
-        """For the log, which has already heard what was kept and dropped."""
+        """Lines for the log, which has what was kept and dropped already."""
         captions = (
             f"captions: {self.captions} for {self.kept} samples; dropped without one: "
             f"{self.without_caption}"
@@ -66,8 +66,8 @@ class DataReport:
 
 
 def make_report(data: LoadedData, resolution: int, buckets: Buckets | None = None) -> DataReport:
-    """Of data that will be trained on at `resolution`, in these buckets, all as squares without
-    them.
+    """The report on data that will be trained on at `resolution`, in these buckets or all as
+    squares.
     """
     buckets = buckets or one_square(resolution, len(data.records))
     pictures = data.pictures or []

@@ -43,8 +43,8 @@ class NoiseSchedule:
 
     @classmethod
     def from_alphas_cumprod(cls, alphas_cumprod: Tensor, prediction_type: str) -> NoiseSchedule:
-        """From alpha_bar [T]. Raises ValueError for an unknown prediction type, or epsilon with
-        zero terminal SNR.
+        """The schedule of alpha_bar [T]. Raises ValueError for an unknown prediction type, or
+        epsilon with zero terminal SNR.
         """
         if prediction_type not in PREDICTION_TYPES:
             raise ValueError(
@@ -63,7 +63,7 @@ class NoiseSchedule:
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> NoiseSchedule:
-        """From any diffusers scheduler that has `alphas_cumprod`."""
+        """The schedule of any diffusers scheduler that has `alphas_cumprod`."""
         return cls.from_alphas_cumprod(scheduler.alphas_cumprod, scheduler.config.prediction_type)
 
     @property

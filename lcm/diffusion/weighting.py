@@ -51,4 +51,4 @@ def inverse_dt(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -
 
 
 VANISHING: tuple[Weight, ...] = (snr, min_snr, inverse_dt)
-"""Those that are 0 at zero terminal SNR."""
+"""The weights that are 0 at zero terminal SNR."""

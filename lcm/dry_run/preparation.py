@@ -7,7 +7,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +17,10 @@ from lcm.data.batch import collate
 from lcm.data.loaded import LoadedData
 from lcm.data.precomputed.latents import picture_rows
 from lcm.data.precomputed.prompts import prompt_rows
-from lcm.data.precomputed.rows import CHOOSE_FOLDER, Rows, break_even, reading_seconds
+from lcm.data.precomputed.rows import Rows, break_even, reading_seconds
 from lcm.data.precomputed.store import Row, Store, Writer, bytes_of_rows
-from lcm.data.precomputed.trajectories import (
-    CHOOSE_TRAJECTORY_DIR,
-    absent_trajectories,
-    bytes_of_trajectories,
-    follow,
-    trajectory_key,
-)
+from lcm.data.precomputed.trajectories import trajectory_rows
 from lcm.models.families import Family
-from lcm.models.networks import adapters_disabled
 from lcm.system.disk_space import Need
 from lcm.training.encode import encode
 from lcm.training.inputs import picture_set, prompts_to_encode, trajectory_spec
@@ -36,7 +29,7 @@ from lcm.training.run import Run
 from lcm.training.workspace import trajectory_folder
 
 PROBED = 8
-"""Rows that are made to know how long one takes."""
+"""Samples that are encoded, and rows that are read, to know what a cache would bring."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +61,26 @@ def preparations(run: Run) -> list[Preparation]:
     """What this run makes first, as far as its data are known: how much comes in a stream is not.
     Nothing is written.
     """
-    found = []
-    folder = run.config.cache.folder
-    if folder is not None and not run.config.data.streaming:
-        found += [of_rows(rows, folder, run) for rows in rows_of(run, run.loaded)]
-    if run.config.data.prompts_file is not None:
-        found += [of_trajectories(family, run) for family in run.families]
+    config, found = run.config, []
+    if config.cache.folder is not None and not config.data.streaming:
+        found += [(rows, config.cache.folder) for rows in rows_of(run, run.loaded)]
+    if config.data.prompts_file is not None:
+        folder = trajectory_folder(config.cache, config.output.folder)
+        found += [(trajectories_of(run, family), folder) for family in run.families]
+    prepared = [preparation_of(rows, folder, run) for rows, folder in found]
     # teachers may have something in common
-    return list({made.need.folder: made for made in found}.values())
+    return list({made.need.folder: made for made in prepared}.values())
+
+
+def trajectories_of(run: Run, family: Family) -> Rows:
+    """All trajectories of a teacher that --prompts_file would read."""
+    return trajectory_rows(
+        family,
+        run.loaded.records,
+        trajectory_spec(run.config.method, run.config.loop.seed, run.facts.resolution),
+        batch_size=run.config.loop.train_batch_size,
+        device=run.machine.device,
+    )
 
 
 def rows_of(run: Run, data: LoadedData) -> list[Rows]:
@@ -87,40 +92,24 @@ def rows_of(run: Run, data: LoadedData) -> list[Rows]:
     return [*rows, picture_rows(run.family, picture_set(run.config, run.family, data), workers=0)]
 
 
-def of_rows(rows: Rows, folder: Path, run: Run) -> Preparation:
-    """What rows of the cache that are missing in `folder` take."""
-    missing, seconds, nbytes = rows.missing(folder), 0.0, 0
+def preparation_of(rows: Rows, directory: Path, run: Run) -> Preparation:
+    """What is missing of these rows, and what making it takes, as measured on a few of them."""
+    missing, seconds, nbytes = rows.missing(directory), 0.0, 0
     if missing:
         making, row = probe(rows, missing, run.machine.device)
         seconds, nbytes = len(missing) * making, bytes_of_rows(len(missing), missing[0], row)
-    need = Need(rows.folder(folder), nbytes, rows.what, CHOOSE_FOLDER)
-    each = seconds / run.machine.process[1]
-    return Preparation(rows.what, len(rows.wanted), len(missing), each, need)
+    need, processes = rows.need(directory, nbytes), run.machine.process[1]
+    return Preparation(rows.what, len(rows.requested), len(missing), seconds / processes, need)
 
 
-def probe(rows: Rows, keys: list[str], device: torch.device) -> tuple[float, Row]:
-    """Seconds to make one row, and one."""
-    jobs = [(key, rows.wanted[key]) for key in keys[:PROBED]]
-    return seconds_of(lambda: list(rows.make(jobs)), device) / len(jobs), next(rows.make(jobs))[1]
-
-
-def of_trajectories(family: Family, run: Run) -> Preparation:
-    """What the trajectories of a teacher that are missing take."""
-    config, records, device = run.config, run.loaded.records, run.machine.device
-    spec = trajectory_spec(config.method, config.loop.seed, run.facts.resolution)
-    directory = trajectory_folder(config.cache, config.output.folder)
-    folder = directory / trajectory_key(family, records, spec)
-    shape, seconds = (spec.num_points, *family.latent_shape(spec.resolution)), 0.0
-    missing = absent_trajectories(folder, len(records), shape)
-    if missing:
-        batch = records[: config.loop.train_batch_size]
-        with adapters_disabled(family.unet):  # which the run has called like this before
-            once = seconds_of(lambda: follow(family, batch, spec, device), device, calls=1)
-        seconds = missing / len(batch) * once
-    nbytes = bytes_of_trajectories(missing, shape)
-    need = Need(folder, nbytes, "trajectories", CHOOSE_TRAJECTORY_DIR)
-    each = seconds / run.machine.process[1]
-    return Preparation("trajectories", len(records), missing, each, need)
+def probe(rows: Rows, keys: Sequence[str], device: torch.device) -> tuple[float, Row]:
+    """The seconds to make one row, and one."""
+    jobs = [(key, rows.requested[key]) for key in keys[: rows.probes]]
+    made: list[tuple[str, Row]] = []
+    # portions take so long that one call must do, which the trainer has made like this before
+    calls = 1 if rows.portion is not None else 4
+    seconds = seconds_of(lambda: made.extend(rows.make(jobs)), device, calls)
+    return seconds / len(jobs), made[0][1]
 
 
 # --- what a cache would bring ---------------------------------------------------------------------
@@ -166,7 +155,7 @@ def gain_of_cache(run: Run) -> Gain:
         live += seconds_of(lambda: [dataset[ref] for ref in refs], device)
     making = reading = 0.0
     for rows in rows_of(run, run.loaded.first(PROBED)):
-        seconds, row = probe(rows, list(rows.wanted), device)
+        seconds, row = probe(rows, list(rows.requested), device)
         making += seconds
         with tempfile.TemporaryDirectory() as folder:
             writer = Writer(Path(folder))

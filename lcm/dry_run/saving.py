@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lcm.adapter.files import WEIGHTS_NAME
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.outputs.checkpoint import RunState, save_checkpoint
 from lcm.system.disk_space import readable
 from lcm.system.memory import counting

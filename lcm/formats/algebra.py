@@ -69,7 +69,9 @@ def joined(terms: Sequence[tuple[float, Factors]]) -> Factors:
 
 
 def spectrum(factors: Factors) -> Spectrum:
-    """Of the delta: QR of both factors, then an SVD of a matrix of rank x rank, in float64."""
+    """The spectrum of the delta: QR of both factors, then an SVD of a matrix of rank x rank, in
+    float64.
+    """
     up, down = factors.scale * factors.up.flatten(1).double(), factors.down.flatten(1).double()
     left, above = torch.linalg.qr(up)
     right, below = torch.linalg.qr(down.T)

@@ -50,7 +50,7 @@ def matrices(adapter: Adapter) -> dict[str, Tensor]:
 
 
 def write(adapter: Adapter, path: Path) -> None:
-    """One file with the configuration in its header."""
+    """Writes one file with the configuration in its header."""
     parts = {name: adapter.component(name) for name in COMPONENTS}
     flat = {
         f"{name}.{key}": value

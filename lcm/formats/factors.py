@@ -111,7 +111,7 @@ class Adapter:
         return readers[0].down.shape[1] if readers else None
 
     def checked(self) -> Adapter:
-        """Itself. Raises AdapterError where there are problems."""
+        """The adapter itself. Raises AdapterError where there are problems."""
         if self.problems:
             more = (
                 f" (and {len(self.problems) - 1} more; lcm inspect lists them)"

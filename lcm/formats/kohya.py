@@ -28,8 +28,8 @@ def check_text_encoders(adapter: Adapter) -> None:
 
 
 def write(adapter: Adapter, path: Path) -> None:
-    """One file, made `uniform`. diffusers refuses its own metadata in such a file: it is left
-    out.
+    """Writes one file, made `uniform`. diffusers refuses its own metadata in such a file: it is
+    left out.
     """
     check_text_encoders(adapter)
     adapter = uniform(adapter)

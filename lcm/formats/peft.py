@@ -14,8 +14,8 @@ from lcm.formats.read import METADATA_KEY
 
 
 def write(adapter: Adapter, path: Path) -> None:
-    """A folder with weights and configuration. Raises ValueError for text encoders: such a folder
-    is about one model.
+    """Writes a folder with weights and configuration. Raises ValueError for text encoders: such a
+    folder is about one model.
     """
     layers = adapter.component("unet")
     if len(layers) < len(adapter.modules):

@@ -32,7 +32,7 @@ under no other.
 
 @dataclass(frozen=True)
 class Taken:
-    """Of the U-Net's adapted layers: how many a program takes, how many of these with another
+    """What a program takes of the U-Net's adapted layers: how many, how many of these with another
     strength, the first left out.
     """
 
@@ -90,7 +90,7 @@ def layer(factors: Factors) -> nn.Module:
 
 
 def diffusers_takes(adapter: Adapter, file: Path) -> Taken:
-    """By `load_lora_weights` of the stock pipeline, on a skeleton of the U-Net."""
+    """What `load_lora_weights` of the stock pipeline takes, on a skeleton of the U-Net."""
     skeleton = Skeleton(adapter.component("unet"))
     pipeline = StableDiffusionXLPipeline if adapter.text_width == 2048 else StableDiffusionPipeline
     config = SimpleNamespace(layers_per_block=2)

@@ -72,7 +72,7 @@ def configured_alpha(config: dict[str, Any], layer: str, rank: int) -> float:
 
 @dataclass
 class Parts:
-    """What of one layer has come so far: tensors and the keys they came from."""
+    """The tensors of one layer that have come so far, and the keys they came from."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
@@ -154,13 +154,26 @@ def collect(
     return found, slots, problems
 
 
-def factors(parts: Parts, alpha: float) -> Factors:
+def paired(parts: Parts, alpha: float) -> Factors:
     """A 4-axis matrix beside a 2-axis one is the same 1 x 1 convolution spelt twice: `down`
     decides.
     """
     down, up = parts.tensors["down"], parts.tensors["up"]
     up = up.flatten(1) if down.dim() == 2 else up.reshape(*up.shape[:2], 1, 1)
     return Factors(down, up, alpha)
+
+
+def stated_alpha(module: str, parts: Parts, configs: dict[str, dict[str, Any]]) -> float | None:
+    """The alpha of a layer, from its own tensor or else from PEFT's configuration; None where
+    neither states it.
+    """
+    if "alpha" in parts.tensors:
+        return float(parts.tensors["alpha"])
+    component, _, layer = module.partition(".")
+    config = configs.get(component, {})
+    if "lora_alpha" not in config:
+        return None
+    return configured_alpha(config, layer, parts.tensors["down"].shape[0])
 
 
 def read_adapter(
@@ -191,15 +204,11 @@ def read_adapter(
         if wrong := pair_problem(parts):
             problems.append(wrong)
             continue
-        rank, (component, _, layer) = parts.tensors["down"].shape[0], module.partition(".")
-        if "alpha" in parts.tensors:
-            value = float(parts.tensors["alpha"])
-        elif "lora_alpha" in configs.get(component, {}):
-            value = configured_alpha(configs[component], layer, rank)
-        else:
+        value = stated_alpha(module, parts, configs)
+        if value is None:
             assumed.append(module)
-            value = float(rank) if alpha is None else alpha
-        modules[module] = factors(parts, value)
+            value = float(parts.tensors["down"].shape[0]) if alpha is None else alpha
+        modules[module] = paired(parts, value)
     if alpha is not None and modules and not assumed:
         raise ValueError(
             f"{file} states alpha for all its {len(modules)} layers; leave --alpha out"

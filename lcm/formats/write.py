@@ -28,10 +28,9 @@ rounding.
 
 
 def identified(adapter: Adapter, recipe: Recipe | None) -> dict[str, str]:
-    """The header with what web UIs tell families by, and the recipe; both where they are known."""
+    """The header with what web UIs know families by, and the recipe; both where they are known."""
     header = {key: value for key, value in adapter.header.items() if key != METADATA_KEY}
-    if recipe is None and RECIPE_KEY in header:
-        recipe = Recipe.from_json(header[RECIPE_KEY])
+    recipe = recipe or Recipe.from_header(header)
     width = adapter.text_width
     family = recipe.family if recipe else {768: "sd", 1024: "sd", 2048: "sdxl"}.get(width or 0)
     if family is not None:
@@ -74,7 +73,7 @@ def check_free(path: Path, sources: list[Path], force: bool, sign: str = "") -> 
         )
 
 
-def told(taken: Taken) -> str:
+def in_words(taken: Taken) -> str:
     """What a program does not take, or takes wrong, in words."""
     if taken.error:
         return taken.error
@@ -117,7 +116,7 @@ def save(adapter: Adapter, path: Path, dtype: torch.dtype, layout: str = "kohya"
             )
             if taken.error or taken.misscaled or taken.count < len(read.component("unet")):
                 raise AdapterError(
-                    f"diffusers would not load the {layout} file as it is meant ({told(taken)}); "
-                    f"nothing was written{other}"
+                    f"diffusers would not load the {layout} file as it is meant "
+                    f"({in_words(taken)}); nothing was written{other}"
                 )
     return read

@@ -1,5 +1,5 @@
-"""Playing an adapter: read its recipe, attach it to a stock pipeline, set the scheduler it was
-trained for, take it off again.
+"""Sampling with an adapter: read its recipe, attach it to a stock pipeline, set the scheduler it
+was trained for, take it off again.
 """
 
 from __future__ import annotations

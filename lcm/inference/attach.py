@@ -22,7 +22,9 @@ from lcm.inference.state import (
 
 
 def own_scheduler_config(pipe: Any) -> Any:
-    """That of the base model, not of the scheduler an earlier adapter has set."""
+    """The scheduler configuration of the base model, not of the scheduler that an earlier adapter
+    has set.
+    """
     found = attachment(pipe)
     return (
         found.before.scheduler if found and pipe.scheduler is found.scheduler else pipe.scheduler
@@ -66,10 +68,28 @@ def checked_weight(source: Any, weight: Any) -> float:
     return value
 
 
-def put_in(
+def as_mapping(
+    adapters: str | os.PathLike[str] | Mapping[Any, float], weight: float
+) -> Mapping[Any, float]:
+    """Weights by adapter, as `attach` takes them. Raises ValueError for anything else."""
+    if isinstance(adapters, Mapping):
+        if weight != 1.0 or not adapters:
+            raise ValueError(
+                "pass the weights inside the mapping, as in lcm.attach(pipe, {'out/': 1.0, "
+                "'style.safetensors': 0.8})"
+            )
+        return adapters
+    if isinstance(adapters, str | os.PathLike):
+        return {adapters: weight}
+    raise ValueError(
+        f"pass a path, a hub id, or a mapping from several of them to weights; got {adapters!r}"
+    )
+
+
+def load_all(
     pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bool, before: PipelineState
 ) -> None:
-    """The adapters, a swapped one last: that undoes itself."""
+    """Loads and activates the adapters, a swapped one last: that undoes itself."""
     swapped = lead if hotswap else None
     for entry in sorted(entries, key=lambda entry: (entry is swapped, not entry.is_unet)):
         if entry.is_unet:
@@ -106,25 +126,13 @@ def attach(
     each, about settings that ruin few-step pictures. `detach` undoes everything. Returns the
     recipe. Raises ValueError when an adapter does not fit the pipeline, which is then unchanged.
     """
-    if isinstance(adapters, Mapping):
-        if weight != 1.0 or not adapters:
-            raise ValueError(
-                "pass the weights inside the mapping, as in lcm.attach(pipe, {'out/': 1.0, "
-                "'style.safetensors': 0.8})"
-            )
-    elif isinstance(adapters, str | os.PathLike):
-        adapters = {adapters: weight}
-    else:
-        raise ValueError(
-            f"pass a path, a hub id, or a mapping from several of them to weights; got {adapters!r}"
-        )
+    weights = as_mapping(adapters, weight)
     if recipe is not None and not isinstance(recipe, Recipe):
         raise ValueError(
             f"recipe must be a lcm.Recipe, as lcm.Recipe.lcm_lora(pipe) makes one; got {recipe!r}"
         )
     entries = [
-        read_entry(pipe, source, checked_weight(source, value))
-        for source, value in adapters.items()
+        read_entry(pipe, source, checked_weight(source, value)) for source, value in weights.items()
     ]
     lead = find_lead(pipe, entries, recipe)
     if lead and lead.file:
@@ -145,7 +153,7 @@ def attach(
         {entry.name for entry in entries if entry.file and not (hotswap and entry is lead)},
     )
     try:
-        put_in(pipe, entries, lead, hotswap, before)
+        load_all(pipe, entries, lead, hotswap, before)
     except BaseException:
         before.restore(pipe, added)
         raise

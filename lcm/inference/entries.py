@@ -108,7 +108,7 @@ def check_names(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bo
 
 
 def check_others(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bool) -> None:
-    """Raises ValueError when another adapter with a recipe would go on playing beside the lead."""
+    """Raises ValueError when another adapter with a recipe would stay active beside the lead."""
     found = attachment(pipe)
     if found is None or lead is None:
         return

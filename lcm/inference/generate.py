@@ -37,7 +37,7 @@ USABLE = sorted({*SCHEDULERS, *(scheduler.name for scheduler in KarrasDiffusionS
 
 
 @dataclass(frozen=True)
-class Picture:
+class Planned:
     """`row` counts the prompts from 1."""
 
     row: int
@@ -47,8 +47,8 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """Of its file: no two in a plan are alike, whatever the prompts are; letters, digits and
-        dashes, 100 at most.
+        """The name of its file: no two in a plan are alike, whatever the prompts are; letters,
+        digits and dashes, 100 at most.
         """
         plain = (
             unicodedata.normalize("NFKD", self.prompt).encode("ascii", "ignore").decode().lower()
@@ -67,11 +67,11 @@ class Picture:
         )
 
 
-def plan(prompts: Sequence[str], steps: Sequence[int], seeds: Sequence[int]) -> list[Picture]:
+def plan(prompts: Sequence[str], steps: Sequence[int], seeds: Sequence[int]) -> list[Planned]:
     """Pictures of the same number of steps stand together, in the order in which they are drawn."""
     rows = list(enumerate(prompts, 1))
     return [
-        Picture(row, text, n, seed)
+        Planned(row, text, n, seed)
         for n in dict.fromkeys(steps)
         for row, text in rows
         for seed in dict.fromkeys(seeds)
@@ -82,7 +82,7 @@ def grid_name(seed: int) -> str:
     return f"grid-seed{seed}.png"
 
 
-def check_folder(folder: Path, pictures: Sequence[Picture]) -> None:
+def check_names_free(folder: Path, pictures: Sequence[Planned]) -> None:
     """Raises ValueError when a file of this plan is there already."""
     names = [INDEX_NAME, *(grid_name(p.seed) for p in pictures), *(p.name for p in pictures)]
     for name in names:
@@ -177,8 +177,8 @@ def load_styles(pipe: Any, adapters: Sequence[Located], weights: Sequence[float]
 
 @dataclass(frozen=True)
 class Settings:
-    """Of all pictures alike. `height` and `width` in pixels, None for the side that the base draws
-    at.
+    """What all pictures have in common. `height` and `width` in pixels, None for the side that the
+    base draws at.
     """
 
     guidance_scale: float
@@ -188,8 +188,8 @@ class Settings:
     width: int | None = None
 
     def with_size(self, pipe: Any) -> Settings:
-        """Both sides stated: given one alone, the pipelines would leave it out. Raises ValueError
-        where the base has none.
+        """The same with both sides stated: given one alone, the pipelines would leave it out.
+        Raises ValueError where the base has none.
         """
         side = pipe.unet.config.sample_size
         if not isinstance(side, int) and None in (self.height, self.width):
@@ -209,10 +209,10 @@ class Settings:
 
 @torch.no_grad()
 def draw(
-    pipe: Any, pictures: Sequence[Picture], settings: Settings, batch_size: int
-) -> Iterator[tuple[Picture, Image.Image]]:
-    """Each from noise of `torch.Generator("cpu").manual_seed(seed)`, so that it depends neither on
-    the batch nor on the device.
+    pipe: Any, pictures: Sequence[Planned], settings: Settings, batch_size: int
+) -> Iterator[tuple[Planned, Image.Image]]:
+    """Draws each from noise of `torch.Generator("cpu").manual_seed(seed)`, so that it depends
+    neither on the batch nor on the device.
     """
     options = asdict(settings)
     negative = options.pop("negative_prompt")
@@ -231,7 +231,7 @@ def draw(
 
 
 def parameters(
-    picture: Picture,
+    picture: Planned,
     size: tuple[int, int],
     settings: Settings,
     scheduler: str,
@@ -264,7 +264,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 # --- the grid -------------------------------------------------------------------------------------
 
 
-def draw_grid(folder: Path, pictures: Sequence[Picture]) -> Image.Image:
+def draw_seed_grid(folder: Path, pictures: Sequence[Planned]) -> Image.Image:
     """The pictures of one seed, read from their files: rows are prompts, columns inference steps.
 
     One file is open at a time.

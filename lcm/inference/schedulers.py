@@ -1,4 +1,4 @@
-"""Which adapter plays on which pipeline, and with which scheduler."""
+"""Which adapter fits which pipeline, and with which scheduler it samples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def scheduler_overrides(recipe: Recipe) -> dict[str, Any]:
 def make_scheduler(base_config: Any, recipe: Recipe) -> Any:
     """The recipe's scheduler, built from the base model's own scheduler configuration.
 
-    Raises ValueError for a class that no method plays with: a recipe may come from anywhere.
+    Raises ValueError for a class that no method samples with: a recipe may come from anywhere.
     """
     if recipe.scheduler not in SCHEDULERS:
         raise ValueError(

@@ -29,7 +29,7 @@ def adapter_names(pipe: Any) -> set[str]:
 
 
 def set_scaling(layer: LoraLayer, name: str, value: float | Tensor) -> None:
-    """In place where the layer is prepared for hot-swapping: compiled code reads this very
+    """Sets it in place where the layer is prepared for hot-swapping: compiled code reads this very
     tensor.
     """
     if isinstance(layer.scaling[name], Tensor):
@@ -137,7 +137,7 @@ class PipelineState:
         return next((state for state in self.models if state.model is model), ModelState(model))
 
     def restore(self, pipe: Any, added: Collection[str]) -> None:
-        """The same objects as before, without the adapters `added`."""
+        """Puts back the same objects as before, without the adapters `added`."""
         modules = {"unet": self.unet, "scheduler": self.scheduler}
         pipe.register_modules(
             **{

@@ -85,7 +85,7 @@ def compose(
 
 
 def follow_teacher(settings: TeacherSettings) -> Coupling:
-    """From x_t to x_u along the teacher's ODE, with the solver of the settings."""
+    """A coupling from x_t to x_u along the teacher's ODE, with the solver of the settings."""
     return FollowTeacher(repeated(SOLVERS[settings.solver], settings.solver_steps))
 
 

@@ -119,6 +119,7 @@ class MethodConfig(Section):
         [],
         "settings of a method from outside that are no flags of their own, each as name=value",
         may_be_empty=True,
+        is_optional=True,
     )
 
     @property

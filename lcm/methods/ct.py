@@ -73,7 +73,9 @@ def is_visited(num_steps: int, total: int) -> bool:
 
 
 def play(settings: CtSettings) -> Play:
-    """On 50 steps, the grid that everybody assumes: every timestep is trained, or will be."""
+    """The sampler on 50 steps, the grid that everybody assumes: every timestep is trained, or will
+    be.
+    """
     num_steps = min(PLAY_STEPS, settings.num_ddim_timesteps)
     return lcm_play(num_steps, settings.timestep_scaling_factor)
 

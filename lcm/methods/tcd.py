@@ -45,7 +45,7 @@ def build(settings: TcdSettings, schedule: NoiseSchedule, loss: Loss) -> Objecti
 
 
 def landing(settings: TcdSettings, grid: SolverGrid) -> Landing:
-    """Where to land, by the settings."""
+    """The landing times that the settings ask for."""
     if not settings.landing_steps:
         return WithinSegment(grid, (1,))
     return TargetSet(grid, settings.landing_steps, settings.landing_jitter)

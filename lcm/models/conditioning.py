@@ -1,4 +1,4 @@
-"""What a U-Net is told besides the latents and the time."""
+"""What a U-Net gets besides the latents and the time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a U-Net is told besides (x_t, t): [B, L, D] embeddings, and for SDXL pooled [B, P] and
+    """What a U-Net gets besides (x_t, t): [B, L, D] embeddings, and for SDXL pooled [B, P] and
     time_ids [B, 6].
 
     `guidance_scale` [B] float32 is read by U-Nets with a w-embedding only.
@@ -40,7 +40,7 @@ class Conditioning:
         return Conditioning(*(None if part is None else function(part) for part in self._parts()))  # type: ignore[arg-type]
 
     def cat(self, other: Conditioning) -> Conditioning:
-        """Both along the batch, self first."""
+        """Two batches joined into one, self first."""
         pairs = zip(self._parts(), other._parts(), strict=True)
         return Conditioning(
             *(  # type: ignore[arg-type]

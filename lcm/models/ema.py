@@ -12,7 +12,7 @@ from lcm.adapter.lora import swapped
 
 class WeightEma:
     """Exponential moving average of the trained tensors: the target theta^- of CM and LCM, or what
-    is given away.
+    is exported.
 
     Constant decay, no hidden ramp. Of an adapter A and B are averaged on their own; their product
     then is not the average of the products, which is why validation pictures are drawn from the

@@ -1,9 +1,10 @@
-"""Gradient checkpointing that keeps what is dear: --gradient_checkpointing selective.
+"""Gradient checkpointing that keeps what is expensive: --gradient_checkpointing selective.
 
 Checkpointing as it is known keeps the inputs of blocks and computes the rest of a block again on
-the way back. Here the results of dear operations are kept as well: 3 x 3 convolutions, attention
-over pixels, products with wide matrices. What is computed again is large and cheap: norms,
-activations, sums, narrow products. Nothing is approximated: the same kernels see the same numbers.
+the way back. Here the results of expensive operations are kept as well: 3 x 3 convolutions,
+attention over pixels, products with wide matrices. What is computed again is large and cheap:
+norms, activations, sums, narrow products. Nothing is approximated: the same kernels see the same
+numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.utils.checkpoint import (
 )
 from torch.utils.flop_counter import flop_registry
 
-DEAR = 2048
+EXPENSIVE = 2048
 """FLOPs for each number of a result from which on it is kept. A product with 1024 inputs has as
 many. Of Stable Diffusion 1.5, linear layers of up to 640 inputs are computed again and no 3 x 3
 convolution; `benchmarks/README.md` counts what that costs.
@@ -38,7 +39,7 @@ FORMULAS = {
 """Operation -> FLOPs of a call."""
 
 
-class KeepDear:
+class KeepExpensive:
     """The policy for one call of a block: whether the result of an operation is kept."""
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class KeepDear:
     ) -> CheckpointPolicy:
         result = context.op_output
         # what writes onto a kept result must not do so again: the result is kept as it was at last
-        if is_dear(operation, result, *args, **kwargs) or (
+        if is_expensive(operation, result, *args, **kwargs) or (
             operation._schema.is_mutable and memory(args[0]) & self.kept
         ):
             self.kept |= memory(result)
@@ -60,17 +61,18 @@ class KeepDear:
 
 
 def memory(result: Any) -> set[int]:
-    """Of the tensor, or of those in a tuple."""
+    """The addresses of the memory behind a tensor, or behind those in a tuple."""
     parts = result if isinstance(result, tuple | list) else (result,)
     return {part.untyped_storage()._cdata for part in parts if isinstance(part, Tensor)}
 
 
-def is_dear(operation: Any, result: Any, *args: Any, **kwargs: Any) -> bool:
+def is_expensive(operation: Any, result: Any, *args: Any, **kwargs: Any) -> bool:
+    """Whether the operation takes EXPENSIVE FLOPs or more for each number of its result."""
     formula = FORMULAS.get(operation._overloadpacket)
     if formula is None:
         return False
     main = result[0] if isinstance(result, tuple) else result
-    return bool(formula(*args, **kwargs, out_val=result) >= DEAR * main.numel())
+    return bool(formula(*args, **kwargs, out_val=result) >= EXPENSIVE * main.numel())
 
 
 def checkpoint_selectively(module: nn.Module, *args: Any) -> Any:
@@ -82,7 +84,7 @@ def checkpoint_selectively(module: nn.Module, *args: Any) -> Any:
         *args,
         use_reentrant=False,
         context_fn=lambda: create_selective_checkpoint_contexts(
-            KeepDear(), allow_cache_entry_mutation=True
+            KeepExpensive(), allow_cache_entry_mutation=True
         ),
     )
 

@@ -147,8 +147,8 @@ def load_file(
 
 
 def check_prediction(scheduler: Mapping[str, Any], path: str, names: list[str]) -> None:
-    """Raises ValueError where a file that says that it is a v-model is told to be another one: it
-    would draw noise.
+    """Raises ValueError where a file that says that it is a v-model gets the configuration of
+    another: it would draw noise.
     """
     is_v = "v_pred" in names or read_header(Path(path)).get(
         "modelspec.prediction_type", ""

@@ -32,14 +32,14 @@ class Style:
         return cls(*path_and_weight(text, "teacher_lora"))
 
     def facts(self) -> dict[str, Any]:
-        """What a recipe tells: the name without its folder, the weight."""
+        """What a recipe says of it: the name without its folder, the weight."""
         return {
             "file": Path(self.path).name if Path(self.path).exists() else self.path,
             "weight": self.weight,
         }
 
     def file(self) -> Path:
-        """Raises FileNotFoundError that says what was tried."""
+        """The file behind the path. Raises FileNotFoundError that says what was tried."""
         try:
             return locate(self.path)
         except FileNotFoundError as error:
@@ -74,7 +74,7 @@ def fold_styles(pipe: Any, styles: Sequence[Style]) -> None:
 
 
 def fold(pipe: Any, style: Style) -> None:
-    """One LoRA into float32 weights."""
+    """Adds one LoRA to float32 weights."""
     file = style.file()
     try:
         adapter = read_adapter(file)

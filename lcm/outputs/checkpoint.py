@@ -32,7 +32,7 @@ class RunState:
 
     @property
     def nbytes(self) -> int:
-        """Of the tensors."""
+        """Total bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
@@ -94,8 +94,8 @@ def save_checkpoint(output_dir: Path, step: int, state: RunState) -> Path:
 
 
 def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, each in memory of its own: safetensors refuses what shares it, such as the code
-    books of 8-bit moments.
+    """The tensors on the CPU, each in memory of its own: safetensors refuses what shares it, such
+    as the code books of 8-bit moments.
     """
     found: dict[str, Tensor] = {}
     taken: set[int] = set()
@@ -132,7 +132,7 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 
 def prune_checkpoints(output_dir: Path, keep: int | None, step: int) -> None:
-    """Of the checkpoints up to `step`, just completed, deletes all but the newest `keep`."""
+    """Deletes all but the newest `keep` checkpoints up to `step`, which was just completed."""
     reached = [
         path for path in list_checkpoints(output_dir) if int(path.name[len(PREFIX) :]) <= step
     ]

@@ -49,7 +49,7 @@ def clear_remains(output_dir: Path) -> None:
 
 
 def what_is_saved(output_dir: Path) -> str:
-    """For the last line of a run that was stopped."""
+    """The last line of a run that was stopped."""
     checkpoints = list_checkpoints(output_dir)
     if not checkpoints:
         return "there was no checkpoint yet; the same command starts again"

@@ -43,8 +43,8 @@ class Window:
         )  # atomic adds would be in another order every time
 
     def means(self, accelerator: Accelerator) -> dict[str, float | None]:
-        """Over the samples of all processes, which ask for it together; None where there was none.
-        Empties the window.
+        """The means over the samples of all processes, which ask for it together; None where there
+        was none. Empties the window.
         """
         losses, samples = accelerator.reduce(self._sums).tolist()
         self._sums.zero_()
@@ -90,7 +90,7 @@ class Progress:
         self.steps, self.start = 0, time.perf_counter()
 
     def advance(self) -> None:
-        """After every update."""
+        """Counts an update."""
         self.steps += 1
         self.bar.update()
 

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 
 from lcm.adapter.names import WEIGHTS_NAME, is_full
-from lcm.config.run import DEFAULTS, PLACES, TrainConfig
-from lcm.config.sections import OutputConfig
+from lcm.config.output_sections import OutputConfig
+from lcm.config.run import DEFAULTS, PLACES
 from lcm.outputs.checkpoint import (
     RunState,
     find_checkpoint,
@@ -57,8 +57,8 @@ def check_same_command(mine: dict[str, Any], team: Team) -> None:
 
 
 def open_together(config: OutputConfig, accelerator: Accelerator, team: Team) -> RunState | None:
-    """As `open_output`, on all processes what it is on the main one: no other needs to see the
-    folder, or its checkpoints.
+    """What `open_output` returns, on all processes what it is on the main one: no other needs to
+    see the folder, or its checkpoints.
     """
     state: RunState | None = None
 
@@ -129,18 +129,18 @@ def differences(mine: dict[str, Any], theirs: dict[str, Any], free: set[str]) ->
     ]
 
 
-def check_same_run(state: RunState, config: TrainConfig, facts: dict[str, Any]) -> None:
+def check_same_run(state: RunState, output_dir: str, free: set[str], facts: dict[str, Any]) -> None:
     """Raises ValueError when the checkpoint was made with other settings, other style LoRAs or
-    other data than the run that has these `facts`.
+    other data than the run that has these `facts`. `free` are the flags that may differ.
     """
     if missing := NEEDED - state.facts.keys():
         raise ValueError(
             f"resume_from_checkpoint: the checkpoint lacks {', '.join(sorted(missing))}; pass an "
             "earlier one"
         )
-    theirs, output_dir = state.facts, config.output.output_dir
+    theirs = state.facts
     where = f"resume_from_checkpoint: step {theirs['step']} in {output_dir}"
-    different = differences(facts["config"], theirs["config"], config.free_to_change())
+    different = differences(facts["config"], theirs["config"], free)
     if theirs["samples_per_step"] != facts["samples_per_step"]:
         different.append(
             f"samples per update: {theirs['samples_per_step']} -> {facts['samples_per_step']}"
@@ -165,14 +165,16 @@ def check_same_run(state: RunState, config: TrainConfig, facts: dict[str, Any]) 
         )
 
 
-def check_together(state: RunState, config: TrainConfig, facts: dict[str, Any], team: Team) -> None:
+def check_together(
+    state: RunState, output: OutputConfig, free: set[str], facts: dict[str, Any], team: Team
+) -> None:
     """Raises as `check_same_run` does, on all processes, and AlreadyFinished when nothing is left
     to do.
     """
-    last, output = facts["config"]["max_train_steps"], config.output
+    last = facts["config"]["max_train_steps"]
 
     def is_finished() -> bool:
-        check_same_run(state, config, facts)
+        check_same_run(state, output.output_dir, free, facts)
         # the card comes last
         return bool(state.facts["step"] == last and (output.folder / CARD_NAME).exists())
 

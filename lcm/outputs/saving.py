@@ -20,7 +20,7 @@ RETRY_SECONDS = 60
 
 
 def bytes_of_trained(state: RunState) -> int:
-    """Of the trained tensors, and the most that they take as they are given away."""
+    """Total bytes of the trained tensors, which the exported ones do not exceed."""
     return sum(
         tensor.nbytes for name, tensor in state.tensors.items() if name.startswith("trained.")
     )
@@ -70,8 +70,8 @@ class Saver:
         return True
 
     def insist(self, step: int, state: RunState, asked: Callable[[], bool]) -> None:
-        """As `save`, where no later checkpoint is to come: tries again until there is room, or the
-        run is asked to stop.
+        """Saves as `save` does, where no later checkpoint is to come: tries again until there is
+        room, or the run is asked to stop.
         """
         while not self.save(step, state):
             for _ in range(RETRY_SECONDS):

@@ -12,7 +12,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 from PIL import Image
 
-from lcm.config.sections import OutputConfig
+from lcm.config.output_sections import OutputConfig
 from lcm.system.atomic import replacing
 from lcm.system.disk_space import FULL, optional
 
@@ -85,7 +85,7 @@ def log_numbers(accelerator: Accelerator, metrics: dict[str, float | None], step
 
 
 def log_picture(accelerator: Accelerator, name: str, picture: Image.Image, step: int) -> None:
-    """Where there are trackers, on the main process."""
+    """Logs a picture where there are trackers, on the main process."""
     for tracker in accelerator.trackers:
         with optional(f"a picture of {tracker.name}"):
             if tracker.name == "tensorboard":

@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import gather_object
 from PIL import Image
 
-from lcm.data import Record
+from lcm.data.records import Record
 from lcm.models.families import Family
 from lcm.system.image_grid import draw_images
 

@@ -17,8 +17,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from lcm.adapter.recipe import Recipe
+from lcm.config.output_sections import HubConfig
 from lcm.config.run import TrainConfig
-from lcm.config.sections import AdapterConfig, HubConfig
+from lcm.config.sections import AdapterConfig
 from lcm.data.config import DataConfig, SampleConfig
 from lcm.data.report import JSON_NAME
 from lcm.methods import METHODS

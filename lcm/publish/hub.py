@@ -9,7 +9,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER, WEIGHTS_NAME, is_full
 from lcm.adapter.recipe import RECIPE_KEY
-from lcm.config.sections import HubConfig
+from lcm.config.output_sections import HubConfig
 from lcm.inference import read_recipe
 from lcm.outputs.folder import CARD_NAME, PICTURE_NAME
 from lcm.publish.card import card_for_hub
@@ -20,7 +20,7 @@ from lcm.system.processes import Team
 
 
 def check_may_push(hub: HubConfig, output_dir: Path, team: Team, *, create: bool) -> None:
-    """With --push_to_hub, makes sure that the upload will be allowed, before anything is loaded;
+    """Makes sure, with --push_to_hub, that the upload will be allowed, before anything is loaded;
     the main process alone asks.
 
     With `create` the repository is made now, empty, which is the one proof that it can be. Raises

@@ -7,8 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from lcm.adapter.files import WEIGHTS_NAME
-from lcm.adapter.full_unet import UNET_FOLDER
+from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME
 from lcm.adapter.recipe import Recipe
 from lcm.config.sections import AdapterConfig
 

@@ -23,13 +23,14 @@ logger = logging.getLogger(__name__)
 
 def sync(path: Path) -> None:
     """Returns once a file's contents, or a folder's list of names, are on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folder
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if (
-            error.errno != errno.EINVAL or not path.is_dir()
-        ):  # some network file systems cannot sync a folder
+        # some network file systems cannot sync a folder
+        if error.errno != errno.EINVAL or not path.is_dir():
             raise
     finally:
         os.close(handle)
@@ -44,7 +45,7 @@ def remove(path: Path) -> None:
 
 
 def aside(path: Path) -> Path:
-    """Where a folder stands while another takes its name."""
+    """The place where a folder stands while another takes its name."""
     return path.with_name(f".{path.name}.old")
 
 

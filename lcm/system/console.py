@@ -58,7 +58,7 @@ def log_plainly() -> None:
 
 
 def hide_loading_bars(model: str | None) -> None:
-    """Where `model` is on this machine: bars are for downloads."""
+    """Hides bars where `model` is on this machine: they are for downloads."""
     import diffusers
     import transformers
 

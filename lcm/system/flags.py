@@ -9,17 +9,20 @@ from typing import Any
 
 from lcm.system.registry import lookup
 
+YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
+"""The words by which a switch is on or off."""
+
 
 @dataclass(frozen=True)
 class Flag:
     """What stands beside a field: its help text, and what its value may be.
 
     `names` gives the entries of a table that the flag chooses from, which may have grown since the
-    import; "{names}" in the help text stands for them.
-    `above`, `at_least`, `at_most` and `below` bound a number, or every number of a list. `bare` is
-    what the flag means without a value. `read` turns other spellings of a value into ours.
-    `is_free`: a resumed run may change it, since it does not touch the path of training.
-    `is_place`: it names files, in which the processes of one run may differ. `source`: in words,
+    import; "{names}" in the help text stands for them. `above`, `at_least`, `at_most` and `below`
+    bound a number, or every number of a list. `bare` is what the flag means without a value. `read`
+    turns other spellings of a value into ours. `is_free`: a resumed run may change it, since it
+    does not touch the path of training. `is_place`: it names files, in which the processes of one
+    run may differ. `is_optional`: it is written down only where it was given. `source`: in words,
     the data that it chooses.
     """
 
@@ -38,6 +41,7 @@ class Flag:
     read: Callable[[Any], Any] | None = None
     is_free: bool = False
     is_place: bool = False
+    is_optional: bool = False
     source: str | None = None
 
     def check(self, name: str, value: object) -> None:

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from lcm.system.atomic import replacing
 
 FONT_SIZE, LINE, BORDER = 12, 16, 4
-"""Of the labels: the font's size, the distance of lines, and what stays free around; in pixels."""
+"""The size of the labels' font, the distance of lines, and what stays free around; in pixels."""
 
 LARGEST_SIDE = 16384
 """What no side of a labelled grid is longer than, in pixels."""

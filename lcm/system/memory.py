@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import resource
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -138,11 +138,22 @@ def peak_gib() -> float:
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_of_process() / 2**30
+
+
+def peak_of_process() -> int:
+    """The most bytes of main memory that this process had so far."""
+    if sys.platform == "win32":
+        peak: int = psutil.Process().memory_info().peak_wset
+        return peak
+    import resource  # which Windows has not
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def peak_memory() -> str:
-    """As `peak_gib`, in words."""
+    """The peak memory of a run, in words."""
     return (
         f"{peak_gib():.2f} GiB {'on the GPU' if torch.cuda.is_available() else 'of this process'}"
     )

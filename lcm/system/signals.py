@@ -105,7 +105,7 @@ class StopRequest:
 
 
 def outlive_signals(_worker: int) -> None:
-    """For the worker processes of a DataLoader, which a signal to a whole job or terminal reaches
+    """Readies a worker process of a DataLoader, which a signal to a whole job or terminal reaches
     too: their reader still needs them for its step, and ends them itself. So SIGTERM is obeyed from
     the reader alone.
     """

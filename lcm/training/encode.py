@@ -1,12 +1,10 @@
-"""From a batch of samples to latents and conditioning."""
+"""The way of a batch from samples to latents and conditioning."""
 
 from __future__ import annotations
 
 import torch
 
-from lcm.data import (
-    SampleBatch,
-)
+from lcm.data.batch import Moments, Pixels, SampleBatch, Trajectory
 from lcm.methods.objective import LatentBatch
 from lcm.models.families import Family
 
@@ -20,15 +18,15 @@ def encode(family: Family, batch: SampleBatch, device: torch.device) -> LatentBa
         {name: tensor.to(device) for name, tensor in embeds.items()}, batch.sizes
     )
     uncond = family.unconditional(cond)
-    trajectory = None if batch.trajectory is None else batch.trajectory.to(device)
-    if trajectory is not None:
-        x0 = trajectory[:, 0]
-    else:
-        moments = batch.moments
-        if moments is None:
-            assert batch.pixels is not None
-            moments = family.image_moments(batch.pixels.to(device))
-        x0 = family.draw_latents(moments.to(device), batch.posterior_noise.to(device))
+    trajectory, content = None, batch.content.tensor.to(device)
+    match batch.content:
+        case Trajectory():
+            trajectory, x0 = content, content[:, 0]
+        case Moments():
+            x0 = family.draw_latents(content, batch.posterior_noise.to(device))
+        case Pixels():
+            moments = family.image_moments(content)
+            x0 = family.draw_latents(moments, batch.posterior_noise.to(device))
     empty = torch.tensor([prompt == "" for prompt in batch.prompts], device=device)
     return LatentBatch(
         x0=x0,

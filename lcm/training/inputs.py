@@ -20,12 +20,7 @@ from lcm.data.load import load_data
 from lcm.data.loaded import LoadedData
 from lcm.data.precomputed.latents import EncodedSamples, Encoder, PictureSet, encode_samples
 from lcm.data.precomputed.prompts import encode_prompts
-from lcm.data.precomputed.shards import Trajectories
-from lcm.data.precomputed.trajectories import (
-    TrajectorySpec,
-    make_missing_shards,
-    open_trajectories,
-)
+from lcm.data.precomputed.trajectories import Trajectories, TrajectorySpec, make_trajectories
 from lcm.data.records import Record
 from lcm.data.sampler import MixedDataset, MixedSampler, StepSampler
 from lcm.data.stream.read import load_stream
@@ -217,32 +212,30 @@ def trajectory_spec(method: MethodConfig, seed: int, resolution: int) -> Traject
 
 
 def draw_trajectories(
-    config: TrainConfig,
+    spec: TrajectorySpec,
+    batch_size: int,
     families: Sequence[Family],
     records: list[Record],
-    machine: Machine,
+    device: torch.device,
     workspace: Workspace,
 ) -> list[Trajectories]:
-    """The trajectories of every teacher for the prompts, drawn now where they are not on disk. The
-    U-Net has no adapters yet.
+    """The trajectories of every teacher for the prompts, drawn now where they are not on disk, so
+    many at once. The U-Net has no adapters yet.
     """
     found = []
-    resolution = resolution_of(config.samples, families[0])
-    spec = trajectory_spec(config.method, config.loop.seed, resolution)
     for family in families:
         directory, owner = workspace.open_trajectories()
-        folder = make_missing_shards(
+        trajectories = make_trajectories(
             family,
             records,
             spec,
-            directory,
+            directory=directory,
             team=workspace.team,
-            batch_size=config.loop.train_batch_size,
-            device=machine.device,
+            batch_size=batch_size,
+            device=device,
             owner=owner,
         )
-        workspace.team.wait()
-        found.append(open_trajectories(folder, len(records)))
+        found.append(trajectories)
     return found
 
 
@@ -257,6 +250,7 @@ def make_inputs(
     """Computes once what is to be kept of the data, so much of them as the workspace allows."""
     draws = config.data.prompts_file is not None
     data, nothing = loaded, [None] * len(families)
+    resolution = resolution_of(config.samples, families[0])
     if workspace.limit is not None and (draws or workspace.cache is not None):
         data = loaded.first(workspace.limit)
     encoded: Sequence[EncodedSamples | None] = nothing
@@ -264,14 +258,16 @@ def make_inputs(
         encoded = encode_once(config, families, data, workspace)
     trajectories: Sequence[Trajectories | None] = nothing
     if draws:
-        trajectories = draw_trajectories(config, families, data.records, machine, workspace)
+        spec = trajectory_spec(config.method, config.loop.seed, resolution)
+        size, device = config.loop.train_batch_size, machine.device
+        trajectories = draw_trajectories(spec, size, families, data.records, device, workspace)
     return Inputs(
         config=config,
         data=data,
         buckets=make_buckets(config.samples, families[0], data),
         encoded=encoded,
         trajectories=trajectories,
-        latent_shape=families[0].latent_shape(resolution_of(config.samples, families[0])),
+        latent_shape=families[0].latent_shape(resolution),
         extra_noises=extra_noises,
         process=machine.process,
     )

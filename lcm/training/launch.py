@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.distributed import DistStoreError, is_initialized
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from lcm.config.sections import LoopConfig, OptimizerConfig, OutputConfig
+from lcm.config.output_sections import OutputConfig
+from lcm.config.sections import LoopConfig, OptimizerConfig
 from lcm.outputs.trackers import check_installed
 from lcm.system.processes import ALONE, Team
 from lcm.training.optimizer import check_8bit

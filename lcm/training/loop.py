@@ -7,9 +7,8 @@ import signal
 from pathlib import Path
 
 from accelerate.utils import gather_object
-from torch import Tensor
 
-from lcm.adapter.files import WEIGHTS_NAME
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.config.run import to_yaml
 from lcm.data.report import write_report
 from lcm.outputs.checkpoint import RunState
@@ -21,6 +20,7 @@ from lcm.outputs.trackers import start_trackers
 from lcm.system.atomic import replacing
 from lcm.system.disk_space import warn_if_short
 from lcm.system.signals import Stopped, StopRequest
+from lcm.training.metrics import measure
 from lcm.training.plan import guess_output_need, plan_of, summarize
 from lcm.training.run import Run
 from lcm.training.state import TrainState
@@ -128,31 +128,19 @@ class Trainer:
             saving = state.step % config.output.checkpointing_steps == 0 or ending
             if saving or state.step % config.output.logging_steps == 0:
                 # no line is half lost behind a checkpoint
-                progress.write_line(state.step, self._facts(output.grad_norm))
+                progress.write_line(state.step, measure(run, state, output))
             with progress.paused():
                 if saving:
                     self.save()
                 if state.step % config.validation.validation_steps == 0 and not ending:
                     self.stopping = not run.publisher.validate(state.step, self._asked)
             if self.stopping and not saving:
-                progress.write_line(state.step, self._facts(output.grad_norm))
+                progress.write_line(state.step, measure(run, state, output))
                 self.save()
         progress.close()
 
     def _asked(self) -> bool:
         return self.stop.asked
-
-    def _facts(self, grad_norm: Tensor) -> dict[str, float | None]:
-        """What a line tells of the last update."""
-        run, state = self.run, self.state
-        samples = state.step * run.facts.samples_per_step
-        return {
-            "epoch": round(samples / len(run.loaded.records), 4),
-            # that of an update that the loss scaler skipped is not finite
-            "grad_norm": float(grad_norm) if grad_norm.isfinite() else None,
-            "delta_norm": state.student.delta_norm().item(),
-            "lr": state.lr_scheduler.get_last_lr()[0],
-        }
 
     def record(self) -> RunState:
         """All that a checkpoint holds, live."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from lcm.config.sections import OutputConfig
+from lcm.config.output_sections import OutputConfig
 from lcm.methods import METHODS
 from lcm.outputs.checkpoint import RunState, list_checkpoints
 from lcm.outputs.saving import bytes_of_checkpoint, bytes_of_trained

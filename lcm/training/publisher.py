@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from PIL import Image
 
-from lcm.adapter.files import WEIGHTS_NAME
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
 from lcm.inference import make_scheduler
@@ -48,7 +48,7 @@ class Publisher:
         return self.config.output.folder
 
     def grid_path(self, step: int) -> Path:
-        """Where the grid of a step lies."""
+        """The file of the grid of a step."""
         return self.folder / "validation" / f"step-{step:06d}.png"
 
     def validate(self, step: int, asked: Callable[[], bool] = never) -> bool:

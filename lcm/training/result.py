@@ -15,10 +15,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lcm.adapter.export import export_lora, fresh_with_lora, verify_export
-from lcm.adapter.files import WEIGHTS_NAME
-from lcm.adapter.full_unet import UNET_FOLDER, W_EMBEDDING_DIM, export_unet, load_unet
+from lcm.adapter.full_unet import W_EMBEDDING_DIM, export_unet, load_unet
 from lcm.adapter.layers import squared_norm
 from lcm.adapter.lora import add_lora, lora_modules, lora_parameters
+from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME
 from lcm.adapter.recipe import Recipe
 from lcm.config.sections import AdapterConfig
 from lcm.models.families import Family

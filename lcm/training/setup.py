@@ -14,11 +14,15 @@ from typing import Any
 from diffusers.optimization import get_scheduler
 
 from lcm.adapter.recipe import Recipe, TeacherFacts
+from lcm.config.output_sections import OutputConfig
 from lcm.config.run import TrainConfig
+from lcm.config.sections import LoopConfig
+from lcm.data.config import CacheConfig
 from lcm.data.loaded import LoadedData
 from lcm.data.records import fingerprint
 from lcm.data.report import make_report
 from lcm.methods import METHODS
+from lcm.methods.config import MethodConfig
 from lcm.methods.method import build_objective, make_recipe
 from lcm.methods.objective import Objective
 from lcm.methods.perceptual import make_lpips
@@ -57,19 +61,20 @@ def build_run(config: TrainConfig) -> tuple[Run, TrainState]:
     machine = make_machine(config.loop, config.output, config.optimizer)
     check_same_command(config.flat(), machine.team)
     saved = open_together(config.output, machine.accelerator, machine.team)
-    workspace = open_workspace(config, machine.team)
-    check_hub(config, machine, workspace)
+    workspace = open_workspace(config.loop, config.cache, config.output, machine.team)
+    check_may_push(config.hub, config.output.folder, machine.team, create=workspace.is_kept)
     styles = identify_styles(config.teacher, machine.team)
     kind = kind_of(config.adapter)
     kind.check_styles(styles_of(config.teacher))
     families, loaded = load_inputs(config, machine, workspace)
     facts = make_facts(config, machine, families[0], loaded, styles)
     if saved is not None:
-        check_together(saved, config, facts.record(), machine.team)
-    objective = make_objective(config, families[0], machine)
+        free = config.free_to_change()
+        check_together(saved, config.output, free, facts.record(), machine.team)
+    objective = make_objective(config.method, families[0], machine)
     first = machine.team.together(lambda: kind.load_first(config.adapter, families[0]))
     inputs = make_inputs(config, machine, workspace, families, loaded, objective.extra_noises)
-    offload(families, config)
+    offload(families, config.method, config.cache, draws=config.data.prompts_file is not None)
     student = build_student(config, families[0], machine.accelerator, first)
     run = Run(
         config=config,
@@ -88,18 +93,15 @@ def build_run(config: TrainConfig) -> tuple[Run, TrainState]:
     return run, make_state(run, saved)
 
 
-def open_workspace(config: TrainConfig, team: Team) -> Workspace:
+def open_workspace(
+    loop: LoopConfig, cache: CacheConfig, output: OutputConfig, team: Team
+) -> Workspace:
     """Real folders, or temporary ones for a dry run, which needs no more samples than a batch: the
     one place that asks.
     """
-    if config.loop.dry_run:
-        return TemporaryWorkspace.open(config.cache, config.loop.train_batch_size)
-    return RunWorkspace.open(config.output.folder, config.cache, team)
-
-
-def check_hub(config: TrainConfig, machine: Machine, workspace: Workspace) -> None:
-    """Raises ValueError where an upload at the end of the run would not be allowed."""
-    check_may_push(config.hub, config.output.folder, machine.team, create=workspace.is_kept)
+    if loop.dry_run:
+        return TemporaryWorkspace.open(cache, loop.train_batch_size)
+    return RunWorkspace.open(output.folder, cache, team)
 
 
 def make_facts(
@@ -136,26 +138,26 @@ def make_facts(
     )
 
 
-def make_objective(config: TrainConfig, family: Family, machine: Machine) -> Objective:
+def make_objective(config: MethodConfig, family: Family, machine: Machine) -> Objective:
     """The loss on the device, with a warning of what is known to go wrong with this teacher."""
-    if (warning := caution(family, config.method.target)) is not None:
+    if (warning := caution(family, config.target)) is not None:
         logger.warning("%s", warning)
     perceptual = None
-    if config.method.loss_type == "lpips":
+    if config.loss_type == "lpips":
         perceptual = make_lpips(family.pixels, machine.device)
-    return build_objective(config.method, family.schedule.to(machine.device), perceptual)
+    return build_objective(config, family.schedule.to(machine.device), perceptual)
 
 
-def offload(families: Sequence[Family], config: TrainConfig) -> None:
+def offload(
+    families: Sequence[Family], method: MethodConfig, cache: CacheConfig, *, draws: bool
+) -> None:
     """Moves into main memory what no step asks for: with a cache the text encoders, with a cache or
-    trajectories the VAE.
+    trajectories, which prompts alone are drawn along, the VAE.
     """
-    computes_all = not config.cache.cache_latents
-    uses_vae = config.method.loss_type == "lpips" or (
-        computes_all and config.data.prompts_file is None
-    )
+    encodes = not cache.cache_latents
+    uses_vae = method.loss_type == "lpips" or (encodes and not draws)
     for family in families:
-        text = [] if computes_all else family.text_encoders()
+        text = [] if encodes else family.text_encoders()
         family.park(text if uses_vae else [family.pipe.vae, *text])
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lcm.adapter.full_unet import architecture
-from lcm.adapter.lora import base_state, swapped
+from lcm.adapter.lora import adaptable, base_state, swapped
 from lcm.config.sections import TeacherConfig
 from lcm.models.families import Family, load_family
 from lcm.models.single_file import is_single_file
@@ -54,10 +54,10 @@ def share_parts(first: Family, other: Family) -> None:
     they have the same weights.
     """
     other.pipe.register_modules(vae=first.pipe.vae)
-    for name in ("text_encoder", "text_encoder_2"):
-        mine, theirs = getattr(first.pipe, name, None), getattr(other.pipe, name, None)
-        if mine is not None and theirs is not None and same_weights(mine, theirs):
-            other.pipe.register_modules(**{name: mine})
+    mine, theirs = adaptable(first.pipe), adaptable(other.pipe)
+    for name in (mine.keys() & theirs.keys()) - {"unet"}:
+        if same_weights(mine[name], theirs[name]):
+            other.pipe.register_modules(**{name: mine[name]})
 
 
 def same_weights(one: Any, other: Any) -> bool:

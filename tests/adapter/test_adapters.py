@@ -12,8 +12,9 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from lcm.adapter.export import export_lora, probe, verify_export
-from lcm.adapter.files import WEIGHTS_NAME, read_header
-from lcm.adapter.lora import LORA_TARGETS, add_lora, layers_named, lora_modules
+from lcm.adapter.files import read_header
+from lcm.adapter.lora import add_lora, layers_named, lora_modules
+from lcm.adapter.names import LORA_TARGETS, WEIGHTS_NAME
 from lcm.adapter.recipe import Recipe
 from lcm.inference import read_recipe
 from tests.support.adapters import make_recipe

@@ -4,6 +4,7 @@ one place.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +17,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import lcm
+from lcm import formats, models
 from lcm.adapter import files, locate
 from lcm.adapter.files import AdapterError, AdapterFile, refuse_pickle
 from lcm.adapter.locate import look_up
 from lcm.adapter.names import PICKLED, WEIGHTS_NAME
+from lcm.formats.read import read_adapter
 from lcm.inference.generate import load_styles, look_up_all, prepare
-from tests.adapter.test_adapters import make_recipe
-from tests.inference.test_load import write_adapter
+from lcm.models.base_model import load_base
+from tests.support.adapters import make_recipe, write_adapter
 from tests.support.worlds import build_sd
 
 OPENED: list[Path] = []
@@ -146,3 +149,20 @@ def test_a_pickle_is_refused_by_name_or_by_content(start: bytes, tmp_path: Path)
         with pytest.raises(AdapterError, match="is a pickle"):
             refuse_pickle(f"someone/style{suffix}")
     refuse_pickle(hidden)
+
+
+def test_light_modules_load_no_library() -> None:
+    """Command lines name files, layers and verbs before they know what they need."""
+    code = (
+        "import sys, lcm.adapter.names, lcm.adapter.recipe, lcm.formats, lcm.models, lcm.cli;"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'peft'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == "[]"
+    assert formats.read_adapter is read_adapter and models.load_base is load_base
+    for package in (formats, models):
+        assert all(getattr(package, name) for name in package.__all__)
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            _ = package.nothing

@@ -13,7 +13,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from lcm.adapter.export import ExportError, probe
-from lcm.adapter.full_unet import RECIPE_NAME, UNET_FOLDER, export_unet, verify_unet
+from lcm.adapter.full_unet import export_unet, verify_unet
+from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
 from lcm.models.networks import guidance_embedding, make_networks
 from lcm.training.student import copy_for_training
 from tests.support.adapters import make_recipe
@@ -47,8 +48,8 @@ def answer(unet: Any) -> torch.Tensor:
 def test_a_guidance_embedding_is_added_whether_or_not_the_teachers_configuration_knows_of_one(
     tmp_path: Path, early: bool
 ) -> None:
-    """That of Stable Diffusion 1.5 is older than the option, and diffusers then takes the default,
-    whatever one sets it to.
+    """The file of Stable Diffusion 1.5 is older than the option, and diffusers then takes the
+    default, whatever one sets it to.
     """
     build_unet().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

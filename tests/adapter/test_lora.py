@@ -12,7 +12,8 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from lcm.adapter.layers import LoraConv2d, LoraLinear
-from lcm.adapter.lora import LORA_TARGETS, add_lora, lora_modules, lora_parameters
+from lcm.adapter.lora import add_lora, lora_modules, lora_parameters
+from lcm.adapter.names import LORA_TARGETS
 from tests.support.worlds import build_sdxl_unet, build_unet, randomize_lora
 
 every_unet = pytest.mark.parametrize("build", [build_unet, build_sdxl_unet])

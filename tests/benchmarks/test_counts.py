@@ -20,7 +20,8 @@ from benchmarks.counts import (
     fit_table,
 )
 from benchmarks.meters import KernelMeter, extent
-from lcm.adapter.lora import LORA_TARGETS, layers_named
+from lcm.adapter.lora import layers_named
+from lcm.adapter.names import LORA_TARGETS
 from lcm.system.memory import LiveMemory, memory_of
 
 # --- meters

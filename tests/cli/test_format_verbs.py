@@ -15,7 +15,8 @@ from torch import Tensor
 
 import lcm
 from lcm.adapter.export import probe
-from lcm.adapter.files import WEIGHTS_NAME, read_header
+from lcm.adapter.files import read_header
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.cli import main as cli
 from lcm.formats.read import read_adapter
 from tests.support.adapters import (

@@ -20,10 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import lcm
-from lcm.adapter.files import WEIGHTS_NAME
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.cli.generate import configure
 from lcm.cli.main import main
-from lcm.inference.generate import draw_grid, plan
+from lcm.inference.generate import draw_seed_grid, plan
 from lcm.system.image_grid import LARGEST_SIDE, fitting, save_png
 from tests.support import ROOT
 from tests.support.adapters import make_recipe, write_adapter
@@ -194,7 +194,7 @@ def test_a_large_grid_is_made_smaller(tmp_path: Path) -> None:
     pictures = plan(["x"] * 70, [1], [0])
     for picture in pictures:
         save_png(Image.new("RGB", (10, 400)), tmp_path / picture.name)
-    assert max(draw_grid(tmp_path, pictures).size) <= LARGEST_SIDE
+    assert max(draw_seed_grid(tmp_path, pictures).size) <= LARGEST_SIDE
 
 
 def test_names_stay_in_the_folder_and_are_all_different() -> None:
@@ -408,7 +408,7 @@ def test_the_base_is_named_by_its_flag(
 
 
 def commands() -> list[list[str]]:
-    """Those of the page on generating, without the program."""
+    """The commands of the page on generating, without the program."""
     text = (ROOT / "docs" / "generating.md").read_text()
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     return [

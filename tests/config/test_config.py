@@ -462,7 +462,7 @@ def test_a_flag_left_out_is_the_methods_own(objective: str) -> None:
     ],
 )
 def test_every_loss_has_a_c_of_its_own(loss_type: str, c: float | None) -> None:
-    """That of huber_norm depends on the latents."""
+    """The c of huber_norm depends on the latents."""
     assert TrainConfig.of(**BASE, loss_type=loss_type).huber_c == c
     if loss_type in ("huber", "huber_norm", "cauchy"):
         assert TrainConfig.of(**BASE, loss_type=loss_type, huber_c=0.3).huber_c == 0.3

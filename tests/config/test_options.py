@@ -34,9 +34,10 @@ from torch import Tensor, nn
 
 import lcm
 import train_lcm_lora
-from lcm.adapter.files import WEIGHTS_NAME
 from lcm.adapter.lora import add_lora, lora_parameters
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.config.flags import parse_config
+from lcm.data.batch import Trajectory
 from lcm.methods.perceptual import make_lpips
 from lcm.models.conditioning import Conditioning
 from lcm.models.families import load_family
@@ -942,12 +943,11 @@ def test_prompts_take_the_place_of_images(
     )
     batch = next(trainer.run.inputs.batches(range(1)))
     assert set(batch.prompts) <= set(PROMPTS)
-    assert batch.pixels is None
-    assert batch.trajectory is not None
-    assert batch.trajectory.shape[1] == points
+    assert isinstance(batch.content, Trajectory)
+    assert batch.content.tensor.shape[1] == points
     latents = encoded(trainer, batch)
     assert latents.trajectory is not None
-    assert torch.equal(latents.x0, batch.trajectory[:, 0])
+    assert torch.equal(latents.x0, batch.content.tensor[:, 0])
     assert not (tmp_path / "again" / "trajectories").exists()  # those of the first run were found
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcm.data import StepSampler
 from lcm.data.buckets import Buckets, by_aspect_ratio, one_square
 from lcm.data.config import DataConfig
 from lcm.data.crops import choose_crop
 from lcm.data.pictures import Picture
+from lcm.data.sampler import StepSampler
 
 SIZES = [
     (512, 512),

@@ -22,16 +22,17 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lcm.cli import main as cli
-from lcm.data import SampleBatch, TrainDataset, collate
+from lcm.data.batch import Moments, SampleBatch, collate
 from lcm.data.buckets import Buckets, by_aspect_ratio, one_square
 from lcm.data.config import DataConfig
+from lcm.data.dataset import TrainDataset
 from lcm.data.load import load_records
 from lcm.data.pictures import Picture, survey
-from lcm.data.precomputed import EncodedSamples, PictureSet, encode_samples
-from lcm.data.precomputed.rows import break_even, fill
-from lcm.data.precomputed.store import ROWS, Row, Store, Writer, discard, sweep, write_rows
+from lcm.data.precomputed.latents import EncodedSamples, PictureSet, encode_samples
+from lcm.data.precomputed.rows import Filled, Make, Rows, break_even
+from lcm.data.precomputed.store import ROWS, Row, Store, Writer, drop_damaged, sweep, write_rows
 from lcm.data.records import Record
-from lcm.data.sources.folder import Folder
+from lcm.data.sources.folder import read_folder
 from lcm.models.families import Family, load_family
 from lcm.system.processes import Team
 from lcm.training.encode import encode
@@ -103,7 +104,7 @@ def test_every_flipped_bit_is_found_and_only_its_row_is_lost(tmp_path: Path) -> 
             i for i, (key, row) in enumerate(rows.items()) if not equal(Store(tmp_path)[key], row)
         ]
         assert damaged == {path: wrong} and len(wrong) == 1
-    discard(damaged)
+    drop_damaged(damaged)
     store = Store(tmp_path)
     assert not store.damaged(quiet=True) and path not in store.files
     assert set(store.places) == {key for i, key in enumerate(rows) if i not in wrong}
@@ -126,7 +127,7 @@ def test_a_file_that_cannot_be_read_is_found_and_goes(tmp_path: Path, damage: st
     path.write_bytes(broken)
     store = Store(tmp_path)
     assert store.damaged(quiet=True) == {path: []}
-    discard(store.damaged(quiet=True))
+    drop_damaged(store.damaged(quiet=True))
     left = Store(tmp_path)
     assert (
         not path.exists()
@@ -182,12 +183,21 @@ class Counting:
 WANTED = {str(i): i for i in range(2 * ROWS + 50)}
 
 
+def fill(
+    folder: Path, requested: dict[str, int], make: Make[int], team: Team, portion: int | None = None
+) -> Filled:
+    """Rows of a kind that only tests know, all of them on disk."""
+    facts: dict[str, Any] = {"flag": "latent_cache_dir", "facts": {}, "portion": portion}
+    rows = Rows("rows", "rows", name=folder.name, requested=requested, make=make, **facts)
+    return rows.fill(folder.parent, team)
+
+
 def test_filling_makes_each_row_once_and_then_none(tmp_path: Path) -> None:
     make = Counting()
-    first = fill(tmp_path, WANTED, make, Team(), "rows")
+    first = fill(tmp_path, WANTED, make, Team())
     assert sorted(make.made) == sorted(WANTED) and (first.found, first.made) == (0, len(WANTED))
     again = Counting()
-    second = fill(tmp_path, {**WANTED, "new": 7}, again, Team(), "rows")
+    second = fill(tmp_path, {**WANTED, "new": 7}, again, Team())
     assert again.made == ["new"] and (second.found, second.made) == (len(WANTED), 1)
     assert all(second.store[key]["x"].item() == number for key, number in WANTED.items())
 
@@ -195,28 +205,28 @@ def test_filling_makes_each_row_once_and_then_none(tmp_path: Path) -> None:
 def test_an_interrupted_build_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     first, second = Counting(fail_at=ROWS + 10), Counting()
     with pytest.raises(KeyboardInterrupt):
-        fill(tmp_path, WANTED, first, Team(), "rows")
+        fill(tmp_path, WANTED, first, Team())
     assert len(Store(tmp_path)) == ROWS
-    fill(tmp_path, WANTED, second, Team(), "rows")
+    fill(tmp_path, WANTED, second, Team())
     assert set(second.made) == set(WANTED) - set(first.made[:ROWS])
 
 
 def test_a_damaged_row_is_made_again_and_nothing_else(tmp_path: Path) -> None:
-    store = fill(tmp_path, WANTED, Counting(), Team(), "rows").store
+    store = fill(tmp_path, WANTED, Counting(), Team()).store
     flip_bit(store.files[0], data_start(store.files[0]))
     make = Counting()
-    filled = fill(tmp_path, WANTED, make, Team(), "rows")
+    filled = fill(tmp_path, WANTED, make, Team())
     assert (len(make.made), filled.damaged, filled.made) == (1, 1, 1)
     assert all(filled.store[key]["x"].item() == number for key, number in WANTED.items())
 
 
 def test_processes_share_the_work_and_see_the_same_result(tmp_path: Path) -> None:
-    fill(tmp_path, dict(list(WANTED.items())[:100]), Counting(), Team(), "rows")
+    fill(tmp_path, dict(list(WANTED.items())[:100]), Counting(), Team())
     makes = [Counting() for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
         results = list(
             pool.map(
-                lambda pair: fill(tmp_path, WANTED, *pair, "rows"),
+                lambda pair: fill(tmp_path, WANTED, *pair),
                 zip(makes, teams(3), strict=True),
             )
         )
@@ -233,7 +243,7 @@ def test_machines_that_do_not_share_the_folder_are_told_so(tmp_path: Path) -> No
             yield from list(super().__call__(jobs))[1:]
 
     with pytest.raises(ValueError, match="same --latent_cache_dir"):
-        fill(tmp_path, WANTED, Forgetful(), Team(), "rows")
+        fill(tmp_path, WANTED, Forgetful(), Team())
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -277,7 +287,7 @@ def test_pictures_are_read_once_and_again_when_they_change(tmp_path: Path) -> No
     (images / "3.png").write_bytes(b"no image")
     (images / "2.png").write_bytes((images / "1.png").read_bytes())
     config = DataConfig(train_data_dir=str(images), resolution=16)
-    records = list(Folder().read(str(images), config, Counter()))
+    records = list(read_folder(str(images), config, Counter()))
     first = survey(records, Team(), notes)
     assert [(p.width, p.height) for p in first] == [(20, 16)] * 3 + [(0, 0)]
     assert first[1].sha256 == first[2].sha256 != first[0].sha256
@@ -286,7 +296,7 @@ def test_pictures_are_read_once_and_again_when_they_change(tmp_path: Path) -> No
     note.write_text(note.read_text()[:-20])  # as a kill leaves it: the last line is torn
     Image.new("RGB", (30, 40)).save(images / "0.png")
     read: list[str] = []
-    records = list(Folder().read(str(images), config, Counter()))
+    records = list(read_folder(str(images), config, Counter()))
     counted = [
         dataclasses.replace(r, read=lambda r=r: read.append(r.key) or r.read()) for r in records
     ]
@@ -314,7 +324,7 @@ def test_machines_with_copies_of_the_pictures_remember_different_ones(tmp_path: 
     """One has read all of them before, the other none: stamps tell of paths and times."""
     folders = [write_images(tmp_path / f"images-{rank}", 5) for rank in range(2)]
     records = [
-        list(Folder().read(str(folder), DataConfig(train_data_dir=str(folder)), Counter()))
+        list(read_folder(str(folder), DataConfig(train_data_dir=str(folder)), Counter()))
         for folder in folders
     ]
     notes = tmp_path / "notes"
@@ -381,7 +391,7 @@ def test_a_cached_batch_is_the_live_batch_of_the_same_crop(
         live = encode(family, batch_of(records, config, epoch), device)
         batch = batch_of(records, config, epoch, encoded)
         cached = encode(family, batch, device)
-        assert batch.pixels is None and torch.equal(cached.noise, live.noise)
+        assert isinstance(batch.content, Moments) and torch.equal(cached.noise, live.noise)
         assert cached.cond.prompt_embeds.shape == live.cond.prompt_embeds.shape
         torch.testing.assert_close(
             cached.cond.prompt_embeds, live.cond.prompt_embeds, rtol=1e-5, atol=1e-5

@@ -709,8 +709,11 @@ def test_pixels_have_one_shape_type_and_range(size: tuple[int, int], center_crop
     data = make_data([png_record(noise)], center_crop=center_crop, random_flip=True)
     for epoch in range(4):
         sample = data[epoch, 0]
-        assert (sample.pixels.shape, sample.pixels.dtype) == ((3, 16, 16), torch.float32)
-        assert -1 <= sample.pixels.min() <= sample.pixels.max() <= 1
+        assert (sample.content.tensor.shape, sample.content.tensor.dtype) == (
+            (3, 16, 16),
+            torch.float32,
+        )
+        assert -1 <= sample.content.tensor.min() <= sample.content.tensor.max() <= 1
         size_told = sample.size
         assert (size_told.original_height, size_told.original_width) == (size[1], size[0])
         assert (size_told.height, size_told.width) == (16, 16)
@@ -725,7 +728,7 @@ def test_an_image_of_the_right_size_passes_unchanged(interpolation: str, center_
     )
     want = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
     sample = data[3, 0]
-    assert torch.equal(sample.pixels, want)
+    assert torch.equal(sample.content.tensor, want)
     assert dataclasses.astuple(sample.size) == (16, 16, 0, 0, 16, 16)
     assert (want.min(), want.max()) == (-1, 1)
 
@@ -741,7 +744,7 @@ def test_the_centre_crop_takes_the_middle(size: tuple[int, int], corner: tuple[i
     for epoch in range(3):
         sample = data[epoch, 0]
         np.testing.assert_array_equal(
-            as_bytes(sample.pixels), image[top : top + 16, left : left + 16]
+            as_bytes(sample.content.tensor), image[top : top + 16, left : left + 16]
         )
         assert dataclasses.astuple(sample.size) == (size[1], size[0], top, left, 16, 16)
 
@@ -758,7 +761,7 @@ def test_the_corner_that_is_told_is_the_corner_of_the_pixels(
     for epoch in range(400):
         sample = data[epoch, 0]
         top, left = sample.size.crop_top, sample.size.crop_left
-        got = as_bytes(sample.pixels)
+        got = as_bytes(sample.content.tensor)
         is_mirrored = bool(got[0, 0, 0] > got[0, 1, 0])
         mirrored += is_mirrored
         want = image[:, ::-1] if is_mirrored else image
@@ -776,7 +779,7 @@ def test_the_mirror_image_differs_in_nothing_but_the_mirror() -> None:
     plain, flipped = make_data([record]), make_data([record], random_flip=True)
     seen = set()
     for epoch in range(20):
-        a, b = plain[epoch, 0].pixels, flipped[epoch, 0].pixels
+        a, b = plain[epoch, 0].content.tensor, flipped[epoch, 0].content.tensor
         is_mirrored = not torch.equal(a, b)
         seen.add(is_mirrored)
         assert torch.equal(b, a.flip(-1) if is_mirrored else a)
@@ -787,7 +790,7 @@ def test_nearest_upscaling_repeats_pixels() -> None:
     small = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     sample = make_data([png_record(small)], interpolation_type="nearest")[0, 0]
     np.testing.assert_array_equal(
-        as_bytes(sample.pixels), small.repeat(2, axis=0).repeat(2, axis=1)
+        as_bytes(sample.content.tensor), small.repeat(2, axis=0).repeat(2, axis=1)
     )
     assert (sample.size.original_height, sample.size.original_width) == (8, 8)
 
@@ -801,7 +804,9 @@ def test_every_interpolation_is_the_one_it_is_named_for(
 ) -> None:
     step = np.full((8, 8, 3), 64, dtype=np.uint8)
     step[:, 4:] = 192
-    got = as_bytes(make_data([png_record(step)], interpolation_type=interpolation)[0, 0].pixels)
+    got = as_bytes(
+        make_data([png_record(step)], interpolation_type=interpolation)[0, 0].content.tensor
+    )
     assert (got.min() < 64, got.max() > 192) == (bool(overshoots), bool(overshoots))
     assert len(np.unique(got)) == 2 if interpolation == "nearest" else len(np.unique(got)) > 2
     np.testing.assert_array_equal(got + got[:, ::-1], 256)
@@ -811,7 +816,9 @@ def test_every_interpolation_is_the_one_it_is_named_for(
 @pytest.mark.parametrize("size", [(5, 8), (64, 48), (16, 200)])
 def test_resizing_keeps_a_plain_colour(interpolation: str, size: tuple[int, int]) -> None:
     plain = np.full((size[1], size[0], 3), (3, 130, 250), dtype=np.uint8)
-    got = as_bytes(make_data([png_record(plain)], interpolation_type=interpolation)[0, 0].pixels)
+    got = as_bytes(
+        make_data([png_record(plain)], interpolation_type=interpolation)[0, 0].content.tensor
+    )
     np.testing.assert_array_equal(got, np.broadcast_to([3, 130, 250], (16, 16, 3)))
 
 
@@ -823,7 +830,7 @@ def test_resizing_keeps_the_proportions() -> None:
             [png_record(np.ascontiguousarray(ramp))],
             center_crop=True,
             interpolation_type="bilinear",
-        )[0, 0].pixels
+        )[0, 0].content.tensor
     )
     np.testing.assert_allclose(got[8, :, 0], 4 * (16.5 + 2 * np.arange(16)), atol=2)
 
@@ -849,6 +856,8 @@ def assert_same(
     for field in dataclasses.fields(a):
         if field.name not in but:
             x, y = getattr(a, field.name), getattr(b, field.name)
+            if field.name == "content":
+                x, y = x.tensor, y.tensor
             assert torch.equal(x, y) if isinstance(x, Tensor) else x == y, field.name
 
 
@@ -911,11 +920,11 @@ def test_epochs_seeds_and_keys_have_numbers_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("change", "may_change"),
     [
-        ({"random_flip": True}, ("pixels",)),
-        ({"center_crop": True}, ("pixels", "size")),
-        ({"interpolation_type": "nearest"}, ("pixels",)),
+        ({"random_flip": True}, ("content",)),
+        ({"center_crop": True}, ("content", "size")),
+        ({"interpolation_type": "nearest"}, ("content",)),
         ({"proportion_empty_prompts": 0.5}, ("prompt",)),
-        ({"resolution": 8}, ("pixels", "size")),
+        ({"resolution": 8}, ("content", "size")),
         ({"caption_column": "other", "image_column": "other", "max_train_samples": 3}, ()),
     ],
     ids=str,
@@ -929,8 +938,8 @@ def test_an_option_changes_no_number_but_its_own(
         assert_same(plain[2, index], changed[2, index], but=may_change)
     for name in set(may_change) - {"size"}:
         assert any(
-            not torch.equal(getattr(plain[2, i], name), getattr(changed[2, i], name))
-            if name == "pixels"
+            not torch.equal(plain[2, i].content.tensor, changed[2, i].content.tensor)
+            if name == "content"
             else getattr(plain[2, i], name) != getattr(changed[2, i], name)
             for i in range(10)
         )
@@ -1088,8 +1097,9 @@ def test_collate_stacks_in_order() -> None:
     assert batch.sizes == [sample.size for sample in samples]
     assert batch.uniform_time.dtype == batch.uniform_guidance.dtype == torch.float32
     for i, sample in enumerate(samples):
-        for name in ("pixels", "noise", "posterior_noise"):
+        for name in ("noise", "posterior_noise"):
             assert torch.equal(getattr(batch, name)[i], getattr(sample, name))
+        assert torch.equal(batch.content.tensor[i], sample.content.tensor)
         assert batch.uniform_time[i] == np.float32(sample.uniform_time)
         assert batch.uniform_guidance[i] == np.float32(sample.uniform_guidance)
 

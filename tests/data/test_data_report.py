@@ -13,8 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcm.data import DataConfig, LoadedData, Record, load_data, make_report, write_report
+from lcm.data.config import DataConfig
+from lcm.data.load import load_data
+from lcm.data.loaded import LoadedData
 from lcm.data.pictures import survey
+from lcm.data.records import Record
+from lcm.data.report import make_report, write_report
 from lcm.system.processes import Team
 from tests.support.pictures import BLUE, GREEN, RED, encoded, plain
 

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lcm.data import DataConfig, load_data
+from lcm.data.config import DataConfig
+from lcm.data.load import load_data
 from lcm.data.loaded import LoadedData
 from tests.support.pictures import BLUE, GREEN, RED, encoded, plain
 from tests.support.samples import STRUCT, TEXTS, THREE, write_rows

@@ -22,9 +22,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lcm.config.run import FREE_TO_CHANGE
-from lcm.data import DataConfig, StepSampler, TrainDataset, collate, load_data, load_records
-from lcm.data.config import WHAT
+from lcm.data.batch import collate
+from lcm.data.config import WHAT, DataConfig
+from lcm.data.dataset import TrainDataset
+from lcm.data.load import load_data, load_records
 from lcm.data.loaded import LoadedData
+from lcm.data.sampler import StepSampler
 from lcm.data.sources import SOURCES
 from tests.support.pictures import (
     BLUE,
@@ -224,7 +227,7 @@ def test_worker_processes_read_the_same(tmp_path: Path, flag: str) -> None:
     ):
         expected = collate([alone[ref] for ref in group])
         assert batch.keys == expected.keys
-        assert (batch.pixels == expected.pixels).all()
+        assert (batch.content.tensor == expected.content.tensor).all()
     copies = pickle.loads(pickle.dumps(records))
     assert [copy.image().getpixel((0, 0)) for copy in copies] == list(COLORS)
 

@@ -22,9 +22,11 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from lcm.cli import main as cli
-from lcm.data import DataConfig, DataReport, load_data
+from lcm.data.config import DataConfig
+from lcm.data.load import load_data
 from lcm.data.loaded import LoadedData
-from lcm.data.precomputed import stores
+from lcm.data.precomputed.rows import stores
+from lcm.data.report import DataReport
 from lcm.data.sources.tables import content_of, is_part, without_secrets
 from lcm.data.stream.read import load_stream
 from lcm.data.stream.rows import Stream
@@ -32,7 +34,7 @@ from lcm.system.processes import ALONE, Team
 from tests.support.damage import data_start, flip_bit
 from tests.support.outputs import losses
 from tests.support.pictures import BLUE, HOSTILE, encoded, plain
-from tests.support.runs import encoded, flags, fork, run, trainer_of, update
+from tests.support.runs import flags, fork, run, trainer_of, update
 from tests.support.samples import (
     STRUCT,
     Example,

@@ -21,8 +21,12 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from lcm.data import DataConfig, StepSampler, TrainDataset, collate, load_data, load_records
+from lcm.data.batch import collate
+from lcm.data.config import DataConfig
+from lcm.data.dataset import TrainDataset
+from lcm.data.load import load_data, load_records
 from lcm.data.loaded import LoadedData
+from lcm.data.sampler import StepSampler
 from lcm.data.sources.files import expand_braces, find_files
 from tests.support.pictures import BLUE, GREEN, RED, encoded, plain
 from tests.support.samples import THREE, captions_of, write_members
@@ -189,7 +193,7 @@ def test_a_spawned_worker_reads_the_same(tmp_path: Path) -> None:
     (batch,) = loader
     expected = collate([data[ref] for ref in next(iter(sampler))])
     assert batch.keys == expected.keys
-    assert (batch.pixels == expected.pixels).all()
+    assert (batch.content.tensor == expected.content.tensor).all()
 
 
 # damaged and hostile tars

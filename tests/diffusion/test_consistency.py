@@ -288,7 +288,9 @@ def test_golden_distillation_step(row: GoldenStep) -> None:
 def test_the_pure_jump_is_a_stock_ddim_step(
     prediction_type: str, zero_snr: bool, steps: int
 ) -> None:
-    """From every timestep of a trailing schedule to the next, and from the last to clean data."""
+    """The jumps go from every timestep of a trailing schedule to the next, and from the last to
+    clean data.
+    """
     stock = stock_ddim(prediction_type, zero_snr)
     stock.set_timesteps(steps)
     schedule, x_t, output = (

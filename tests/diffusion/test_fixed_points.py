@@ -87,8 +87,8 @@ def batch_at(
 def sweep(
     objective: Objective, nets: Tabulated, num_steps: int, values: list[float], weigh: Any
 ) -> None:
-    """From clean upwards: at every grid point the student's landing points become the mean of its
-    targets, l2's optimum.
+    """Consistency spreads from clean upwards: at every grid point the student's landing points
+    become the mean of its targets, l2's optimum.
 
     `values` are the images that may lie behind x_t, `weigh(x, alpha, sigma)` their probabilities
     [len(values), n].
@@ -111,7 +111,7 @@ def certain(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
 
 
 def posterior_of_a_pair(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Of -1 and 1."""
+    """The law of x0 is that of a fair coin, -1 or 1."""
     plus = torch.sigmoid(2 * alpha * x / sigma**2)
     return torch.stack([1 - plus, plus])
 
@@ -197,8 +197,8 @@ def error_on_a_pair(name: str, num_steps: int) -> float:
 
 
 def test_pairs_of_the_same_noise_are_worse_than_the_solver_and_get_better_with_the_grid() -> None:
-    """With N equal. x_u of the same noise is a random step, whose spread around the ODE's the mean
-    over targets blurs.
+    """Both have N steps. x_u of the same noise is a random step, whose spread around the ODE's the
+    mean over targets blurs.
     """
     training = {n: error_on_a_pair("ct", n) for n in (5, 20, 100)}
     distillation = {n: error_on_a_pair("cd", n) for n in (5, 20, 100)}

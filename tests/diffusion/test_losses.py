@@ -61,7 +61,7 @@ def test_without_a_c_it_is_the_losss_own(name: str, side: int) -> None:
 
 
 def test_cauchy_by_itself_is_quadratic_between_neighbours_and_nearly_blind_to_outliers() -> None:
-    """With the c of huber it would be a logarithm of either."""
+    """Cauchy with the c of huber would be a logarithm of either."""
 
     def growth(size: float, c: float | None) -> float:
         d, zero = size * randn(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)

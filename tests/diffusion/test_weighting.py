@@ -83,7 +83,7 @@ def test_inverse_dt_weighs_a_step_by_its_length_in_noise_level() -> None:
 def test_a_weighted_l2_of_clean_landings_is_the_l2_of_predictions(
     prediction_type: str, name: str, kind: str
 ) -> None:
-    """Of epsilon, v or x0, whatever the network itself predicts."""
+    """The weights of a loss on epsilon, v or x0, whatever the network itself predicts."""
     schedule = make_schedule(prediction_type)
     generator = torch.Generator().manual_seed(0)
     x_t, mine, other = (torch.randn(len(T), 4, 3, 3, generator=generator) for _ in range(3))

@@ -190,11 +190,9 @@ def test_trajectories_are_found_by_a_teacher_that_has_its_adapter_by_now(
     for missing in (3, 0):
         trainer = trainer_of(flags(sd_folder, Path(), tmp_path / "out", dry_run=True, **options))
         (found,) = preparations(trainer.run)
-        assert (found.wanted, found.missing, found.need.nbytes) == (
-            3,
-            missing,
-            missing * 4 * 8 * 8 * 2,
-        )
+        tensors = missing * 4 * 8 * 8 * 2
+        assert (found.wanted, found.missing) == (3, missing)
+        assert tensors <= found.need.nbytes <= tensors + 1000  # a header
         assert (found.seconds > 0) == (missing > 0)
         assert run(sd_folder, Path(), tmp_path / str(missing), **options) == 0
 
@@ -516,7 +514,7 @@ def test_what_fails_on_another_process_fails_on_all(
 
 
 def test_on_a_gpu_its_allocator_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one that is played here: 100 bytes held, of which a tensor is 40."""
+    """A GPU that is played here: 100 bytes held, of which a tensor is 40."""
     state = {"now": 100, "peak": 500}
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: state["now"])
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: state["peak"])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from examples import distil, img2img, inpaint, mix, quickstart, serve, tools
 from examples.shapes.render import BACKGROUNDS, COLORS, write_dataset
-from lcm.adapter.files import WEIGHTS_NAME
+from lcm.adapter.names import WEIGHTS_NAME
 from tests.support import ROOT
 
 

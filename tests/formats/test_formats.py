@@ -23,8 +23,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lcm.adapter.files import WEIGHTS_NAME, AdapterError
+from lcm.adapter.files import AdapterError
 from lcm.adapter.locate import find
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.formats.factors import Adapter, Factors, uniform
 from lcm.formats.read import read_adapter
 from lcm.formats.write import save

@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lcm.adapter.export import kohya_state_dict
-from lcm.adapter.files import WEIGHTS_NAME
 from lcm.adapter.kohya import underscored
 from lcm.adapter.lora import add_lora, lora_modules
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.formats import diffusers, kohya
 from lcm.formats.names import dotted, from_ldm, is_layer
 from lcm.formats.programs import what_takes

@@ -38,8 +38,9 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 import lcm
 from lcm.adapter.export import kohya_state_dict
-from lcm.adapter.files import WEIGHTS_NAME, read_header
+from lcm.adapter.files import read_header
 from lcm.adapter.lora import add_lora
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.inference import locate
 from tests.support.adapters import everything, make_recipe, write_adapter
 from tests.support.pipelines import FEW, MASK, PICTURE, SIZE, draw, nine_channels, stock

@@ -14,7 +14,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 import lcm
-from lcm.adapter.files import WEIGHTS_NAME, read_header
+from lcm.adapter.files import read_header
+from lcm.adapter.names import WEIGHTS_NAME
 from pipelines import FewStepStableDiffusionPipeline, FewStepStableDiffusionXLPipeline
 from tests.support.adapters import everything, make_recipe, write_adapter
 from tests.support.pipelines import SIZE, draw

@@ -44,7 +44,9 @@ def build(make: Callable[[], Any] = build_sd, scheduler: Any = LCMScheduler) -> 
 
 
 def mixed() -> list[Request]:
-    """Of every number of steps, some of them guided; more steps than requests fit into a batch."""
+    """Requests of every number of steps, some of them guided; more steps than requests fit into a
+    batch.
+    """
     return [
         Request("a red star", seed=1, num_inference_steps=1, **SIZE),
         Request(

@@ -192,8 +192,8 @@ def test_zero_terminal_snr_gives_finite_losses_and_gradients(
 def test_a_bootstrapped_loss_is_that_of_both_landing_points_written_out(
     name: str, progress: float
 ) -> None:
-    """From x_t by the student and from x_u by the target, both to s; with v, where landing is a
-    rotation.
+    """Landing from x_t by the student and from x_u by the target, both to s; with v, where landing
+    is a rotation.
     """
     schedule, batch = make_schedule("v_prediction"), make_batch()
     flags: dict[str, Any] = {} if name == "stochastic_flow" else {"loss_type": "l2"}
@@ -633,8 +633,8 @@ def test_the_stock_scheduler_of_the_recipe_samples_what_this_package_samples(
 def test_training_lands_as_the_stock_scheduler_of_the_recipe_steps(
     name: str, flags: dict[str, Any], prediction_type: str
 ) -> None:
-    """From x_t clean with LCMScheduler, from x_t to the next time with DDIMScheduler, to (1 - eta)
-    of it with TCDScheduler.
+    """A step of sampling: from x_t clean with LCMScheduler, from x_t to the next time with
+    DDIMScheduler, to (1 - eta) of it with TCDScheduler.
     """
     objective, recipe, scheduler = played(name, flags, prediction_type)
     x_t = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -766,8 +766,8 @@ def test_pure_noise_has_a_loss_with_the_weights_that_are_left(name: str, weighti
 @every_method
 @pytest.mark.parametrize("weighting", [name for name in WEIGHTS if name not in TRAINS_PURE_NOISE])
 def test_a_weight_that_leaves_pure_noise_untrained_is_refused(name: str, weighting: str) -> None:
-    """With zero terminal SNR alone. The reason is true: as a control, the timestep that play starts
-    from has no loss.
+    """They are refused with zero terminal SNR alone. The reason is true: as a control, the timestep
+    that play starts from has no loss.
     """
     schedule, batch = make_schedule("v_prediction", zero_snr=True), make_batch()
     batch = dataclasses.replace(batch, uniform_time=torch.full((6,), 0.9999))
@@ -985,7 +985,7 @@ def gaussian_batch(nets: AffineStudent, uniform_time: float, size: int) -> Laten
 def gradient_in_standard_errors(
     objective: Objective, nets: AffineStudent, batch: LatentBatch
 ) -> float:
-    """Of the mean over the samples, the larger of both parameters."""
+    """The gradient of the mean over the samples, the larger of both parameters."""
     (gradient,) = torch.autograd.grad(objective(nets, batch).loss.sum(), nets.free)
     gradient = gradient.flatten(1)
     return float((gradient.mean(1).abs() / gradient.std(1) * gradient.shape[1] ** 0.5).max())

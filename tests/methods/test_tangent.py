@@ -134,7 +134,7 @@ def test_forward_mode_is_the_analytic_derivative(prediction_type: str) -> None:
 
 @every_type
 def test_the_finite_difference_converges_to_the_analytic_derivative(prediction_type: str) -> None:
-    """With order 1: half the step, half the error."""
+    """The finite difference is of order 1: half the step, half the error."""
     schedule, batch, errors = even_schedule(prediction_type), make_batch(), []
     batch = dataclasses.replace(batch, uniform_time=torch.linspace(0.1, 0.95, 6))
     nets = GaussianRoles(schedule)
@@ -176,7 +176,9 @@ def test_a_consistency_function_has_no_tangent(mode: str) -> None:
 def test_the_gradient_is_that_of_discrete_distillation_up_to_a_factor_per_sample(
     prediction_type: str, step: int
 ) -> None:
-    """From t to t - step with l2, written out here; the factor is cot(phi_t) / (phi_t - phi_u)."""
+    """The path from t to t - step with l2, written out here; the factor is cot(phi_t) / (phi_t -
+    phi_u).
+    """
     schedule, batch = make_schedule(prediction_type), make_batch()
 
     class Nudged(GaussianRoles):

@@ -15,11 +15,11 @@ from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline
 from safetensors.torch import load_file, save_file
 
 import train_lcm_lora
-from lcm.adapter.files import WEIGHTS_NAME
-from lcm.data import Record, TrajectorySpec
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.data.precomputed.latents import latent_facts
 from lcm.data.precomputed.prompts import prompt_rows
-from lcm.data.precomputed.trajectories import trajectory_key
+from lcm.data.precomputed.trajectories import TrajectorySpec, trajectory_key
+from lcm.data.records import Record
 from lcm.models.base_model import load_base
 from lcm.models.families import load_family
 from lcm.publish.card import card_for_hub

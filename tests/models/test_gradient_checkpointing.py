@@ -1,4 +1,6 @@
-"""Selective gradient checkpointing changes no bit, computes nothing dear twice, and keeps less."""
+"""Selective gradient checkpointing changes no bit, computes nothing expensive twice, and keeps
+less.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,15 @@ from torch import Tensor, nn
 from benchmarks.meters import KernelMeter
 from lcm.adapter.lora import add_lora
 from lcm.models import gradient_checkpointing as recompute
-from lcm.models.gradient_checkpointing import DEAR, checkpoint_selectively
+from lcm.models.gradient_checkpointing import EXPENSIVE, checkpoint_selectively
 from lcm.models.networks import make_networks
 from lcm.system.memory import LiveMemory
 from tests.support.worlds import build_sdxl_unet, build_unet, inputs, randomize_lora
 
 PRODUCTS = {"addmm", "mm", "convolution", "_scaled_dot_product_flash_attention_for_cpu"}
 ALWAYS = 1
-"""A value of DEAR by which every product is dear. By the real one nothing is in networks as small
-as these.
+"""A value of EXPENSIVE by which every product is expensive. By the real one nothing is in networks
+as small as these.
 """
 
 
@@ -52,8 +54,8 @@ def test_loss_and_gradients_are_the_same_bits(
     kind: str, trained: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = outcome(*build(kind, trained, dtype))
-    for dear in (ALWAYS, 50):
-        monkeypatch.setattr(recompute, "DEAR", dear)
+    for expensive in (ALWAYS, 50):
+        monkeypatch.setattr(recompute, "EXPENSIVE", expensive)
         unet, nets = build(kind, trained, dtype)
         unet.enable_gradient_checkpointing(checkpoint_selectively)
         recomputed = outcome(unet, nets)
@@ -63,13 +65,13 @@ def test_loss_and_gradients_are_the_same_bits(
 
 
 def products_and_memory(mode: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, int], int]:
-    """Of one forward and backward pass: how often each kind of product was computed, and what was
-    alive between the two.
+    """The count of one forward and backward pass: how often each kind of product was computed, and
+    what was alive between the two.
     """
     unet, nets = build("sd", "lora", torch.float32)
     if mode != "none":
         unet.enable_gradient_checkpointing(None if mode == "full" else checkpoint_selectively)
-        monkeypatch.setattr(recompute, "DEAR", int(mode) if mode.isdigit() else DEAR)
+        monkeypatch.setattr(recompute, "EXPENSIVE", int(mode) if mode.isdigit() else EXPENSIVE)
     given = inputs(unet)
     with KernelMeter() as meter, LiveMemory() as memory:
         loss = nets.student(*given).square().mean()
@@ -78,7 +80,9 @@ def products_and_memory(mode: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dic
     return {name: cost.kernels for name, cost in meter.by_name.items() if name in PRODUCTS}, alive
 
 
-def test_what_is_dear_is_computed_once_and_less_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_expensive_is_computed_once_and_less_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     plain, most = products_and_memory("none", monkeypatch)
     assert set(plain) == PRODUCTS
     once, kept = products_and_memory(str(ALWAYS), monkeypatch)
@@ -90,7 +94,7 @@ def test_what_is_dear_is_computed_once_and_less_is_kept(monkeypatch: pytest.Monk
     assert least < middle < kept
 
 
-@pytest.mark.parametrize(("width", "again"), [(DEAR // 2, 0), (DEAR // 2 - 1, 1)])
+@pytest.mark.parametrize(("width", "again"), [(EXPENSIVE // 2, 0), (EXPENSIVE // 2 - 1, 1)])
 def test_a_product_is_kept_from_1024_inputs_on(width: int, again: int) -> None:
     """2 FLOPs for each input, twice 1024 for each number of the result."""
     net, x = (
@@ -113,8 +117,8 @@ def test_what_was_written_onto_a_kept_result_is_not_written_twice() -> None:
             return total.sin()
 
     x, weight = (
-        torch.randn(4, DEAR, dtype=torch.float64),
-        torch.randn(DEAR, 3, dtype=torch.float64, requires_grad=True),
+        torch.randn(4, EXPENSIVE, dtype=torch.float64),
+        torch.randn(EXPENSIVE, 3, dtype=torch.float64, requires_grad=True),
     )
     checkpoint_selectively(Accumulates(), x, weight).sum().backward()
     expected = x.t() @ ((x @ weight + 1.0) / 2).cos() / 2

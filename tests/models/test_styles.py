@@ -19,13 +19,12 @@ from torch import Tensor
 
 import lcm
 import train_lcm_lora
-from lcm.adapter.files import WEIGHTS_NAME
 from lcm.adapter.lora import adaptable
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.config.flags import parse_config
-from lcm.data import TrajectorySpec
 from lcm.data.precomputed.latents import latent_facts
 from lcm.data.precomputed.prompts import prompt_rows
-from lcm.data.precomputed.trajectories import trajectory_key
+from lcm.data.precomputed.trajectories import TrajectorySpec, trajectory_key
 from lcm.models.families import StableDiffusion
 from lcm.models.styles import Style, fold_styles
 from lcm.training.teachers import load_teacher

@@ -89,7 +89,7 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
 def test_a_line_is_the_mean_of_the_lines_of_its_updates(
     sd_folder: Path, images: Path, tmp_path: Path
 ) -> None:
-    """By the number of samples: an update has four, in two batches."""
+    """The mean counts samples: an update has four, in two batches."""
     brief = {
         "validation_prompts": ["a"],
         "validation_num_steps": [1],

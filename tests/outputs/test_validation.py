@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lcm.data import Record
+from lcm.data.records import Record
 from lcm.outputs.validation import prompts_of
 
 

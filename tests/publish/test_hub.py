@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 import lcm
 import train_lcm_lora
-from lcm.adapter.files import WEIGHTS_NAME, read_header
+from lcm.adapter.files import read_header
 from lcm.adapter.full_unet import export_unet
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import RECIPE_KEY
 from lcm.cli import main as cli
 from lcm.config.flags import parse_config

@@ -16,8 +16,8 @@ from torch import Tensor
 
 import lcm
 from lcm.adapter.export import export_lora, probe
-from lcm.adapter.files import WEIGHTS_NAME
-from lcm.adapter.lora import LORA_TARGETS, add_lora
+from lcm.adapter.lora import add_lora
+from lcm.adapter.names import LORA_TARGETS, WEIGHTS_NAME
 from lcm.adapter.recipe import Recipe
 from tests.support.worlds import randomize_lora
 

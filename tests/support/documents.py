@@ -6,7 +6,7 @@ variables:
 - `python` blocks are run; after `<!-- not run: REASON -->` they are compiled only.
 - `bash` blocks are parsed, every command by the parser of its program;
   after `<!-- run -->` they are run.
-- a `yaml` block that begins with `# NAME.yaml` is written to that file.
+- a `yaml` or `python` block that begins with `# NAME.yaml` or `# NAME.py` is written to that file.
 - a command with flags inside a sentence is parsed.
 - a `text` block after `<!-- output -->` is what the block before it has printed.
 """
@@ -36,7 +36,9 @@ import lcm.cli.main
 import train_lcm_lora
 from lcm.cli import VERBS
 from lcm.config.flags import parse_config, spellings
+from lcm.diffusion.tables import LOSSES, SOLVERS
 from lcm.methods import METHODS
+from lcm.training.metrics import METRICS
 from tests.support import ROOT
 
 DOCUMENTS = (
@@ -97,10 +99,21 @@ def follow(document: str) -> int:
     """Does what the page says in the current folder; returns the number of blocks. Raises what goes
     wrong, with the line.
     """
-    with mock.patch.dict(METHODS):  # where a page adds a method, it is gone afterwards
+    with as_before():
         for command in INLINE.findall(FENCE.sub("", (ROOT / document).read_text(encoding="utf-8"))):
             do(Block("bash", command, "", 0), f"{document}: {command}", {})
         return sum(1 for _ in followed(document))
+
+
+@contextlib.contextmanager
+def as_before() -> Iterator[None]:
+    """What a page adds to our tables, by a plugin or by itself, is gone afterwards."""
+    tables = (METHODS, LOSSES, SOLVERS, METRICS)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(sys.modules))
+        for table in tables:
+            stack.enter_context(mock.patch.dict(table._known))
+        yield
 
 
 def followed(document: str) -> Iterator[Block]:
@@ -123,7 +136,9 @@ def followed(document: str) -> Iterator[Block]:
 def do(block: Block, where: str, namespace: dict[str, Any]) -> None:
     if block.language == "python":
         code = compile(block.text, where, "exec")
-        if block.mark != "not run":
+        if named := re.match(r"# (\w+\.py)\n", block.text):
+            Path(named[1]).write_text(block.text, encoding="utf-8")
+        elif block.mark != "not run":
             exec(code, namespace)
     elif block.language == "bash":
         for words in commands(block.text):
@@ -281,7 +296,7 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def known_flags() -> set[str]:
-    """Of training, of every verb, and of the launchers."""
+    """The parsers of training, of every verb, and of the launchers."""
     parser = argparse.ArgumentParser()
     verbs = parser.add_subparsers()
     for name, verb in VERBS.items():

@@ -27,7 +27,7 @@ import lcm.training.launch
 import lcm.training.step
 import train_lcm_lora
 from lcm.config.flags import parse_config
-from lcm.data import SampleBatch
+from lcm.data.batch import SampleBatch
 from lcm.training.run import Run
 from lcm.training.state import TrainState
 from tests.support.ranks import Job, start, wait

@@ -27,8 +27,8 @@ class Repository:
 
 @dataclass
 class FakeHub:
-    """Of user `alice`, who is in `studio`. `failures` maps a part of a path to the status that it
-    is answered with.
+    """The hub of user `alice`, who is in `studio`. `failures` maps a part of a path to the status
+    that it is answered with.
     """
 
     repositories: dict[str, Repository] = field(default_factory=dict)

@@ -181,7 +181,7 @@ def original_state(pipe: Any) -> State:
 def write_single_file(
     pipe: Any, path: Path, *, header: dict[str, str] | None = None, **more: Tensor
 ) -> Path:
-    """With further tensors, None leaves one out."""
+    """The file with further tensors; None leaves one out."""
     state = {
         name: value.contiguous().clone() for name, value in {**original_state(pipe), **more}.items()
     }

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 import train_lcm_lora
+from lcm.data.precomputed.store import Store
+from lcm.system.lock import LOCK_NAME
 from tests.support import ROOT
 from tests.support.outputs import differences
 from tests.support.runs import flags
@@ -130,10 +132,11 @@ def test_trajectories_on_disk_stay(
         in capsys.readouterr().err
     )
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert [path.name for path in files] == ["shard-00000.safetensors"]
-    kept = files[0].stat().st_mtime_ns
+    (first,) = [path for path in files if path.name not in ("manifest.json", LOCK_NAME)]
+    assert len(Store(first.parent)) == 64
+    kept = first.stat().st_mtime_ns
     assert train_lcm_lora.main(line) == 0
-    assert files[0].stat().st_mtime_ns == kept
+    assert first.stat().st_mtime_ns == kept
 
 
 def test_what_a_killed_run_left_in_a_shared_folder_of_trajectories_is_told_from_that_of_others(
@@ -144,15 +147,15 @@ def test_what_a_killed_run_left_in_a_shared_folder_of_trajectories_is_told_from_
     line = flags(sd_folder, images, tmp_path / "out", **{**OPTIONS, **BRIEF, **options})
     names: list[str] = []
     monkeypatch.setattr(
-        "lcm.data.precomputed.shards.recover", lambda folder, patterns: names.extend(patterns)
+        "lcm.data.precomputed.store.recover", lambda folder, patterns: names.extend(patterns)
     )
     assert train_lcm_lora.main([*line, "--dry_run"]) == 0
     assert names == []
     assert train_lcm_lora.main(line) == 0
     monkeypatch.undo()
-    (owner,) = re.findall(r"^shard-\*\.([0-9a-f]{16})$", "\n".join(names))
-    (shard,) = (tmp_path / "shared").rglob("*.safetensors")
-    mine, other = (shard.with_name(f".{shard.name}.{who}.part") for who in (owner, "0" * 16))
+    (owner,) = re.findall(r"^\*\.([0-9a-f]{16})$", "\n".join(names))
+    (made,) = (tmp_path / "shared").rglob("*.safetensors")
+    mine, other = (made.with_name(f".{made.name}.{who}.part") for who in (owner, "0" * 16))
     for partial in (mine, other):
         partial.write_bytes(b"half")
     (tmp_path / "out" / "README.md").unlink()

@@ -47,7 +47,7 @@ def launched() -> Accelerator:
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Of a machine without a GPU, where nobody was told of other processes."""
+    """The environment of a machine without a GPU, where nobody was told of other processes."""
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     yield monkeypatch
@@ -163,8 +163,8 @@ def test_a_process_whose_mates_do_not_come_says_where_it_waited(
 def test_processes_that_have_met_wait_half_a_day_for_each_other(
     environment: pytest.MonkeyPatch,
 ) -> None:
-    """By themselves they would 30 minutes with gloo. test_exactness.py sees that a barrier
-    keeps to what is set.
+    """Processes by themselves would wait 30 minutes with gloo. test_exactness.py sees that a
+    barrier keeps to what is set.
     """
     environment.setenv("ACCELERATE_USE_CPU", "true")
     join(environment, 1)

@@ -118,7 +118,7 @@ def test_the_loss_is_that_of_float32_up_to_rounding(
 def test_an_update_that_overflows_is_skipped_and_halves_the_scale(
     exponent: int, sd_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the loss scaler that accelerate adds on GPUs, and a scale that fits or that no
+    """A trainer with the loss scaler that accelerate adds on GPUs, and a scale that fits or that no
     half-precision gradient survives.
     """
 

@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 
 from lcm.adapter.lora import add_lora, base_state
 from lcm.config.flags import parse_config
-from lcm.data import StepSampler
 from lcm.data.buckets import one_square
-from lcm.data.sampler import MixedSampler, teacher_of
+from lcm.data.sampler import MixedSampler, StepSampler, teacher_of
 from lcm.dry_run.memory_fit import ENCODERS, UNET
 from lcm.dry_run.preparation import preparations
 from lcm.dry_run.step_memory import held_by
@@ -248,7 +247,7 @@ def size(model: torch.nn.Module) -> int:
 def test_a_dry_run_counts_all_teachers(
     sd_folder: Path, fine_tunes: Path, images: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    """Of three teachers, two are the same: trajectories are made for two, and each U-Net is
+    """Two of three teachers are the same: trajectories are made for two, and each U-Net is
     held.
     """
     changes = {

@@ -19,10 +19,12 @@ from safetensors.torch import load_file
 
 import lcm
 import train_lcm_lora
-from lcm.adapter.files import WEIGHTS_NAME, read_header
+from lcm.adapter.files import read_header
 from lcm.adapter.lora import lora_modules
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.dry_run.rehearse import rehearse
 from lcm.outputs.checkpoint import load_checkpoint
+from lcm.system.lock import LOCK_NAME
 from tests.support.outputs import (
     adapted_layers,
     assert_same_gradients,
@@ -372,8 +374,7 @@ def test_the_teachers_own_resolution_is_trained_written_down_and_the_same_run(
     teacher = request.getfixturevalue(f"{family}_folder")
     trainer = trainer_of(flags(teacher, images, tmp_path, resolution=None))
     batch = next(trainer.run.inputs.batches(range(1)))
-    assert batch.pixels is not None
-    assert (batch.pixels.shape[2:], batch.noise.shape[2:]) == ((16, 16), (8, 8))
+    assert (batch.content.tensor.shape[2:], batch.noise.shape[2:]) == ((16, 16), (8, 8))
     assert trainer.run.publisher.recipe.resolution == 16
     if family == "sd":
         assert run(teacher, images, tmp_path, resolution=None, max_train_steps=1) == 0
@@ -493,7 +494,7 @@ def test_files_of_something_else_are_not_overwritten(
 ) -> None:
     (tmp_path / name).write_text("mine")
     expect_refusal(capsys, flags(sd_folder, images, tmp_path), f"holds a {name} of something else")
-    assert snapshot(tmp_path) == {name: b"mine"}
+    assert snapshot(tmp_path) == {name: b"mine", LOCK_NAME: b""}
 
 
 def test_a_run_interrupted_before_its_first_checkpoint_starts_again(

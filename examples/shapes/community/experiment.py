@@ -37,7 +37,7 @@ from examples.shapes.report import HELD_OUT_SEED
 
 FEW = (1, 2, 4, 8)
 GUIDANCE_SCALE = 5.0
-"""Of a model without an adapter, and what the adapters are distilled with."""
+"""Steps of a model without an adapter, and what the adapters are distilled with."""
 WEIGHTS, STYLE_WEIGHTS, GUIDANCE_SCALES = (0.8, 0.9, 1.0), (0.6, 0.8, 1.0, 1.2), (1.0, 1.5)
 """What is swept at 4 steps: the weight of the base adapter, that of the style LoRA, guidance on top
 of the adapter's.
@@ -153,8 +153,8 @@ def pictures(
 
 
 def share(name: str, agrees: np.ndarray) -> dict[str, float]:
-    """Of the pictures that agree in all columns of bool [B, columns], with the half width of its 95
-    % interval.
+    """The share of the pictures that agree in all columns of bool [B, columns], with the half width
+    of its 95 % interval.
     """
     value = float(agrees.all(axis=1).mean())
     return {name: round(value, 4), f"{name}_plus_minus": round(interval(value, len(agrees)), 4)}

@@ -36,7 +36,7 @@ ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
 @torch.no_grad()
 def prompt_embeds(pipe: Any) -> Tensor:
-    """Of the 192 captions and the empty prompt, [193, 77, 64]."""
+    """The text encodings of the 192 captions and the empty prompt, [193, 77, 64]."""
     ids = pipe.tokenizer(
         [*CAPTIONS, ""], padding="max_length", max_length=77, return_tensors="pt"
     ).input_ids

@@ -1,4 +1,4 @@
-"""What a model is, by its configuration and weights and not by its name or place."""
+"""The identity of a model, by its configuration and weights and not by its name or place."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def add_component(digest: Any, component: Any) -> None:
 
 
 def identity_of(*components: Any) -> str:
-    """32 hexadecimal digits of a SHA-256."""
+    """32 hexadecimal digits of the SHA-256 of configurations and weights."""
     digest = hashlib.sha256()
     for component in components:
         add_component(digest, component)
@@ -51,5 +51,5 @@ def identity_of(*components: Any) -> str:
 
 
 def key_of(*facts: object) -> str:
-    """32 hexadecimal digits of a SHA-256."""
+    """32 hexadecimal digits of the SHA-256 of facts that JSON has."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

@@ -24,7 +24,7 @@ from lcm.data.precomputed.prompts import (
     EncodedPrompts,
     encode_prompts,
 )
-from lcm.data.precomputed.rows import Filled, Make, Rows, break_even, open_folder, reading_seconds
+from lcm.data.precomputed.rows import Filled, Make, Rows, break_even, reading_seconds
 from lcm.data.precomputed.store import Row, Store, Writer
 from lcm.data.randomness import draw
 from lcm.data.records import Record
@@ -60,12 +60,12 @@ class PictureSet:
         )
 
     def key(self, index: int, crop: Crop) -> str:
-        """Of what is seen of which picture, wherever it lies and whatever it is called."""
+        """The key of a crop of a picture, wherever that lies and whatever it is called."""
         cut = (crop.size.crop_top, crop.size.crop_left, crop.size.height, crop.size.width)
         return key_of(self.pictures[index].sha256, crop.resized, cut, crop.mirrored)
 
     def jobs(self) -> dict[str, Job]:
-        """All that the epochs draw, by key."""
+        """All crops that the epochs draw, by key."""
         found: dict[str, Job] = {}
         for epoch in range(self.variants):
             for index, record in enumerate(self.records):
@@ -84,12 +84,12 @@ class EncodedPictures:
     pictures: PictureSet
 
     def picture(self, epoch: int, index: int) -> tuple[Tensor, ImageSize]:
-        """[2C, h, w] in the VAE's precision, and what SDXL is told."""
+        """Moments [2C, h, w] in the VAE's precision, and the size SDXL is conditioned on."""
         crop = self.pictures.crop(epoch % self.pictures.variants, index)
         return self.store[self.pictures.key(index, crop)][MOMENTS], crop.size
 
 
-class Crops(Dataset[Tensor]):
+class CropPixels(Dataset[Tensor]):
     """Pixels of the jobs, for the worker processes of a data loader."""
 
     def __init__(self, jobs: Sequence[Job], interpolation: str) -> None:
@@ -106,19 +106,20 @@ class Crops(Dataset[Tensor]):
 def make_moments(
     jobs: Sequence[tuple[str, Job]], *, family: Family, interpolation: str, workers: int
 ) -> Iterator[tuple[str, Row]]:
+    """Moments of crops, in the order of the jobs; worker processes decode the pictures."""
     device = family.pipe.vae.device
     loader = DataLoader(
-        Crops([job for _, job in jobs], interpolation), batch_size=None, num_workers=workers
+        CropPixels([job for _, job in jobs], interpolation), batch_size=None, num_workers=workers
     )
     for (key, _), pixels in zip(jobs, loader, strict=True):
-        # one at a time: what is kept does not depend on what else was missing
+        # one at a time: what is kept must not depend, to the last bit, on what else was missing
         yield key, {MOMENTS: family.image_moments(pixels[None].to(device))[0]}
 
 
 def reread_moments(
     jobs: Sequence[tuple[str, Job]], *, reread: Reread, make: Make[Job]
 ) -> Iterator[tuple[str, Row]]:
-    """As `make`, of pictures that a stream brings again in its own order."""
+    """Makes the moments, by `make`, of pictures that a stream brings again in its own order."""
     by_record: dict[str, list[tuple[str, Crop]]] = {}
     for key, (record, crop) in jobs:
         by_record.setdefault(record.key, []).append((key, crop))
@@ -127,7 +128,7 @@ def reread_moments(
 
 
 def latent_facts(family: Family, interpolation: str) -> dict[str, Any]:
-    """What the moments of this VAE follow from."""
+    """The facts that the moments of this VAE follow from."""
     vae = family.pipe.vae
     return {
         "model": key_of(identity_of(vae), interpolation),
@@ -140,7 +141,7 @@ def latent_facts(family: Family, interpolation: str) -> dict[str, Any]:
 def picture_rows(
     family: Family, pictures: PictureSet, workers: int, reread: Reread | None = None
 ) -> Rows:
-    """Those of a run."""
+    """The moments of a run's pictures."""
     interpolation = pictures.samples.interpolation_type
     options: dict[str, Any] = {"family": family, "interpolation": interpolation}
     make: Make[Job] = partial(make_moments, **options, workers=workers)
@@ -148,7 +149,20 @@ def picture_rows(
         make = partial(
             reread_moments, reread=reread, make=partial(make_moments, **options, workers=0)
         )
-    return Rows("latents", "latents", latent_facts(family, interpolation), pictures.jobs(), make)
+    return rows_of_latents(latent_facts(family, interpolation), pictures.jobs(), make)
+
+
+def rows_of_latents(facts: dict[str, Any], jobs: dict[str, Job], make: Make[Job]) -> Rows:
+    """Moments that follow from these facts, made of these jobs."""
+    return Rows(
+        kind="latents",
+        what="latents",
+        flag="latent_cache_dir",
+        name=f"latents-{facts['model']}",
+        facts=facts,
+        requested=jobs,
+        make=make,
+    )
 
 
 def encode_pictures(
@@ -160,10 +174,12 @@ def encode_pictures(
     workers: int,
     reread: Reread | None = None,
 ) -> EncodedPictures:
-    """Makes what is missing in `directory` and says what that took, and when it pays."""
+    """The moments of all crops, made where `directory` lacks them. Logs what that took, and when it
+    pays.
+    """
     rows = picture_rows(family, pictures, workers, reread)
     filled = rows.fill(directory, team)
-    pays = when_it_pays(filled, list(rows.wanted), pictures.variants, team.size)
+    pays = when_it_pays(filled, list(rows.requested), pictures.variants, team.size)
     logger.info("%s%s", filled.summary(rows.what), pays)
     return EncodedPictures(filled.store, pictures)
 
@@ -174,14 +190,15 @@ class Encoder:
     def __init__(
         self, family: Family, interpolation: str, *, directory: Path, workers: int
     ) -> None:
-        self.folder = open_folder(directory, "latents", latent_facts(family, interpolation))
-        self.known = set(Store(self.folder).places)
-        self.make = partial(
+        self.make: Make[Job] = partial(
             make_moments, family=family, interpolation=interpolation, workers=workers
         )
+        rows = rows_of_latents(latent_facts(family, interpolation), {}, self.make)
+        self.folder = rows.open(directory)
+        self.known = set(Store(self.folder).places)
 
     def add(self, pictures: PictureSet) -> None:
-        """Returns once all their crops are on the disk."""
+        """Encodes their crops that are not known yet. Returns once these are on the disk."""
         jobs = [(key, job) for key, job in pictures.jobs().items() if key not in self.known]
         writer = Writer(self.folder)
         for key, row in self.make(jobs):
@@ -191,7 +208,9 @@ class Encoder:
 
 
 def when_it_pays(filled: Filled, keys: Sequence[str], variants: int, processes: int) -> str:
-    """Building against encoding anew in every epoch; nothing where nothing was built."""
+    """Words on whether building a cache beats encoding anew in every epoch; none where nothing was
+    built.
+    """
     if not filled.made:
         return ""
     making, reading = filled.seconds * processes / filled.made, reading_seconds(filled.store, keys)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,13 +25,13 @@ PROMPTS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """What the text encoders say of every prompt, by its tokens."""
+    """The text encoders' embeddings of every prompt, by its tokens."""
 
     store: Store
     keys: dict[str, str]
 
     def prompt(self, prompt: str) -> Row:
-        """[L, D] prompt_embeds and, for SDXL, [P] pooled_prompt_embeds, in the encoders'
+        """The prompt_embeds [L, D] and, for SDXL, pooled_prompt_embeds [P], in the encoders'
         precision.
         """
         row = self.store[self.keys[prompt]]
@@ -42,6 +41,7 @@ class EncodedPrompts:
 def make_embeds(
     jobs: Sequence[tuple[str, tuple[str, Tensor]]], *, family: Family
 ) -> Iterator[tuple[str, Row]]:
+    """Embeddings of prompts, with their tokens, in the order of the jobs."""
     for start in range(0, len(jobs), PROMPTS_AT_ONCE):
         part = jobs[start : start + PROMPTS_AT_ONCE]
         embeds = family.embed_prompts([prompt for _, (prompt, _) in part])
@@ -50,27 +50,33 @@ def make_embeds(
 
 
 def prompt_rows(family: Family, prompts: Sequence[str]) -> tuple[Rows, dict[str, str]]:
-    """Those of a run, and the key of every prompt: prompts with the same tokens share a row."""
+    """The rows of a run, and the key of every prompt: prompts with the same tokens share a row."""
     unique = list(dict.fromkeys(prompts))
     ids = [family.token_ids(unique[i : i + 1024]) for i in range(0, len(unique), 1024)]
-    keys, wanted = {}, {}
+    keys, requested = {}, {}
     for prompt, tokens in zip(unique, torch.cat(ids), strict=True):
         keys[prompt] = key_of(tokens.tolist())
-        wanted[keys[prompt]] = (prompt, tokens)
+        requested[keys[prompt]] = (prompt, tokens)
     encoders = family.text_encoders()
-    facts: dict[str, Any] = {
-        "model": key_of(family.name, identity_of(*encoders)),
-        "family": family.name,
-        "dtype": str(encoders[0].dtype),
-    }
+    model = key_of(family.name, identity_of(*encoders))
+    facts = {"model": model, "family": family.name, "dtype": str(encoders[0].dtype)}
     make: Callable[..., Iterator[tuple[str, Row]]] = partial(make_embeds, family=family)
-    return Rows("prompts", "prompt embeddings", facts, wanted, make), keys
+    rows = Rows(
+        kind="prompts",
+        what="prompt embeddings",
+        flag="latent_cache_dir",
+        name=f"prompts-{model}",
+        facts=facts,
+        requested=requested,
+        make=make,
+    )
+    return rows, keys
 
 
 def encode_prompts(
     family: Family, prompts: Sequence[str], *, directory: Path, team: Team
 ) -> EncodedPrompts:
-    """Makes what is missing in `directory`."""
+    """The embeddings of all prompts, made where `directory` lacks them."""
     rows, keys = prompt_rows(family, prompts)
     filled = rows.fill(directory, team)
     logger.info("%s", filled.summary(rows.what))

@@ -10,12 +10,21 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
-from lcm.data.precomputed.store import Row, Store, Writer, absent, bytes_of_rows, discard, sweep
+from lcm.data.precomputed.store import (
+    Row,
+    Store,
+    Writer,
+    absent,
+    bytes_of_rows,
+    drop_damaged,
+    sweep,
+)
 from lcm.system.atomic import replacing
 from lcm.system.disk_space import Need, warn_if_short
 from lcm.system.processes import Team
@@ -25,14 +34,13 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Make = Callable[[Sequence[tuple[str, T]]], Iterator[tuple[str, Row]]]
 MANIFEST = "manifest.json"
-CHOOSE_FOLDER = "choose another --latent_cache_dir"
-PROBES = 64
+ROWS_READ = 64
 """Rows that are read to know how long reading takes."""
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A store with all that was wanted, and what that took: rows found, damaged and made, by all
+    """A store with all that was requested, and what that took: rows found, damaged and made, by all
     processes together.
     """
 
@@ -53,92 +61,126 @@ class Filled:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one `kind` that a run reads, whether they are there or not: by key what each is made
-    from, and how. They follow from `facts`.
+    """Rows of one `kind` that a run reads, whether they are on disk or not: `requested` has by key
+    what each is made from, `make` makes them.
+
+    They lie in the folder `name` of the directory that --`flag` chooses, whose manifest tells
+    people the `facts` that they follow from. Rows are dealt out to processes one by one, or, where
+    those that are made together share their work, in portions of so many neighbours, each a file.
     """
 
     kind: str
     what: str
-    facts: dict[str, Any]
-    wanted: Mapping[str, Any]
+    flag: str
+    name: str
+    facts: Mapping[str, Any]
+    requested: Mapping[str, Any]
     make: Make[Any]
+    portion: int | None = None
+    probes: int = 8  # rows that a dry run makes to know how long one takes
 
     def folder(self, directory: Path) -> Path:
-        return folder_of(directory, self.kind, self.facts)
+        """Where the rows lie, or will."""
+        return directory / self.name
+
+    def need(self, directory: Path, nbytes: int) -> Need:
+        """So many bytes more, and what to do where they find no room."""
+        return Need(self.folder(directory), nbytes, self.what, f"choose another --{self.flag}")
 
     def missing(self, directory: Path) -> list[str]:
-        """Keys that a cache lacks, by the headers of its files: damage is found when it is
-        filled.
+        """Keys of the rows that are not on disk, by the headers of its files: damage is found when
+        they are filled.
         """
-        return absent(Store(self.folder(directory)), self.wanted)
+        return absent(Store(self.folder(directory)), self.requested)
 
-    def fill(self, directory: Path, team: Team) -> Filled:
-        return fill(
-            open_folder(directory, self.kind, self.facts), self.wanted, self.make, team, self.what
+    def open(self, directory: Path) -> Path:
+        """The folder, made where it is not there yet. Raises ValueError naming the flag when it
+        cannot be.
+        """
+        folder = self.folder(directory)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"{self.flag}: {directory} cannot be written ({error}); choose another folder"
+            ) from error
+        if not (folder / MANIFEST).exists():
+            with replacing(folder / MANIFEST, f".{uuid.uuid4().hex}") as partial:
+                partial.write_text(json.dumps({"kind": self.kind, **self.facts}, indent=1) + "\n")
+        return folder
+
+    def fill(self, directory: Path, team: Team, owner: str | None = None) -> Filled:
+        """All rows that are requested, each made where it is not on disk. An interrupted build goes
+        on.
+
+        Every byte that is there is checked first, once, so that readers need not. `owner` names the
+        run, the same in all its processes and after a restart, so that it can clear up what it left
+        when it was killed, and nothing of other runs. Raises ValueError when the processes do not
+        see the same folder.
+        """
+        folder = self.open(directory)
+        damaged = dict(team.gather(list(Store(folder).damaged(team, team.rank != 0).items())))
+        missing: list[str] = []
+        # one looks for all: others may be writing, and all must share out the same list
+        if team.rank == 0:
+            sweep(folder, owner)
+            drop_damaged(damaged)
+            missing = self.missing(directory)
+        missing = team.gather(missing)
+        start = time.perf_counter()
+        if missing:
+            self._make_share(directory, missing, team, owner)
+        team.wait()
+        store = Store(folder)
+        if lacking := absent(store, self.requested):
+            raise ValueError(
+                f"{self.flag}: {folder} lacks {len(lacking)} of {len(self.requested)} {self.what} "
+                f"after they were made; give all machines the same --{self.flag}"
+            )
+        found, made = len(self.requested) - len(missing), len(missing)
+        lost = min(sum(len(rows) or 1 for rows in damaged.values()), made)
+        return Filled(store, found, lost, made, time.perf_counter() - start)
+
+    def _make_share(
+        self, directory: Path, missing: Sequence[str], team: Team, owner: str | None = None
+    ) -> None:
+        """Makes and writes what this process has to of the rows that are missing."""
+        portions, writer = self.portions(missing, team), Writer(self.folder(directory), owner)
+        total, is_main = sum(map(len, portions)), team.rank == 0
+        by = f" by {team.size} processes" if team.size > 1 else ""
+        found = len(self.requested) - len(missing)
+        logger.info(
+            "%s in %s: %d found, %d to make%s", self.what, writer.folder, found, len(missing), by
         )
+        title = f"making {self.what}"
+        with tqdm(total=total, desc=title, unit="row", disable=not is_main or not total) as bar:
+            for keys in portions:
+                for key, row in self.make([(key, self.requested[key]) for key in keys]):
+                    if bar.n == 0 and is_main:
+                        nbytes = bytes_of_rows(len(missing), key, row)
+                        warn_if_short([self.need(directory, nbytes)])
+                    writer.add(key, row)
+                    bar.update()
+                writer.flush()
 
-
-def folder_of(directory: Path, kind: str, facts: dict[str, Any]) -> Path:
-    """The place of rows that follow from `facts`, there or not."""
-    return directory / f"{kind}-{facts['model']}"
-
-
-def open_folder(directory: Path, kind: str, facts: dict[str, Any]) -> Path:
-    """The folder for rows that follow from `facts`; its manifest tells people what they are."""
-    folder = folder_of(directory, kind, facts)
-    manifest = json.dumps({"kind": kind, **facts}, indent=1) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / MANIFEST).exists():
-        with replacing(folder / MANIFEST, f".{uuid.uuid4().hex}") as partial:
-            partial.write_text(manifest)
-    return folder
-
-
-def fill(folder: Path, wanted: Mapping[str, T], make: Make[T], team: Team, what: str) -> Filled:
-    """All `wanted` rows, each made from what its key maps to where the folder lacks it. An
-    interrupted build goes on.
-
-    Every byte that is there is checked first, once, so that readers need not. Raises ValueError
-    when the processes do not see the same folder.
-    """
-    store = Store(folder)
-    damaged = dict(team.gather(list(store.damaged(team, quiet=team.rank != 0).items())))
-    missing: list[str] = []
-    if (
-        team.rank == 0
-    ):  # one looks for all: others may be writing, and all must share out the same list
-        sweep(folder)
-        discard(damaged)
-        missing = absent(Store(folder), wanted)
-    missing = team.gather(missing)
-    share = team.share(missing)
-    start, writer = time.perf_counter(), Writer(folder)
-    with tqdm(
-        total=len(share), desc=f"making {what}", unit="row", disable=team.rank != 0 or not share
-    ) as bar:
-        for number, (key, row) in enumerate(make([(key, wanted[key]) for key in share])):
-            if number == 0 and team.rank == 0:
-                warn_if_short(
-                    [Need(folder, bytes_of_rows(len(missing), key, row), what, CHOOSE_FOLDER)]
-                )
-            writer.add(key, row)
-            bar.update()
-    writer.flush()
-    team.wait()
-    store = Store(folder)
-    if lacking := absent(store, wanted):
-        raise ValueError(
-            f"latent_cache_dir: {folder} lacks {len(lacking)} of {len(wanted)} {what} after they "
-            "were made; give all machines the same --latent_cache_dir"
+    def portions(self, missing: Sequence[str], team: Team) -> list[Sequence[str]]:
+        """What this process makes, in the order of the requests; what is in a portion is made in
+        one go and written at its end.
+        """
+        if self.portion is None:
+            return [team.share(missing)]
+        # by their places among all rows and not among the missing ones: the batches in which they
+        # are made, and with them the last bits, are those of a build without interruption
+        size = self.portion
+        numbers = {key: place // size for place, key in enumerate(self.requested)}
+        return list(
+            team.share([list(keys) for _, keys in groupby(missing, key=numbers.__getitem__)])
         )
-    seconds = time.perf_counter() - start
-    lost = sum(len(rows) or 1 for rows in damaged.values())
-    return Filled(store, len(wanted) - len(missing), min(lost, len(missing)), len(missing), seconds)
 
 
 def reading_seconds(store: Store, keys: Sequence[str]) -> float:
-    """Seconds that one row takes to read, from a sample of them."""
-    probes = keys[:: max(1, len(keys) // PROBES)][:PROBES]
+    """The seconds that one row takes to read, from a sample of them."""
+    probes = keys[:: max(1, len(keys) // ROWS_READ)][:ROWS_READ]
     start = time.perf_counter()
     for key in probes:
         store[key]
@@ -150,3 +192,9 @@ def break_even(making: float, reading: float, variants: int) -> int | None:
     making.
     """
     return None if reading >= making else int(variants * making / (making - reading)) + 1
+
+
+def stores(directory: Path) -> Iterator[tuple[dict[str, Any], Store]]:
+    """The (manifest, store) of every folder with rows in a directory."""
+    for path in sorted(directory.glob(f"*/{MANIFEST}")):
+        yield json.loads(path.read_text()), Store(path.parent)

@@ -1,9 +1,9 @@
 """Tensors on disk by key: safetensors files of many rows, every row with a checksum, files complete
 or not there at all.
 
-Several processes may write into one folder, each file by file under a name of its own; a file is
-never changed. What is on disk is what the headers of the files say, so there is no list that could
-disagree with them.
+Several processes may write into one folder, file by file; a file's name follows from its rows, and
+a file is never changed. What is on disk is what the headers of the files say, so there is no list
+that could disagree with them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lcm.data.precomputed.former_shards import entries_of_shard, is_shard, is_sound
 from lcm.data.precomputed.identity import add_tensors
-from lcm.system.atomic import replacing
+from lcm.system.atomic import recover, replacing
 from lcm.system.processes import ALONE, Team
 
 ROWS = 256
@@ -55,6 +56,8 @@ def read_entries(path: Path) -> list[tuple[str, str]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
+            if is_shard(path):
+                return entries_of_shard(path, file)
             return [
                 (str(key), str(digest))
                 for key, digest in json.loads((file.metadata() or {}).get(ENTRIES, "[]"))
@@ -72,15 +75,17 @@ def packed(rows: dict[str, Row]) -> tuple[dict[str, Tensor], dict[str, str]]:
     return stacked, {ENTRIES: json.dumps([(key, digest_of(row)) for key, row in rows.items()])}
 
 
-def write_rows(folder: Path, rows: dict[str, Row]) -> None:
-    """One new file with these rows."""
+def write_rows(folder: Path, rows: dict[str, Row], owner: str | None = None) -> None:
+    """Writes one file with these rows. What a kill leaves of it names its `owner`."""
     tensors, metadata = packed(rows)
-    with replacing(folder / f"{uuid.uuid4().hex}{SUFFIX}") as partial:
+    name = hashlib.sha256(metadata[ENTRIES].encode()).hexdigest()[:32]
+    # several runs may be writing the same rows at the same time
+    with replacing(folder / f"{name}{SUFFIX}", f".{owner or uuid.uuid4().hex}") as partial:
         save_file(tensors, partial, metadata=metadata)
 
 
 def bytes_of_rows(count: int, key: str, row: Row) -> int:
-    """On disk, of `count` rows like this one."""
+    """The bytes on disk of `count` rows like this one."""
     other = key[:-1] + ("0" if key[-1] != "0" else "1")
     one, two = (len(save(*packed(rows))) for rows in ({key: row}, {key: row, other: row}))
     return -(-count // ROWS) * (2 * one - two) + count * (two - one)
@@ -91,8 +96,8 @@ class Writer:
     rest.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, owner: str | None = None) -> None:
+        self.folder, self.owner = folder, owner
         self._waiting: dict[Any, dict[str, Row]] = {}
 
     def add(self, key: str, row: Row) -> None:
@@ -102,11 +107,11 @@ class Writer:
         waiting = self._waiting.setdefault(shapes, {})
         waiting[key] = {name: tensor.detach().cpu() for name, tensor in row.items()}
         if len(waiting) == ROWS:
-            write_rows(self.folder, self._waiting.pop(shapes))
+            write_rows(self.folder, self._waiting.pop(shapes), self.owner)
 
     def flush(self) -> None:
         for rows in self._waiting.values():
-            write_rows(self.folder, rows)
+            write_rows(self.folder, rows, self.owner)
         self._waiting = {}
 
 
@@ -174,7 +179,7 @@ class Store:
                 tqdm(
                     checks,
                     total=len(numbers),
-                    desc="checking the cache",
+                    desc="checking what is on disk",
                     unit="file",
                     leave=False,
                     disable=quiet,
@@ -187,11 +192,13 @@ class Store:
         }
 
     def _bad_rows(self, number: int) -> list[int] | None:
-        entries = self._digests[number]
+        path, entries = self.files[number], self._digests[number]
         try:
-            tensors = load_file(self.files[number])
+            tensors = load_file(path)
         except (OSError, SafetensorError):
             return []
+        if is_shard(path):
+            return None if entries and is_sound(tensors, entries) else []
         if not entries or any(len(tensor) != len(entries) for tensor in tensors.values()):
             return []
         bad = [
@@ -202,7 +209,7 @@ class Store:
         return bad or None
 
 
-def discard(damaged: dict[Path, Sequence[int]]) -> None:
+def drop_damaged(damaged: dict[Path, Sequence[int]]) -> None:
     """Deletes the files that `Store.damaged` found, their sound rows going into new ones first:
     only what is lost is made again.
     """
@@ -220,15 +227,17 @@ def discard(damaged: dict[Path, Sequence[int]]) -> None:
         path.unlink(missing_ok=True)
 
 
-def absent(store: Store, wanted: Iterable[str]) -> list[str]:
-    """The wanted keys that the store lacks, each once, in order."""
-    return [key for key in dict.fromkeys(wanted) if key not in store]
+def absent(store: Store, keys: Iterable[str]) -> list[str]:
+    """The keys that the store lacks, each once, in order."""
+    return [key for key in dict.fromkeys(keys) if key not in store]
 
 
-def sweep(folder: Path, older_than: float = 3600.0) -> None:
-    """Deletes what killed writers left half done; a file younger than an hour may still be written
-    by another run.
+def sweep(folder: Path, owner: str | None = None, older_than: float = 3600.0) -> None:
+    """Deletes what killed writers left half done: that of `owner` at once, as it starts again; that
+    of others only once it is an hour old, as it may still be being written.
     """
+    if owner:
+        recover(folder, [f"*.{owner}"])
     for path in folder.glob(".*.part"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > older_than:

@@ -7,10 +7,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -18,21 +17,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lcm.adapter.lora import base_state
-from lcm.data.dataset import whole
+from lcm.data.crops import uncropped
 from lcm.data.precomputed.identity import add_component, add_tensors, as_bytes, facts_of
-from lcm.data.precomputed.shards import (
-    Trajectories,
-    clear_shards,
-    is_sound,
-    num_shards,
-    shard_path,
-    shard_rows,
-    shard_shape,
-    write_shard,
-)
+from lcm.data.precomputed.rows import Make, Rows
+from lcm.data.precomputed.store import Row, Store
 from lcm.data.randomness import sample_rng
 from lcm.data.records import Record
 from lcm.diffusion.grid import SolverGrid
@@ -40,22 +30,27 @@ from lcm.diffusion.schedule import CLEAN
 from lcm.diffusion.solvers.base import Remembering, repeated
 from lcm.diffusion.tables import SOLVERS
 from lcm.models.families import Family
-from lcm.models.networks import Networks, guided_teacher
-from lcm.system.disk_space import Need, warn_if_short
+from lcm.models.networks import Networks, adapters_disabled, guided_teacher
 from lcm.system.processes import ALONE, Team
 from lcm.system.registry import lookup
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-CHOOSE_TRAJECTORY_DIR = "choose another --trajectory_dir"
+POINTS = "trajectories"
+"""The tensor of a row, [M, C, h, w] float16."""
+
+PORTION = 64
+"""Trajectories in one file: 102 MiB of Stable Diffusion at 512 pixels and 50 steps, 2 MiB of clean
+latents alone.
+"""
 
 
 @dataclass(frozen=True)
 class TrajectorySpec:
-    """What a trajectory depends on besides teacher and prompt: the points of SolverGrid(num_steps),
-    the solver and its steps between two points, the range of guidance scales, the seed of noise and
-    guidance, the resolution in pixels.
+    """All that a trajectory depends on besides teacher and prompt: the points of
+    SolverGrid(num_steps), the solver and its steps between two points, the range of guidance
+    scales, the seed of noise and guidance, the resolution in pixels.
 
     Of its points are kept: "all", the two "ends", or the "clean" latents alone.
     """
@@ -69,7 +64,7 @@ class TrajectorySpec:
     keep: str = "all"
 
     def kept(self, points: Sequence[T]) -> Sequence[T]:
-        """Of all N + 1 points, clean latents first."""
+        """The points that are kept of all N + 1, clean latents first."""
         return {"all": points, "ends": [points[0], points[-1]], "clean": points[:1]}[self.keep]
 
     @property
@@ -127,7 +122,7 @@ def follow(
         noises.append(torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)))
     schedule = family.schedule.to(device)
     cond = family.encode_prompts(
-        [r.captions[0] for r in records], [whole(spec.resolution)] * len(records)
+        [r.captions[0] for r in records], [uncropped(spec.resolution)] * len(records)
     )
     scale = (
         torch.tensor(guidance, dtype=torch.float32, device=device)
@@ -163,122 +158,90 @@ def check_finite(trajectories: Tensor, records: Sequence[Record]) -> None:
             )
 
 
-def missing_shards(folder: Path, count: int, shape: tuple[int, ...], team: Team) -> list[int]:
-    """Which shards of `count` trajectories are missing or damaged, of the share that this process
-    checks.
-
-    Every byte is checked here, once, so that readers need not: they jump between shards.
+def make_points(
+    jobs: Sequence[tuple[str, Record]],
+    *,
+    family: Family,
+    spec: TrajectorySpec,
+    batch_size: int,
+    device: torch.device | str,
+) -> Iterator[tuple[str, Row]]:
+    """The trajectories of these records as they are stored, in float16. Raises ValueError naming a
+    prompt whose latents are not finite there.
     """
-    share = team.share(range(num_shards(count)))
-    checks = tqdm(
-        share, desc="checking trajectories", leave=False, disable=None if team.rank == 0 else True
-    )
-    return [
-        number
-        for number in checks
-        if not is_sound(shard_path(folder, number), (len(shard_rows(count, number)), *shape))
-    ]
+    for first in range(0, len(jobs), batch_size):
+        batch = jobs[first : first + batch_size]
+        records = [record for _, record in batch]
+        # a dry run asks once the U-Net has its adapters; it is the teacher's own that is followed
+        with adapters_disabled(family.unet):
+            points = follow(family, records, spec, device).half().cpu()
+        check_finite(points, records)
+        for (key, _), trajectory in zip(batch, points, strict=True):
+            yield key, {POINTS: trajectory}
 
 
-def absent_trajectories(folder: Path, count: int, shape: tuple[int, ...]) -> int:
-    """How many of `count` trajectories lie in shards that are not there, by their headers: damage
-    is found when they are made.
-    """
-    rows = [shard_rows(count, number) for number in range(num_shards(count))]
-    return sum(
-        len(r)
-        for number, r in enumerate(rows)
-        if shard_shape(shard_path(folder, number)) != (len(r), *shape)
-    )
+# --- on disk --------------------------------------------------------------------------------------
 
 
-def bytes_of_trajectories(count: int, shape: tuple[int, ...]) -> int:
-    """Of the stored tensors."""
-    return count * math.prod(shape) * 2
-
-
-def make_missing_shards(
+def trajectory_rows(
     family: Family,
     records: Sequence[Record],
     spec: TrajectorySpec,
-    directory: Path | str,
     *,
+    batch_size: int,
+    device: torch.device | str,
+) -> Rows:
+    """The trajectories of a run. Keys are the places of the records."""
+    make: Make[Record] = partial(
+        make_points, family=family, spec=spec, batch_size=batch_size, device=device
+    )
+    return Rows(
+        kind="trajectories",
+        what="trajectories",
+        flag="trajectory_dir",
+        name=trajectory_key(family, records, spec),
+        facts={"family": family.name, **asdict(spec)},
+        requested={str(place): record for place, record in enumerate(records)},
+        make=make,
+        portion=PORTION,
+        probes=batch_size,
+    )
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """The stored trajectories by index, each [M, C, h, w] float32: clean latents first."""
+
+    store: Store
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Raises IndexError beyond the last one."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"there are {self.count} trajectories; got index {index}")
+        return self.store[str(index)][POINTS].float()
+
+
+def make_trajectories(
+    family: Family,
+    records: Sequence[Record],
+    spec: TrajectorySpec,
+    *,
+    directory: Path,
     team: Team = ALONE,
     batch_size: int = 16,
     device: torch.device | str,
     owner: str | None = None,
-) -> Path:
-    """Makes this process's share of the trajectories that are missing or damaged; returns their
-    folder in `directory`.
+) -> Trajectories:
+    """The teacher's trajectories of all records, made where `directory` lacks them.
 
-    `family.unet` must not have adapters yet. An interrupted run goes on where it stopped, up to 64
-    trajectories back. `owner` names the run, the same in all its processes and after a restart, so
-    that it can clear up what it left when it was killed, and nothing of other runs. Raises
-    ValueError when the folder cannot be written, or naming a prompt whose latents are not finite.
+    An interrupted run goes on where it stopped, up to 64 trajectories back. Raises ValueError when
+    the folder cannot be written, or naming a prompt whose latents are not finite.
     """
-    count = len(records)
-    folder = Path(directory) / trajectory_key(family, records, spec)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"trajectory_dir: {directory} cannot be written ({error}); choose another folder"
-        ) from error
-    if team.rank == 0 and owner is not None:
-        clear_shards(folder, owner)  # before the processes meet below, and begin to write
-    shape = (spec.num_points, *family.latent_shape(spec.resolution))
-    # each shard was looked at by one process: all deal out the same list, and what is missing is
-    # shared evenly
-    missing = sorted(team.gather(missing_shards(folder, count, shape, team)))
-    rows, share = {number: shard_rows(count, number) for number in missing}, team.share(missing)
-    to_make = sum(map(len, rows.values()))
-    logger.info(
-        "trajectories in %s: %d found, %d to make%s; %.1f MiB on disk in all",
-        folder,
-        count - to_make,
-        to_make,
-        f" by {team.size} processes" if team.size > 1 else "",
-        bytes_of_trajectories(count, shape) / 2**20,
-    )
-    if team.rank == 0:
-        warn_if_short(
-            [
-                Need(
-                    folder,
-                    bytes_of_trajectories(to_make, shape),
-                    "trajectories",
-                    CHOOSE_TRAJECTORY_DIR,
-                )
-            ]
-        )
-    total = sum(len(rows[number]) for number in share)
-    with tqdm(
-        total=total, desc="making trajectories", unit="image", disable=team.rank != 0 or not share
-    ) as bar:
-        for number in share:
-            made = []
-            for first in range(rows[number].start, rows[number].stop, batch_size):
-                batch = records[first : min(first + batch_size, rows[number].stop)]
-                made.append(
-                    follow(family, batch, spec, device).half().cpu()
-                )  # as stored: what float16 cannot hold is found
-                check_finite(made[-1], batch)
-                bar.update(len(batch))
-            write_shard(shard_path(folder, number), torch.cat(made), owner or uuid.uuid4().hex)
-    return folder
-
-
-def open_trajectories(folder: Path, count: int) -> Trajectories:
-    """The `count` trajectories in a folder of `make_missing_shards`, once every process has made
-    its share.
-
-    Raises ValueError naming a shard that is missing or short.
-    """
-    for number in range(num_shards(count)):
-        shape = shard_shape(shard_path(folder, number))
-        if shape is None or shape[0] != len(shard_rows(count, number)):
-            raise ValueError(
-                f"trajectory_dir: {shard_path(folder, number)} is missing or damaged; give all "
-                "machines the same --trajectory_dir and start again: what is missing is made"
-            )
-    return Trajectories(folder, count)
+    rows = trajectory_rows(family, records, spec, batch_size=batch_size, device=device)
+    filled = rows.fill(directory, team, owner)
+    logger.info("%s", filled.summary(rows.what))
+    return Trajectories(filled.store, len(records))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from lcm.data.sources.base import Source
-from lcm.data.sources.dataset import HubDataset
-from lcm.data.sources.folder import Folder
-from lcm.data.sources.parquet import ParquetFiles
-from lcm.data.sources.prompts import Prompts
-from lcm.data.sources.webdataset import WebDataset
+from lcm.data.sources.dataset import HUB_DATASET
+from lcm.data.sources.folder import FOLDER
+from lcm.data.sources.parquet import PARQUET_FILES
+from lcm.data.sources.prompts import PROMPTS
+from lcm.data.sources.webdataset import WEBDATASET
 
 SOURCES: dict[str, Source] = {
-    "train_data_dir": Folder(),
-    "dataset_name": HubDataset(),
-    "parquet_files": ParquetFiles(),
-    "webdataset": WebDataset(),
-    "prompts_file": Prompts(),
+    "train_data_dir": FOLDER,
+    "dataset_name": HUB_DATASET,
+    "parquet_files": PARQUET_FILES,
+    "webdataset": WEBDATASET,
+    "prompts_file": PROMPTS,
 }
 """Field of DataConfig -> what it reads."""
-
-__all__ = ["SOURCES", "Source"]

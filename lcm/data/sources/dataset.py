@@ -5,44 +5,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub.constants import HF_HUB_CACHE
 
+from lcm.data.config import DataConfig
 from lcm.data.records import Record
 from lcm.data.sources.base import Source
 from lcm.data.sources.tables import read_table
 
-if TYPE_CHECKING:
-    from lcm.data.config import DataConfig
 
-
-class HubDataset(Source):
+def read_dataset(where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
     """The train split (or the only split) of anything `datasets` loads."""
+    import datasets
 
-    add_captions = "its column {} is empty; pass --caption_column"
-
-    def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
-        import datasets
-
-        try:
-            if is_saved(where):
-                loaded: Any = datasets.load_from_disk(where)
-            else:
-                loaded = datasets.load_dataset(
-                    where, config.dataset_config_name, cache_dir=config.cache_dir
-                )
-        except Exception as error:
-            raise ValueError(f"dataset_name: {where} could not be loaded: {error}") from error
-        loaded = choose_split(loaded, where)
-        caches = (
-            config.cache_dir or datasets.config.HF_DATASETS_CACHE,
-            HF_HUB_CACHE,
-        )  # where those of the hub are
-        roots = tuple(
-            Path(root).resolve() for root in ([where] if Path(where).is_dir() else caches)
-        )
-        yield from read_table(loaded, where, config, dropped, flag="dataset_name", roots=roots)
+    try:
+        if is_saved(where):
+            loaded: Any = datasets.load_from_disk(where)
+        else:
+            loaded = datasets.load_dataset(
+                where, config.dataset_config_name, cache_dir=config.cache_dir
+            )
+    except Exception as error:
+        raise ValueError(f"dataset_name: {where} could not be loaded: {error}") from error
+    loaded = choose_split(loaded, where)
+    caches = (
+        config.cache_dir or datasets.config.HF_DATASETS_CACHE,
+        HF_HUB_CACHE,
+    )  # where those of the hub are
+    roots = tuple(Path(root).resolve() for root in ([where] if Path(where).is_dir() else caches))
+    yield from read_table(loaded, where, config, dropped, flag="dataset_name", roots=roots)
 
 
 def is_saved(where: str) -> bool:
@@ -57,3 +49,6 @@ def choose_split(loaded: Any, where: str) -> Any:
     if "train" not in loaded and len(loaded) != 1:
         raise ValueError(f"dataset_name: {where} has no train split, only {', '.join(loaded)}")
     return loaded["train"] if "train" in loaded else next(iter(loaded.values()))
+
+
+HUB_DATASET = Source(read_dataset, add_captions="its column {} is empty; pass --caption_column")

@@ -18,13 +18,13 @@ def expand_braces(pattern: str) -> Iterator[str]:
         yield pattern
         return
     first, last, words = match.groups()
-    for choice in words.split(",") if words is not None else numbers(first, last):
+    for choice in words.split(",") if words is not None else numbers_between(first, last):
         yield from expand_braces(pattern[: match.start()] + choice + pattern[match.end() :])
 
 
-def numbers(first: str, last: str) -> Iterator[str]:
-    """From one to the other in either direction, as wide as they are written where one begins with
-    a zero.
+def numbers_between(first: str, last: str) -> Iterator[str]:
+    """The numbers from one to the other in either direction, as wide as they are written where one
+    begins with a zero.
     """
     is_padded = any(text.startswith("0") and len(text) > 1 for text in (first, last))
     width, step = (

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lcm.data.config import DataConfig
 from lcm.data.records import (
     IMAGE_SUFFIXES,
     NO_CAPTION,
@@ -23,58 +24,44 @@ from lcm.data.records import (
 )
 from lcm.data.sources.base import Source
 
-if TYPE_CHECKING:
-    from lcm.data.config import DataConfig
-
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 
 
-class Folder(Source):
-    """Images below a folder in path order, captions from metadata files and, where those are
-    silent, .txt files.
+def read_folder(where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
+    """Images below a folder in path order, captions from metadata files and, where those have none,
+    .txt files.
     """
-
-    add_captions = (
-        "add a metadata.jsonl with file_name and {} fields, a metadata.csv with these columns, or "
-        "a .txt of the same name beside every image"
+    folder = Path(where)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"train_data_dir: {folder} is not a folder; pass the folder that holds the "
+            "training images"
+        )
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise ValueError(f"train_data_dir: {folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    captions = read_metadata(folder, config.caption_column)
+    dropped.update("listed in the metadata but missing" for path in captions if not path.is_file())
+    listed = {path for path in captions if path.is_file()} - {lexical(path) for path in images}
+    dropped.update(
+        OTHER_FORMAT
+        for path in files
+        if path.suffix.lower() in OTHER_SUFFIXES or lexical(path) in listed
     )
-
-    def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
-        folder = Path(where)
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"train_data_dir: {folder} is not a folder; pass the folder that holds the "
-                "training images"
+    for path in images:
+        texts = captions.get(lexical(path)) or read_sidecar(path.with_suffix(".txt"))
+        if texts:
+            size = path.stat().st_size
+            yield Record(
+                path.relative_to(folder).as_posix(),
+                texts,
+                partial(Path, path),
+                size,
+                stamp_of(path),
             )
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-        if not images:
-            raise ValueError(
-                f"train_data_dir: {folder} holds no images ({', '.join(IMAGE_SUFFIXES)})"
-            )
-        captions = read_metadata(folder, config.caption_column)
-        dropped.update(
-            "listed in the metadata but missing" for path in captions if not path.is_file()
-        )
-        listed = {path for path in captions if path.is_file()} - {lexical(path) for path in images}
-        dropped.update(
-            OTHER_FORMAT
-            for path in files
-            if path.suffix.lower() in OTHER_SUFFIXES or lexical(path) in listed
-        )
-        for path in images:
-            texts = captions.get(lexical(path)) or read_sidecar(path.with_suffix(".txt"))
-            if texts:
-                size = path.stat().st_size
-                yield Record(
-                    path.relative_to(folder).as_posix(),
-                    texts,
-                    partial(Path, path),
-                    size,
-                    stamp_of(path),
-                )
-            else:
-                dropped[NO_CAPTION] += 1
+        else:
+            dropped[NO_CAPTION] += 1
 
 
 def read_sidecar(path: Path) -> tuple[str, ...]:
@@ -152,3 +139,12 @@ def read_rows(metadata: Path) -> Iterator[dict[str, Any]]:
                         "caption"
                     )
                 yield row
+
+
+FOLDER = Source(
+    read_folder,
+    add_captions=(
+        "add a metadata.jsonl with file_name and {} fields, a metadata.csv with these columns, or "
+        "a .txt of the same name beside every image"
+    ),
+)

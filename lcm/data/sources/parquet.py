@@ -4,37 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lcm.data.config import DataConfig
 from lcm.data.records import Record
 from lcm.data.sources.base import Source
 from lcm.data.sources.files import find_files
 from lcm.data.sources.tables import read_table
 
-if TYPE_CHECKING:
-    from lcm.data.config import DataConfig
 
-
-class ParquetFiles(Source):
+def read_parquet_files(where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
     """The rows of every file in turn, named file[row]; files that rows name must lie below the
     folder of their parquet file.
     """
+    import datasets
 
-    add_captions = "their column {} is empty; pass --caption_column"
+    base, files = find_files("parquet_files", where, ".parquet")
+    for path in files:
+        try:
+            table: Any = datasets.Dataset.from_parquet(str(path), cache_dir=config.cache_dir)
+        except Exception as error:
+            raise ValueError(
+                f"parquet_files: {path} could not be read ({error.__cause__ or error}); "
+                "download it again or leave it out"
+            ) from error
+        name = path.relative_to(base).as_posix()
+        yield from read_table(
+            table, name, config, dropped, flag="parquet_files", roots=(path.parent.resolve(),)
+        )
 
-    def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
-        import datasets
 
-        base, files = find_files("parquet_files", where, ".parquet")
-        for path in files:
-            try:
-                table: Any = datasets.Dataset.from_parquet(str(path), cache_dir=config.cache_dir)
-            except Exception as error:
-                raise ValueError(
-                    f"parquet_files: {path} could not be read ({error.__cause__ or error}); "
-                    "download it again or leave it out"
-                ) from error
-            name = path.relative_to(base).as_posix()
-            yield from read_table(
-                table, name, config, dropped, flag="parquet_files", roots=(path.parent.resolve(),)
-            )
+PARQUET_FILES = Source(
+    read_parquet_files, add_captions="their column {} is empty; pass --caption_column"
+)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from lcm.data.config import DataConfig
 from lcm.data.records import Record
 from lcm.data.sources.base import Source
-
-if TYPE_CHECKING:
-    from lcm.data.config import DataConfig
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -34,20 +31,19 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-class Prompts(Source):
+def read_records(where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
     """`trajectories_per_prompt` records without a picture for every line of a text file that is not
     blank.
     """
+    prompts = read_prompts(Path(where))
+    if "" in prompts:
+        dropped["blank lines"] += prompts.count("")
+    for number, prompt in enumerate(prompts, 1):
+        if prompt:
+            yield from (
+                Record(f"{number:06d}#{copy}", (prompt,))
+                for copy in range(config.trajectories_per_prompt)
+            )
 
-    has_images = False
 
-    def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
-        prompts = read_prompts(Path(where))
-        if "" in prompts:
-            dropped["blank lines"] += prompts.count("")
-        for number, prompt in enumerate(prompts, 1):
-            if prompt:
-                yield from (
-                    Record(f"{number:06d}#{copy}", (prompt,))
-                    for copy in range(config.trajectories_per_prompt)
-                )
+PROMPTS = Source(read_records, has_images=False)

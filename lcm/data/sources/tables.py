@@ -8,12 +8,10 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lcm.data.config import DataConfig
 from lcm.data.records import NO_CAPTION, Record, as_captions
-
-if TYPE_CHECKING:
-    from lcm.data.config import DataConfig
 
 
 def read_table(
@@ -67,7 +65,7 @@ def check_columns(table: Any, name: str, config: DataConfig, *, flag: str) -> An
 
 
 def read_cell(rows: Any, column: str, index: int, roots: tuple[Path, ...]) -> io.BytesIO | Path:
-    """As `content_of`, of a row."""
+    """The picture of a row, as `content_of` finds it."""
     return content_of(rows[index][column], roots)
 
 
@@ -83,7 +81,7 @@ def content_of(cell: Any, roots: tuple[Path, ...], repository: str = "") -> io.B
     if cell["bytes"] is not None:
         return io.BytesIO(cell["bytes"])
     if "://" in cell["path"]:
-        return fetch(cell["path"], roots, repository)
+        return read_address(cell["path"], roots, repository)
     for root in roots:
         path = (root / cell["path"]).resolve()
         if path.is_relative_to(root):
@@ -94,8 +92,8 @@ def content_of(cell: Any, roots: tuple[Path, ...], repository: str = "") -> io.B
     )
 
 
-def fetch(address: str, roots: tuple[Path, ...], repository: str) -> io.BytesIO:
-    """As `content_of`, of a file that is not simply on this disk."""
+def read_address(address: str, roots: tuple[Path, ...], repository: str) -> io.BytesIO:
+    """The bytes of a file that is not simply on this disk, as `content_of` finds it."""
     from datasets.utils.file_utils import xopen
 
     if not is_part(address, roots, repository):

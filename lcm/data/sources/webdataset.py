@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
+from lcm.data.config import DataConfig
 from lcm.data.records import (
     IMAGE_SUFFIXES,
     NO_CAPTION,
@@ -26,9 +27,6 @@ from lcm.data.records import (
 )
 from lcm.data.sources.base import Source
 from lcm.data.sources.files import find_files
-
-if TYPE_CHECKING:
-    from lcm.data.config import DataConfig
 
 logger = logging.getLogger(__name__)
 
@@ -65,28 +63,21 @@ class Part:
             return io.BytesIO(file.read(self.size))
 
 
-class WebDataset(Source):
+def read_tars(where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
     """Files of the same name up to the first dot are a sample: one image, and captions in its .txt
     or .json.
     """
-
-    add_captions = (
-        "put a .txt or a .json with the field {} beside every image in the tar, or pass "
-        "--caption_column"
-    )
-
-    def read(self, where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
-        base, tars = find_files("webdataset", where, ".tar")
-        for tar in tars:
-            name, stamp = tar.relative_to(base).as_posix(), stamp_of(tar)
-            for key, found in read_tar(tar, config.caption_column):
-                if isinstance(found, str):
-                    dropped[found] += 1
-                else:
-                    image, captions = found
-                    yield Record(
-                        f"{name}/{key}", captions, image.read, image.size, f"{stamp}@{image.offset}"
-                    )
+    base, tars = find_files("webdataset", where, ".tar")
+    for tar in tars:
+        name, stamp = tar.relative_to(base).as_posix(), stamp_of(tar)
+        for key, found in read_tar(tar, config.caption_column):
+            if isinstance(found, str):
+                dropped[found] += 1
+            else:
+                image, captions = found
+                yield Record(
+                    f"{name}/{key}", captions, image.read, image.size, f"{stamp}@{image.offset}"
+                )
 
 
 def read_tar(
@@ -137,8 +128,8 @@ def read_sample(sample: dict[str, Part], caption_column: str) -> tuple[Part, tup
 
 
 def read_captions(sample: dict[str, Part], caption_column: str) -> tuple[str, ...]:
-    """From the .txt and, where that is silent, the .json. Raises ValueError or RecursionError for
-    what is no JSON.
+    """The captions from the .txt and, where that has none, the .json. Raises ValueError or
+    RecursionError for what is no JSON.
     """
     captions: tuple[str, ...] = ()
     if "txt" in sample:
@@ -204,3 +195,12 @@ def open_tar(tar: Path, file: BinaryIO) -> tarfile.TarFile:
         raise ValueError(
             f"webdataset: {tar} is no tar ({error}); download it again or leave it out"
         ) from error
+
+
+WEBDATASET = Source(
+    read_tars,
+    add_captions=(
+        "put a .txt or a .json with the field {} beside every image in the tar, or pass "
+        "--caption_column"
+    ),
+)

@@ -6,31 +6,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lcm.data.journal import append_lines, read_lines
 from lcm.data.pictures import Picture
 
-PREFIX = "stream-"
 HEADER, SHARD, END = "stream", "shard", "end"
-"""What lines begin with that are of no row, and what the one after the last row holds."""
+"""The first values of lines that are of no row, and what the one after the last row holds."""
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedRow:
     """One row as it was found: a sample, or the reason in `picture` for leaving it out."""
 
     captions: tuple[str, ...]
     picture: Picture
-
-
-def check_of(content: Any) -> str:
-    """8 hexadecimal digits, without which nobody would notice a damaged line."""
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
 
 @dataclass
@@ -46,20 +40,20 @@ class Listing:
     folder: Path
     facts: dict[str, Any]
     version: str = ""
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ListedRow] = field(default_factory=list)
     starts: dict[int, int] = field(default_factory=dict)
     whole: bool = False
     _path: Path | None = None
 
     @property
     def pattern(self) -> str:
-        """Of the names of its files."""
+        """The pattern of the names of its files."""
         digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
-        return f"{PREFIX}{digest[:16]}-*.jsonl"
+        return f"stream-{digest[:16]}-*.jsonl"
 
     def read(self) -> None:
-        """What earlier runs wrote of this version, of the newest if it has none. Lines that are
-        damaged count as not written.
+        """Takes in what earlier runs wrote of this version, of the newest if it has none. Lines
+        that are damaged count as not written.
         """
         files = sorted(self.folder.glob(self.pattern), key=lambda path: path.stat().st_mtime_ns)
         contents = [lines_of(path) for path in files]
@@ -72,10 +66,10 @@ class Listing:
                 found |= {number: content for number, content in lines if number != SHARD}
         while (content := found.get(len(self.rows))) is not None and content != END:
             captions, *picture = content
-            self.rows.append(Row(tuple(captions), Picture(*picture)))
+            self.rows.append(ListedRow(tuple(captions), Picture(*picture)))
         self.whole = found.get(len(self.rows)) == END
 
-    def write(self, rows: Sequence[Row], whole: bool) -> None:
+    def write(self, rows: Sequence[ListedRow], whole: bool) -> None:
         """Adds the next rows on the disk; in memory they have been added already."""
         first = len(self.rows) - len(rows)
         lines: list[Any] = [
@@ -90,24 +84,13 @@ class Listing:
         if self._path is None:
             self._path = self.folder / self.pattern.replace("*", uuid.uuid4().hex)
             lines.insert(0, [HEADER, {**self.facts, "version": self.version}])
-        with self._path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps([check_of(line), *line]) + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self._path, lines)
 
 
 def lines_of(path: Path) -> tuple[str, list[tuple[Any, Any]]]:
-    """The version, "" when nothing can be read, and (number or SHARD, content) of every line that
-    is as it was written.
-    """
+    """The version, "" when nothing can be read, and (number or SHARD, content) of every line."""
     version, lines = "", []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            check, number, content = json.loads(text)
-        except (ValueError, TypeError):
-            continue
-        if check != check_of([number, content]):
-            continue
+    for number, content in read_lines(path):
         if number == HEADER:
             version = content["version"]
         else:

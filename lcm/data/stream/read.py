@@ -1,4 +1,4 @@
-"""Reading a stream once, in order: every picture is looked at, given away to be encoded, and
+"""Reading a stream once, in order: every picture is looked at, handed on to be encoded, and
 dropped; a listing remembers it.
 """
 
@@ -13,20 +13,17 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from lcm.data.load import account, drop_unusable
+from lcm.data.config import DataConfig
+from lcm.data.load import drop_unusable, report_dropped
 from lcm.data.loaded import LoadedData
 from lcm.data.pictures import Picture, examined
 from lcm.data.records import NO_CAPTION, Record, fingerprint
-from lcm.data.stream.listing import Listing, Row
+from lcm.data.stream.listing import ListedRow, Listing
 from lcm.data.stream.rows import FLAG, Stream
 from lcm.system.processes import Team
-
-if TYPE_CHECKING:
-    from lcm.data.config import DataConfig
 
 logger = logging.getLogger(__name__)
 
@@ -35,19 +32,19 @@ AT_ONCE = 256
 kill.
 """
 
-SILENT = Picture("", 0, 0, NO_CAPTION)
-"""Of a row whose picture is not looked at."""
+NOT_LOOKED_AT = Picture("", 0, 0, NO_CAPTION)
+"""The picture of a row without a caption, which is no sample whatever it shows."""
 
 Sink = Callable[[LoadedData], None]
 
 
 def load_stream(
-    config: DataConfig, limit: int | None, team: Team, notes: Path, sink: Sink
+    config: DataConfig, limit: int | None, team: Team, folder: Path, sink: Sink
 ) -> LoadedData:
-    """The first `limit` usable samples of the stream, all without that, and an account
-    of the others.
+    """The first `limit` usable samples of the stream, all without that, and how many
+    others there are and why.
 
-    What the listing in the folder `notes` has is not read. Of the rest every process reads all,
+    What the listing in `folder` has is not read. Of the rest every process reads all,
     looks at its share of the pictures, and gives these to `sink`, which keeps what is needed of
     them: the records that are returned have none to open.
 
@@ -55,11 +52,11 @@ def load_stream(
     fails; what was read stays.
     """
     stream = Stream(str(config.dataset_name), config)
-    listing = shared_listing(stream, team, notes)
+    listing = shared_listing(stream, team, folder)
     known = len(listing.rows)
-    wanted = None if limit is None else limit - usable(listing.rows)
-    if not listing.whole and (wanted is None or wanted > 0):
-        read_on(stream, listing, wanted, team, sink)
+    left = None if limit is None else limit - usable(listing.rows)
+    if not listing.whole and (left is None or left > 0):
+        read_on(stream, listing, left, team, sink)
     rows = listing.rows[: how_many(listing, limit)]
     good = [(number, row) for number, row in enumerate(rows) if not row.picture.reason]
     records = [Record(stream.key(number), row.captions) for number, row in good]
@@ -68,21 +65,21 @@ def load_stream(
         "%s: %d rows as listed in %s, %d of them read now",
         stream.where,
         len(rows),
-        notes,
+        folder,
         max(0, len(rows) - known),
     )
-    account(config, records, dropped)
+    report_dropped(config, records, dropped)
     pictures = [row.picture for _, row in good]
     return LoadedData(
         f"--{FLAG} {stream.where}", records, pictures, dropped, partial(reread, stream, listing)
     )
 
 
-def shared_listing(stream: Stream, team: Team, notes: Path) -> Listing:
-    """What earlier runs have listed: one process looks for all. A local folder that has changed
-    since has no listing.
+def shared_listing(stream: Stream, team: Team, folder: Path) -> Listing:
+    """The rows that earlier runs have listed: one process looks for all. A local folder that has
+    changed since has no listing.
     """
-    listing, found = Listing(notes, stream.facts), []
+    listing, found = Listing(folder, stream.facts), []
     if team.rank == 0:
         listing.version = stream.version if stream.is_local else ""
         listing.read()
@@ -94,28 +91,28 @@ def shared_listing(stream: Stream, team: Team, notes: Path) -> Listing:
     return listing
 
 
-def usable(rows: Sequence[Row]) -> int:
+def usable(rows: Sequence[ListedRow]) -> int:
     """How many of them are samples."""
     return sum(not row.picture.reason for row in rows)
 
 
 def how_many(listing: Listing, limit: int | None) -> int:
-    """Rows up to the last sample that is wanted."""
+    """The number of rows up to the last sample of `limit`."""
     good = [number for number, row in enumerate(listing.rows) if not row.picture.reason]
     return len(listing.rows) if limit is None or len(good) < limit else good[limit - 1] + 1
 
 
-def read_on(stream: Stream, listing: Listing, wanted: int | None, team: Team, sink: Sink) -> None:
+def read_on(stream: Stream, listing: Listing, left: int | None, team: Team, sink: Sink) -> None:
     """Adds so many samples to the listing, all without a number; never reads more rows than samples
-    are wanted yet.
+    are missing yet.
     """
     listing.version = stream.version
     team.check_same(listing.version, "version of the data set", f"--{FLAG}")
     start, first = time.perf_counter(), len(listing.rows)
     records = stream.records(first)
-    with tqdm(total=wanted, desc="reading the stream", unit="image", disable=team.rank != 0) as bar:
-        while wanted != 0 and not listing.whole:
-            room = AT_ONCE * team.size if wanted is None else min(AT_ONCE * team.size, wanted)
+    with tqdm(total=left, desc="reading the stream", unit="image", disable=team.rank != 0) as bar:
+        while left != 0 and not listing.whole:
+            room = AT_ONCE * team.size if left is None else min(AT_ONCE * team.size, left)
             rows = read_chunk(records, room, team, sink)
             listing.rows += rows
             listing.starts |= stream.starts
@@ -124,7 +121,7 @@ def read_on(stream: Stream, listing: Listing, wanted: int | None, team: Team, si
             if team.rank == 0:
                 listing.write(rows, listing.whole)
             bar.update(usable(rows))
-            wanted = None if wanted is None else wanted - usable(rows)
+            left = None if left is None else left - usable(rows)
     count, seconds = len(listing.rows) - first, time.perf_counter() - start
     logger.info(
         "%s: read and encoded %d rows in %.1f s, %.1f images/s",
@@ -135,7 +132,7 @@ def read_on(stream: Stream, listing: Listing, wanted: int | None, team: Team, si
     )
 
 
-def read_chunk(records: Iterator[Record], room: int, team: Team, sink: Sink) -> list[Row]:
+def read_chunk(records: Iterator[Record], room: int, team: Team, sink: Sink) -> list[ListedRow]:
     """The next rows, `room` of them at most. Each process holds the pictures of its share alone."""
     is_mine = [number % team.size == team.rank for number in range(room)]
     chunk = [
@@ -148,7 +145,10 @@ def read_chunk(records: Iterator[Record], room: int, team: Team, sink: Sink) -> 
     ]
     pictures = examined([chunk[number] for number in share])
     found = dict(sorted(team.gather(list(zip(share, pictures, strict=True)))))
-    rows = [Row(record.captions, found.get(number, SILENT)) for number, record in enumerate(chunk)]
+    rows = [
+        ListedRow(record.captions, found.get(number, NOT_LOOKED_AT))
+        for number, record in enumerate(chunk)
+    ]
     good = zip(
         *drop_unusable([chunk[number] for number in found], list(found.values()), Counter()),
         strict=True,
@@ -168,16 +168,16 @@ def reread(stream: Stream, listing: Listing, keys: Collection[str]) -> Iterator[
 
     Raises ValueError where it is not what it was.
     """
-    wanted = [number for number in range(len(listing.rows)) if stream.key(number) in keys]
-    if not wanted:
+    numbers = [number for number in range(len(listing.rows)) if stream.key(number) in keys]
+    if not numbers:
         return
-    first, last = wanted[0], wanted[-1]
+    first, last = numbers[0], numbers[-1]
     logger.info(
         "%s: the cache lacks %d of its pictures as they are wanted now; the stream is read again "
         "up to row %d",
-        *(stream.where, len(wanted), last),
+        *(stream.where, len(numbers), last),
     )
-    left = set(wanted)
+    left = set(numbers)
     for number, record in enumerate(islice(stream.records(first), last - first + 1), first):
         if number not in left:
             continue

@@ -12,21 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lcm.data.config import DataConfig
 from lcm.data.records import Record, as_captions
 from lcm.data.sources.dataset import choose_split, is_saved
 from lcm.data.sources.tables import check_columns, content_of, without_secrets
-
-if TYPE_CHECKING:
-    from lcm.data.config import DataConfig
 
 FLAG = "dataset_name"
 
 
 class Stream:
-    """The rows of `where`, named as those of `HubDataset` are. Of a data set on the hub, `revision`
-    is the commit to read.
+    """The rows of `where`, named as those of `read_dataset` are. Of a data set on the hub,
+    `revision` is the commit to read.
 
     `starts`, the number of the first row in those shards that were opened, lets it begin in the
     middle without all before.
@@ -39,7 +37,7 @@ class Stream:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What its rows depend on, besides the version of the data."""
+        """The flags that its rows depend on, besides the version of the data."""
         names = (FLAG, "dataset_config_name", "image_column", "caption_column")
         return {name: getattr(self.config, name) for name in names}
 
@@ -48,7 +46,7 @@ class Stream:
         return Path(self.where).exists()
 
     def key(self, number: int) -> str:
-        """Of the record of a row."""
+        """The key of the record of a row."""
         return f"{self.where}[{number}]"
 
     @cached_property
@@ -155,7 +153,7 @@ class Held:
 
 @contextmanager
 def naming(where: str) -> Iterator[None]:
-    """What goes wrong inside the block is one line that names the data set."""
+    """Makes what goes wrong inside the block one line that names the data set."""
     try:
         yield
     except Exception as error:
@@ -165,7 +163,7 @@ def naming(where: str) -> Iterator[None]:
 
 
 def broken(where: str, place: str, error: Exception) -> ConnectionError:
-    """What `datasets` gave up after its retries, said with what to do."""
+    """An error that `datasets` gave up at after its retries, with what to do about it."""
     return ConnectionError(
         f"{FLAG}: {where} could not be read {place} ({type(error).__name__}: "
         f"{without_secrets(error)}); what was read is kept, and the same command goes on"

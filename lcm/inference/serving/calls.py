@@ -85,7 +85,7 @@ def make_as_one(function: Callable[..., Any], calls: list[Call]) -> list[Any]:
 
 
 def join(column: tuple[Any, ...], rows: list[int]) -> Any:
-    """The same argument of all calls."""
+    """One argument for all calls together: their tensors one after the other."""
     if not isinstance(column[0], Tensor):
         return column[0]
     return torch.cat(

@@ -70,7 +70,7 @@ class SharedVAE(Shared):
         return self
 
     def decode(self, z: Any, return_dict: bool = True, generator: Any = None) -> Any:
-        """As `AutoencoderKL.decode`, which does not use its generator."""
+        """Decodes as `AutoencoderKL.decode` does, which does not use its generator."""
         return self.ask(Call(self.name, z, return_dict=return_dict, dtype=self.dtype))
 
 

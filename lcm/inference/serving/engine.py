@@ -143,7 +143,7 @@ class Engine:
         self.close()
 
     def _rows(self, guidance_scale: float) -> int:
-        """Raises ValueError for more than there are."""
+        """How many rows of the U-Net a request takes. Raises ValueError for more than there are."""
         rows = 2 if guidance_scale > 1.0 and self.pipe.unet.config.time_cond_proj_dim is None else 1
         if rows > self.max_batch:
             raise ValueError(
@@ -172,7 +172,7 @@ class Engine:
             self._waiting.popleft()
 
     def _settle(self) -> None:
-        """Until everybody waits for the U-Net or has ended."""
+        """Answers other networks until every request waits for the U-Net or has ended."""
         while others := [
             d for d in self._running.values() if d.call is not None and d.call.name != "unet"
         ]:
@@ -212,7 +212,7 @@ class Engine:
                 vae.to(dtype)
 
     def _deliver(self) -> None:
-        """Outside the step, since futures call back."""
+        """Gives the results to the futures; outside the step, since these call back."""
         with self._stepping:
             ended = [
                 (future, drawing)
@@ -232,7 +232,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Result:
-    """Of the request that came as number `index`: its image, or the error that it failed with."""
+    """What became of request number `index`: its image, or the error that it failed with."""
 
     index: int
     request: Request

@@ -42,8 +42,8 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def arguments(self, pipe: Any, recipe: Recipe | None) -> dict[str, Any]:
-        """Those of the pipeline's call. Raises TypeError or ValueError for what it would pass over
-        in silence or misunderstand.
+        """The arguments of the pipeline's call. Raises TypeError or ValueError for what it would
+        pass over in silence or misunderstand.
         """
         defaults = recipe.call_defaults() if recipe else CallDefaults()
         steps, guidance_scale = self.num_inference_steps, self.guidance_scale
@@ -80,6 +80,9 @@ class Request:
         return {**self.options, **own}
 
     def check_options(self, pipe: Any, own: Mapping[str, Any]) -> None:
+        """Raises TypeError or ValueError for an option that the call lacks, or that is not the
+        request's to set.
+        """
         for name in self.options:
             if name in self.__dataclass_fields__:
                 raise ValueError(f"options: {name!r} is a field of Request; set it there")

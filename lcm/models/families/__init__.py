@@ -24,7 +24,7 @@ NOISE_FACTS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule",
 
 def check_noise(scheduler: Any, path: str) -> None:
     """Raises ValueError for a teacher of another kind of noise than that of LCMScheduler, which
-    training and play compute with.
+    training and sampling compute with.
     """
     name, config = type(scheduler).__name__, scheduler.config
     # a configuration keeps the entries of classes that it went through: betas in it do not prove
@@ -42,17 +42,17 @@ def check_noise(scheduler: Any, path: str) -> None:
             "SDXL base do, or restore its own scheduler if this is another one"
         )
     try:
-        played = LCMScheduler.from_config(config).config
+        ours = LCMScheduler.from_config(config).config
     except NotImplementedError as error:
         raise ValueError(
             f"pretrained_teacher_model: {path} has noise that LCMScheduler cannot play ({error}); "
             "use another teacher"
         ) from error
     for fact in NOISE_FACTS:
-        if played[fact] != config[fact]:  # left to the default of a class, and theirs differ
+        if ours[fact] != config[fact]:  # left to the default of a class, and theirs differ
             raise ValueError(
                 f"pretrained_teacher_model: the scheduler of {path} leaves {fact} to the default "
-                f"of {name}, {config[fact]}, and LCMScheduler's is {played[fact]}; write {fact} "
+                f"of {name}, {config[fact]}, and LCMScheduler's is {ours[fact]}; write {fact} "
                 "into its scheduler/scheduler_config.json"
             )
 

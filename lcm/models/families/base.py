@@ -22,8 +22,8 @@ from lcm.models.conditioning import Conditioning
 
 @dataclass(frozen=True)
 class ImageSize:
-    """What SDXL is told about an image, in pixels: its size before resizing, the crop's corner, the
-    size of the crop.
+    """What SDXL gets to know about an image, in pixels: its size before resizing, the crop's
+    corner, the size of the crop.
     """
 
     original_height: int
@@ -57,7 +57,7 @@ class Family(ABC):
         for component in (pipe.unet, pipe.vae, *self.text_encoders()):
             component.requires_grad_(False).eval()
         # LCMScheduler carries over betas, prediction type and the zero-SNR flag: the schedule of
-        # training is that of play
+        # training is that of sampling
         self.schedule = NoiseSchedule.from_scheduler(
             LCMScheduler.from_config(pipe.scheduler.config)
         )
@@ -113,8 +113,8 @@ class Family(ABC):
 
     @property
     def divisor(self) -> int:
-        """Of the sides of training images in pixels: the VAE makes them smaller by its factor, the
-        U-Net by its own.
+        """What divides the sides of training images, in pixels: the VAE makes them smaller by its
+        factor, the U-Net by its own.
         """
         return self.pipe.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
@@ -161,7 +161,7 @@ class Family(ABC):
 
     @abstractmethod
     def condition(self, embeds: dict[str, Tensor], sizes: Sequence[ImageSize]) -> Conditioning:
-        """What the U-Net is told of prompts embedded by `embed_prompts` and of pictures of these
+        """What the U-Net gets from prompts embedded by `embed_prompts` and from pictures of these
         sizes.
         """
 

@@ -34,7 +34,7 @@ class StableDiffusionXL(Family):
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
     def condition(self, embeds: dict[str, Tensor], sizes: Sequence[ImageSize]) -> Conditioning:
-        """With time ids [B, 6]."""
+        """The embeddings with time ids [B, 6]."""
         return Conditioning(
             **embeds, time_ids=self._time_ids(sizes).to(embeds["prompt_embeds"].device)
         )

@@ -42,8 +42,8 @@ def smooth(points: Sequence[Point], reach: int) -> list[Point]:
 
 
 def thin(points: Sequence[Point]) -> list[Point]:
-    """At most MOST_POINTS: means of as many neighbours as that takes, at the last of their
-    steps.
+    """The points of a curve, at most MOST_POINTS: means of as many neighbours as that takes, at the
+    last of their steps.
     """
     group = -(-len(points) // MOST_POINTS)
     parts = [points[i : i + group] for i in range(0, len(points), group)]

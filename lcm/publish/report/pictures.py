@@ -49,7 +49,7 @@ def data_uri(path: Path, width: int) -> str:
 
 
 def choose(count: int, most: int) -> list[int]:
-    """At most `most` of 0..count - 1, evenly spread, the first and the last among them."""
+    """Numbers, at most `most` of 0..count - 1, evenly spread, the first and the last among them."""
     if count <= most:
         return list(range(count))
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]

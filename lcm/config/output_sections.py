@@ -1,0 +1,129 @@
+"""The sections of what a run writes, draws and uploads, with limits beside the fields."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lcm.system.flags import Section, flag
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+"""Packages that --report_to may name."""
+
+
+@dataclass(frozen=True)
+class ValidationConfig(Section):
+    """The grids of pictures that a run draws."""
+
+    validation_prompts: list[str] = flag(
+        [],
+        "prompts of the validation grid; default: four captions",
+        may_be_empty=True,
+        is_free=True,
+    )
+    validation_steps: int = flag(
+        500,
+        "updates between validation grids; the first is drawn before training",
+        above=0,
+        is_free=True,
+    )
+    validation_num_steps: list[int] = flag(
+        [1, 2, 4, 8], "inference steps of the grid's columns", is_free=True
+    )
+    validation_seed: int = flag(0, "seed of every validation picture", at_least=0, is_free=True)
+
+
+def plain_name(name: str) -> str:
+    """A project's name, which becomes a folder and a part of an address. Raises ValueError."""
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", name):
+        raise ValueError(
+            "tracker_project_name may have letters, digits, dots, dashes and underscores; got "
+            f"{name!r}"
+        )
+    return name
+
+
+def known_trackers(names: list[str]) -> list[str]:
+    """The packages of --report_to, none for "none" alone. Raises ValueError for others."""
+    if names == ["none"]:
+        return []
+    if "all" in names:  # which ones are installed, and upload, should not decide what a run does
+        raise ValueError(
+            f"report_to: all is not offered; name those you want, of {', '.join(TRACKERS)}"
+        )
+    if unknown := [name for name in names if name not in TRACKERS]:
+        raise ValueError(
+            f"report_to must be some of {', '.join(TRACKERS)}, or none alone; got {unknown[0]!r}"
+        )
+    return names
+
+
+@dataclass(frozen=True)
+class OutputConfig(Section):
+    """What is written, where and how often."""
+
+    output_dir: str = flag("lcm-lora", "where everything is written", is_free=True, is_place=True)
+    checkpointing_steps: int = flag(500, "updates between checkpoints", above=0, is_free=True)
+    checkpoints_total_limit: int | None = flag(
+        None, "keep only the newest so many checkpoints", above=0, is_free=True
+    )
+    resume_from_checkpoint: str = flag(
+        "latest",
+        "latest: go on from the newest checkpoint in output_dir, start afresh where there is none; "
+        "or a folder",
+        is_free=True,
+        is_place=True,
+    )
+    logging_steps: int = flag(10, "updates between lines in metrics.jsonl", above=0, is_free=True)
+    report_to: list[str] = flag(
+        [],
+        f"also log to some of {', '.join(TRACKERS)}; none: to nothing, the default",
+        may_be_empty=True,
+        read=known_trackers,
+        is_free=True,
+    )
+    tracker_project_name: str = flag(
+        "lcm", "project that the trackers file the run under", read=plain_name, is_free=True
+    )
+    logging_dir: str = flag(
+        "logs",
+        "folder of the trackers' files inside output_dir",
+        is_free=True,
+        is_place=True,
+    )
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(self.output_dir)
+
+
+@dataclass(frozen=True)
+class HubConfig(Section):
+    """What the hub gets, and is told."""
+
+    license: str | None = flag(
+        None,
+        "licence that the card gives, as the hub spells it (openrail++); default: the card gives "
+        "none",
+        is_free=True,
+    )
+    push_to_hub: bool = flag(
+        False,
+        "upload weights and card at the end; whether that is allowed is asked at the start",
+        is_free=True,
+    )
+    hub_model_id: str | None = flag(
+        None,
+        "with push_to_hub: someone/name; default: the name of output_dir among your own",
+        is_free=True,
+    )
+    hub_private: bool = flag(False, "with push_to_hub: make the repository private", is_free=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.push_to_hub and (self.hub_model_id is not None or self.hub_private):
+            raise ValueError(
+                "hub_model_id and hub_private have no effect without --push_to_hub; pass it too"
+            )
