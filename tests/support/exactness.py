@@ -31,6 +31,7 @@ from lcm.data.batch import SampleBatch
 from lcm.training.run import Run
 from lcm.training.state import TrainState
 from tests.support.ranks import Job, start, wait
+from tests.support.runs import words
 from tests.support.worlds import build_sd, write_images
 
 SAMPLES, STEPS = 8, 4
@@ -46,14 +47,14 @@ class Case:
 
     @property
     def name(self) -> str:
-        words = [
+        parts = [
             f"processes-{self.processes}",
             f"accumulation-{self.accumulation}",
             f"workers-{self.workers}",
+            *(["cache"] if self.cache else []),
+            *(["buckets"] if self.buckets else []),
         ]
-        return "_".join(
-            [*words, *(["cache"] if self.cache else []), *(["buckets"] if self.buckets else [])]
-        )
+        return "_".join(parts)
 
 
 ONE = [
@@ -78,37 +79,29 @@ TWO = [
 
 def command(folder: Path, case: Case, output: Path) -> list[str]:
     values: dict[str, Any] = {
-        **{
-            "pretrained_teacher_model": folder / "teacher",
-            "train_data_dir": folder / "images",
-            "output_dir": output,
-        },
-        **{
-            "resolution": 16,
-            "lora_rank": 2,
-            "learning_rate": 1e-2,
-            "lr_scheduler": "cosine",
-            "target": "ema",
-        },
-        **{
-            "lora_target_modules": "to_q",
-            "max_train_steps": STEPS,
-            "checkpointing_steps": STEPS // 2,
-            "logging_steps": 1,
-        },
-        **{"validation_steps": 100, "validation_prompts": "a", "validation_num_steps": 1},
-        **{
-            "train_batch_size": SAMPLES // case.processes // case.accumulation,
-            "gradient_accumulation_steps": case.accumulation,
-        },
-        **{
-            "dataloader_num_workers": case.workers,
-            "aspect_ratio_buckets": case.buckets,
-            "cache_latents": case.cache,
-        },
-        **({"latent_cache_dir": folder / f"cache-{case.processes}"} if case.cache else {}),
+        "pretrained_teacher_model": folder / "teacher",
+        "train_data_dir": folder / "images",
+        "output_dir": output,
+        "resolution": 16,
+        "lora_rank": 2,
+        "learning_rate": 1e-2,
+        "lr_scheduler": "cosine",
+        "target": "ema",
+        "lora_target_modules": "to_q",
+        "max_train_steps": STEPS,
+        "checkpointing_steps": STEPS // 2,
+        "logging_steps": 1,
+        "validation_steps": 100,
+        "validation_prompts": ["a", "b", "c"],
+        "validation_num_steps": 1,
+        "train_batch_size": SAMPLES // case.processes // case.accumulation,
+        "gradient_accumulation_steps": case.accumulation,
+        "dataloader_num_workers": case.workers,
+        "aspect_ratio_buckets": case.buckets,
+        "cache_latents": case.cache,
+        "latent_cache_dir": folder / f"cache-{case.processes}" if case.cache else None,
     }
-    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    return words(values)
 
 
 def digest(tensor: Tensor) -> str:

@@ -231,7 +231,10 @@ def test_files_may_lie_elsewhere_on_another_machine() -> None:
         config_of(output_dir="a"),
         config_of(output_dir="b", train_data_dir="z", pretrained_teacher_model="w"),
     ]
-    assert together(lambda team: check_same_command(configs[team.rank].flat(), team)) == [None, None]
+    assert together(lambda team: check_same_command(configs[team.rank].flat(), team)) == [
+        None,
+        None,
+    ]
 
 
 def test_what_one_process_raises_all_raise() -> None:

@@ -27,7 +27,6 @@ from lcm.outputs.checkpoint import load_checkpoint
 from lcm.system.lock import LOCK_NAME
 from tests.support.outputs import (
     adapted_layers,
-    assert_same_gradients,
     lines_but_for_the_machine,
     snapshot,
 )
@@ -218,22 +217,6 @@ def test_checkpointing_activations_may_begin_on_resuming_and_changes_no_bit(
     assert all(torch.equal(whole[key], halved[key]) for key in whole)
 
 
-def test_accumulation_equals_one_large_batch(sd_folder: Path, images: Path, tmp_path: Path) -> None:
-    assert run(sd_folder, images, tmp_path / "large", train_batch_size=4, max_train_steps=2) == 0
-    assert (
-        run(
-            sd_folder,
-            images,
-            tmp_path / "small",
-            train_batch_size=2,
-            gradient_accumulation_steps=2,
-            max_train_steps=2,
-        )
-        == 0
-    )
-    assert_same_gradients(tmp_path / "large" / "checkpoint-2", tmp_path / "small" / "checkpoint-2")
-
-
 def test_the_same_command_on_a_finished_run_says_so_and_touches_nothing(
     finished: Path, sd_folder: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,11 +278,6 @@ def test_only_the_newest_checkpoints_are_kept(
         "checkpoint-3",
         "checkpoint-4",
     ]
-
-
-def test_epochs_set_the_number_of_steps(sd_folder: Path, images: Path, tmp_path: Path) -> None:
-    trainer = trainer_of(flags(sd_folder, images, tmp_path, num_train_epochs=3, train_batch_size=4))
-    assert trainer.run.facts.num_updates == 5  # 3 epochs of 6 images, 4 a step
 
 
 def test_bf16_trains_and_verifies(sd_folder: Path, images: Path, tmp_path: Path) -> None:
