@@ -35,9 +35,9 @@ from tests.support.worlds import build_sd, write_images
 SAMPLES = 8
 PHASES = {
     "starting": "",  # whatever is none of the others
-    "making trajectories": "lcm.training.loop.build_trajectories",
-    "building the cache": "lcm.training.loop.build_encoded",
-    "training": "lcm.training.loop.Trainer.train_step",
+    "making trajectories": "lcm.training.inputs.draw_trajectories",
+    "building the cache": "lcm.training.inputs.encode_once",
+    "training": "lcm.training.loop.train_step",
     "saving a checkpoint": "lcm.outputs.saving.save_checkpoint",
     "exporting": "lcm.training.publisher.Publisher.export",
     "drawing": "lcm.training.publisher.Publisher.validate",

@@ -81,16 +81,21 @@ class Student:
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
-        """Updates inside the block move no weight."""
+        """Updates inside the block move no weight and no average."""
         groups = self.optimizer.param_groups
-        rates = [group["lr"] for group in groups]
+        averages = [ema for ema in (self.nets.ema, self.export_ema) if ema is not None]
+        rates, decays = [group["lr"] for group in groups], [ema.decay for ema in averages]
         for group in groups:
             group["lr"] = 0.0
+        for ema in averages:
+            ema.decay = 1.0
         try:
             yield
         finally:
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
+            for ema, decay in zip(averages, decays, strict=True):
+                ema.decay = decay
 
     # --- the record to resume from ----------------------------------------------------------------
 

@@ -246,7 +246,7 @@ def test_every_command_of_the_plans_parses(path: Path) -> None:
     for run in load_plan(path):
         if run.student == "trained":
             flags = run.flags_on({"images": Path("x"), "prompts": Path("y")})
-            assert parse_config(words(flags)).max_train_steps == run.flags["max_train_steps"]
+            assert parse_config(words(flags)).loop.max_train_steps == run.flags["max_train_steps"]
 
 
 def test_jobs_are_selected_by_name_and_seed() -> None:

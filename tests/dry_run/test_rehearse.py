@@ -7,34 +7,37 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import lcm.dry_run.step_memory
+import lcm.training.step
 import train_lcm_lora
 from lcm.cli import main as cli
 from lcm.config.flags import parse_config
 from lcm.dry_run.memory_fit import (
     AVERAGES,
-    ENCODING,
     MOMENTS,
     TRAINED,
     UNET,
-    UPDATE,
     Memory,
     advice,
     worst,
 )
 from lcm.dry_run.preparation import Gain, preparations
-from lcm.dry_run.rehearse import measure_besides, rehearse
+from lcm.dry_run.rehearse import log, rehearse
+from lcm.dry_run.saving import measure_besides
 from lcm.dry_run.step_memory import PROBES, attempt, measure_steps
 from lcm.outputs.saving import BESIDES
 from lcm.system.disk_space import Need, readable, shortages
 from lcm.system.memory import LiveMemory, counting, held_on, is_out_of_memory, total_memory
-from lcm.training.loop import Trainer
 from lcm.training.plan import PAGES, duration, guess_output_need, output_need, plan_of
+from lcm.training.run import Run
+from lcm.training.state import TrainState
+from lcm.training.step import ENCODED, UPDATED
 from tests.support.outputs import snapshot
 from tests.support.runs import flags, run, trainer_of, update
 from tests.support.worlds import write_images
@@ -67,13 +70,12 @@ def test_the_disk_of_a_run_is_foreseen(
         **changes,
     }
     trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", dry_run=True, **options))
-    guess = guess_output_need(
-        trainer.run.config, plan_of(trainer.run.config, 0), trainer.record(), 2
-    )
-    measure_steps(trainer)
-    found, plan = measure_besides(trainer), plan_of(trainer.run.config, 0)
+    plan = plan_of(trainer.run, 0)
+    guess = guess_output_need(trainer.run, plan, trainer.record())
+    measure_steps(trainer.run, trainer.state)
+    found = measure_besides(trainer.run, trainer.state, log)
     foreseen = output_need(
-        trainer.run.config, plan, found.checkpoint, found.given_away, 2 * found.row
+        trainer.run.config.output, plan, found.checkpoint, found.result, 2 * found.row
     )
     assert not (tmp_path / "out").exists()
     assert run(sd_folder, images, tmp_path / "out", **options) == 0
@@ -100,7 +102,7 @@ def test_the_disk_of_a_run_is_foreseen(
     assert (
         foreseen.nbytes
         <= guess.nbytes
-        <= foreseen.nbytes + (plan.checkpoints + 1) * (BESIDES + found.given_away)
+        <= foreseen.nbytes + (plan.checkpoints + 1) * (BESIDES + found.result)
     )
 
 
@@ -117,6 +119,7 @@ def test_checkpoints_and_grids_to_come_are_counted(
         "checkpoints_total_limit": keep,
     }
     config = parse_config(flags(tmp_path, tmp_path, tmp_path / "out", **options))
+    to_come: Any = SimpleNamespace(config=config, facts=SimpleNamespace(num_updates=12))
     there = [5, 10][: step // 5]
     for number in there:
         (tmp_path / "out" / f"checkpoint-{number}").mkdir(parents=True)
@@ -128,7 +131,7 @@ def test_checkpoints_and_grids_to_come_are_counted(
             most = max(most, len(present))
             present = present[-keep:] if keep else present
         grids += now % 4 == 0 and now != 12
-    plan = plan_of(config, step)
+    plan = plan_of(to_come, step)
     assert (plan.updates, plan.checkpoints, plan.grids) == (12 - step, written, grids + 1)
     if len(there) <= (keep or 9):
         assert plan.together == most - len(there)
@@ -151,8 +154,8 @@ def test_what_is_missing_in_a_cache_is_foreseen_and_nothing_is_written(
     trainer = trainer_of(
         flags(sd_folder, images, tmp_path / "out", cache_latents=True, dry_run=True, **options)
     )
-    rehearse(trainer)
-    foreseen = {made.what: made for made in preparations(trainer)}
+    rehearse(trainer.run, trainer.state)
+    foreseen = {made.what: made for made in preparations(trainer.run)}
     assert snapshot(cache) == before and not (tmp_path / "out").exists()
     capsys.readouterr()
     assert cli.main(build) == 0
@@ -186,7 +189,7 @@ def test_trajectories_are_found_by_a_teacher_that_has_its_adapter_by_now(
     }
     for missing in (3, 0):
         trainer = trainer_of(flags(sd_folder, Path(), tmp_path / "out", dry_run=True, **options))
-        (found,) = preparations(trainer)
+        (found,) = preparations(trainer.run)
         tensors = missing * 4 * 8 * 8 * 2
         assert (found.wanted, found.missing) == (3, missing)
         assert tensors <= found.need.nbytes <= tensors + 1000  # a header
@@ -215,9 +218,8 @@ def test_the_memory_of_other_batch_sizes_is_foreseen(
     others: list[int],
 ) -> None:
     teacher = request.getfixturevalue(world)
-    memory = measure_steps(
-        trainer_of(flags(teacher, images, tmp_path / "out", train_batch_size=4, **changes))
-    )
+    trainer = trainer_of(flags(teacher, images, tmp_path / "out", train_batch_size=4, **changes))
+    memory = measure_steps(trainer.run, trainer.state)
     assert memory is not None and sorted(memory.steps) == [1, 2, 4]
     for batch_size in others:
         trainer = trainer_of(
@@ -242,12 +244,12 @@ def test_the_rehearsal_tells_it_all_and_moves_no_weight(
     options = {**BRIEF, "gradient_accumulation_steps": 2}
     trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", dry_run=True, **options))
     before = [p.clone() for p in trainer.run.student.parameters]
-    measure_steps(trainer)
+    measure_steps(trainer.run, trainer.state)
     assert all(
         torch.equal(a, b) for a, b in zip(before, trainer.run.student.parameters, strict=True)
     )
     with caplog.at_level(logging.INFO):
-        rehearse(trainer)
+        rehearse(trainer.run, trainer.state)
     lines = [re.sub(" +", " ", line.strip()) for line in caplog.text.splitlines()]
     said = "\n".join(line.split(" ", 2)[2] for line in lines)
     assert run(sd_folder, images, tmp_path / "out", **options) == 0
@@ -276,14 +278,14 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """
 
     def limit(samples: int) -> None:
-        encode = Trainer.encode
+        encode = lcm.training.step.encode
 
-        def choosy(trainer: Trainer, batch: Any) -> Any:
+        def choosy(family: Any, batch: Any, device: torch.device) -> Any:
             if len(batch.keys) > samples:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            return encode(trainer, batch)
+            return encode(family, batch, device)
 
-        monkeypatch.setattr(Trainer, "encode", choosy)
+        monkeypatch.setattr("lcm.training.step.encode", choosy)
 
     return limit
 
@@ -342,9 +344,10 @@ def test_a_run_that_takes_nearly_all_memory_is_warned_of_and_one_that_takes_more
         *flags(sd_folder, images, tmp_path / "out", train_batch_size=4, lora_rank=1, **BRIEF),
         "--dry_run",
     ]
-    memory = measure_steps(trainer_of(line))
+    trainer = trainer_of(line)
+    memory = measure_steps(trainer.run, trainer.state)
     assert memory is not None
-    peak = memory.peak(4)
+    peak = memory.peak()
     monkeypatch.setattr("lcm.dry_run.step_memory.total_memory", lambda device: int(peak / 0.95))
     assert train_lcm_lora.main(line) == 0
     warned = capsys.readouterr().err
@@ -475,9 +478,10 @@ def test_a_build_of_the_cache_that_has_no_room_warns_once(
 
 
 def memory_with(**changes: Any) -> Memory:
-    steps = {1: {ENCODING: 100, UPDATE: 20}, 11: {ENCODING: 100, UPDATE: 220}}
+    steps = {1: {ENCODED: 100, UPDATED: 20}, 11: {ENCODED: 100, UPDATED: 220}}
     values: dict[str, Any] = {
         "total": 1000,
+        "wanted": 11,
         "held": {UNET: 50, TRAINED: 20},
         "steps": steps,
         "besides": {"drawing": 90},
@@ -491,7 +495,7 @@ def test_each_part_of_a_step_is_a_line_and_the_peak_the_higher_one() -> None:
     assert memory.peak(1) == 170 and memory.peak(21) == 490
     assert memory.largest() == 42  # 70 + 20 * 42 = 910 of 920
     assert memory_with(besides={"drawing": 2000}).largest() == 0
-    assert memory_with(steps={2: {ENCODING: 10, UPDATE: 40}}).above(6) == 120
+    assert memory_with(steps={2: {ENCODED: 10, UPDATED: 40}}).above(6) == 120
 
 
 def test_of_several_processes_the_one_counts_that_takes_most() -> None:
@@ -504,9 +508,9 @@ def test_what_fails_on_another_process_fails_on_all(
     sd_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainer_of(flags(sd_folder, images, tmp_path / "out"))
-    assert attempt(trainer, lambda: 3) == [3]
+    assert attempt(trainer.run, lambda: 3) == [3]
     monkeypatch.setattr("lcm.dry_run.step_memory.gather_object", lambda mine: [*mine, (True, None)])
-    assert attempt(trainer, lambda: 3) is None
+    assert attempt(trainer.run, lambda: 3) is None
 
 
 def test_on_a_gpu_its_allocator_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -534,7 +538,7 @@ def test_only_lack_of_memory_is_taken_for_it(sd_folder: Path, images: Path, tmp_
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        attempt(trainer_of(flags(sd_folder, images, tmp_path / "out")), fail)
+        attempt(trainer_of(flags(sd_folder, images, tmp_path / "out")).run, fail)
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**15, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
@@ -550,7 +554,7 @@ def test_knobs_that_are_turned_or_bring_nothing_are_not_named(tmp_path: Path) ->
         "pass --train_batch_size 1 --gradient_accumulation_steps 11 (the same run, peak 170 "
         "bytes), or --gradient_checkpointing selective, or --gradient_checkpointing full"
     )
-    encoding = {1: {ENCODING: 300, UPDATE: 20}, 11: {ENCODING: 900, UPDATE: 220}}
+    encoding = {1: {ENCODED: 300, UPDATED: 20}, 11: {ENCODED: 900, UPDATED: 220}}
     assert advice(
         config, memory_with(steps=encoding, recomputing={"selective": 2000, "full": 960})
     ).endswith(
@@ -609,9 +613,9 @@ def test_a_batch_far_beyond_the_memory_is_refused_without_being_tried(
     tried: list[int] = []
     count = lcm.dry_run.step_memory.count_step
 
-    def spy(trainer: Trainer, batch_size: int) -> dict[str, int]:
+    def spy(run: Run, state: TrainState, batch_size: int) -> dict[str, int]:
         tried.append(batch_size)
-        return count(trainer, batch_size)
+        return count(run, state, batch_size)
 
     monkeypatch.setattr("lcm.dry_run.step_memory.count_step", spy)
     monkeypatch.setattr("lcm.dry_run.step_memory.total_memory", lambda device: 2**28)

@@ -24,12 +24,14 @@ from typing import Any
 from torch import Tensor
 
 import lcm.training.launch
+import lcm.training.step
 import train_lcm_lora
 from lcm.config.flags import parse_config
 from lcm.data.batch import SampleBatch
-from lcm.methods import LatentBatch
-from lcm.training.loop import Trainer
+from lcm.training.run import Run
+from lcm.training.state import TrainState
 from tests.support.ranks import Job, start, wait
+from tests.support.runs import words
 from tests.support.worlds import build_sd, write_images
 
 SAMPLES, STEPS = 8, 4
@@ -45,14 +47,14 @@ class Case:
 
     @property
     def name(self) -> str:
-        words = [
+        parts = [
             f"processes-{self.processes}",
             f"accumulation-{self.accumulation}",
             f"workers-{self.workers}",
+            *(["cache"] if self.cache else []),
+            *(["buckets"] if self.buckets else []),
         ]
-        return "_".join(
-            [*words, *(["cache"] if self.cache else []), *(["buckets"] if self.buckets else [])]
-        )
+        return "_".join(parts)
 
 
 ONE = [
@@ -77,37 +79,29 @@ TWO = [
 
 def command(folder: Path, case: Case, output: Path) -> list[str]:
     values: dict[str, Any] = {
-        **{
-            "pretrained_teacher_model": folder / "teacher",
-            "train_data_dir": folder / "images",
-            "output_dir": output,
-        },
-        **{
-            "resolution": 16,
-            "lora_rank": 2,
-            "learning_rate": 1e-2,
-            "lr_scheduler": "cosine",
-            "target": "ema",
-        },
-        **{
-            "lora_target_modules": "to_q",
-            "max_train_steps": STEPS,
-            "checkpointing_steps": STEPS // 2,
-            "logging_steps": 1,
-        },
-        **{"validation_steps": 100, "validation_prompts": "a", "validation_num_steps": 1},
-        **{
-            "train_batch_size": SAMPLES // case.processes // case.accumulation,
-            "gradient_accumulation_steps": case.accumulation,
-        },
-        **{
-            "dataloader_num_workers": case.workers,
-            "aspect_ratio_buckets": case.buckets,
-            "cache_latents": case.cache,
-        },
-        **({"latent_cache_dir": folder / f"cache-{case.processes}"} if case.cache else {}),
+        "pretrained_teacher_model": folder / "teacher",
+        "train_data_dir": folder / "images",
+        "output_dir": output,
+        "resolution": 16,
+        "lora_rank": 2,
+        "learning_rate": 1e-2,
+        "lr_scheduler": "cosine",
+        "target": "ema",
+        "lora_target_modules": "to_q",
+        "max_train_steps": STEPS,
+        "checkpointing_steps": STEPS // 2,
+        "logging_steps": 1,
+        "validation_steps": 100,
+        "validation_prompts": ["a", "b", "c"],
+        "validation_num_steps": 1,
+        "train_batch_size": SAMPLES // case.processes // case.accumulation,
+        "gradient_accumulation_steps": case.accumulation,
+        "dataloader_num_workers": case.workers,
+        "aspect_ratio_buckets": case.buckets,
+        "cache_latents": case.cache,
+        "latent_cache_dir": folder / f"cache-{case.processes}" if case.cache else None,
     }
-    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    return words(values)
 
 
 def digest(tensor: Tensor) -> str:
@@ -117,9 +111,9 @@ def digest(tensor: Tensor) -> str:
 def train(folder: Path, case: Case, name: str, rank: int) -> Job:
     """One process of a run, with a note of every sample as it is trained on."""
     output = folder / case.name / (name if rank == 0 else f"{name}-elsewhere")
-    encode = Trainer.encode
+    backward = lcm.training.step.backward
 
-    def noted(trainer: Trainer, batch: SampleBatch) -> LatentBatch:
+    def noted(run: Run, state: TrainState, batch: SampleBatch, *others: Any) -> tuple[Any, Any]:
         with (folder / case.name / f"{name}-{rank}.jsonl").open("a") as file:
             for i, key in enumerate(batch.keys):
                 drawn = [
@@ -127,13 +121,11 @@ def train(folder: Path, case: Case, name: str, rank: int) -> Job:
                     digest(batch.posterior_noise[i]),
                     batch.uniform_time[i].item(),
                 ]
-                file.write(
-                    json.dumps([trainer.state.step + 1, key, batch.prompts[i], *drawn]) + "\n"
-                )
-        return encode(trainer, batch)
+                file.write(json.dumps([state.step + 1, key, batch.prompts[i], *drawn]) + "\n")
+        return backward(run, state, batch, *others)
 
     def job() -> int:
-        Trainer.encode = noted  # type: ignore[method-assign]
+        lcm.training.step.backward = noted
         return train_lcm_lora.main(command(folder, case, output))
 
     return job
@@ -180,16 +172,15 @@ def wait_in_vain(folder: Path, rank: int) -> Job:
 
     def job() -> int:
         lcm.training.launch.WAITING = timedelta(seconds=1)
-        accelerator = lcm.training.launch.make_accelerator(
-            parse_config(command(folder, TWO[0], folder / "none"))
-        )
+        config = parse_config(command(folder, TWO[0], folder / "none"))
+        machine = lcm.training.launch.make_machine(config.loop, config.output, config.optimizer)
         note = folder / "waited"
         if rank == 1:
             while not note.exists():
                 time.sleep(0.05)
             return 0
         try:
-            accelerator.wait_for_everyone()
+            machine.accelerator.wait_for_everyone()
         except RuntimeError as error:
             note.write_text(str(error))
             return 0

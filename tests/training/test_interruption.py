@@ -17,6 +17,7 @@ import pytest
 
 import train_lcm_lora
 from lcm.data.precomputed.store import Store
+from lcm.system.lock import LOCK_NAME
 from tests.support import ROOT
 from tests.support.outputs import differences
 from tests.support.runs import flags
@@ -65,7 +66,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, target: str, count: int, signum: 
 @pytest.mark.parametrize(
     ("moment", "signum", "saved"),
     [
-        (("lcm.training.loop.encode", 3), signal.SIGTERM, 3),  # in the third step
+        (("lcm.training.step.encode", 3), signal.SIGTERM, 3),  # in the third step
         (
             ("lcm.outputs.saving.save_checkpoint", 1),
             signal.SIGINT,
@@ -76,7 +77,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, target: str, count: int, signum: 
             signal.SIGTERM,
             3,
         ),  # the grid of step 3, which has no checkpoint yet
-        (("lcm.training.loop.encode", 5), signal.SIGTERM, 5),  # in the last step
+        (("lcm.training.step.encode", 5), signal.SIGTERM, 5),  # in the last step
         (("lcm.training.publisher.write_card", 1), signal.SIGINT, 5),
     ],
 )
@@ -131,7 +132,7 @@ def test_trajectories_on_disk_stay(
         in capsys.readouterr().err
     )
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    (first,) = [path for path in files if path.name != "manifest.json"]
+    (first,) = [path for path in files if path.name not in ("manifest.json", LOCK_NAME)]
     assert len(Store(first.parent)) == 64
     kept = first.stat().st_mtime_ns
     assert train_lcm_lora.main(line) == 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
@@ -36,6 +37,12 @@ FILES = ROOT / "examples" / "accelerate"
 def config_of(**changes: Any) -> TrainConfig:
     values = {"pretrained_teacher_model": "x", "train_data_dir": "y", **changes}
     return parse_config(words(values))
+
+
+def launched() -> Accelerator:
+    """The processes of the plainest run."""
+    config = config_of()
+    return make_accelerator(config.loop, config.output, config.optimizer)
 
 
 @pytest.fixture
@@ -85,7 +92,7 @@ def test_a_launch_of_several_that_starts_one_is_refused(
         ValueError,
         match=r"started a single one; launch with accelerate launch --multi_gpu --num_processes N",
     ):
-        make_accelerator(config_of())
+        launched()
 
 
 def test_a_configuration_file_of_several_that_starts_one_is_refused(
@@ -97,7 +104,7 @@ def test_a_configuration_file_of_several_that_starts_one_is_refused(
     for name, value in as_accelerate_launches("--config_file", str(tmp_path / "cpus.yaml")).items():
         environment.setenv(name, value)
     with pytest.raises(ValueError, match="started a single one"):
-        make_accelerator(config_of())
+        launched()
 
 
 def test_a_launch_of_one_says_that_it_is_one(
@@ -107,7 +114,7 @@ def test_a_launch_of_one_says_that_it_is_one(
         environment.setenv(name, value)
     environment.delenv("MASTER_ADDR", raising=False)
     with caplog.at_level(logging.INFO):
-        assert make_accelerator(config_of()).num_processes == 1
+        assert launched().num_processes == 1
     assert "1 process, cpu" in caplog.messages
 
 
@@ -125,7 +132,7 @@ def test_a_number_of_processes_without_a_launcher_is_refused(
         match=f"WORLD_SIZE is 2, but {missing}.* not set; launch with accelerate launch "
         "--multi_gpu",
     ):
-        make_accelerator(config_of())
+        launched()
 
 
 def join(environment: pytest.MonkeyPatch, count: int) -> None:
@@ -150,7 +157,7 @@ def test_a_process_whose_mates_do_not_come_says_where_it_waited(
         ValueError,
         match=r"the 2 processes did not meet at 127\.0\.0\.1:\d+.*launch the same command on every",
     ):
-        make_accelerator(config_of())
+        launched()
 
 
 def test_processes_that_have_met_wait_half_a_day_for_each_other(
@@ -161,7 +168,7 @@ def test_processes_that_have_met_wait_half_a_day_for_each_other(
     """
     environment.setenv("ACCELERATE_USE_CPU", "true")
     join(environment, 1)
-    make_accelerator(config_of())
+    launched()
     backend = _get_default_group()._get_backend(torch.device("cpu"))
     assert backend.options._timeout == timedelta(hours=12)
 
@@ -211,7 +218,7 @@ def together(work: Any, count: int = 2) -> list[Any]:
 
 def test_other_flags_on_another_machine_are_refused_on_all() -> None:
     configs = [config_of(learning_rate=1e-4), config_of(learning_rate=1e-3)]
-    first, second = together(lambda team: check_same_command(configs[team.rank], team))
+    first, second = together(lambda team: check_same_command(configs[team.rank].flat(), team))
     assert first == second
     assert (
         "process 1 (learning_rate: 0.0001 -> 0.001) was launched with other flags than process 0"
@@ -224,7 +231,10 @@ def test_files_may_lie_elsewhere_on_another_machine() -> None:
         config_of(output_dir="a"),
         config_of(output_dir="b", train_data_dir="z", pretrained_teacher_model="w"),
     ]
-    assert together(lambda team: check_same_command(configs[team.rank], team)) == [None, None]
+    assert together(lambda team: check_same_command(configs[team.rank].flat(), team)) == [
+        None,
+        None,
+    ]
 
 
 def test_what_one_process_raises_all_raise() -> None:

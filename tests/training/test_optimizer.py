@@ -127,7 +127,7 @@ def test_moments_take_a_quarter(sd_folder: Path, images: Path, tmp_path: Path) -
     check_8bit(CPU)
     config = parse_config(flags(sd_folder, images, tmp_path, use_8bit_adam=True))
     parameters = [nn.Parameter(torch.zeros(n)) for n in (2 * BLOCK, BLOCK - 1)]
-    eight = make_optimizer(config, parameters, fused=False)
+    eight = make_optimizer(config.optimizer, parameters, fused=False)
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     eight.step()

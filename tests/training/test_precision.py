@@ -13,11 +13,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from lcm.config.run import TrainConfig
+from lcm.training.inputs import DTYPES
 from lcm.training.launch import make_accelerator
 from lcm.training.loop import Trainer
-from lcm.training.teachers import DTYPES
-from tests.support.runs import encoded, flags, trainer_of
+from tests.support.runs import encoded, flags, trainer_of, update
 from tests.support.worlds import randomize_lora
 
 LOW = ("bf16", "fp16")
@@ -48,7 +47,7 @@ def test_frozen_weights_are_low_and_all_that_is_trained_is_float32(
     precision: str, teacher: Path, images: Path, tmp_path: Path
 ) -> None:
     trainer = make_trainer(teacher, images, tmp_path, precision)
-    trainer.train_step(trainer.run.inputs.batches(range(1)))
+    update(trainer, trainer.run.inputs.batches(range(1)))
     low, student = DTYPES[precision], trainer.run.student
     frozen = [p for p in student.unet.parameters() if not p.requires_grad]
     encoders = [p for encoder in trainer.run.family.text_encoders() for p in encoder.parameters()]
@@ -74,7 +73,7 @@ def test_no_frozen_weight_is_kept_twice(
     number; of the adapter's four, and two for the copy that the passes read.
     """
     trainer = make_trainer(teacher, images, tmp_path, precision)
-    trainer.train_step(trainer.run.inputs.batches(range(1)))
+    update(trainer, trainer.run.inputs.batches(range(1)))
     found: dict[int, int] = {}
     for module in trainer.run.student.unet.modules():
         attributes = [
@@ -102,7 +101,7 @@ def test_the_loss_is_that_of_float32_up_to_rounding(
     for name in ("no", precision):
         trainer = make_trainer(teacher, images, tmp_path, name)
         batch = next(trainer.run.inputs.batches(range(1)))
-        per_sample = trainer.run.objective(trainer.run.student.nets, encoded(trainer, batch))
+        per_sample, _ = trainer.run.objective(trainer.run.student.nets, encoded(trainer, batch))
         per_sample.mean().backward()
         losses.append(per_sample.detach())
         gradients.append(
@@ -123,23 +122,23 @@ def test_an_update_that_overflows_is_skipped_and_halves_the_scale(
     half-precision gradient survives.
     """
 
-    def with_scaler(config: TrainConfig) -> Accelerator:
-        accelerator = make_accelerator(config)
+    def with_scaler(*sections: Any) -> Accelerator:
+        accelerator = make_accelerator(*sections)
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**exponent)
         return accelerator
 
-    monkeypatch.setattr("lcm.training.loop.make_accelerator", with_scaler)
+    monkeypatch.setattr("lcm.training.launch.make_accelerator", with_scaler)
     trainer = make_trainer(sd_folder, images, tmp_path, "fp16", lr_scheduler="linear")
     before, rate = (
         [p.detach().clone() for p in trainer.run.student.parameters],
         trainer.state.lr_scheduler.get_last_lr(),
     )
-    trainer.train_step(trainer.run.inputs.batches(range(1)))
+    update(trainer, trainer.run.inputs.batches(range(1)))
     same = all(
         torch.equal(p, old) for p, old in zip(trainer.run.student.parameters, before, strict=True)
     )
     skipped = exponent == 60
-    assert (same, trainer.skipped, trainer.state.lr_scheduler.get_last_lr() == rate) == (
+    assert (same, trainer.state.skipped, trainer.state.lr_scheduler.get_last_lr() == rate) == (
         skipped,
         int(skipped),
         skipped,

@@ -25,7 +25,7 @@ from lcm.publish.card import card_text
 from lcm.system.memory import memory_of
 from lcm.training.plan import summarize
 from lcm.training.setup import build_recipe
-from lcm.training.teachers import Bases, load_teachers
+from lcm.training.teachers import FrozenWeights, load_teachers
 from tests.support.runs import FROM_TRAJECTORIES, flags, same, trained, trainer_of
 from tests.support.worlds import build_sd, build_unet, randomize_lora
 
@@ -112,10 +112,10 @@ def test_the_weights_of_a_teacher_stand_in_the_unet_and_leave_it() -> None:
     for network in (unet, own):
         add_lora(network, 2)
         randomize_lora(network)
-    bases = Bases(unet, [other])
+    weights = FrozenWeights(unet, [other])
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     x, embeds = torch.randn(2, 4, 8, 8), torch.randn(2, 77, 16)
-    with bases.standing(1):
+    with weights.active(1):
         here = unet(x, torch.tensor([9, 500]), embeds).sample
         here.square().mean().backward()
     there = own(x, torch.tensor([9, 500]), embeds).sample
@@ -126,7 +126,7 @@ def test_the_weights_of_a_teacher_stand_in_the_unet_and_leave_it() -> None:
             mine[1].grad, theirs[1].grad
         ), mine[0]
     assert same(unet.state_dict(), before)
-    with bases.standing(0):
+    with weights.active(0):
         assert same(unet.state_dict(), before)
 
 
@@ -186,7 +186,7 @@ def test_an_update_is_that_of_a_plain_run_on_its_teacher(
         trained(trainer_of(flags(tmp_path / "teacher", images, tmp_path / "alone", **both)), 1),
     )
     for family, folder in zip(
-        mixed.families, (sd_folder, fine_tunes / "all"), strict=True
+        mixed.run.families, (sd_folder, fine_tunes / "all"), strict=True
     ):  # frozen weights are what they were
         files = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
         assert same(base_state(family.unet), files)
@@ -205,7 +205,7 @@ def test_a_mixture_goes_on_bit_for_bit_after_an_odd_update(
     trained(part, 3)
     part.save()
     again = trainer_of(flags(sd_folder, images, tmp_path / "part", **both))
-    assert again.step == 3
+    assert again.state.step == 3
     assert same(trained(again, 5), whole)
     with pytest.raises(ValueError, match="extra_teachers"):
         trainer_of(
@@ -224,18 +224,17 @@ def test_recipe_and_card_name_all_teachers(
     config = parse_config(
         flags(sd_folder, images, tmp_path, extra_teachers=fine_tunes / "unet", resolution=16)
     )
-    recipe = build_recipe(config, StableDiffusion(build_sd()), None)
+    recipe = build_recipe(config, StableDiffusion(build_sd()), 16, None)
     assert (recipe.teacher, recipe.extra_teachers) == (str(sd_folder), [str(fine_tunes / "unet")])
-    assert "| extra teachers | `unet` |" in card_text(recipe, config, ["a red star"])
+    assert "| extra teachers | `unet` |" in card_text(recipe, config, config.flat(), ["a red star"])
 
 
 def test_what_teachers_have_in_common_is_held_once(
     sd_folder: Path, fine_tunes: Path, images: Path, tmp_path: Path
 ) -> None:
     extra = [fine_tunes / "unet", fine_tunes / "all"]
-    first, unet, everything = load_teachers(
-        parse_config(flags(sd_folder, images, tmp_path, extra_teachers=extra))
-    )
+    config = parse_config(flags(sd_folder, images, tmp_path, extra_teachers=extra))
+    first, unet, everything = load_teachers(config.teacher, torch.float32)
     assert unet.pipe.vae is everything.pipe.vae is first.pipe.vae
     assert unet.pipe.text_encoder is first.pipe.text_encoder
     assert everything.pipe.text_encoder is not first.pipe.text_encoder
@@ -257,14 +256,12 @@ def test_a_dry_run_counts_all_teachers(
         "dry_run": True,
     }
     trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", **changes))
-    assert [(made.wanted, made.missing) for made in preparations(trainer)] == [(3, 3), (3, 3)]
-    held = held_by(trainer)
+    assert [(made.wanted, made.missing) for made in preparations(trainer.run)] == [(3, 3), (3, 3)]
+    held = held_by(trainer.run)
     assert memory_of(held[UNET]) == 3 * size(build_unet())
     pipe = build_sd()
     assert memory_of(held[ENCODERS]) == size(pipe.vae) + 2 * size(pipe.text_encoder)
-    assert "sd mixture of 3 teachers" in summarize(
-        trainer.run.config, trainer.run.family, trainer.run.student, 3, 2
-    )
+    assert "sd mixture of 3 teachers" in summarize(trainer.run)
 
 
 # --- what cannot be mixed -------------------------------------------------------------------------
@@ -304,7 +301,7 @@ def test_a_model_of_another_kind_is_refused(
         pipe.save_pretrained(folder)
     config = parse_config(flags(sd_folder, images, tmp_path / "out", extra_teachers=folder))
     with pytest.raises((ValueError, FileNotFoundError), match=reason):
-        load_teachers(config)
+        load_teachers(config.teacher, torch.float32)
 
 
 def test_a_whole_unet_is_of_one_teacher() -> None:

@@ -24,9 +24,9 @@ from lcm.adapter.lora import lora_modules
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.dry_run.rehearse import rehearse
 from lcm.outputs.checkpoint import load_checkpoint
+from lcm.system.lock import LOCK_NAME
 from tests.support.outputs import (
     adapted_layers,
-    assert_same_gradients,
     lines_but_for_the_machine,
     snapshot,
 )
@@ -217,22 +217,6 @@ def test_checkpointing_activations_may_begin_on_resuming_and_changes_no_bit(
     assert all(torch.equal(whole[key], halved[key]) for key in whole)
 
 
-def test_accumulation_equals_one_large_batch(sd_folder: Path, images: Path, tmp_path: Path) -> None:
-    assert run(sd_folder, images, tmp_path / "large", train_batch_size=4, max_train_steps=2) == 0
-    assert (
-        run(
-            sd_folder,
-            images,
-            tmp_path / "small",
-            train_batch_size=2,
-            gradient_accumulation_steps=2,
-            max_train_steps=2,
-        )
-        == 0
-    )
-    assert_same_gradients(tmp_path / "large" / "checkpoint-2", tmp_path / "small" / "checkpoint-2")
-
-
 def test_the_same_command_on_a_finished_run_says_so_and_touches_nothing(
     finished: Path, sd_folder: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,11 +280,6 @@ def test_only_the_newest_checkpoints_are_kept(
     ]
 
 
-def test_epochs_set_the_number_of_steps(sd_folder: Path, images: Path, tmp_path: Path) -> None:
-    trainer = trainer_of(flags(sd_folder, images, tmp_path, num_train_epochs=3, train_batch_size=4))
-    assert trainer.run.facts.num_updates == 5  # 3 epochs of 6 images, 4 a step
-
-
 def test_bf16_trains_and_verifies(sd_folder: Path, images: Path, tmp_path: Path) -> None:
     assert (
         run(
@@ -332,7 +311,7 @@ def test_low_precision_is_computed_with_as_it_is_loaded(
         module.register_forward_hook(
             lambda module, args, output: seen.append((output, torch.is_autocast_enabled("cpu")))
         )
-    trainer.train_step(trainer.run.inputs.batches(range(1)))
+    update(trainer, trainer.run.inputs.batches(range(1)))
     tensors = [
         (output.dtype, autocast) for output, autocast in seen if isinstance(output, torch.Tensor)
     ]
@@ -386,7 +365,8 @@ def test_dry_run_reports_and_writes_nothing(
     sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        rehearse(trainer_of([*flags(sd_folder, images, tmp_path / "out"), "--dry_run"]))
+        trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", dry_run=True))
+        rehearse(trainer.run, trainer.state)
     data = (
         "kept 6 samples",
         "captions: 6 for 6 samples",
@@ -492,7 +472,7 @@ def test_files_of_something_else_are_not_overwritten(
 ) -> None:
     (tmp_path / name).write_text("mine")
     expect_refusal(capsys, flags(sd_folder, images, tmp_path), f"holds a {name} of something else")
-    assert snapshot(tmp_path) == {name: b"mine"}
+    assert snapshot(tmp_path) == {name: b"mine", LOCK_NAME: b""}
 
 
 def test_a_run_interrupted_before_its_first_checkpoint_starts_again(
@@ -526,7 +506,7 @@ def test_an_adapter_that_fails_its_check_costs_no_state(
     sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = trainer_of(flags(sd_folder, images, tmp_path))
-    trainer.train_step(trainer.run.inputs.batches(range(1)))
+    update(trainer, trainer.run.inputs.batches(range(1)))
     trainer.run.student.parameters[0].data.fill_(1e6)  # beyond float16
     with pytest.raises(ValueError, match="not finite"):
         trainer.save()
@@ -563,7 +543,7 @@ def test_the_launchers_accumulation_must_be_the_runs(
     expect_refusal(capsys, line, f"pass --gradient_accumulation_steps {launched}")
     assert not (tmp_path / "out").exists()
     same = flags(sd_folder, images, tmp_path / "out", gradient_accumulation_steps=launched)
-    assert trainer_of(same).accelerator.gradient_accumulation_steps == int(launched)
+    assert trainer_of(same).run.machine.accelerator.gradient_accumulation_steps == int(launched)
 
 
 @pytest.mark.parametrize(
