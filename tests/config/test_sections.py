@@ -8,7 +8,7 @@ import pytest
 from diffusers.optimization import SchedulerType
 
 from lcm.config.flags import kind_of, parse_config
-from lcm.config.run import FIELDS, SECTIONS
+from lcm.config.run import FIELDS, SECTIONS, TrainConfig
 from lcm.config.sections import LR_SCHEDULERS
 from lcm.system.flags import Flag, default_of
 from tests.support.configs import BASE
@@ -66,3 +66,11 @@ def test_gradient_checkpointing_may_be_spelt_as_a_switch(word: Any, mode: str) -
     """As it is in other scripts."""
     config = parse_config(words({**BASE, "gradient_checkpointing": word}))
     assert config.loop.gradient_checkpointing == mode
+
+
+def test_what_is_written_down_on_demand_changes_nothing_where_it_was_not_given() -> None:
+    optional = {name for name in FIELDS if flag_of(name).is_optional}
+    config = TrainConfig.of(**BASE)
+    assert optional
+    assert optional.isdisjoint(config.flat())
+    assert config.changes() == BASE

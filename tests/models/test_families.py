@@ -431,7 +431,7 @@ def test_what_no_step_asks_for_is_parked(
     monkeypatch.setattr(family, "park", parked.extend)
     data = {} if "prompts_file" in flags else {"train_data_dir": "images"}
     config = TrainConfig.of(pretrained_teacher_model=str(sd_folder), **data, **flags)
-    offload([family], config)
+    offload([family], config.method, config.cache, draws="prompts_file" in flags)
     assert parked == [getattr(family.pipe, name) for name in left]
 
 
