@@ -27,6 +27,9 @@ class Table(Mapping[str, T]):
             self._known[name] = cast(T, getattr(import_module(module), attribute))
         return self._known[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.places or name in self._known  # without importing what it stands for
+
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys((*self.places, *self._known)))
 
