@@ -97,7 +97,8 @@ class TrainConfig:
         run that has resolved some.
         """
         mine = settings or self.flat()
-        needed = ("pretrained_teacher_model", "objective", *SOURCE_FLAGS)
+        sources = [name for name in SOURCE_FLAGS if name in mine]
+        needed = ("pretrained_teacher_model", "objective", *sources)
         plain = TrainConfig.of(**{name: mine[name] for name in needed}).flat()
         plain |= {name: DEFAULTS[name] for name in needed}
         plain = DEFAULTS | plain

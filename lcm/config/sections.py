@@ -103,7 +103,7 @@ class AdapterConfig(Section):
     )
     export_ema_decay: float | None = flag(
         None,
-        "give away an average of the trained weights with this decay per update",
+        "export an average of the trained weights with this decay per update",
         at_least=0,
         below=1,
     )

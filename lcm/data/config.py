@@ -63,6 +63,14 @@ class DataConfig(Section):
         is_free=True,
         is_place=True,
     )
+    other_source: str | None = flag(
+        None,
+        "NAME=WHERE: data of a source that a --plugin adds, from WHERE",
+        source="data of a source of your own",
+        is_free=True,
+        is_place=True,
+        is_optional=True,
+    )
     trajectories_per_prompt: int = flag(
         1,
         "with prompts_file: trajectories of every prompt, each from noise of its own",
@@ -95,16 +103,28 @@ class DataConfig(Section):
         """The one field of SOURCE_FLAGS that is set. Raises ValueError for none or several."""
         given = [name for name in SOURCE_FLAGS if getattr(self, name) is not None]
         if len(given) != 1:
-            *others, last = (f"--{name} ({what})" for name, what in SOURCE_FLAGS.items())
+            *others, last = (
+                f"--{name} ({what})" for name, what in SOURCE_FLAGS.items() if name != OTHER
+            )
             raise ValueError(f"training data: pass exactly one of {', '.join(others)} and {last}")
         return given[0]
 
     @property
-    def where(self) -> str:
-        """The value of that field."""
-        return str(getattr(self, self.source))
+    def reads(self) -> tuple[str, str]:
+        """The name in SOURCES of what is read, and from where. Raises ValueError for an
+        --other_source that says only one of them.
+        """
+        name, where = self.source, str(getattr(self, self.source))
+        if name != OTHER:
+            return name, where
+        name, equals, where = where.partition("=")
+        if not equals:
+            raise ValueError(f"other_source takes NAME=WHERE, such as mine=photos/; got {name!r}")
+        return name, where
 
 
+OTHER = "other_source"
+"""The field that chooses a source from outside."""
 SOURCE_FLAGS: dict[str, str] = {
     f.name: f.metadata["flag"].source for f in fields(DataConfig) if f.metadata["flag"].source
 }

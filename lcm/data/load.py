@@ -14,6 +14,7 @@ from lcm.data.pictures import TOO_LARGE, UNREADABLE, Picture, survey
 from lcm.data.records import IMAGE_FORMATS, NO_CAPTION, Record, drop_bad_names, fingerprint
 from lcm.data.sources import SOURCES
 from lcm.system.processes import ALONE, Team
+from lcm.system.registry import lookup
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,8 @@ def load_data(config: DataConfig, team: Team = ALONE, folder: Path | None = None
 
     Raises FileNotFoundError or ValueError, naming the fix, when nothing usable is left.
     """
-    flag, where = config.source, config.where
-    source = SOURCES[flag]
+    flag, (name, where) = config.source, config.reads
+    source = lookup(SOURCES, name, "source of data")
     dropped: Counter[str] = Counter()
     rest = drop_bad_names(source.read(where, config, dropped), dropped)
     records: list[Record] = []
@@ -46,8 +47,8 @@ def report_dropped(config: DataConfig, records: list[Record], dropped: Counter[s
     """Logs what was dropped and why. Raises ValueError, naming the fix, when nothing usable is
     left.
     """
-    flag, where = config.source, config.where
-    source = SOURCES[flag]
+    name, where = config.reads
+    source = SOURCES[name]
     if not records and dropped[NO_CAPTION] and not dropped.keys() & {UNREADABLE, TOO_LARGE}:
         raise ValueError(
             f"{where}: none of the {dropped[NO_CAPTION]} images has a caption; "

@@ -49,7 +49,7 @@ def take(folder: Path) -> FileLock:
             lock.acquire(timeout=AT_ONCE)
         except Timeout:
             logger.info("waiting for another command to leave %s", folder)
-            lock.acquire(timeout=PATIENCE)
+            wait_for(lock, folder)
     except Timeout as error:
         raise ValueError(
             f"output_dir: another command is working in {folder}; wait until it has ended, or "
@@ -60,3 +60,12 @@ def take(folder: Path) -> FileLock:
             f"output_dir: {folder} cannot be written ({error}); choose another folder"
         ) from error
     return lock
+
+
+def wait_for(lock: FileLock, folder: Path) -> None:
+    """Takes the lock when the other command leaves. Raises Timeout when it does not."""
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except FileNotFoundError:  # it has written nothing, and taken the folder that it made away
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=PATIENCE)

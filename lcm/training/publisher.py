@@ -1,4 +1,4 @@
-"""What a run shows and gives away: validation grids, the adapter checked by reloading, its card."""
+"""What a run shows and exports: validation grids, the result checked by reloading, its card."""
 
 from __future__ import annotations
 

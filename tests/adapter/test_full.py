@@ -16,7 +16,7 @@ from lcm.adapter.export import ExportError, probe
 from lcm.adapter.full_unet import export_unet, verify_unet
 from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
 from lcm.models.networks import guidance_embedding, make_networks
-from lcm.training.student import copy_for_training
+from lcm.training.result import copy_for_training
 from tests.support.adapters import make_recipe
 from tests.support.worlds import build_sdxl_unet, build_unet, inputs
 

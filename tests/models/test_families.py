@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 
 from lcm.config.run import TrainConfig
 from lcm.models.families import ImageSize, load_family
-from lcm.training.teachers import caution, unneeded
+from lcm.training.setup import offload
+from lcm.training.teachers import caution
 from tests.support.schedules import SD_BETAS
 from tests.support.worlds import build_sd, build_sdxl, build_unet
 
@@ -424,12 +425,14 @@ def test_parked_parts_are_at_hand_for_a_picture(
     ],
 )
 def test_what_no_step_asks_for_is_parked(
-    sd_folder: Path, flags: dict[str, Any], left: list[str]
+    sd_folder: Path, flags: dict[str, Any], left: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family = load_family(str(sd_folder))
+    family, parked = load_family(str(sd_folder)), list[Any]()
+    monkeypatch.setattr(family, "park", parked.extend)
     data = {} if "prompts_file" in flags else {"train_data_dir": "images"}
     config = TrainConfig.of(pretrained_teacher_model=str(sd_folder), **data, **flags)
-    assert unneeded(family, config) == [getattr(family.pipe, name) for name in left]
+    offload([family], config.method, config.cache, draws="prompts_file" in flags)
+    assert parked == [getattr(family.pipe, name) for name in left]
 
 
 def test_a_target_that_follows_at_once_is_warned_of_with_zero_terminal_snr(
@@ -440,9 +443,6 @@ def test_a_target_that_follows_at_once_is_warned_of_with_zero_terminal_snr(
         (sd_v_folder, "ema", False),
         (sd_folder, "online", False),
     ):
-        config = TrainConfig.of(
-            pretrained_teacher_model=str(folder), train_data_dir="images", target=target
-        )
-        warning = caution(load_family(str(folder)), config)
+        warning = caution(load_family(str(folder)), target)
         assert (warning is not None) == is_warned
         assert warning is None or "--target ema" in warning

@@ -27,7 +27,8 @@ from lcm.data.precomputed.prompts import prompt_rows
 from lcm.data.precomputed.trajectories import TrajectorySpec, trajectory_key
 from lcm.models.families import StableDiffusion
 from lcm.models.styles import Style, fold_styles
-from lcm.training.teachers import load_teacher
+from lcm.training.result import UNetResult
+from lcm.training.teachers import load_teachers, styles_of
 from tests.support.pipelines import SIZE, draw
 from tests.support.runs import FROM_TRAJECTORIES, flags, same, trained, trainer_of
 from tests.support.worlds import build_sd, build_sdxl, randomize_lora
@@ -273,7 +274,7 @@ def test_another_content_of_the_same_file_is_no_way_to_resume(
     trainer = trainer_of(flags(sd_folder, images, output, teacher_lora=style))
     trained(trainer, 1)
     trainer.save()
-    assert trainer_of(flags(sd_folder, images, output, teacher_lora=style)).step == 1
+    assert trainer_of(flags(sd_folder, images, output, teacher_lora=style)).state.step == 1
     with pytest.raises(ValueError, match="teacher_lora: "):
         trainer_of(flags(sd_folder, images, output, teacher_lora=f"{style}=0.5"))
     style.write_bytes((styles / "other.safetensors").read_bytes())
@@ -312,7 +313,7 @@ def test_an_adapter_of_this_toolkit_is_no_style(
     with pytest.raises(
         ValueError, match=r"teacher_lora .* is a few-step adapter .* --init_adapter"
     ):
-        load_teacher(config)
+        load_teachers(config.teacher, torch.float32)
 
 
 def test_a_whole_unet_cannot_carry_a_text_encoder(
@@ -323,4 +324,4 @@ def test_a_whole_unet_cannot_carry_a_text_encoder(
         flags(sd_folder, images, tmp_path, teacher_lora=style, full_finetune=True, lora_rank=None)
     )
     with pytest.raises(ValueError, match=r"teacher_lora: .* also adapts 6 layers of text encoders"):
-        load_teacher(config)
+        UNetResult.check_styles(styles_of(config.teacher))

@@ -122,10 +122,8 @@ def test_the_norm_of_an_adapter_is_that_of_what_peft_would_merge(
     trainer = trainer_of(flags(sd_folder, images, tmp_path, lora_alpha=3))
     assert trainer.run.student.delta_norm() == 0
     randomize_lora(trainer.run.student.unet)
-    merged = [
-        layer.get_delta_weight("default")
-        for layer in lora_modules(trainer.run.student.unet).values()
-    ]  # type: ignore[operator]
+    layers = lora_modules(trainer.run.student.unet).values()
+    merged = [layer.get_delta_weight("default") for layer in layers]
     assert {delta.dim() for delta in merged} == {2, 4}
     expected = sum(float(delta.detach().double().square().sum()) for delta in merged) ** 0.5
     assert float(trainer.run.student.delta_norm()) == pytest.approx(expected, rel=1e-5)
@@ -136,7 +134,7 @@ def test_the_norm_of_a_whole_unet_is_its_distance_from_the_teacher(
     sd_folder: Path, images: Path, tmp_path: Path, w_embedding: bool
 ) -> None:
     changes = {"full_finetune": True, "w_embedding": w_embedding, "lora_rank": None}
-    student = trainer_of(flags(sd_folder, images, tmp_path, **changes)).student
+    student = trainer_of(flags(sd_folder, images, tmp_path, **changes)).run.student
     assert student.delta_norm() == 0
     with torch.no_grad():
         for parameter in student.parameters:
@@ -165,9 +163,8 @@ def test_pauses_and_the_steps_before_a_resume_do_not_count_for_the_time_left(
             lines.append(metrics)
 
     window = Window(1000, CPU)
-    progress = Progress(
-        Accelerator(cpu=True), window, Log(), step=40, total=100, samples_per_step=8
-    )  # type: ignore[arg-type]
+    counts = {"step": 40, "total": 100, "samples_per_step": 8}
+    progress = Progress(Accelerator(cpu=True), window, Log(), **counts)  # type: ignore[arg-type]
     for step in range(41, 51):
         clock[0] += 2.0
         window.add(torch.ones(8), torch.arange(8))

@@ -181,7 +181,7 @@ def test_the_limits_are_those_of_what_was_trained(case: str) -> None:
     recipe, flags, said, unsaid = LIMITS[case]
     recipe_made, config = made(recipe, **flags)
     words = wording(config.adapter)
-    text = "\n".join(limits(recipe_made, words, config.adapter, config.images))
+    text = "\n".join(limits(recipe_made, words, config.adapter, config.samples))
     assert [words for words in said if words not in text] == []
     assert [words for words in unsaid if words in text] == []
 

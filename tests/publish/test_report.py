@@ -330,8 +330,7 @@ def test_a_page_that_cannot_be_written_costs_no_run(
 
 
 def publisher_of(config: TrainConfig) -> Publisher:
-
-    return trainer_for(config).publisher
+    return trainer_for(config).run.publisher
 
 
 # --- curves ---------------------------------------------------------------------------------------

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lcm.methods import METHODS, MethodConfig
+from lcm.config import run
+from lcm.config.flags import parse_config
+from lcm.config.run import TrainConfig
+from lcm.methods import METHODS
+from lcm.methods.config import FLAGS, flags_of
+from tests.support.runs import words
 
 BASE = {"pretrained_teacher_model": "teacher", "train_data_dir": "images"}
 
@@ -147,8 +152,8 @@ def write_yaml(folder: Path, text: str, name: str = "run.yaml") -> list[str]:
 def read_by(objective: str) -> dict[str, Any]:
     """The values that go together with this method and each other."""
     names = [name for name in VALUES if name not in NOT_TOGETHER]
-    own = METHODS[objective].defaults
-    flags = set(MethodConfig.__dataclass_fields__) - {"as_control"}
+    own = flags_of(METHODS[objective].settings)
+    flags = FLAGS - {"as_control"}
     values = {
         **{name: VALUES[name] for name in names if name not in flags or name in own},
         "objective": objective,
@@ -159,3 +164,105 @@ def read_by(objective: str) -> dict[str, Any]:
             "coupling": "solver",
         }
     return {**values, "loss_type": "cauchy"}
+
+
+FIELDS = [name for name, f in run.FIELDS.items() if not f.metadata["flag"].is_optional]
+"""The flags that every configuration writes out."""
+
+PROMPTS = {"train_data_dir": None, "prompts_file": "prompts.txt"}
+
+COMPANIONS: dict[str, dict[str, Any]] = {
+    "dataset_name": {"train_data_dir": None},
+    "parquet_files": {"train_data_dir": None},
+    "webdataset": {"train_data_dir": None},
+    "prompts_file": {"train_data_dir": None},
+    "cache_variants": {"cache_latents": True},
+    "latent_cache_dir": {"cache_latents": True},
+    "streaming": {
+        "train_data_dir": None,
+        "dataset_name": "someone/pictures",
+        "cache_latents": True,
+    },
+    "trajectories_per_prompt": PROMPTS,
+    "trajectory_dir": PROMPTS,
+    "guidance_scale_min": {"guidance_scale_max": 15.0},
+    "guidance_scale_max": {"guidance_scale_min": 2.0},
+    "guidance_per_phase": {"objective": "pcm", "phases": 2},
+    "preserve_cfg": {"proportion_empty_prompts": 0.1},
+    "coupling": {"objective": "flow_map", "as_control": True},
+    "phases": {"objective": "pcm"},
+    "segments": {"objective": "tscd"},
+    "landing_steps": {"objective": "tcd"},
+    "landing_jitter": {"objective": "tcd"},
+    "eta": {"objective": "tcd"},
+    "discretization": {"objective": "ct"},
+    "first_ddim_timesteps": {"objective": "ct"},
+    "tangent_mode": {"objective": "scm"},
+    "tangent_step": {"objective": "scm"},
+    "tangent_warmup": {"objective": "scm"},
+    "tangent_normalization": {"objective": "scm"},
+    "injection": {"objective": "stochastic_flow"},
+    "w_embedding": {"full_finetune": True},
+    "lr_warmup_steps": {"lr_scheduler": "cosine"},
+    "ema_decay": {"target": "ema"},
+    "snr_gamma": {"weighting": "min_snr"},
+    "hub_model_id": {"push_to_hub": True},
+    "hub_private": {"push_to_hub": True},
+}
+"""What a value needs beside it to make sense."""
+
+CONSEQUENCES: dict[str, dict[str, Any]] = {
+    "guidance_scale_min": {"guidance_scale": None},
+    "guidance_per_phase": {"guidance_scale": None},
+    "coupling": {"solver": None, "solver_steps": None},
+    "loss_type": {"huber_c": None},
+    "weighting": {"snr_gamma": 5.0},
+    "target": {"ema_decay": 0.95},
+    "discretization": {"first_ddim_timesteps": None},
+}
+"""What a value of VALUES makes of the method's defaults: those without effect beside it are None,
+others come to have one.
+"""
+
+NEEDS_PROMPTS = [name for name, method in METHODS.items() if method.from_trajectories]
+
+AWKWARD: dict[str, Any] = {
+    "validation_prompts": [
+        "a: b",
+        "# no comment",
+        "yes",
+        "null",
+        "2024",
+        "1e3",
+        "- x",
+        "Größe 貓",
+        "two\nlines",
+        "'q\"",
+        " edge ",
+        "",
+    ],
+    "teacher_revision": "1e5",
+    "variant": "null",
+    "output_dir": "a: b #c",
+    "learning_rate": 1 / 3 * 1e-4,
+    "adam_epsilon": 1e-12,
+    "lora_alpha": 1e22,
+}
+"""Values that YAML could take for others."""
+
+
+def parse(*line: str) -> TrainConfig:
+    return parse_config([*words(BASE), *line])
+
+
+def everything(name: str) -> dict[str, Any]:
+    return {**BASE, **COMPANIONS.get(name, {}), name: VALUES[name]}
+
+
+def resolved(values: dict[str, Any]) -> dict[str, Any]:
+    """All fields: these values over the defaults of the method among them."""
+    method = {name: value for name, value in values.items() if name == "objective"}
+    consequences = {
+        name: value for cause in values for name, value in CONSEQUENCES.get(cause, {}).items()
+    }
+    return {**TrainConfig.of(**BASE, **method).flat(), **consequences, **values}

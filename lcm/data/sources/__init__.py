@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from lcm.data.sources.base import Source
-from lcm.data.sources.dataset import HUB_DATASET
-from lcm.data.sources.folder import FOLDER
-from lcm.data.sources.parquet import PARQUET_FILES
-from lcm.data.sources.prompts import PROMPTS
-from lcm.data.sources.webdataset import WEBDATASET
+from typing import TYPE_CHECKING
 
-SOURCES: dict[str, Source] = {
-    "train_data_dir": FOLDER,
-    "dataset_name": HUB_DATASET,
-    "parquet_files": PARQUET_FILES,
-    "webdataset": WEBDATASET,
-    "prompts_file": PROMPTS,
-}
-"""Field of DataConfig -> what it reads."""
+from lcm.system.registry import Table
+
+if TYPE_CHECKING:
+    from lcm.data.sources.base import Source
+
+SOURCES: Table[Source] = Table(
+    "source of data",
+    {
+        "train_data_dir": "lcm.data.sources.folder:FOLDER",
+        "dataset_name": "lcm.data.sources.dataset:HUB_DATASET",
+        "parquet_files": "lcm.data.sources.parquet:PARQUET_FILES",
+        "webdataset": "lcm.data.sources.webdataset:WEBDATASET",
+        "prompts_file": "lcm.data.sources.prompts:PROMPTS",
+    },
+)
+"""The field of DataConfig that chooses it -> the source. Those from outside are chosen by
+--other_source.
+"""

@@ -19,7 +19,9 @@ Raises FileNotFoundError or ValueError, naming the flag and the fix, when there 
 
 @dataclass(frozen=True)
 class Source:
-    """Where samples come from. Its name in SOURCES is the field of DataConfig that chooses it."""
+    """Where samples come from. Its name in SOURCES is the field of DataConfig that chooses it, or
+    what --other_source names.
+    """
 
     read: Read
     add_captions: str = ""  # what to do when no image has one; {} is the caption column
