@@ -25,18 +25,20 @@ saving its last step.
 def alone_in(folder: Path) -> Iterator[None]:
     """Holds the folder, which is made, against other commands inside the block.
 
-    The system drops the lock with the process, however it ends. A folder that was made here and in
-    which nothing was written is gone afterwards. Raises ValueError when another command keeps the
+    The system drops the lock with the process, however it ends. Folders that were made here and in
+    which nothing was written are gone afterwards. Raises ValueError when another command keeps the
     folder, or it cannot be written.
     """
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = take(folder)
     try:
         yield
     finally:
         if made and [path.name for path in folder.iterdir()] == [LOCK_NAME]:
             (folder / LOCK_NAME).unlink()
-            folder.rmdir()
+            for path in made:
+                if not any(path.iterdir()):
+                    path.rmdir()
         lock.release()
 
 
