@@ -25,49 +25,62 @@ saving its last step.
 def alone_in(folder: Path) -> Iterator[None]:
     """Holds the folder, which is made, against other commands inside the block.
 
-    The system drops the lock with the process, however it ends. A folder that was made here and in
-    which nothing was written is gone afterwards. Raises ValueError when another command keeps the
+    The system drops the lock with the process, however it ends. Folders that were made here and in
+    which nothing was written are gone afterwards. Raises ValueError when another command keeps the
     folder, or it cannot be written.
     """
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = take(folder)
     try:
         yield
     finally:
-        if made:
-            with suppress(OSError):  # Windows keeps a file that is open
-                if [path.name for path in folder.iterdir()] == [LOCK_NAME]:
-                    (folder / LOCK_NAME).unlink()
-                    folder.rmdir()
+        with suppress(OSError):  # Windows keeps a file that is open, and none takes a full folder
+            (folder / LOCK_NAME).unlink()
+            for path in made:
+                path.rmdir()
         lock.release()
 
 
 def take(folder: Path) -> FileLock:
-    """The lock of a folder, held."""
+    """The lock of a folder, held; says so where it has to be waited for."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK_NAME)
-        try:
-            lock.acquire(timeout=AT_ONCE)
-        except Timeout:
-            logger.info("waiting for another command to leave %s", folder)
-            wait_for(lock, folder)
+        return hold(folder, AT_ONCE)
+    except Timeout:
+        logger.info("waiting for another command to leave %s", folder)
+    try:
+        return hold(folder, PATIENCE)
     except Timeout as error:
         raise ValueError(
             f"output_dir: another command is working in {folder}; wait until it has ended, or "
             "pass another --output_dir"
         ) from error
-    except OSError as error:
-        raise ValueError(
-            f"output_dir: {folder} cannot be written ({error}); choose another folder"
-        ) from error
-    return lock
 
 
-def wait_for(lock: FileLock, folder: Path) -> None:
-    """Takes the lock when the other command leaves. Raises Timeout when it does not."""
+def hold(folder: Path, patience: float) -> FileLock:
+    """The lock of a folder, held within so many seconds. Raises Timeout, or ValueError where the
+    folder cannot be written.
+    """
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / LOCK_NAME)
+            if held(lock, patience):
+                return lock
+        except Timeout:
+            raise
+        except OSError as error:
+            raise ValueError(
+                f"output_dir: {folder} cannot be written ({error}); choose another folder"
+            ) from error
+
+
+def held(lock: FileLock, patience: float) -> bool:
+    """Whether the lock was taken before its last holder removed it, or the folder, in leaving."""
     try:
-        lock.acquire(timeout=PATIENCE)
-    except FileNotFoundError:  # it has written nothing, and taken the folder that it made away
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=PATIENCE)
+        lock.acquire(timeout=patience)
+    except FileNotFoundError:
+        return False
+    if Path(lock.lock_file).exists():
+        return True
+    lock.release()
+    return False

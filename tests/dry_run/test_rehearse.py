@@ -238,16 +238,11 @@ def test_the_memory_of_other_batch_sizes_is_foreseen(
     assert memory.held[TRAINED] == sum(p.nbytes for p in trainer.run.student.parameters)
 
 
-def test_the_rehearsal_tells_it_all_and_moves_no_weight(
+def test_the_rehearsal_tells_it_all(
     sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = {**BRIEF, "gradient_accumulation_steps": 2}
     trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", dry_run=True, **options))
-    before = [p.clone() for p in trainer.run.student.parameters]
-    measure_steps(trainer.run, trainer.state)
-    assert all(
-        torch.equal(a, b) for a, b in zip(before, trainer.run.student.parameters, strict=True)
-    )
     with caplog.at_level(logging.INFO):
         rehearse(trainer.run, trainer.state)
     lines = [re.sub(" +", " ", line.strip()) for line in caplog.text.splitlines()]

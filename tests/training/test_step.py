@@ -1,25 +1,15 @@
-"""The one training step, and that a dry run makes it too without moving what is trained."""
+"""The one training step: who makes it, and what it tells."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-from typing import Any
-
-import pytest
-import torch
 
 import lcm.dry_run.rehearse
 import lcm.dry_run.step_memory
 import lcm.training.loop
 import lcm.training.step
-from lcm.dry_run.rehearse import rehearse
-from lcm.dry_run.step_memory import measure_steps
-from lcm.training.loop import Trainer
 from lcm.training.step import ENCODED, UPDATED, train_step
-from tests.support.runs import flags, same, trained, trainer_of, update
-
-AVERAGED: dict[str, Any] = {"target": "ema", "export_ema_decay": 0.9}
+from tests.support.runs import flags, trainer_of, update
 
 
 def test_the_loop_and_the_dry_run_make_the_same_step() -> None:
@@ -40,79 +30,3 @@ def test_a_step_tells_its_parts_and_what_it_saw(
     assert output.stopping and state.step == 1
     assert all(p.grad is None for p in run.student.parameters)
     assert not update(trainer, run.inputs.batches(range(1, 2))).stopping
-
-
-# --- the dry run ----------------------------------------------------------------------------------
-
-
-def resumed(teacher: Path, images: Path, output: Path, **changes: Any) -> Trainer:
-    """A run that goes on from its second update, with averages that are not what is trained."""
-    line = flags(teacher, images, output, lr_scheduler="cosine", **AVERAGED, **changes)
-    trainer = trainer_of(line)
-    trained(trainer, 2)
-    trainer.save()
-    return trainer_of(line)
-
-
-def seen(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Weights, averages and the state of the random numbers; all else that a step depends on but
-    for the moments.
-    """
-    run, state, record = trainer.run, trainer.state, trainer.record()
-    tensors = {
-        name: tensor.detach().clone()
-        for name, tensor in record.tensors.items()
-        if not name.startswith("optimizer.")
-    }
-    tensors["random"] = torch.get_rng_state()
-    ema, export_ema = run.student.nets.ema, run.student.export_ema
-    others = {
-        "facts": copy.deepcopy(record.facts),
-        "place": (state.step, state.skipped),
-        "rates": [group["lr"] for group in run.student.optimizer.param_groups],
-        "decays": [ema.decay for ema in (ema, export_ema) if ema is not None],
-        "gradients": [p.grad for p in run.student.parameters],
-        "prepared": run.student.nets.prepared,
-        "accumulation": run.accumulation,
-        "training": run.student.unet.training,
-        "checkpointing": [
-            m.__dict__.get("gradient_checkpointing") for m in run.student.unet.modules()
-        ],
-    }
-    return tensors, others
-
-
-def test_measuring_steps_moves_nothing_that_a_step_depends_on_but_the_moments(
-    sd_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Weights, averages, rates, place in the run, random numbers: also where memory is tight and
-    recomputing is tried out.
-    """
-    trainer = resumed(sd_folder, images, tmp_path, gradient_accumulation_steps=2)
-    ema = trainer.run.student.nets.ema
-    assert ema is not None
-    assert not torch.equal(ema.averages[1], trainer.run.student.parameters[1])
-    tensors, others = seen(trainer)
-    monkeypatch.setattr("lcm.dry_run.step_memory.TIGHT", 0.0)
-    memory = measure_steps(trainer.run, trainer.state)
-    assert memory is not None and list(memory.recomputing) == ["selective", "full"]
-    tensors_after, others_after = seen(trainer)
-    assert same(tensors_after, tensors)
-    assert others_after == others
-
-
-def test_the_next_update_is_told_as_the_run_makes_it(
-    sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Of a run that goes on, whose target is an average; and the run stands where it stood."""
-    trainer = resumed(sd_folder, images, tmp_path, validation_num_steps=1, validation_prompts="a")
-    place = seen(trainer)[1]["place"]
-    with caplog.at_level("INFO"):
-        rehearse(trainer.run, trainer.state)
-    assert seen(trainer)[1]["place"] == place == (2, 0)
-    again = resumed(
-        sd_folder, images, tmp_path / "again", validation_num_steps=1, validation_prompts="a"
-    )
-    output = update(again, again.run.inputs.batches(range(2, 3)))
-    loss, grad_norm = output.loss.mean().item(), float(output.grad_norm)
-    assert f"loss {loss:.4f}, gradient norm {grad_norm:.4f}" in caplog.text
