@@ -37,7 +37,7 @@ from lcm.system.processes import Team
 from lcm.training.encode import encode
 from tests.support.damage import data_start, flip_bit
 from tests.support.outputs import losses
-from tests.support.runs import flags, run
+from tests.support.runs import FROM_TRAJECTORIES, flags, run
 from tests.support.squares import square_data
 from tests.support.teams import teams
 from tests.support.worlds import write_images
@@ -538,6 +538,31 @@ def test_the_command_builds_inspects_and_verifies(
     assert f"{path.name}: rows 0" in capsys.readouterr().out
     assert cli.main(build) == 0
     assert cli.main(["cache", "verify", str(cache)]) == 0
+
+
+def test_the_command_inspects_and_verifies_trajectories(
+    sd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, prompts = tmp_path / "trajectories", tmp_path / "prompts.txt"
+    prompts.write_text("a red ball\na blue star\na hat\n")
+    changes = {**FROM_TRAJECTORIES, "prompts_file": prompts, "trajectory_dir": directory}
+    assert run(sd_folder, None, tmp_path / "out", max_train_steps=1, **changes) == 0
+    capsys.readouterr()
+    assert cli.main(["cache", "inspect", str(directory)]) == 0
+    said = capsys.readouterr().out
+    assert "trajectories; family sd, num_steps 4, solver ddim" in said
+    assert "3 rows in 1 files" in said
+    assert cli.main(["cache", "verify", str(directory)]) == 0
+    assert "3 rows, sound" in capsys.readouterr().out
+    (path,) = directory.glob("*/*.safetensors")
+    flip_bit(path, data_start(path))
+    assert cli.main(["cache", "verify", str(directory)]) == 1
+    out, err = capsys.readouterr()
+    assert "1 rows damaged, 0 files not readable" in out and f"{path.name}: rows 0" in out
+    assert "cache build" not in err
+    assert run(sd_folder, None, tmp_path / "out2", max_train_steps=1, **changes) == 0
+    assert "2 reused, 1 made, 1 damaged ones among them" in capsys.readouterr().err
+    assert cli.main(["cache", "verify", str(directory)]) == 0
 
 
 def test_a_cache_that_cannot_be_written_is_refused_by_name(
