@@ -1,4 +1,4 @@
-"""Latents and prompt embeddings that are kept on disk."""
+"""Latents, prompt embeddings and trajectories that are kept on disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-HELP = "latents and prompt embeddings that are kept on disk"
+HELP = "latents, prompt embeddings and trajectories that are kept on disk"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,11 +54,12 @@ def verify(directory: Path) -> int:
     """Compares every row with its checksum. Returns 1 when one is damaged or there is no cache."""
     from lcm.data.precomputed.rows import stores
 
-    found, worst = list(stores(directory)), 0
-    for _, store in found:
+    found, remedies = list(stores(directory)), set()
+    for manifest, store in found:
         damaged = store.damaged()
         rows = sum(map(len, damaged.values()))
-        worst = max(worst, int(bool(damaged)))
+        if damaged:
+            remedies.add(remedy(manifest["kind"]))
         whole = sum(not rows for rows in damaged.values())
         state = f"{rows} rows damaged, {whole} files not readable" if damaged else "sound"
         print(f"{store.folder}: {len(store)} rows, {state}")
@@ -67,12 +68,16 @@ def verify(directory: Path) -> int:
                 f"  {path.name}: "
                 f"{'all of it' if not numbers else 'rows ' + ', '.join(map(str, numbers))}"
             )
-    if worst:
-        print(
-            "the next lcm cache build, or run with --cache_latents, makes the damaged ones again",
-            file=sys.stderr,
-        )
-    return worst if found else inspect(directory)
+    for text in sorted(remedies):
+        print(f"{text}, makes the damaged ones again", file=sys.stderr)
+    return int(bool(remedies)) if found else inspect(directory)
+
+
+def remedy(kind: str) -> str:
+    """Which command makes damaged rows of this kind again."""
+    if kind == "trajectories":
+        return "the next run of the command that they were drawn for"
+    return "the next lcm cache build, or run with --cache_latents"
 
 
 def build(flags: Sequence[str]) -> int:

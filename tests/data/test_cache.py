@@ -23,11 +23,10 @@ from safetensors.torch import load_file
 
 from lcm.cli import main as cli
 from lcm.data.batch import Moments, SampleBatch, collate
-from lcm.data.buckets import Buckets, by_aspect_ratio, one_square
-from lcm.data.config import DataConfig
-from lcm.data.dataset import TrainDataset
+from lcm.data.buckets import one_square
+from lcm.data.config import DataConfig, SampleConfig
 from lcm.data.load import load_records
-from lcm.data.pictures import Picture, survey
+from lcm.data.pictures import survey
 from lcm.data.precomputed.latents import EncodedSamples, PictureSet, encode_samples
 from lcm.data.precomputed.rows import Filled, Make, Rows, break_even
 from lcm.data.precomputed.store import ROWS, Row, Store, Writer, drop_damaged, sweep, write_rows
@@ -38,7 +37,8 @@ from lcm.system.processes import Team
 from lcm.training.encode import encode
 from tests.support.damage import data_start, flip_bit
 from tests.support.outputs import losses
-from tests.support.runs import flags, run
+from tests.support.runs import FROM_TRAJECTORIES, flags, run
+from tests.support.squares import square_data
 from tests.support.teams import teams
 from tests.support.worlds import write_images
 
@@ -286,7 +286,7 @@ def test_pictures_are_read_once_and_again_when_they_change(tmp_path: Path) -> No
     notes.mkdir()
     (images / "3.png").write_bytes(b"no image")
     (images / "2.png").write_bytes((images / "1.png").read_bytes())
-    config = DataConfig(train_data_dir=str(images), resolution=16)
+    config = DataConfig(train_data_dir=str(images))
     records = list(read_folder(str(images), config, Counter()))
     first = survey(records, Team(), notes)
     assert [(p.width, p.height) for p in first] == [(20, 16)] * 3 + [(0, 0)]
@@ -343,33 +343,31 @@ def family(request: pytest.FixtureRequest) -> Family:
     return load_family(str(request.getfixturevalue(request.param)))
 
 
-def make_data(images: Path, **flags: Any) -> tuple[list[Record], DataConfig]:
-    config = DataConfig(train_data_dir=str(images), resolution=16, **flags)
-    return load_records(config), config
+def records_in(images: Path) -> list[Record]:
+    return load_records(DataConfig(train_data_dir=str(images)))
 
 
 def encoded_of(
-    family: Family, records: list[Record], config: DataConfig, folder: Path, seed: int = 3
+    family: Family,
+    records: list[Record],
+    samples: SampleConfig,
+    folder: Path,
+    *,
+    seed: int = 3,
+    variants: int = 1,
 ) -> EncodedSamples:
     folder.mkdir(exist_ok=True)
     pictures = survey(records, Team(), folder)
     prompts = ["", *(caption for record in records for caption in record.captions)]
-    chosen = PictureSet(records, pictures, buckets_of(pictures, config), config, seed)
+    buckets = one_square(16, len(pictures))
+    chosen = PictureSet(records, pictures, buckets, samples, seed, variants)
     return encode_samples(family, prompts, chosen, directory=folder, team=Team())
 
 
-def buckets_of(pictures: Sequence[Picture], config: DataConfig) -> Buckets:
-    return (
-        by_aspect_ratio(pictures, 16, 4)
-        if config.aspect_ratio_buckets
-        else one_square(16, len(pictures))
-    )
-
-
 def batch_of(
-    records: list[Record], config: DataConfig, epoch: int, encoded: EncodedSamples | None = None
+    records: list[Record], samples: SampleConfig, epoch: int, encoded: EncodedSamples | None = None
 ) -> SampleBatch:
-    dataset = TrainDataset(records, config, (4, 8, 8), seed=3, encoded=encoded)
+    dataset = square_data(records, 16, (4, 8, 8), samples=samples, seed=3, encoded=encoded)
     return collate([dataset[epoch, index] for index in range(len(dataset))])
 
 
@@ -377,19 +375,14 @@ def batch_of(
 def test_a_cached_batch_is_the_live_batch_of_the_same_crop(
     family: Family, tmp_path: Path, variants: int
 ) -> None:
-    flags = {
-        "random_flip": True,
-        "proportion_empty_prompts": 0.5,
-        "cache_latents": True,
-        "cache_variants": variants,
-    }
-    records, config = make_data(write_images(tmp_path / "images", 6, size=(31, 24)), **flags)
-    encoded = encoded_of(family, records, config, tmp_path / "cache")
+    samples = SampleConfig(random_flip=True, proportion_empty_prompts=0.5)
+    records = records_in(write_images(tmp_path / "images", 6, size=(31, 24)))
+    encoded = encoded_of(family, records, samples, tmp_path / "cache", variants=variants)
     crops = set()
     for epoch in range(3):
         device = torch.device("cpu")
-        live = encode(family, batch_of(records, config, epoch), device)
-        batch = batch_of(records, config, epoch, encoded)
+        live = encode(family, batch_of(records, samples, epoch), device)
+        batch = batch_of(records, samples, epoch, encoded)
         cached = encode(family, batch, device)
         assert isinstance(batch.content, Moments) and torch.equal(cached.noise, live.noise)
         assert cached.cond.prompt_embeds.shape == live.cond.prompt_embeds.shape
@@ -404,7 +397,7 @@ def test_a_cached_batch_is_the_live_batch_of_the_same_crop(
                 atol=1e-5,
             )
         # the crop is that of epoch % variants, the noise that of the epoch
-        shown = batch_of(records, config, epoch % variants)
+        shown = batch_of(records, samples, epoch % variants)
         assert batch.sizes == shown.sizes
         crops.add(tuple((s.crop_top, s.crop_left) for s in batch.sizes))
         if epoch < variants:
@@ -417,17 +410,16 @@ def test_a_cached_batch_is_the_live_batch_of_the_same_crop(
 def test_another_folder_with_the_same_pictures_and_words_reuses_all(
     family: Family, tmp_path: Path
 ) -> None:
-    first, config = make_data(write_images(tmp_path / "a", 4), center_crop=True, cache_latents=True)
+    first, samples = records_in(write_images(tmp_path / "a", 4)), SampleConfig(center_crop=True)
     cache = tmp_path / "cache"
-    before = encoded_of(family, first, config, cache)
+    before = encoded_of(family, first, samples, cache)
     files = sorted(path.name for path in cache.rglob("*.safetensors"))
     moved = write_images(tmp_path / "b", 4)
     for i in range(4):
         (moved / f"{i}.png").rename(moved / f"moved {i}.png")
     text = (moved / "metadata.jsonl").read_text()
     (moved / "metadata.jsonl").write_text(text.replace('"file_name": "', '"file_name": "moved '))
-    second, config = make_data(moved, center_crop=True, cache_latents=True)
-    after = encoded_of(family, second, config, cache, seed=4)
+    after = encoded_of(family, records_in(moved), samples, cache, seed=4)
     assert sorted(path.name for path in cache.rglob("*.safetensors")) == files
     assert all(torch.equal(before.picture(0, i)[0], after.picture(0, i)[0]) for i in range(4))
 
@@ -435,18 +427,16 @@ def test_another_folder_with_the_same_pictures_and_words_reuses_all(
 def test_other_weights_or_another_resize_never_read_the_same_rows(
     sd_folder: Path, tmp_path: Path
 ) -> None:
-    records, config = make_data(
-        write_images(tmp_path / "images", 2, size=(40, 40)), cache_latents=True
-    )
+    records = records_in(write_images(tmp_path / "images", 2, size=(40, 40)))
     family = load_family(str(sd_folder))
-    before = encoded_of(family, records, config, tmp_path / "cache")
-    bicubic = dataclasses.replace(config, interpolation_type="bicubic")
+    before = encoded_of(family, records, SampleConfig(), tmp_path / "cache")
+    bicubic = SampleConfig(interpolation_type="bicubic")
     after = encoded_of(family, records, bicubic, tmp_path / "cache")
     assert not torch.equal(before.picture(0, 0)[0], after.picture(0, 0)[0])
     with torch.no_grad():
         next(family.pipe.vae.parameters()).add_(0.5)
         next(family.pipe.text_encoder.parameters()).add_(0.5)
-    after = encoded_of(family, records, config, tmp_path / "cache")
+    after = encoded_of(family, records, SampleConfig(), tmp_path / "cache")
     assert not torch.equal(before.picture(0, 0)[0], after.picture(0, 0)[0])
     words = records[0].captions[0]
     assert not torch.equal(
@@ -455,8 +445,8 @@ def test_other_weights_or_another_resize_never_read_the_same_rows(
 
 
 def test_the_manifest_and_the_rows_say_what_they_are(family: Family, tmp_path: Path) -> None:
-    records, config = make_data(write_images(tmp_path / "images", 2), cache_latents=True)
-    encoded_of(family, records, config, tmp_path / "cache")
+    records = records_in(write_images(tmp_path / "images", 2))
+    encoded_of(family, records, SampleConfig(), tmp_path / "cache")
     kinds = {
         json.loads(path.read_text())["kind"]: path.parent
         for path in tmp_path.glob("cache/*/manifest.json")
@@ -548,6 +538,31 @@ def test_the_command_builds_inspects_and_verifies(
     assert f"{path.name}: rows 0" in capsys.readouterr().out
     assert cli.main(build) == 0
     assert cli.main(["cache", "verify", str(cache)]) == 0
+
+
+def test_the_command_inspects_and_verifies_trajectories(
+    sd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, prompts = tmp_path / "trajectories", tmp_path / "prompts.txt"
+    prompts.write_text("a red ball\na blue star\na hat\n")
+    changes = {**FROM_TRAJECTORIES, "prompts_file": prompts, "trajectory_dir": directory}
+    assert run(sd_folder, None, tmp_path / "out", max_train_steps=1, **changes) == 0
+    capsys.readouterr()
+    assert cli.main(["cache", "inspect", str(directory)]) == 0
+    said = capsys.readouterr().out
+    assert "trajectories; family sd, num_steps 4, solver ddim" in said
+    assert "3 rows in 1 files" in said
+    assert cli.main(["cache", "verify", str(directory)]) == 0
+    assert "3 rows, sound" in capsys.readouterr().out
+    (path,) = directory.glob("*/*.safetensors")
+    flip_bit(path, data_start(path))
+    assert cli.main(["cache", "verify", str(directory)]) == 1
+    out, err = capsys.readouterr()
+    assert "1 rows damaged, 0 files not readable" in out and f"{path.name}: rows 0" in out
+    assert "cache build" not in err
+    assert run(sd_folder, None, tmp_path / "out2", max_train_steps=1, **changes) == 0
+    assert "2 reused, 1 made, 1 damaged ones among them" in capsys.readouterr().err
+    assert cli.main(["cache", "verify", str(directory)]) == 0
 
 
 def test_a_cache_that_cannot_be_written_is_refused_by_name(

@@ -24,12 +24,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lcm.data.batch import Sample, SampleBatch, collate
-from lcm.data.config import DataConfig
+from lcm.data.config import CacheConfig, DataConfig, SampleConfig, check_data
 from lcm.data.dataset import TrainDataset
 from lcm.data.load import load_records
 from lcm.data.records import Record, fingerprint
 from lcm.data.sampler import StepSampler
 from tests.support.samples import captions_of
+from tests.support.squares import square_data
 from tests.support.worlds import write_images
 
 LATENT = (4, 3, 5)
@@ -451,7 +452,7 @@ def test_file_names_outside_the_folder_are_refused(tmp_path: Path, layout: str, 
 )
 def test_exactly_one_source_is_asked_for(config: DataConfig) -> None:
     with pytest.raises(ValueError, match=r"--train_data_dir.*--dataset_name"):
-        config.check_data()
+        check_data(config, SampleConfig(), CacheConfig())
 
 
 # data sets
@@ -668,7 +669,7 @@ def test_the_fingerprint_changes_with_nothing_else(tmp_path: Path) -> None:
     make_folder(tmp_path / "one", "metadata.jsonl")
     make_folder(tmp_path / "two", ".txt")
     assert fingerprint(load(tmp_path / "one")) == fingerprint(
-        load(tmp_path / "two", resolution=8, random_flip=True)
+        load(tmp_path / "two", image_column="other", max_train_samples=3)
     )
 
 
@@ -690,8 +691,8 @@ def places(width: int, height: int) -> np.ndarray:
 
 
 def make_data(records: list[Record], seed: int = 0, **changes: Any) -> TrainDataset:
-    config = DataConfig(train_data_dir="x", **{"resolution": 16, **changes})
-    return TrainDataset(records, config, LATENT, seed)
+    side = changes.pop("resolution", 16)
+    return square_data(records, side, LATENT, samples=SampleConfig(**changes), seed=seed)
 
 
 def as_bytes(pixels: Tensor) -> np.ndarray:
@@ -925,7 +926,6 @@ def test_epochs_seeds_and_keys_have_numbers_of_their_own() -> None:
         ({"interpolation_type": "nearest"}, ("content",)),
         ({"proportion_empty_prompts": 0.5}, ("prompt",)),
         ({"resolution": 8}, ("content", "size")),
-        ({"caption_column": "other", "image_column": "other", "max_train_samples": 3}, ()),
     ],
     ids=str,
 )

@@ -23,8 +23,7 @@ from torch.utils.data import DataLoader
 
 from lcm.config.run import FREE_TO_CHANGE
 from lcm.data.batch import collate
-from lcm.data.config import WHAT, DataConfig
-from lcm.data.dataset import TrainDataset
+from lcm.data.config import SOURCE_FLAGS, DataConfig
 from lcm.data.load import load_data, load_records
 from lcm.data.loaded import LoadedData
 from lcm.data.sampler import StepSampler
@@ -47,6 +46,7 @@ from tests.support.samples import (
     write_members,
     write_parquet,
 )
+from tests.support.squares import square_data
 
 datasets.disable_progress_bars()
 
@@ -99,10 +99,10 @@ def load(flag: str, folder: Path, examples: list[Example], **changes: Any) -> Lo
 
 
 def test_every_source_is_tested_here_has_a_flag_and_may_move_between_runs() -> None:
-    assert WRITERS.keys() == SOURCES.keys() == WHAT.keys()
-    helps = {f.name: f.metadata["help"] for f in fields(DataConfig)}
+    assert WRITERS.keys() == SOURCES.keys() == SOURCE_FLAGS.keys()
+    helps = {f.name: f.metadata["flag"].help for f in fields(DataConfig)}
     for flag in SOURCES:
-        assert helps[flag] and WHAT[flag]
+        assert helps[flag] and SOURCE_FLAGS[flag]
         assert flag in FREE_TO_CHANGE
 
 
@@ -216,9 +216,8 @@ def test_without_any_caption_the_error_says_how_this_source_has_them(
 
 @pytest.mark.parametrize("flag", WITH_IMAGES)
 def test_worker_processes_read_the_same(tmp_path: Path, flag: str) -> None:
-    config = config_of(flag, tmp_path, THREE, resolution=4)
-    records = load_records(config)
-    alone = TrainDataset(records, config, (4, 2, 2), seed=0)
+    records = load_records(config_of(flag, tmp_path, THREE))
+    alone = square_data(records, 4, (4, 2, 2))
     sampler = StepSampler([np.arange(3)], 3, accumulation=1, process=(0, 1), steps=range(2), seed=0)
     for batch, group in zip(
         DataLoader(alone, batch_sampler=sampler, collate_fn=collate, num_workers=1),

@@ -134,15 +134,14 @@ class Kept:
 
 def config_of(where: Path, **changes: Any) -> DataConfig:
     cache = str(where.parent / "datasets")
-    return DataConfig(
-        dataset_name=str(where), streaming=True, cache_latents=True, cache_dir=cache, **changes
-    )
+    return DataConfig(dataset_name=str(where), streaming=True, cache_dir=cache, **changes)
 
 
 def load(where: Path, sink: Kept | None = None, team: Team = ALONE, **changes: Any) -> LoadedData:
     notes = where.parent / "notes"
     notes.mkdir(exist_ok=True)
-    return load_stream(config_of(where, **changes), team, notes, sink or Kept())
+    limit = changes.pop("max_train_samples", None)
+    return load_stream(config_of(where, **changes), limit, team, notes, sink or Kept())
 
 
 def content(data: LoadedData) -> Any:
@@ -495,11 +494,11 @@ def test_a_listing_stays_with_the_commit_that_it_began_with(
     notes.mkdir()
     monkeypatch.setattr("datasets.load_dataset_builder", hub)
     config = dataclasses.replace(config_of(where), dataset_name="some/one")
-    load_stream(dataclasses.replace(config, max_train_samples=4), ALONE, notes, Kept())
+    load_stream(config, 4, ALONE, notes, Kept())
     hub.head = "b" * 40
-    data = load_stream(config, ALONE, notes, Kept())
+    data = load_stream(config, None, ALONE, notes, Kept())
     assert hub.asked == [None, "a" * 40] and len(data.records) == COUNT
-    load_stream(config, ALONE, notes, Kept())
+    load_stream(config, None, ALONE, notes, Kept())
     assert len(hub.asked) == 2
 
 
@@ -552,14 +551,14 @@ def latents(cache: Path) -> dict[str, Any]:
     }
 
 
-def begin(teacher: Path, **changes: Any) -> tuple[list[float], DataReport]:
+def begin(teacher: Path, **changes: Any) -> tuple[list[list[float]], DataReport]:
     """The losses of the first steps of a run that writes nothing but its cache, and what it says of
     its data.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
     trainer = trainer_of(flags(teacher, None, changes["cache_dir"].parent / "out", **changes))
     batches = trainer.run.inputs.batches(range(3))
-    return [update(trainer, batches)[0].item() for _ in range(3)], trainer.run.facts.report
+    return [update(trainer, batches).loss.tolist() for _ in range(3)], trainer.run.facts.report
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lcm.data.batch import Pixels, SampleBatch, Trajectory, collate
-from lcm.data.config import DataConfig
+from lcm.data.config import CacheConfig, DataConfig, SampleConfig, check_data
 from lcm.data.dataset import TrainDataset
 from lcm.data.load import load_records
 from lcm.data.precomputed.former_shards import SHARD
@@ -61,6 +61,7 @@ from tests.support.schedules import (
     randn,
     stable_diffusion_schedule,
 )
+from tests.support.squares import square_data
 from tests.support.teams import teams
 from tests.support.worlds import build_sdxl
 
@@ -821,14 +822,7 @@ def test_reading_in_any_order_and_after_pickling(family: Family, folder: Path) -
 
 
 def make_data(trajectories: Any, records: list[Record], **options: Any) -> TrainDataset:
-    return TrainDataset(
-        records,
-        DataConfig(prompts_file="x", resolution=16),
-        SHAPE[1:],
-        3,
-        trajectories=trajectories,
-        **options,
-    )
+    return square_data(records, 16, SHAPE[1:], seed=3, trajectories=trajectories, **options)
 
 
 def test_samples_come_with_their_trajectories_in_worker_processes_too(
@@ -872,10 +866,14 @@ def test_the_numbers_of_a_sample_are_drawn_in_this_order_for_ever(
     images: Path, extra_noises: int
 ) -> None:
     records = load_records(DataConfig(train_data_dir=str(images)))
-    config = DataConfig(
-        train_data_dir=str(images), resolution=8, proportion_empty_prompts=0.5, random_flip=True
+    data = square_data(
+        records,
+        8,
+        (4, 3, 5),
+        samples=SampleConfig(proportion_empty_prompts=0.5, random_flip=True),
+        seed=11,
+        extra_noises=extra_noises,
     )
-    data = TrainDataset(records, config, (4, 3, 5), 11, extra_noises=extra_noises)
     empty_prompts = set()
     for epoch, index in ((0, 0), (0, 5), (4, 2), (9, 3)):
         sample = data[epoch, index]
@@ -926,9 +924,8 @@ def test_the_numbers_do_not_depend_on_where_latents_come_from(family: Family, fo
 
 def test_a_batch_stacks_the_new_numbers_in_order(images: Path) -> None:
     records = load_records(DataConfig(train_data_dir=str(images)))
-    config = DataConfig(train_data_dir=str(images), resolution=8)
     for extra_noises in (0, 2):
-        data = TrainDataset(records, config, (4, 3, 5), 11, extra_noises=extra_noises)
+        data = square_data(records, 8, (4, 3, 5), seed=11, extra_noises=extra_noises)
         samples = [data[0, index] for index in (2, 0, 1)]
         batch = collate(samples)
         assert isinstance(batch.content, Pixels)
@@ -1020,6 +1017,16 @@ def test_a_bad_prompts_file_is_one_clear_error(
         load_records(DataConfig(prompts_file=str(tmp_path / "prompts.txt")))
 
 
+def sections(**flags: Any) -> tuple[DataConfig, SampleConfig, CacheConfig]:
+    """The sections of the data that these flags make."""
+    data, samples, cache = (
+        {f.name: flags[f.name] for f in dataclasses.fields(kind) if f.name in flags}
+        for kind in (DataConfig, SampleConfig, CacheConfig)
+    )
+    assert len(data) + len(samples) + len(cache) == len(flags)
+    return DataConfig(**data), SampleConfig(**samples), CacheConfig(**cache)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -1062,7 +1069,7 @@ def test_a_bad_prompts_file_is_one_clear_error(
 )
 def test_flags_that_contradict_each_other_are_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DataConfig(**flags).check_data()
+        check_data(*sections(**flags))
 
 
 @pytest.mark.parametrize(
@@ -1071,4 +1078,4 @@ def test_flags_that_contradict_each_other_are_refused(flags: dict[str, Any], mes
     ids=str,
 )
 def test_flags_that_go_with_prompts_are_accepted(flags: dict[str, Any]) -> None:
-    DataConfig(prompts_file="x", **flags).check_data()
+    check_data(*sections(prompts_file="x", **flags))

@@ -23,13 +23,13 @@ from torch.utils.data import DataLoader
 
 from lcm.data.batch import collate
 from lcm.data.config import DataConfig
-from lcm.data.dataset import TrainDataset
 from lcm.data.load import load_data, load_records
 from lcm.data.loaded import LoadedData
 from lcm.data.sampler import StepSampler
 from lcm.data.sources.files import expand_braces, find_files
 from tests.support.pictures import BLUE, GREEN, RED, encoded, plain
 from tests.support.samples import THREE, captions_of, write_members
+from tests.support.squares import square_data
 
 PICTURE = THREE[0].data
 
@@ -180,8 +180,8 @@ def test_records_are_small_and_keep_no_file_open(tmp_path: Path) -> None:
 
 
 def test_a_spawned_worker_reads_the_same(tmp_path: Path) -> None:
-    config = DataConfig(webdataset=str(shard(tmp_path / "x.tar")), resolution=16)
-    data = TrainDataset(load_records(config), config, (4, 2, 2), seed=0)
+    config = DataConfig(webdataset=str(shard(tmp_path / "x.tar")))
+    data = square_data(load_records(config), 16, (4, 2, 2))
     sampler = StepSampler([np.arange(4)], 4, accumulation=1, process=(0, 1), steps=range(1), seed=0)
     loader = DataLoader(
         data,
