@@ -82,9 +82,8 @@ class KernelMeter(TorchDispatchMode):
         known = {storage_key(tensor) for tensor in read}
         if not func._schema.is_mutable and all(storage_key(tensor) in known for tensor in written):
             return results
-        if (
-            name in OVERWRITING
-        ):  # the first argument is what is written; _foreach_copy_ returns nothing
+        # the first argument is what is written; _foreach_copy_ returns nothing
+        if name in OVERWRITING:
             written = tensors_in(args[0])
             read = tensors_in(args[1:])
         cost = self.by_name.setdefault(plain(name), Cost())

@@ -95,9 +95,8 @@ def test_every_flag_has_help_and_the_guide_names_the_defaults() -> None:
     for name, spec in FIELDS.items():
         assert len(spec.metadata["flag"].help_text) > 4, name
     guide = (ROOT / "docs" / "training.md").read_text()
-    defaults = parse_config(
-        ["--pretrained_teacher_model", "x", "--train_data_dir", "y"]
-    ).flat()  # those of lcm, the default method
+    # those of lcm, the default method
+    defaults = parse_config(["--pretrained_teacher_model", "x", "--train_data_dir", "y"]).flat()
     for name in (
         "guidance_scale",
         "num_ddim_timesteps",

@@ -157,9 +157,8 @@ def main(argv: list[str] | None = None) -> int:
             measure_teacher(args.results_dir, args.num_images)
 
     failed = []
-    if TEACHER_JOB in args.only or (
-        not args.only and args.plan == PLAN
-    ):  # other plans add runs, not another teacher
+    # other plans add runs, not another teacher
+    if TEACHER_JOB in args.only or (not args.only and args.plan == PLAN):
         failed += [TEACHER_JOB] * attempt(TEACHER_JOB, errors, teacher)
     for job in jobs:
         failed += [job.name] * attempt(job.name, errors, partial(do_job, job, args, data))

@@ -103,9 +103,8 @@ def teacher_endpoints(
     if not path.exists():
         latents = generate(pipe, *prompts_and_seeds(num_images), TEACHER_STEPS, guidance_scale)
         cache_dir.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(
-            f".{os.getpid()}"
-        )  # others may want the same file; complete or not at all
+        # others may want the same file; complete or not at all
+        partial = path.with_suffix(f".{os.getpid()}")
         save_file({"latents": latents}, partial)
         partial.replace(path)
     return load_file(path)["latents"]

@@ -193,9 +193,8 @@ def verify_export(unet: Any, path: Path, pipeline_class: Any) -> None:
     inputs, parameters, dtype = probe(unet), lora_parameters(unet), AdapterFile.read(path).dtype
     with swapped(parameters, [p.data.to(dtype).to(p.dtype) for p in parameters]):
         student, reloaded = unet(**inputs).sample.float(), fresh(**inputs).sample.float()
-    tolerance = (
-        1e-4 if inputs["sample"].dtype == torch.float32 else 5e-2
-    )  # a low-precision base rounds on its own
+    # a low-precision base rounds on its own
+    tolerance = 1e-4 if inputs["sample"].dtype == torch.float32 else 5e-2
     error = (student - reloaded).abs().max().item() / max(student.abs().max().item(), 1e-12)
     if not error <= tolerance:
         raise ExportError(

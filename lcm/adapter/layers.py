@@ -56,9 +56,8 @@ class LoraLinear(lora.Linear):
         if self.disable_adapters or self.merged:
             return super().forward(x, *args, **kwargs)
         down, up = factors(self)
-        rows = x.reshape(
-            -1, x.shape[-1]
-        )  # of a matrix the result is no view, so that adding to it in place costs no copy
+        # of a matrix the result is no view, so that adding to it in place costs no copy
+        rows = x.reshape(-1, x.shape[-1])
         if sum_is_cheaper(self, len(rows), self.base_layer.weight.shape):
             weight = torch.addmm(self.base_layer.weight, up, down, alpha=self.scaling[ADAPTER])
             return F.linear(x, weight, self.base_layer.bias)

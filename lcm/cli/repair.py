@@ -61,9 +61,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
             f"on {args.base}: diffusers takes {verdict.loaded}, output differs by "
             f"{verdict.error:.1e} of the adapter's effect"
         )
-        if (
-            verdict.misscaled or not verdict.error <= 2e-2
-        ):  # the file may be rounded to half precision
+        # the file may be rounded to half precision
+        if verdict.misscaled or not verdict.error <= 2e-2:
             print(
                 f"error: {output} does not play as {file} is meant; keep the original and report "
                 "this"

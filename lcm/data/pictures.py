@@ -60,9 +60,8 @@ def examined(records: Sequence[Record]) -> Iterator[Picture]:
     """The picture of every record, in order; several are examined at a time."""
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter(
-            "error", Image.DecompressionBombWarning
-        )  # before the threads start and until they end
+        # before the threads start and until they end
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)))
         yield from pool.map(examine, records)
 

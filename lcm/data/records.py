@@ -103,9 +103,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
         raise ValueError(
             "it has floating-point pixels, whose range is unknown; save it with 8 or 16 bits"
         )
-    if (
-        image.has_transparency_data
-    ):  # convert("RGB") would bring back the colours that are hidden there
+    # convert("RGB") would bring back the colours that are hidden there
+    if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
@@ -147,9 +146,8 @@ def as_captions(value: Any) -> tuple[str, ...]:
 
 def caption_lines(text: str) -> tuple[str, ...]:
     """The captions in a .txt: one on every line that is not blank."""
-    return as_captions(
-        list(io.StringIO(text, newline=None))
-    )  # ends lines at line breaks alone, unlike str.splitlines
+    # ends lines at line breaks alone, unlike str.splitlines
+    return as_captions(list(io.StringIO(text, newline=None)))
 
 
 def stamp_of(path: Path) -> str:

@@ -71,9 +71,8 @@ class StepSampler:
         return (((turn + rng.random()) * interval, group, turn) for turn in count())
 
     def _permutation(self, group: int, epoch: int) -> npt.NDArray[np.int64]:
-        seed = (
-            [self.seed, epoch, group] if group else [self.seed, epoch]
-        )  # one group draws what it did before there were several
+        # one group draws what it did before there were several
+        seed = [self.seed, epoch, group] if group else [self.seed, epoch]
         return np.random.default_rng(seed).permutation(self.groups[group])
 
     def _ref(self, group: int, position: int) -> SampleRef:

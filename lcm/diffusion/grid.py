@@ -43,9 +43,8 @@ class SolverGrid:
         """Turns uniform numbers [B] in [0, 1) into grid points [B] int64, every one equally
         likely.
         """
-        index = (
-            (uniform * self.num_steps).long().clamp(max=self.num_steps - 1)
-        )  # rounding to float32 may have made a 1.0
+        # rounding to float32 may have made a 1.0
+        index = (uniform * self.num_steps).long().clamp(max=self.num_steps - 1)
         return (index + 1) * self.stride - 1
 
     def few_step(self, num_inference_steps: int) -> Tensor:

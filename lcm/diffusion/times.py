@@ -102,9 +102,8 @@ class WithinSegment:
     segments: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        for phases in (
-            self.segments if self.segments != (1,) else ()
-        ):  # a single segment has no edge but the clean end
+        # a single segment has no edge but the clean end
+        for phases in self.segments if self.segments != (1,) else ():
             check_phases(self.grid, phases, "segments")
 
     def __call__(self, t: Tensor, u: Tensor, uniform: Tensor, progress: float) -> Tensor:

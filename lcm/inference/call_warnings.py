@@ -112,9 +112,8 @@ def about_scheduler(scheduler: Any, recipe: Recipe) -> str | None:
 def about_guidance(pipe: Any, recipe: Recipe) -> str | None:
     scale = getattr(pipe, "_guidance_scale", None)
     limit = max(recipe.guidance_scale, MODERATE_GUIDANCE)
-    if (
-        pipe.unet.config.time_cond_proj_dim is not None
-    ):  # the network is told the scale, and was trained on a range
+    # the network is told the scale, and was trained on a range
+    if pipe.unet.config.time_cond_proj_dim is not None:
         limit = max(limit, *recipe.trained_guidance_scale)
     if scale is None or scale <= limit:
         return None

@@ -13,10 +13,11 @@ SCHEDULERS = ("LCMScheduler", "TCDScheduler", "DDIMScheduler")
 
 def scheduler_overrides(recipe: Recipe) -> dict[str, Any]:
     """What the recipe's scheduler has in place of the base model's own configuration."""
+    # early recipes do not say that nothing is clipped
     return {
         **UNCLIPPED,
         **recipe.scheduler_config,
-    }  # early recipes do not say that nothing is clipped
+    }
 
 
 def make_scheduler(base_config: Any, recipe: Recipe) -> Any:

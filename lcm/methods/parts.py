@@ -191,9 +191,8 @@ class Tangent:
             cos, sin = angle.cos().view(-1, 1, 1, 1), angle.sin().view(-1, 1, 1, 1)
             return schedule.split(output, x, cos, sin).x0
 
-        with torch.nn.attention.sdpa_kernel(
-            torch.nn.attention.SDPBackend.MATH
-        ):  # the fused kernels have no forward mode
+        # the fused kernels have no forward mode
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             # latents of images are channels-last, which the forward mode of group_norm cannot read
             primals, tangents = (
                 (context.x_t.contiguous(), t.float(), phi[t]),

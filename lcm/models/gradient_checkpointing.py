@@ -43,9 +43,8 @@ class KeepExpensive:
     """The policy for one call of a block: whether the result of an operation is kept."""
 
     def __init__(self) -> None:
-        self.kept: set[int] = (
-            set()
-        )  # memory of kept results, which lives as long as the block's graph
+        # memory of kept results, which lives as long as the block's graph
+        self.kept: set[int] = set()
 
     def __call__(
         self, context: SelectiveCheckpointContext, operation: Any, *args: Any, **kwargs: Any

@@ -140,9 +140,8 @@ def load_file(
         )
     check_prediction(pipe.scheduler.config, path, names)
     if "vae" not in components:
-        pipe.vae.register_to_config(
-            _name_or_path=path
-        )  # as of a folder: caches say what they were made with
+        # as of a folder: caches say what they were made with
+        pipe.vae.register_to_config(_name_or_path=path)
     return pipe
 
 

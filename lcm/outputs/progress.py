@@ -38,9 +38,8 @@ class Window:
         - 1.
         """
         inside = t * QUARTERS // self.num_train_timesteps == self._quarters
-        self._sums += torch.stack([inside * loss, inside]).sum(
-            2
-        )  # atomic adds would be in another order every time
+        # atomic adds would be in another order every time
+        self._sums += torch.stack([inside * loss, inside]).sum(2)
 
     def means(self, accelerator: Accelerator) -> dict[str, float | None]:
         """The means over the samples of all processes, which ask for it together; None where there

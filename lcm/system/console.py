@@ -25,12 +25,10 @@ def quiet_libraries() -> None:
     """To be called before diffusers and transformers are imported: they read this once."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # PEFT loads it where it is installed: it misses 4-bit kernels
-    logging.getLogger("httpx2").setLevel(
-        logging.WARNING
-    )  # it logs every address, of uploads with their signatures
+    # PEFT loads it where it is installed: it misses 4-bit kernels
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # it logs every address, of uploads with their signatures
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 @contextmanager

@@ -77,13 +77,11 @@ class StopRequest:
             raise Stopped(self.signum)
 
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
-        signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        )  # the system itself obeys the second one, even inside a call that hangs
+        # the system itself obeys the second one, even inside a call that hangs
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if signum == signal.SIGINT:
-            signal.signal(
-                signal.SIGTERM, signal.SIG_DFL
-            )  # into which torchrun turns a second Ctrl-C
+            # into which torchrun turns a second Ctrl-C
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if self.asked:
             # a job's SIGTERM reaches a process once from its scheduler and once more from its
             # launcher

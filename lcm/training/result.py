@@ -209,9 +209,8 @@ def copy_for_training(unet: Any, w_embedding: bool) -> Any:
     added = {"time_cond_proj_dim": W_EMBEDDING_DIM} if w_embedding else {}
     with torch.device(unet.device):
         student = type(unet).from_config(unet.config, **added)
-    missing, unexpected = student.load_state_dict(
-        unet.state_dict(), strict=False
-    )  # converts as it copies
+    # converts as it copies
+    missing, unexpected = student.load_state_dict(unet.state_dict(), strict=False)
     assert not unexpected and set(missing) <= {"time_embedding.cond_proj.weight"}
     if w_embedding:
         torch.nn.init.zeros_(student.time_embedding.cond_proj.weight)

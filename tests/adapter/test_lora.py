@@ -76,9 +76,8 @@ def test_low_precision_rounds_and_trains_in_float32(build: Any, checkpointing: b
     if checkpointing:
         unet.enable_gradient_checkpointing()
     found, ours = output_and_gradients(unet)
-    assert (
-        float((found - expected).norm() / expected.norm()) < 0.05
-    )  # bfloat16 has 8 bits, and the roundings of some 50 layers
+    # bfloat16 has 8 bits, and the roundings of some 50 layers
+    assert float((found - expected).norm() / expected.norm()) < 0.05
     assert {g.dtype for g in ours} == {p.dtype for p in lora_parameters(unet)} == {torch.float32}
     off = torch.cat([(a - b).flatten() for a, b in zip(ours, gradients, strict=True)]).norm()
     assert float(off / torch.cat([g.flatten() for g in gradients]).norm()) < 0.1

@@ -75,9 +75,8 @@ def test_a_graph_keeps_alive_what_it_needs_once() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).to("meta")
     with LiveMemory() as memory:
         out = net(torch.empty(3, 4, device="meta"))
-        assert memory.alive == 4 * (
-            12 + 12 + 6
-        )  # x; the output of tanh, which tanh and the second layer keep; the result
+        # x; the output of tanh, which tanh and the second layer keep; the result
+        assert memory.alive == 4 * (12 + 12 + 6)
         del out
     assert memory.alive == 0
 
@@ -136,9 +135,8 @@ def test_a_step_stays_within_its_limits(
 
 def test_work_per_image_does_not_grow_with_the_batch(step: dict[str, Any]) -> None:
     one = count_step(MODELS["sd15"], 1)
-    assert one["kernels"] == pytest.approx(
-        step["kernels"], rel=0.02
-    )  # other layers of the target are summed up first
+    # other layers of the target are summed up first
+    assert one["kernels"] == pytest.approx(step["kernels"], rel=0.02)
     # what the target's sums W + B A cost is shared; where a batch of one is too small for them, it
     # does without
     assert step["flops_per_image"] < one["flops_per_image"] < 1.02 * step["flops_per_image"]

@@ -143,9 +143,8 @@ def test_verify_tells_sound_files_from_others(
         f"{layer}.lora_A.default.weight": torch.ones(2, 16, 1, 1),
         f"{layer}.lora_B.default.weight": torch.ones(16, 2, 1, 1),
     }
-    save_file(
-        state, tmp_path / WEIGHTS_NAME
-    )  # diffusers reads these under the name "default" alone
+    # diffusers reads these under the name "default" alone
+    save_file(state, tmp_path / WEIGHTS_NAME)
     assert run("verify", tmp_path, "--base", sd_folder) == 1
     assert "not sound: diffusers leaves out 1 layers of the unet" in capsys.readouterr().out
     layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
@@ -153,9 +152,8 @@ def test_verify_tells_sound_files_from_others(
         {f"{layer}.lora_A.weight": torch.ones(2, 16), f"{layer}.lora_B.weight": torch.ones(16, 2)},
         tmp_path / WEIGHTS_NAME,
     )
-    assert (
-        run("verify", tmp_path, "--base", sd_folder) == 0
-    )  # no layer of the U-Net, whose output stays
+    # no layer of the U-Net, whose output stays
+    assert run("verify", tmp_path, "--base", sd_folder) == 0
     assert "diffusers takes 1 of 1 layers of the text_encoder" in capsys.readouterr().out
 
 

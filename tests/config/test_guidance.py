@@ -137,9 +137,8 @@ def test_every_phase_has_its_own_guidance_the_noisiest_first(
     trainer = trainer_of(
         arguments("pcm", tmp_path, phases=4, guidance_per_phase=[8.0, 5.0, 3.0, 1.5])
     )
-    t = torch.tensor(
-        [999, 774, 749, 524, 499, 274, 249, 49]
-    )  # the first and last grid points of every phase, 40 in all
+    # the first and last grid points of every phase, 40 in all
+    t = torch.tensor([999, 774, 749, 524, 499, 274, 249, 49])
     times = ((t + 1) // 25 - 0.5) / 40
     rows = len(t)
     batch = encoded(trainer, next(trainer.run.inputs.batches(range(1))))

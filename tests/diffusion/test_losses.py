@@ -31,9 +31,8 @@ OWN_C: dict[str, Callable[[int], float]] = {
     "cauchy": lambda dim: 0.1,
 }
 
-every_loss = pytest.mark.parametrize(
-    "name", [name for name in LOSSES if name != "energy"]
-)  # which compares laws, below
+# which compares laws, below
+every_loss = pytest.mark.parametrize("name", [name for name in LOSSES if name != "energy"])
 every_c = pytest.mark.parametrize("huber_c", [0.001, 0.069, 1.0])
 
 

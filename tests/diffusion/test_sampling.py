@@ -313,9 +313,8 @@ def test_without_injection_a_stochastic_flow_is_consistency_sampling(num_steps: 
 
 def test_a_stochastic_flow_shows_the_network_fresh_noise_in_every_step() -> None:
     schedule, times = make_schedule("epsilon"), [999, 499, 259]
-    noises = [
-        randn(*SHAPE, seed=seed) for seed in range(5)
-    ]  # one for each of three answers, one between two of them
+    # one for each of three answers, one between two of them
+    noises = [randn(*SHAPE, seed=seed) for seed in range(5)]
     draws, shown = iter(noises), []
 
     def f(seen: Tensor, t: Tensor) -> Tensor:

@@ -63,9 +63,8 @@ def test_golden_table_of_stable_diffusion(
     schedule = make_schedule("epsilon")
     a, s = float(schedule.alphas[t]), float(schedule.sigmas[t])
     assert (f"{a:.7f}", f"{s:.7f}", f"{s / a:.4f}") == (alpha, sigma, tau)
-    assert a**2 == pytest.approx(
-        float(alpha_bar), rel=2.1e-7
-    )  # the square doubles the rounding of a
+    # the square doubles the rounding of a
+    assert a**2 == pytest.approx(float(alpha_bar), rel=2.1e-7)
 
 
 def test_tables_equal_the_float64_cumulative_product_of_the_betas() -> None:

@@ -66,9 +66,8 @@ def test_the_landing_lies_below_u_and_u_below_t(
     name: str, flags: dict[str, Any], progress: float
 ) -> None:
     objective = make_objective(name, **flags)
-    uniform = torch.cat(
-        [torch.zeros(1), even(199), torch.tensor([1 - 2**-24, 1.0])]
-    )  # float32 may round up to 1.0
+    # float32 may round up to 1.0
+    uniform = torch.cat([torch.zeros(1), even(199), torch.tensor([1 - 2**-24, 1.0])])
     first, second = uniform.repeat_interleave(len(uniform)), uniform.repeat(len(uniform))
     t, u, s = objective.times(first, second, progress)
     assert {part.dtype for part in (t, u, s)} == {torch.int64}
@@ -253,9 +252,8 @@ def test_easy_times_follow_the_published_mapping_within_one_timestep() -> None:
         wanted = np.maximum(tau * (1 - (1 + 8 / (1 + np.exp(tau))) / 2 ** (stage + 1)), 0.0)
         for time, lower in zip(t.tolist(), u.tolist(), strict=True):
             below = -1 if lower == CLEAN else lower
-            assert below == time - 1 or tau[below + 1] >= wanted[time] * (
-                1 - 1e-5
-            )  # the next timestep would be too high
+            # the next timestep would be too high
+            assert below == time - 1 or tau[below + 1] >= wanted[time] * (1 - 1e-5)
             assert lower == CLEAN or tau[lower] <= wanted[time] * (1 + 1e-5) or wanted[time] == 0.0
 
 

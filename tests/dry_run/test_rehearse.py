@@ -452,9 +452,8 @@ def test_a_build_of_the_cache_that_has_no_room_warns_once(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        "lcm.system.disk_space.free_bytes", lambda folder: 20_000
-    )  # the prompts take more, the latents of six images less
+    # the prompts take more, the latents of six images less
+    monkeypatch.setattr("lcm.system.disk_space.free_bytes", lambda folder: 20_000)
     assert (
         cli.main(
             [

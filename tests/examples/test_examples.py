@@ -82,9 +82,8 @@ def test_a_style_beside_the_adapter_and_a_pipeline_that_is_as_it_was(tmp_path: P
 def test_a_picture_is_changed_and_a_part_of_one_filled(tmp_path: Path) -> None:
     img2img.main(["--output", str(tmp_path / "changed.png")])
     changed = Image.open(tmp_path / "changed.png")
-    assert (
-        backgrounds(changed) == {"navy"} and nearest(changed.getpixel((24, 36)), COLORS) == "red"
-    )  # where the white square was
+    # where the white square was
+    assert backgrounds(changed) == {"navy"} and nearest(changed.getpixel((24, 36)), COLORS) == "red"
     before = Image.new("RGB", (64, 64), "white")
     before.save(tmp_path / "white.png")
     inpaint.main(

@@ -137,9 +137,8 @@ def test_vae_round_trip_is_judged_right(teacher: str, judge: Judge) -> None:
     with torch.no_grad():
         latents = torch.cat([pipe.vae.encode(part).latent_dist.mode() for part in pixels.split(96)])
     images = decode(pipe, latents * pipe.vae.config.scaling_factor)
-    assert (
-        judge.accuracy(images, [scene.caption for scene in scenes]) >= 0.98
-    )  # 99 % within the error of 384
+    # 99 % within the error of 384
+    assert judge.accuracy(images, [scene.caption for scene in scenes]) >= 0.98
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
@@ -147,9 +146,8 @@ def test_teacher_draws_what_it_is_told(teacher: str, judge: Judge) -> None:
     pipe = load_pipe(SHAPES_FOLDER / teacher)
     prompts = list(CAPTIONS[::4])
     images = decode(pipe, generate(pipe, prompts, range(48), 20, 5.0))
-    assert (
-        judge.accuracy(images, prompts) >= 0.85
-    )  # 97 % at 40 steps on 1536 pictures; this is a smaller, shorter look
+    # 97 % at 40 steps on 1536 pictures; this is a smaller, shorter look
+    assert judge.accuracy(images, prompts) >= 0.85
 
 
 def test_bundled_adapter_draws_in_four_steps_where_the_teacher_cannot(judge: Judge) -> None:

@@ -542,9 +542,8 @@ def break_one(rng: random.Random, state: State) -> None:
     elif kind == "transpose" and value.dim():
         state[key] = value.t().contiguous()
     elif kind == "cut" and value.dim():
-        state[key] = (
-            value[:-1] if value.shape == (3, 5) else value[:, :-1]
-        ).contiguous()  # of the rank
+        # of the rank
+        state[key] = (value[:-1] if value.shape == (3, 5) else value[:, :-1]).contiguous()
     elif kind == "copy":
         put(state, spelt(rng, rng.choice(LAYERS), "up" if value.dim() else "alpha"), value.clone())
 

@@ -158,9 +158,8 @@ def ldm_layers(model: Original) -> Iterator[tuple[str, Layer]]:
     time = 4 * model.widths[0]
     levels = list(enumerate(zip(model.widths, model.depths, strict=True)))
     width = model.widths[0]
-    skips = [
-        width
-    ]  # what input_blocks.N hands over to the output side; N = 0 is the first convolution
+    # what input_blocks.N hands over to the output side; N = 0 is the first convolution
+    skips = [width]
     for level, (outputs, depth) in levels:
         for _ in range(RES_BLOCKS):
             name = f"input_blocks.{len(skips)}"
@@ -236,9 +235,8 @@ def meta_unet(model: Original) -> Any:
 def case(request: pytest.FixtureRequest) -> Case:
     unet = meta_unet(request.param)
     add_lora(unet, RANK, ALPHA)
-    for layer in lora_modules(
-        unet
-    ).values():  # the file's tensors are on the CPU, so the adapter needs memory
+    # the file's tensors are on the CPU, so the adapter needs memory
+    for layer in lora_modules(unet).values():
         layer.lora_A.to_empty(device="cpu")
         layer.lora_B.to_empty(device="cpu")
     layers = {kohya_name(name): layer for name, layer in ldm_layers(request.param)}
@@ -362,9 +360,8 @@ def test_what_programs_take_of_our_file_and_of_one_in_diffusers_layout(
     )
     assert [taken.count for taken in dotted_file.values()] == [modules, modules - attention, 0]
     assert modules - attention == (228 if case.model is SDXL else 150)
-    assert (
-        dotted_file["ComfyUI"].misscaled == modules - attention
-    )  # alpha is where ComfyUI does not look
+    # alpha is where ComfyUI does not look
+    assert dotted_file["ComfyUI"].misscaled == modules - attention
 
 
 def test_a_file_with_the_original_block_numbers_is_rewritten_by_the_names_that_all_know(

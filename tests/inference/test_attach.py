@@ -485,9 +485,8 @@ def test_a_safetensors_file_needs_its_name_for_diffusers_not_to_unpickle_it(
 def test_an_lcm_lora_without_a_recipe_is_called_one(
     adapter: Path, style: Path, tmp_path: Path
 ) -> None:
-    save_file(
-        load_file(adapter / WEIGHTS_NAME), tmp_path / "lcm-lora.safetensors"
-    )  # as the official ones: no header
+    # as the official ones: no header
+    save_file(load_file(adapter / WEIGHTS_NAME), tmp_path / "lcm-lora.safetensors")
     pipe, ours = build_sd(), build_sd()
     with pytest.raises(ValueError, match=r"recipe=lcm\.Recipe\.lcm_lora\(pipe\)"):
         lcm.attach(pipe, tmp_path / "lcm-lora.safetensors")
@@ -636,9 +635,8 @@ def test_a_compiled_block_is_not_compiled_again_for_a_hot_swap(
     pipe, fresh = build_sd(), build_sd()
     pipe.enable_lora_hotswap(target_rank=4)
     lcm.attach(pipe, other)
-    pipe.unet.mid_block.compile(
-        backend="eager", fullgraph=True
-    )  # when to compile again does not depend on the backend
+    # when to compile again does not depend on the backend
+    pipe.unet.mid_block.compile(backend="eager", fullgraph=True)
     draw(pipe, **SIZE, **FEW)
     with torch._dynamo.config.patch(error_on_recompile=True):
         lcm.attach(pipe, adapter, 0.7, hotswap=True)

@@ -88,9 +88,8 @@ def test_our_pipelines_default_to_four_steps_without_guidance_and_equal_the_stoc
     build().save_pretrained(tmp_path / "base")
     pipe = ours.from_pretrained_with_adapter(tmp_path / "base", folder)
     by_hand = stock_with_adapter(build(), folder)
-    shared = stock(
-        **pipe.components, **stock_options
-    )  # the very same modules in a stock pipeline: bit for bit
+    # the very same modules in a stock pipeline: bit for bit
+    shared = stock(**pipe.components, **stock_options)
     assert np.array_equal(
         draw(pipe, **SIZE), draw(shared, **SIZE, num_inference_steps=4, guidance_scale=1.0)
     )

@@ -124,6 +124,7 @@ def test_every_request_is_what_the_stock_pipeline_draws_alone(
     requests = [*mixed(), Request("noisy", 5, 3, eta=0.7, **SIZE)]
     count_rows(pipe.unet, rows)
     results = list(lcm.serve(pipe, requests))
+    # 6 requests, of which 2 take two rows: as many calls as the longest has steps
     assert rows == [
         8,
         7,
@@ -133,7 +134,7 @@ def test_every_request_is_what_the_stock_pipeline_draws_alone(
         1,
         1,
         1,
-    ]  # 6 requests, of which 2 take two rows: as many calls as the longest has steps
+    ]
     check(pipe, results, requests)
 
 
@@ -184,6 +185,7 @@ def test_sizes_are_batched_apart_and_guided_requests_are_not_overtaken(rows: lis
         Request("small", 3, 1, **SIZE),
     ]
     results = list(lcm.serve(pipe, requests, max_batch=2))
+    # the fourth would have fitted beside the second, but the third came before it
     assert rows == [
         1,
         1,
@@ -192,7 +194,7 @@ def test_sizes_are_batched_apart_and_guided_requests_are_not_overtaken(rows: lis
         1,
         2,
         1,
-    ]  # the fourth would have fitted beside the second, but the third came before it
+    ]
     assert [result.index for result in results] == [0, 1, 2, 3]
     check(pipe, results, requests)
 
@@ -230,9 +232,8 @@ def test_an_attached_pipeline_that_begins_with_pictures_is_served_without_warnin
     recipe = lcm.attach(pipe, write_adapter(tmp_path, build_sd, make_recipe()))
     options = {**NUMBERS, "image": Image.new("RGB", (16, 16), "red"), "strength": 0.5}
     requests = [Request("a star", i, steps, options=options) for i, steps in enumerate((2, 4))]
-    results = list(
-        lcm.serve(pipe, requests, recipe=recipe)
-    )  # before any call has set the scheduler of the pipeline itself
+    # before any call has set the scheduler of the pipeline itself
+    results = list(lcm.serve(pipe, requests, recipe=recipe))
     assert [str(warning.message) for warning in recwarn if "adapter" in str(warning.message)] == []
     check(pipe, results, requests)
 
@@ -332,13 +333,14 @@ def test_closing_ends_what_is_under_way_and_leaves_no_thread() -> None:
     futures = [engine.submit(request) for request in mixed()]
     engine.step()
     engine.close()
+    # the first took one step
     assert [future.cancelled() for future in futures] == [
         False,
         True,
         True,
         True,
         True,
-    ]  # the first took one step
+    ]
     assert threading.active_count() == before
     with pytest.raises(RuntimeError, match="closed"):
         engine.submit(mixed()[0])

@@ -281,9 +281,8 @@ def test_the_random_step_is_stock_ddim_with_eta_one(prediction_type: str, u: int
     expected = stock.step(
         nets.teacher(x_t, t, batch.cond), u + 20, x_t, eta=1.0, variance_noise=noise[:, 3]
     ).prev_sample
-    shown = (
-        expected + objective.injection * schedule.sigmas[t - 20].view(-1, 1, 1, 1) * noise[:, 2]
-    )  # and there it stays, s = u
+    # and there it stays, s = u
+    shown = expected + objective.injection * schedule.sigmas[t - 20].view(-1, 1, 1, 1) * noise[:, 2]
     torch.testing.assert_close(
         seen_by_the_loss(objective, nets, batch)[1], shown, rtol=2e-5, atol=2e-5
     )
@@ -371,9 +370,8 @@ def test_a_bootstrap_that_lands_at_u_targets_x_u_itself(name: str) -> None:
         expected = (
             a_u * x0 + (s_u**2 - deviation**2).sqrt() * eps + deviation * batch.extra_noise[:, 3]
         )
-        expected = (
-            expected + objective.injection * s_u * batch.extra_noise[:, 2]
-        )  # what the target is shown
+        # what the target is shown
+        expected = expected + objective.injection * s_u * batch.extra_noise[:, 2]
     else:
         expected = a_u * x0 + s_u * eps
     torch.testing.assert_close(
@@ -558,9 +556,8 @@ def test_play_lands_where_training_landed(name: str, flags: dict[str, Any]) -> N
                 continue  # a law of its own
             if recipe.scheduler == "LCMScheduler":
                 assert s.tolist() == [CLEAN]
-            elif (
-                recipe.scheduler == "DDIMScheduler"
-            ):  # goes on from the clean landing point, or lands where it goes on
+            elif recipe.scheduler == "DDIMScheduler":
+                # goes on from the clean landing point, or lands where it goes on
                 assert s.tolist() == [CLEAN if METHODS[name].lands_clean else following]
             elif following != CLEAN:
                 wanted = math.floor((1.0 - recipe.eta) * following)

@@ -298,9 +298,8 @@ def test_noise_left_to_differing_defaults_is_refused(tmp_path: Path) -> None:
         r"0\.0001,",
     ):
         load_family(str(tmp_path))
-    rewrite(
-        config, beta_start=0.00085, prediction_type=None, num_train_timesteps=None
-    )  # these defaults agree
+    # these defaults agree
+    rewrite(config, beta_start=0.00085, prediction_type=None, num_train_timesteps=None)
     expected = DDIMScheduler(**SD_BETAS).alphas_cumprod
     torch.testing.assert_close(load_family(str(tmp_path)).schedule.alphas[:-1].square(), expected)
 

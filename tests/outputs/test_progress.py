@@ -42,13 +42,14 @@ def test_losses_are_averaged_by_the_quarter_of_their_times() -> None:
     ]
     assert list(means.values()) == pytest.approx([4.0, 10 / 3, 4.0, None, 6.0])
     window.add(torch.tensor([8.0]), torch.tensor([500]))
+    # it was emptied
     assert list(window.means(accelerator).values()) == [
         8.0,
         None,
         None,
         8.0,
         None,
-    ]  # it was emptied
+    ]
 
 
 def test_the_names_say_which_times_fall_where_they_cannot_be_quartered() -> None:

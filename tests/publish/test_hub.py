@@ -137,9 +137,8 @@ def test_a_failed_upload_leaves_a_finished_run_and_the_command_to_try_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(
-        "time.sleep", lambda seconds: None
-    )  # huggingface_hub tries again for half a minute
+    # huggingface_hub tries again for half a minute
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     output = tmp_path / "out"
     shutil.copytree(finished, output)
     hub.failures["/lfs/"] = 503

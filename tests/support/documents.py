@@ -179,9 +179,8 @@ def only_parsed(name: str) -> Iterator[None]:
         parser: argparse.ArgumentParser, args: Sequence[str] | None = None
     ) -> None:
         _, rest = read(parser, args)
-        assert {word[2:] for word in rest if word.startswith("--")} <= spellings().keys(), (
-            rest
-        )  # handed on to training
+        # handed on to training
+        assert {word[2:] for word in rest if word.startswith("--")} <= spellings().keys(), rest
         raise Parsed
 
     patched = mock.patch.multiple(
@@ -220,9 +219,8 @@ def lcm_command(words: list[str], run: bool) -> None:
 
     def parsed(args: argparse.Namespace, rest: Sequence[str]) -> int:
         if rest:
-            parse_config(
-                rest
-            )  # the verbs that take what they do not know take the flags of training
+            # the verbs that take what they do not know take the flags of training
+            parse_config(rest)
         return 0
 
     with mock.patch.object(VERBS.get(words[0]), "run", parsed):

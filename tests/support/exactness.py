@@ -142,9 +142,8 @@ def runs(folder: Path, case: Case) -> Iterator[int | None]:
     shutil.copytree(
         top / "whole" / f"checkpoint-{STEPS // 2}", top / "resumed" / f"checkpoint-{STEPS // 2}"
     )
-    shutil.copy(
-        top / "whole" / "metrics.jsonl", top / "resumed"
-    )  # with lines beyond the checkpoint, as a kill leaves them
+    # with lines beyond the checkpoint, as a kill leaves them
+    shutil.copy(top / "whole" / "metrics.jsonl", top / "resumed")
     shutil.copy(top / "whole" / "config.yaml", top / "resumed")
     yield wait(
         start([train(folder, case, "resumed", rank) for rank in range(case.processes)], top / "log")

@@ -80,9 +80,8 @@ def test_a_folder_is_the_old_or_the_new_one_wherever_the_kill_falls(tmp_path: Pa
         write(top / "it", "old")
         killed = killed_at(count, top / "it")
         recover(top, ["i*"])
-        (text,) = {
-            path.read_text() for path in (top / "it").iterdir()
-        }  # both files, and they agree
+        # both files, and they agree
+        (text,) = {path.read_text() for path in (top / "it").iterdir()}
         assert {path.name for path in top.iterdir()} == {"it"}
         found.append(text)
         if not killed:

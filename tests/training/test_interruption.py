@@ -122,9 +122,8 @@ def test_trajectories_on_disk_stay(
     }
     line = flags(sd_folder, images, tmp_path / "out", **{**OPTIONS, **BRIEF, **options})
     with monkeypatch.context() as patch:
-        signal_at(
-            patch, "lcm.data.precomputed.trajectories.follow", 6, signal.SIGTERM
-        )  # 4 batches a shard
+        # 4 batches a shard
+        signal_at(patch, "lcm.data.precomputed.trajectories.follow", 6, signal.SIGTERM)
         assert train_lcm_lora.main(line) == 128 + signal.SIGTERM
     assert (
         "stopped by SIGTERM: there was no checkpoint yet; the same command starts again"

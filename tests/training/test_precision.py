@@ -52,9 +52,8 @@ def test_frozen_weights_are_low_and_all_that_is_trained_is_float32(
     frozen = [p for p in student.unet.parameters() if not p.requires_grad]
     encoders = [p for encoder in trainer.run.family.text_encoders() for p in encoder.parameters()]
     assert {p.dtype for p in [*frozen, *encoders]} == {low}
-    assert {p.dtype for p in trainer.run.family.pipe.vae.parameters()} == {
-        torch.float32
-    }  # its configuration says force_upcast
+    # its configuration says force_upcast
+    assert {p.dtype for p in trainer.run.family.pipe.vae.parameters()} == {torch.float32}
     moments = [
         v
         for values in student.optimizer.state.values()

@@ -185,9 +185,8 @@ def test_an_update_is_that_of_a_plain_run_on_its_teacher(
         trained(mixed, 1),
         trained(trainer_of(flags(tmp_path / "teacher", images, tmp_path / "alone", **both)), 1),
     )
-    for family, folder in zip(
-        mixed.run.families, (sd_folder, fine_tunes / "all"), strict=True
-    ):  # frozen weights are what they were
+    # frozen weights are what they were
+    for family, folder in zip(mixed.run.families, (sd_folder, fine_tunes / "all"), strict=True):
         files = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
         assert same(base_state(family.unet), files)
 

@@ -169,10 +169,11 @@ def test_resumed_run_is_bit_identical_to_an_uninterrupted_one(
     assert run(sd_folder, images, tmp_path / "whole", **options) == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "halved")
     for path in (tmp_path / "halved").iterdir():
+        # as if killed after step 3, with lines already logged
         if path.name not in (
             "checkpoint-2",
             "metrics.jsonl",
-        ):  # as if killed after step 3, with lines already logged
+        ):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert run(sd_folder, images, tmp_path / "halved", **options) == 0
     whole, halved = (
@@ -315,10 +316,11 @@ def test_low_precision_is_computed_with_as_it_is_loaded(
         (output.dtype, autocast) for output, autocast in seen if isinstance(output, torch.Tensor)
     ]
     assert len(tensors) > 100
+    # sines and cosines of the time are float32
     assert set(tensors) == {
         (torch.bfloat16, False),
         (torch.float32, False),
-    }  # sines and cosines of the time are float32
+    }
     assert sum(dtype == torch.float32 for dtype, _ in tensors) == 3  # teacher, target, student
 
 

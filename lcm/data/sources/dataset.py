@@ -29,10 +29,11 @@ def read_dataset(where: str, config: DataConfig, dropped: Counter[str]) -> Itera
     except Exception as error:
         raise ValueError(f"dataset_name: {where} could not be loaded: {error}") from error
     loaded = choose_split(loaded, where)
+    # where those of the hub are
     caches = (
         config.cache_dir or datasets.config.HF_DATASETS_CACHE,
         HF_HUB_CACHE,
-    )  # where those of the hub are
+    )
     roots = tuple(Path(root).resolve() for root in ([where] if Path(where).is_dir() else caches))
     yield from read_table(loaded, where, config, dropped, flag="dataset_name", roots=roots)
 

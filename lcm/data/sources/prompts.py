@@ -20,9 +20,8 @@ def read_prompts(path: Path) -> list[str]:
             f"prompts_file: there is no file {path}; pass a text file with one prompt a line"
         )
     try:
-        with path.open(
-            encoding="utf-8-sig"
-        ) as file:  # its lines end at line breaks alone, unlike those of str.splitlines
+        # its lines end at line breaks alone, unlike those of str.splitlines
+        with path.open(encoding="utf-8-sig") as file:
             prompts = [line.strip() for line in file]
     except UnicodeDecodeError as error:
         raise ValueError(f"prompts_file: {path} is not UTF-8: {error}; save it as UTF-8") from error

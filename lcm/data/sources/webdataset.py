@@ -165,9 +165,8 @@ def index_tar(tar: Path) -> tuple[list[tuple[str, Part | None]], bool]:
                 if archive.offset <= member.offset:  # a negative size would lead round in a circle
                     raise tarfile.ReadError("it goes backwards")
             file.seek(archive.offset)
-            is_whole = file.read(tarfile.BLOCKSIZE) == bytes(
-                tarfile.BLOCKSIZE
-            )  # the mark at the end of a tar
+            # the mark at the end of a tar
+            is_whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
         except DAMAGE:
             is_whole = False
     if not is_whole:
