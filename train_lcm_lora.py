@@ -44,7 +44,7 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
     quiet_libraries()
     log_plainly()
     try:
-        from lcm.config.flags import parse_config  # which needs no model library, as --help
+        from lcm.config.command_line import parse_config  # which needs no model library, as --help
 
         config = parse_config(argv)
     except (ValueError, OSError) as error:

@@ -28,8 +28,8 @@ from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
 from lcm.adapter.lora import add_lora
 from lcm.diffusion.schedule import NoiseSchedule
+from lcm.methods.build import build_objective
 from lcm.methods.config import MethodConfig, resolved
-from lcm.methods.method import build_objective
 from lcm.methods.objective import LatentBatch, Objective
 from lcm.models.conditioning import Conditioning
 from lcm.models.gradient_checkpointing import checkpoint_activations

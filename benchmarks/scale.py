@@ -43,7 +43,7 @@ def worker(flags: list[str], result: Path) -> None:
     """One launched process: a run's start-up and the speed of its updates. The main process writes
     `result`.
     """
-    from lcm.config.flags import parse_config
+    from lcm.config.command_line import parse_config
     from lcm.training.setup import build_run
     from lcm.training.step import train_step
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import examples.quickstart
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.system.console import log_plainly
 from lcm.training.loop import Trainer
 from lcm.training.setup import build_run

@@ -15,7 +15,7 @@ from mkdocs.config import load_config
 
 from benchmarks import counts
 from examples.shapes.tables import filled
-from lcm.config.flags import DROPPED_FLAGS, parse_config, read_yaml, spellings
+from lcm.config.command_line import DROPPED_FLAGS, parse_config, read_yaml, spellings
 from lcm.config.run import FIELDS, TrainConfig
 from tests.support import ROOT
 from tests.support.documents import DOCUMENTS, blocks, commands, follow, known_flags, prose

@@ -82,7 +82,7 @@ def remedy(kind: str) -> str:
 
 def build(flags: Sequence[str]) -> int:
     """Encodes the data of a training command without training."""
-    from lcm.config.flags import parse_config
+    from lcm.config.command_line import parse_config
     from lcm.system.console import hide_loading_bars, log_plainly
     from lcm.training.setup import build_cache
 

@@ -75,8 +75,8 @@ def recipe(args: argparse.Namespace, adapter: Adapter, pipe: Any) -> Recipe:
     """The standard recipe of a method for this family. Raises ValueError where the family is not
     known.
     """
+    from lcm.methods.build import make_recipe
     from lcm.methods.config import MethodConfig, resolved
-    from lcm.methods.method import make_recipe
 
     config = resolved(MethodConfig(objective=args.objective))
     facts = facts_of(adapter.text_width, args) if pipe is None else TeacherFacts.of(pipe, args.base)

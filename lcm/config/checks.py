@@ -23,7 +23,7 @@ def check_composition(method: MethodConfig) -> None:
 
     from lcm.diffusion.losses import l2
     from lcm.diffusion.schedule import NoiseSchedule
-    from lcm.methods.method import build_objective
+    from lcm.methods.build import build_objective
 
     # every Stable Diffusion has 1000 timesteps; l2 stands for the loss that needs a loaded model
     schedule = NoiseSchedule.from_alphas_cumprod(torch.linspace(0.999, 0.005, 1000), "epsilon")
@@ -110,7 +110,7 @@ def check_result(
 
 def check_columns(validation: ValidationConfig, method: MethodConfig) -> None:
     """Raises ValueError for grids with more inference steps than the solver has."""
-    from lcm.methods.method import play_of
+    from lcm.methods.build import play_of
 
     overrides = play_of(method).scheduler_config
     most = int(overrides.get("original_inference_steps") or method.num_ddim_timesteps or 1000)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lcm.system.registry import Table
 
 if TYPE_CHECKING:
-    from lcm.methods.base import Method
+    from lcm.methods.method import Method
 
 METHODS: Table[Method[Any]] = Table(
     "objective",

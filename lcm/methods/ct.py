@@ -16,7 +16,7 @@ from lcm.diffusion.consistency import TIMESTEP_SCALING
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import EasyTimes, RefinedTimes, TimeSampler
-from lcm.methods.base import Method, compose, lcm_play
+from lcm.methods.method import Method, compose, lcm_play
 from lcm.methods.objective import Objective
 from lcm.methods.parts import FollowPath
 from lcm.methods.settings import TargetSettings

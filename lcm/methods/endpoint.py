@@ -16,7 +16,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import DirectTimes, LandClean
-from lcm.methods.base import Method, check_divides, compose, trailing_play
+from lcm.methods.method import Method, check_divides, compose, trailing_play
 from lcm.methods.objective import Objective, Path
 from lcm.methods.parts import FollowPath, OnTrajectory, regress
 from lcm.methods.settings import TeacherSettings

@@ -15,7 +15,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import DirectTimes, PhaseEdge
-from lcm.methods.base import Method, check_divides, compose, couple, trailing_play
+from lcm.methods.method import Method, check_divides, compose, couple, trailing_play
 from lcm.methods.objective import Objective
 from lcm.methods.parts import regress
 from lcm.methods.settings import PhaseSettings

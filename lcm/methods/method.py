@@ -1,48 +1,129 @@
-"""The doors to the methods: from the flags of a run to its loss, its play and its recipe."""
+"""What a method is, and the pieces that its file puts together: its loss and how it is played."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
 
-from lcm.adapter.recipe import UNCLIPPED, Play, Recipe, TeacherFacts
+from lcm.adapter.recipe import Play
+from lcm.diffusion.consistency import TIMESTEP_SCALING
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
-from lcm.diffusion.tables import LOSSES
-from lcm.methods import METHODS
-from lcm.methods.config import MethodConfig, settings_of
-from lcm.methods.objective import Objective
+from lcm.diffusion.solvers.base import repeated
+from lcm.diffusion.tables import SOLVERS, WEIGHTS
+from lcm.diffusion.times import TimeSampler
+from lcm.methods.objective import Coupling, Objective, Path, Target
+from lcm.methods.parts import FollowPath, FollowSde, FollowTeacher, Noised, bootstrap
+from lcm.methods.settings import Settings, TeacherSettings
+
+S = TypeVar("S", bound=Settings)
 
 
-def build_objective(
-    config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
-) -> Objective:
-    """The loss that a resolved configuration names. `loss` replaces that of `loss_type`, for one
-    that needs a loaded model.
+@dataclass(frozen=True)
+class Method(Generic[S]):
+    """A method is its settings, a loss that is built of them, and how stock diffusers plays it.
 
-    Raises ValueError for parts that do not fit.
+    `settings` are those by default; their fields are the flags that the method reads, and any other
+    is refused. `build` composes the loss of (settings, schedule, distance between landing points);
+    it raises ValueError for parts that do not fit. `play` says how to sample with what is trained.
+
+    `keeps` is what the method reads of the teacher's cached trajectories: "all" points, both
+    "ends", or, with prompts instead of images, the "clean" latents alone. Where it `lands_clean`,
+    both sides of its loss are clean latents, which can be decoded and looked at.
     """
-    settings = settings_of(config)
-    distance = loss or LOSSES[settings.loss_type]
-    return METHODS[config.objective].build(settings, schedule, distance)
+
+    settings: S
+    build: Callable[[S, NoiseSchedule, Loss], Objective]
+    play: Callable[[S], Play]
+    keeps: Literal["clean", "ends", "all"] = "clean"
+    lands_clean: bool = False
+    experimental: bool = False
+
+    @property
+    def from_trajectories(self) -> bool:
+        """Whether it learns from the teacher's own trajectories, so that images will not do."""
+        return self.keeps != "clean"
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher is asked, which can be guided."""
+        return isinstance(self.settings, TeacherSettings)
 
 
-def play_of(config: MethodConfig) -> Play:
-    """How stock diffusers samples with what a resolved configuration trains."""
-    return METHODS[config.objective].play(settings_of(config))
+def compose(
+    settings: Settings,
+    schedule: NoiseSchedule,
+    loss: Loss,
+    *,
+    times: TimeSampler,
+    coupling: Coupling,
+    target: Target = bootstrap,
+    path: Path | None = None,
+    injection: float = 0.0,
+) -> Objective:
+    """The loss of these parts, with the guidance, weight and constants of the settings.
 
-
-def make_recipe(config: MethodConfig, facts: TeacherFacts) -> Recipe:
-    """The recipe of what a resolved configuration trains on this teacher."""
-    settings, play = settings_of(config), play_of(config)
-    overrides = {
-        **play.scheduler_config,
-        **UNCLIPPED,
-        "rescale_betas_zero_snr": facts.zero_terminal_snr,
-    }
-    return Recipe.of(
-        config.objective,
-        replace(play, scheduler_config=overrides),
-        facts,
-        trained_guidance_scale=list(settings.guidance_range),
-        guidance_scale=settings.play_guidance_scale,
+    Without a `path`, x_t is the noised image. Landing is the pure jump, which all samplers but
+    `LCMScheduler` make. Raises ValueError for parts that do not fit.
+    """
+    return Objective(
+        schedule=schedule,
+        times=times,
+        path=path or Noised(),
+        coupling=coupling,
+        target=target,
+        loss=loss,
+        guidance=settings.guidance(schedule),
+        weight=WEIGHTS[settings.weighting],
+        huber_c=settings.huber_c,
+        snr_gamma=settings.snr_gamma,
+        timestep_scaling=None,
+        injection=injection,
+        is_control=settings.as_control,
     )
+
+
+def follow_teacher(settings: TeacherSettings) -> Coupling:
+    """A coupling from x_t to x_u along the teacher's ODE, with the solver of the settings."""
+    return FollowTeacher(repeated(SOLVERS[settings.solver], settings.solver_steps))
+
+
+def couple(name: str, settings: TeacherSettings) -> Coupling:
+    """The coupling that the flag names: "same_noise", "sde" or "solver"."""
+    if name == "same_noise":
+        return FollowPath()
+    return FollowSde() if name == "sde" else follow_teacher(settings)
+
+
+def check_divides(name: str, value: int, schedule: NoiseSchedule) -> None:
+    """Raises ValueError unless DDIM trailing visits the times of SolverGrid(value): it does where
+    `value` divides T.
+    """
+    total = schedule.num_train_timesteps
+    if total % value:
+        fitting = [n for n in range(1, 101) if total % n == 0]
+        raise ValueError(
+            f"{name}={value} does not divide {total} timesteps, as the sampler does; use one of "
+            f"{fitting}"
+        )
+
+
+def lcm_play(num_steps: int, timestep_scaling: float = TIMESTEP_SCALING) -> Play:
+    """`LCMScheduler` on the grid of training, of `num_steps` steps: land, add noise, land again."""
+    overrides = {"original_inference_steps": num_steps, "timestep_scaling": timestep_scaling}
+    return Play("LCMScheduler", overrides, [n for n in (1, 2, 3, 4, 6, 8) if n <= num_steps])
+
+
+def tcd_play(num_steps: int, num_inference_steps: Sequence[int], eta: float) -> Play:
+    """`TCDScheduler` on the grid of training, of `num_steps` steps: land at (1 - eta) of the next
+    time, add noise up to it.
+    """
+    overrides = {"original_inference_steps": num_steps}
+    return Play("TCDScheduler", overrides, list(num_inference_steps), eta)
+
+
+def trailing_play(num_inference_steps: Sequence[int]) -> Play:
+    """`DDIMScheduler` at T - 1 and every T / n below it, down to clean data: deterministic."""
+    overrides = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
+    return Play("DDIMScheduler", overrides, list(num_inference_steps))

@@ -11,7 +11,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, PhaseEdge
-from lcm.methods.base import Method, compose, follow_teacher, trailing_play
+from lcm.methods.method import Method, compose, follow_teacher, trailing_play
 from lcm.methods.objective import Objective
 from lcm.methods.settings import PhaseSettings, TargetSettings
 

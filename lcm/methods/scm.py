@@ -13,7 +13,7 @@ from lcm.adapter.recipe import Play
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import TangentTimes
-from lcm.methods.base import Method, compose, follow_teacher, lcm_play
+from lcm.methods.method import Method, compose, follow_teacher, lcm_play
 from lcm.methods.objective import Objective
 from lcm.methods.parts import Tangent
 from lcm.methods.settings import DistillationSettings

@@ -22,8 +22,8 @@ from lcm.data.loaded import LoadedData
 from lcm.data.records import fingerprint
 from lcm.data.report import make_report
 from lcm.methods import METHODS
+from lcm.methods.build import build_objective, make_recipe
 from lcm.methods.config import MethodConfig
-from lcm.methods.method import build_objective, make_recipe
 from lcm.methods.objective import Objective
 from lcm.methods.perceptual import make_lpips
 from lcm.models.families import Family

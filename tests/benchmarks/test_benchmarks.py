@@ -40,7 +40,7 @@ from examples.shapes.evaluate import diversity_ratio, is_paired
 from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS, render, sample_dataset
 from lcm.adapter.files import read_header
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from tests.support import ROOT
 
 # --- measures

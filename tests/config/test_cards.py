@@ -17,7 +17,7 @@ from diffusers import (
 from PIL import Image
 
 import lcm
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.publish.card import write_card
 from tests.support.options import (
     PROMPTS,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.config.run import SECTION_OF, TrainConfig
 from lcm.methods import METHODS
 from tests.support.configs import (

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import train_lcm_lora
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.system.console import error_exit
 from tests.support.configs import (
     BASE,

@@ -19,7 +19,7 @@ from diffusers import (
 from torch import Tensor
 
 import lcm
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.models.conditioning import Conditioning
 from lcm.models.networks import guidance_embedding
 from tests.support.options import (

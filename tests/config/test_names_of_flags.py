@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lcm.config.flags import DROPPED_FLAGS, spellings
+from lcm.config.command_line import DROPPED_FLAGS, spellings
 from tests.support.configs import (
     FIELDS,
     parse,

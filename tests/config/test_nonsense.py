@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.config.run import TrainConfig
 from tests.support.configs import (
     BASE,

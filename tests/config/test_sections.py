@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from diffusers.optimization import SchedulerType
 
-from lcm.config.flags import kind_of, parse_config
+from lcm.config.command_line import kind_of, parse_config
 from lcm.config.run import FIELDS, SECTIONS, TrainConfig
 from lcm.config.sections import LR_SCHEDULERS
 from lcm.system.flags import Flag, default_of

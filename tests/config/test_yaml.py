@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.config.run import TrainConfig, to_yaml
 from lcm.methods import METHODS
 from tests.support.configs import (

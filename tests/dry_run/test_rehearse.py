@@ -17,7 +17,7 @@ import lcm.dry_run.step_memory
 import lcm.training.step
 import train_lcm_lora
 from lcm.cli import main as cli
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.dry_run.memory_fit import (
     AVERAGES,
     MOMENTS,

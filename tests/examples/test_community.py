@@ -29,7 +29,7 @@ from examples.shapes.evaluate import decode
 from examples.shapes.render import BACKGROUNDS, COLORS, Scene, sample_dataset, write_dataset
 from examples.shapes.train_vae import to_pixels
 from lcm.adapter.lora import lora_modules
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from tests.support import ROOT
 
 SQUARE = Scene("square", "blue", "brown", x=32, y=32, radius=16, rotation=math.pi / 4)

@@ -28,8 +28,8 @@ from lcm.diffusion.tables import LOSSES, SOLVERS, WEIGHTS
 from lcm.diffusion.times import Times
 from lcm.inference import make_scheduler
 from lcm.methods import METHODS
+from lcm.methods.build import build_objective, make_recipe
 from lcm.methods.config import MethodConfig, flags_of, resolved
-from lcm.methods.method import build_objective, make_recipe
 from lcm.methods.objective import LatentBatch, Objective
 from lcm.methods.parts import OnChord
 from lcm.models.networks import Networks, make_networks

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lcm.adapter.recipe import Play, TeacherFacts
-from lcm.config.flags import make_parser, parse_config
+from lcm.config.command_line import make_parser, parse_config
 from lcm.config.run import to_yaml
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
@@ -21,9 +21,9 @@ from lcm.diffusion.solvers.base import Predict
 from lcm.diffusion.tables import LOSSES, SOLVERS
 from lcm.diffusion.times import GridTimes, LandClean
 from lcm.methods import METHODS
-from lcm.methods.base import Method, compose, follow_teacher, trailing_play
+from lcm.methods.build import build_objective, make_recipe
 from lcm.methods.config import MethodConfig, resolved, settings_of
-from lcm.methods.method import build_objective, make_recipe
+from lcm.methods.method import Method, compose, follow_teacher, trailing_play
 from lcm.methods.objective import Objective
 from lcm.methods.settings import DistillationSettings
 from lcm.system.registry import Table

@@ -21,7 +21,7 @@ import lcm
 import train_lcm_lora
 from lcm.adapter.lora import adaptable
 from lcm.adapter.names import WEIGHTS_NAME
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.data.precomputed.latents import latent_facts
 from lcm.data.precomputed.prompts import prompt_rows
 from lcm.data.precomputed.trajectories import TrajectorySpec, trajectory_key

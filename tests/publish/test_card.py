@@ -13,10 +13,10 @@ import yaml
 from huggingface_hub import ModelCardData
 
 from lcm.adapter.recipe import Recipe, TeacherFacts
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.config.run import PLACES, TrainConfig
 from lcm.methods import METHODS
-from lcm.methods.method import make_recipe
+from lcm.methods.build import make_recipe
 from lcm.outputs.resume import differences
 from lcm.publish.card import card_for_hub, card_text, front_matter, limits
 from lcm.publish.public_names import on_the_hub, public_name

@@ -23,7 +23,7 @@ from lcm.adapter.full_unet import export_unet
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import RECIPE_KEY
 from lcm.cli import main as cli
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.publish.hub import check_may_push, public_files, push
 from lcm.system.processes import Team
 from tests.support.hub import TOKEN, FakeHub, Repository, serve

@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from lcm.adapter.recipe import Recipe, TeacherFacts
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.config.run import TrainConfig
 from lcm.data.config import SOURCE_FLAGS
 from lcm.methods import METHODS
-from lcm.methods.method import make_recipe
+from lcm.methods.build import make_recipe
 from lcm.publish.report import REPORT_NAME, write_page
 from lcm.publish.report.curves import (
     HEIGHT,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lcm.diffusion.schedule import NoiseSchedule, Prediction
 from lcm.diffusion.solvers.base import Predict
+from lcm.methods.build import build_objective
 from lcm.methods.config import MethodConfig, resolved
-from lcm.methods.method import build_objective
 from lcm.methods.objective import LatentBatch, Objective
 from lcm.models.conditioning import Conditioning
 from tests.support.schedules import make_schedule

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lcm.config import run
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.config.run import TrainConfig
 from lcm.methods import METHODS
 from lcm.methods.config import FLAGS, flags_of

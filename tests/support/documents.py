@@ -35,7 +35,7 @@ from torch.distributed.run import get_args_parser
 import lcm.cli.main
 import train_lcm_lora
 from lcm.cli import VERBS
-from lcm.config.flags import parse_config, spellings
+from lcm.config.command_line import parse_config, spellings
 from lcm.diffusion.tables import LOSSES, SOLVERS
 from lcm.methods import METHODS
 from lcm.training.metrics import METRICS

@@ -26,7 +26,7 @@ from torch import Tensor
 import lcm.training.launch
 import lcm.training.step
 import train_lcm_lora
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.data.batch import SampleBatch
 from lcm.training.run import Run
 from lcm.training.state import TrainState

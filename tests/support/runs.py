@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import train_lcm_lora
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.config.run import TrainConfig
 from lcm.data.batch import SampleBatch
 from lcm.methods.objective import LatentBatch

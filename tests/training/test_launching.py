@@ -21,7 +21,7 @@ from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from torch.distributed import destroy_process_group
 from torch.distributed.distributed_c10d import _get_default_group
 
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.config.run import TrainConfig
 from lcm.outputs.resume import check_same_command
 from lcm.system.processes import Team

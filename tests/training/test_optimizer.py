@@ -122,7 +122,7 @@ def test_moments_take_a_quarter(sd_folder: Path, images: Path, tmp_path: Path) -
     """One byte for a number and 4 for 256 of them, where AdamW has 4; small tensors stay as they
     are.
     """
-    from lcm.config.flags import parse_config
+    from lcm.config.command_line import parse_config
 
     check_8bit(CPU)
     config = parse_config(flags(sd_folder, images, tmp_path, use_8bit_adam=True))

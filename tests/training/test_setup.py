@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.config.run import TrainConfig
 from lcm.outputs.checkpoint import RunState
 from lcm.system.processes import ALONE, Team

@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from lcm.adapter.lora import add_lora, base_state
-from lcm.config.flags import parse_config
+from lcm.config.command_line import parse_config
 from lcm.data.buckets import one_square
 from lcm.data.sampler import MixedSampler, StepSampler, teacher_of
 from lcm.dry_run.memory_fit import ENCODERS, UNET

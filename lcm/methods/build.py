@@ -1,0 +1,48 @@
+"""The doors to the methods: from the flags of a run to its loss, its play and its recipe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lcm.adapter.recipe import UNCLIPPED, Play, Recipe, TeacherFacts
+from lcm.diffusion.losses import Loss
+from lcm.diffusion.schedule import NoiseSchedule
+from lcm.diffusion.tables import LOSSES
+from lcm.methods import METHODS
+from lcm.methods.config import MethodConfig, settings_of
+from lcm.methods.objective import Objective
+
+
+def build_objective(
+    config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
+) -> Objective:
+    """The loss that a resolved configuration names. `loss` replaces that of `loss_type`, for one
+    that needs a loaded model.
+
+    Raises ValueError for parts that do not fit.
+    """
+    settings = settings_of(config)
+    distance = loss or LOSSES[settings.loss_type]
+    return METHODS[config.objective].build(settings, schedule, distance)
+
+
+def play_of(config: MethodConfig) -> Play:
+    """How stock diffusers samples with what a resolved configuration trains."""
+    return METHODS[config.objective].play(settings_of(config))
+
+
+def make_recipe(config: MethodConfig, facts: TeacherFacts) -> Recipe:
+    """The recipe of what a resolved configuration trains on this teacher."""
+    settings, play = settings_of(config), play_of(config)
+    overrides = {
+        **play.scheduler_config,
+        **UNCLIPPED,
+        "rescale_betas_zero_snr": facts.zero_terminal_snr,
+    }
+    return Recipe.of(
+        config.objective,
+        replace(play, scheduler_config=overrides),
+        facts,
+        trained_guidance_scale=list(settings.guidance_range),
+        guidance_scale=settings.play_guidance_scale,
+    )
