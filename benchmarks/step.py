@@ -118,9 +118,9 @@ def make_contenders(
     }
     first, _ = runs[TOOLKIT]
     batch, method = make_batch(first), first.config.method
-    for run, _ in runs.values():
-        randomise(run.student.parameters)
-    adapter = [p.detach().clone() for p in first.student.parameters]
+    for _, state in runs.values():
+        randomise(state.student.parameters)
+    adapter = [p.detach().clone() for p in runs[TOOLKIT][1].student.parameters]
     settings = Settings(
         rank=rank,
         w_min=float(method.guidance_scale or 0) - 1.0,
@@ -137,7 +137,7 @@ def make_contenders(
 
 
 def toolkit_contender(run: Run, state: TrainState, batch: SampleBatch) -> Contender:
-    student, family, endless = run.student, run.family, itertools.repeat(batch)
+    student, family, endless = state.student, run.family, itertools.repeat(batch)
     modules = [student.unet, family.pipe.vae, *family.text_encoders()]
 
     def loss() -> Tensor:

@@ -125,7 +125,7 @@ class ToolkitLearner:
     @contextmanager
     def drawing(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         family, recipe = self.run.family, self.run.publisher.recipe
-        with self.run.student.drawing() as unet:
+        with self.state.student.drawing() as unet:
             pipe = family.few_step_pipe(unet, make_scheduler(family.pipe.scheduler.config, recipe))
             yield pipe, {"guidance_scale": recipe.guidance_scale, "eta": recipe.eta}
 

@@ -1,6 +1,4 @@
-"""Training the whole U-Net instead of an adapter: its copy, its folder, the proof that the folder
-is what was trained.
-"""
+"""A whole trained U-Net: its folder, and the proof that the folder is what was trained."""
 
 from __future__ import annotations
 

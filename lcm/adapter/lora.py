@@ -1,6 +1,4 @@
-"""LoRA adapters: put them on a U-Net, write them to one file that loads everywhere, prove that it
-did.
-"""
+"""LoRA adapters on a U-Net: added, found, their parameters exchanged."""
 
 from __future__ import annotations
 

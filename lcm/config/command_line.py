@@ -83,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     """A parser of every flag, each also with dashes in its name."""
     parser = argparse.ArgumentParser(
         prog="train_lcm_lora.py",
-        description=__doc__,
+        description="Distils a few-step LoRA, or U-Net, from a Stable Diffusion teacher.",
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

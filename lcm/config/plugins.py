@@ -15,27 +15,35 @@ def load_plugins(plugins: Sequence[str]) -> None:
     """Imports every plugin, a file `my_method.py` or a module that Python finds, once.
 
     What it does as it is imported counts, such as `METHODS.add("mine", Method(...))`. Raises
-    ValueError where it is not there, or fails.
+    ValueError where it is not there, has the name of another module, or fails.
     """
     for plugin in plugins:
-        path = Path(plugin)
-        name = path.stem if path.suffix == ".py" else plugin
-        if name in sys.modules:
-            continue
         try:
-            load_file(name, path) if path.suffix == ".py" else import_module(name)
+            load_file(Path(plugin)) if plugin.endswith(".py") else import_module(plugin)
         except Exception as error:  # whatever it does is its own
-            sys.modules.pop(name, None)
-            raise ValueError(
-                f"plugin: {plugin} could not be imported ({type(error).__name__}: {error}); pass a "
-                ".py file, or a module that `python -c 'import ...'` finds"
-            ) from error
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"plugin: {plugin} could not be imported ({reason})") from error
 
 
-def load_file(name: str, path: Path) -> None:
-    """Imports a file as the module `name`, which its own classes can be pickled by."""
-    spec = spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # it ends in .py
+def load_file(path: Path) -> None:
+    """Imports a file as the module of its name, by which its own classes can be pickled.
+
+    Raises FileNotFoundError where there is none, ImportError where its name is taken.
+    """
+    path = path.resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return
+    spec = spec_from_file_location(path.stem, path)
+    if known is not None or path.stem in sys.stdlib_module_names or spec is None:
+        raise ImportError(f"there is another module {path.stem!r}; rename the file")
+    assert spec.loader is not None  # a file has one
     module = module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise

@@ -111,11 +111,7 @@ def collate(samples: list[Sample]) -> SampleBatch:
         prompts=[s.prompt for s in samples],
         sizes=[s.size for s in samples],
         content=type(first.content)(torch.stack([s.content.tensor for s in samples])),
-        embeds=first.embeds
-        and {
-            name: torch.stack([s.embeds[name] for s in samples if s.embeds])
-            for name in first.embeds
-        },
+        embeds=stack_embeds([s.embeds for s in samples]),
         posterior_noise=torch.stack([s.posterior_noise for s in samples]),
         noise=torch.stack([s.noise for s in samples]),
         uniform_time=torch.tensor([s.uniform_time for s in samples], dtype=torch.float32),

@@ -50,5 +50,5 @@ def inverse_dt(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -
     return 1.0 / (schedule.tau[times.t] - schedule.tau[times.u])
 
 
-VANISHING: tuple[Weight, ...] = (snr, min_snr, inverse_dt)
-"""The weights that are 0 at zero terminal SNR."""
+VANISHING: set[Weight] = {snr, min_snr, inverse_dt}
+"""The weights that are 0 at zero terminal SNR; one from outside is added where it is so."""

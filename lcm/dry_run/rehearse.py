@@ -47,14 +47,14 @@ def rehearse(run: Run, state: TrainState) -> None:
 
     Raises DoesNotFit, on all processes, with what to do.
     """
-    logger.info("%s", summarize(run))
+    logger.info("%s", summarize(run, state.student))
     memory = measure_steps(run, state)
     if memory is None or memory.wanted not in memory.steps:
         if memory is not None:
             log_memory(run, memory)
         raise DoesNotFit(no_room(run, memory))
     seconds = measure_seconds(run, state)
-    besides = attempt(run, lambda: measure_besides(run, state, log))
+    besides = attempt(run, state, lambda: measure_besides(run, state, log))
     if besides is None:
         raise DoesNotFit(
             "this run does NOT fit: memory runs out as it saves or draws; "

@@ -50,7 +50,7 @@ def measure_besides(run: Run, state: TrainState, log: Log) -> Besides:
         publisher.export(Path(folder) / WEIGHTS_NAME, state.step)
         exporting, result = time.perf_counter() - start, size_of(Path(folder))
         memory = {"saving": most()}
-    name = run.student.result.name
+    name = state.student.result.name
     log("result", "%s of %s, saved, reloaded and compared", name, readable(result))
     with counting(device) as most:
         row = publisher.try_drawing()

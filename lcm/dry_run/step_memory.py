@@ -29,6 +29,7 @@ from lcm.system.memory import counting, held_on, is_out_of_memory, total_memory
 from lcm.training.run import Run
 from lcm.training.state import TrainState
 from lcm.training.step import ENCODED, MAX_SKIPPED, UPDATED, train_step
+from lcm.training.student import Student
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ with them hides the rest.
 """
 
 
-def attempt(run: Run, function: Callable[[], T]) -> list[T] | None:
+def attempt(run: Run, state: TrainState, function: Callable[[], T]) -> list[T] | None:
     """What it returns on every process, for all; None, for all, where memory ran out on one.
 
     It must not wait for other processes: they may never come.
@@ -53,7 +54,7 @@ def attempt(run: Run, function: Callable[[], T]) -> list[T] | None:
     everyone = gather_object([(failed, result)])
     if not any(failed for failed, _ in everyone):
         return [result for _, result in everyone]
-    run.student.optimizer.zero_grad()
+    state.student.optimizer.zero_grad()
     gc.collect()
     if run.machine.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -84,13 +85,13 @@ def count_step(run: Run, state: TrainState, batch_size: int) -> dict[str, int]:
     """
     alone = dataclasses.replace(
         run,
-        student=run.student.alone(),
         machine=run.machine.alone(),
         accumulation=min(2, run.accumulation),
     )
-    still = dataclasses.replace(state, lr_scheduler=Unscheduled())
+    student = state.student.alone()
+    still = dataclasses.replace(state, student=student, lr_scheduler=Unscheduled())
     parts = {ENCODED: 0, UPDATED: 0}
-    with run.student.standing_still(), counting(run.machine.device) as most:
+    with student.standing_still(), counting(run.machine.device) as most:
 
         def passed(part: str) -> None:
             parts[part] = max(parts[part], most())
@@ -114,9 +115,9 @@ def tensors_of(modules: Sequence[nn.Module]) -> list[Tensor]:
     return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
 
-def held_by(run: Run) -> dict[str, list[Tensor]]:
+def held_by(run: Run, student: Student) -> dict[str, list[Tensor]]:
     """What lies in the memory of the device between updates."""
-    student, here = run.student, run.machine.device.type
+    here = run.machine.device.type
     moments = [
         value
         for values in student.optimizer.state.values()
@@ -152,12 +153,12 @@ def measure_at(run: Run, state: TrainState, batch_size: int) -> Memory | None:
         return Memory(
             total=total_memory(device) // sharing,
             wanted=run.config.loop.train_batch_size,
-            held=held_on(device, held_by(run)),
+            held=held_on(device, held_by(run, state.student)),
             steps=steps,
             besides={},
         )
 
-    everyone = attempt(run, measure)
+    everyone = attempt(run, state, measure)
     return None if everyone is None else worst(everyone)
 
 
@@ -165,7 +166,7 @@ def measure_steps(run: Run, state: TrainState) -> Memory | None:
     """What some small batch sizes take and that of the run, or the largest of its halves that fits.
     None where no sample does.
     """
-    if attempt(run, lambda: warm_up(run, state)) is None:
+    if attempt(run, state, lambda: warm_up(run, state)) is None:
         return None
     memory = measure_at(run, state, 1)
     if memory is None:
@@ -195,7 +196,7 @@ def recomputing_peaks(run: Run, state: TrainState, memory: Memory) -> dict[str, 
     present, peaks = run.config.loop.gradient_checkpointing, {}
     modes = FIELDS["gradient_checkpointing"].metadata["flag"].choices
     for mode in modes[modes.index(present) + 1 :]:
-        with recomputing(run.student.unet, mode, otherwise=present):
+        with recomputing(state.student.unet, mode, otherwise=present):
             found = [measure_at(run, state, size) for size in (1, *PROBES)]
         steps = {
             size: step for part in found if part is not None for size, step in part.steps.items()

@@ -130,11 +130,7 @@ class MethodConfig(Section):
     @property
     def follows_progress(self) -> bool:
         """Whether the loss changes over the run."""
-        return (
-            bool(self.tangent_warmup)
-            or self.discretization in ("refined", "ect")
-            or bool(self.segments)
-        )
+        return settings_of(self).follows_progress
 
     def without_effect(self) -> dict[str, str]:
         """The flags that nothing reads because of the others, each with the reason and the way

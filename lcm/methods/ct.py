@@ -34,6 +34,11 @@ class CtSettings(TargetSettings):
     discretization: str = "refined"
     timestep_scaling_factor: float = TIMESTEP_SCALING
 
+    @property
+    def follows_progress(self) -> bool:
+        """Pairs come closer to each other."""
+        return self.discretization in ("refined", "ect")
+
 
 def build(settings: CtSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
     """CM, Eq. 10. Raises ValueError when the grid would shrink instead of grow."""

@@ -33,6 +33,11 @@ class ScmSettings(DistillationSettings):
     tangent_warmup: float = 0.1
     tangent_normalization: float = 0.1
 
+    @property
+    def follows_progress(self) -> bool:
+        """The derivative term fades in."""
+        return self.tangent_warmup > 0
+
 
 def build(settings: ScmSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
     """sCM, Eq. 8, without its learned weight."""

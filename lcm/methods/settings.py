@@ -33,6 +33,11 @@ class Settings:
         """Raises ValueError for settings that contradict each other."""
 
     @property
+    def follows_progress(self) -> bool:
+        """Whether the loss changes over the run, so that its length shapes every step."""
+        return False
+
+    @property
     def guidance_range(self) -> tuple[float, float]:
         """The lowest and highest guidance_scale that the teacher gets; 1 where there is none."""
         return 1.0, 1.0

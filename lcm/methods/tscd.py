@@ -25,6 +25,11 @@ class TscdSettings(DistillationSettings):
     loss_type: str = "l2"
     eta: float = 0.0
 
+    @property
+    def follows_progress(self) -> bool:
+        """Segments are merged."""
+        return len(self.segments) > 0
+
 
 def build(settings: TscdSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
     """Hyper-SD, Algorithm 1, without its adversarial term: both ends of a solver step land anywhere

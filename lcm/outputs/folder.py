@@ -6,32 +6,39 @@ from pathlib import Path
 
 from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME
 from lcm.data import report as data_report
-from lcm.outputs.checkpoint import (
-    PREFIX,
-    list_checkpoints,
-)
+from lcm.outputs.checkpoint import PREFIX, list_checkpoints
 from lcm.system.atomic import recover
 from lcm.system.disk_space import FULL, free_bytes, nearest_existing, readable
 
 UNVERIFIED = f"unverified-{WEIGHTS_NAME}"
-CARD_NAME = "README.md"
-PICTURE_NAME = "images/grid.png"
+"""An adapter that has not yet been reloaded and compared."""
+CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
 REPORT_NAME = "report.html"
-CONFIG_NAME = "config.yaml"
+CARD_NAME = "README.md"
+PICTURE_NAME = "images/grid.png"
+"""The grid that was drawn with the finished result, reloaded."""
+GRIDS = "validation"
+"""The folder of the grids that were drawn on the way."""
+TRAJECTORIES = "trajectories"
+"""The folder of the teacher's trajectories, where no other is named."""
+OVERWRITTEN = (
+    *(CARD_NAME, CONFIG_NAME, METRICS_NAME, REPORT_NAME, PICTURE_NAME),
+    *(data_report.JSON_NAME, data_report.PICTURE_NAME),
+)
+"""Files that a run overwrites in its folder."""
 WRITTEN = (
     f"{PREFIX}*",
-    WEIGHTS_NAME,
-    UNVERIFIED,
-    UNET_FOLDER,
-    METRICS_NAME,
-    CONFIG_NAME,
-    CARD_NAME,
-    data_report.JSON_NAME,
-    REPORT_NAME,
+    *(WEIGHTS_NAME, UNVERIFIED, UNET_FOLDER),
+    *(name for name in OVERWRITTEN if not name.endswith(".png")),
     "*.png",
 )
 """What a run writes or replaces in its folders, and may have been killed at."""
+
+
+def grid_name(step: int) -> str:
+    """The file of the grid of a step."""
+    return f"{GRIDS}/step-{step:06d}.png"
 
 
 def clear_remains(output_dir: Path) -> None:
@@ -40,8 +47,8 @@ def clear_remains(output_dir: Path) -> None:
         return
     for folder in (
         output_dir,
-        output_dir / "images",
-        output_dir / "validation",
+        (output_dir / PICTURE_NAME).parent,
+        output_dir / GRIDS,
         *output_dir.glob(f"{PREFIX}*"),
     ):
         recover(folder, WRITTEN)
@@ -65,17 +72,6 @@ def full_disk(error: Exception, output_dir: Path) -> OSError | None:
         f"the disk is full, free are {readable(free)}; make room. "
         f"{what_is_saved(output_dir).capitalize()}"
     )
-
-
-OVERWRITTEN = (
-    CARD_NAME,
-    CONFIG_NAME,
-    METRICS_NAME,
-    data_report.JSON_NAME,
-    data_report.PICTURE_NAME,
-    REPORT_NAME,
-)
-"""Files that a run overwrites in its folder."""
 
 
 def is_ours(output_dir: Path) -> bool:

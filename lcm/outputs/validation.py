@@ -16,6 +16,7 @@ from PIL import Image
 from lcm.data.records import Record
 from lcm.models.families import Family
 from lcm.system.image_grid import draw_images
+from lcm.system.signals import never
 
 
 def prompts_of(records: list[Record], count: int = 4) -> list[str]:
@@ -38,10 +39,6 @@ class GridSpec:
     resolution: int
     guidance_scale: float
     eta: float = 0.0
-
-
-def never() -> bool:
-    return False
 
 
 @torch.no_grad()

@@ -15,6 +15,11 @@ ASKING = (signal.SIGTERM, signal.SIGINT)
 NOTICE = b"\nstopping after this step, with a checkpoint; Ctrl-C again stops at once\n"
 
 
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
 class Stopped(BaseException):
     """Raised where a run ends because a signal asked for it."""
 

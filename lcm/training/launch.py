@@ -71,7 +71,7 @@ def check_launch(loop: LoopConfig) -> None:
 
 
 def meet(loop: LoopConfig, output: OutputConfig) -> Accelerator:
-    """Raises ValueError when the other processes do not come."""
+    """The accelerator, once all processes have come. Raises ValueError when they do not."""
     try:
         return Accelerator(
             # accelerate would leave processes without a GPU alone

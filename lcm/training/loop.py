@@ -68,7 +68,7 @@ class Trainer:
             self.open_folder()
         settings = run.facts.settings
         start_trackers(run.machine.accelerator, run.config.output, settings, state.step)
-        logger.info("%s", summarize(run))
+        logger.info("%s", summarize(run, state.student))
         if self._lacks_grid():
             run.publisher.validate(state.step)
         if not self.is_done:

@@ -15,7 +15,7 @@ BLOCK = 4096
 
 
 def adamw_8bit() -> Any:
-    """The class. bitsandbytes is imported only here, where it was asked for."""
+    """AdamW of bitsandbytes, which is imported only here, where it was asked for."""
     from bitsandbytes.optim import AdamW8bit
 
     return AdamW8bit
@@ -53,7 +53,9 @@ def no_8bit(device: torch.device, reason: str) -> ValueError:
 def make_optimizer(
     config: OptimizerConfig, parameters: list[nn.Parameter], *, fused: bool
 ) -> torch.optim.Optimizer:
-    """`fused`: one kernel for all tensors, which bitsandbytes does not have."""
+    """AdamW on these parameters. `fused`: one kernel for all tensors, which bitsandbytes does not
+    have.
+    """
     options: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": (config.adam_beta1, config.adam_beta2),

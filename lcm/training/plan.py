@@ -13,15 +13,16 @@ from lcm.outputs.checkpoint import RunState, list_checkpoints
 from lcm.outputs.saving import bytes_of_checkpoint, bytes_of_trained
 from lcm.system.disk_space import Need, readable
 from lcm.training.run import Run
+from lcm.training.student import Student
 
 PAGES = 4 * 2**20
 """Bytes for all that is for reading: report, card, settings, lines of metrics."""
 
 
-def summarize(run: Run) -> str:
+def summarize(run: Run, student: Student) -> str:
     """What is about to be trained, in one line."""
     config, facts, family = run.config, run.facts, run.family
-    trained = sum(p.numel() for p in run.student.parameters)
+    trained = sum(p.numel() for p in student.parameters)
     frozen = sum(p.numel() for p in family.unet.parameters() if not p.requires_grad)
     samples = len(run.loaded.records)
     epochs = facts.num_updates * facts.samples_per_step / samples

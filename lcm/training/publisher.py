@@ -16,12 +16,14 @@ from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
 from lcm.inference import make_scheduler
 from lcm.models.families import Family
+from lcm.outputs.folder import PICTURE_NAME, REPORT_NAME, grid_name
 from lcm.outputs.trackers import log_picture
-from lcm.outputs.validation import GridSpec, draw_grid, never
+from lcm.outputs.validation import GridSpec, draw_grid
 from lcm.publish.card import write_card
-from lcm.publish.report import REPORT_NAME, write_page
+from lcm.publish.report import write_page
 from lcm.system.disk_space import optional
 from lcm.system.image_grid import save_png
+from lcm.system.signals import never
 from lcm.training.student import Student
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class Publisher:
 
     def grid_path(self, step: int) -> Path:
         """The file of the grid of a step."""
-        return self.folder / "validation" / f"step-{step:06d}.png"
+        return self.folder / grid_name(step)
 
     def validate(self, step: int, asked: Callable[[], bool] = never) -> bool:
         """Draws the grid with the live student, all processes together, and keeps it as
@@ -84,7 +86,7 @@ class Publisher:
         self.export(output_dir / WEIGHTS_NAME, step)
         grid = self._draw(result.reload(output_dir / WEIGHTS_NAME), (0, 1))
         assert grid is not None  # nothing asked it to stop
-        save_png(grid, output_dir / "images" / "grid.png")
+        save_png(grid, output_dir / PICTURE_NAME)
         self.report(finished=True)
         write_card(output_dir, self.recipe, self.config, self.settings, self.prompts)
         logger.info(

@@ -15,7 +15,6 @@ from lcm.models.families import Family
 from lcm.training.inputs import Inputs
 from lcm.training.launch import Machine
 from lcm.training.publisher import Publisher
-from lcm.training.student import Student
 from lcm.training.teachers import FrozenWeights
 from lcm.training.workspace import Workspace
 
@@ -68,7 +67,6 @@ class Run:
     loaded: LoadedData
     inputs: Inputs
     objective: Objective
-    student: Student
     publisher: Publisher
     accumulation: int
 

@@ -86,11 +86,10 @@ def build_run(config: TrainConfig) -> tuple[Run, TrainState]:
         loaded=loaded,
         inputs=inputs,
         objective=objective,
-        student=student,
         publisher=make_publisher(config, facts, machine, families[0], student, first),
         accumulation=config.loop.gradient_accumulation_steps,
     )
-    return run, make_state(run, saved)
+    return run, make_state(run, student, saved)
 
 
 def open_workspace(
@@ -213,16 +212,16 @@ def make_publisher(
     )
 
 
-def make_state(run: Run, saved: RunState | None) -> TrainState:
+def make_state(run: Run, student: Student, saved: RunState | None) -> TrainState:
     """The state of a run that begins, or goes on from a checkpoint."""
     optimizer = run.config.optimizer
     scheduler = get_scheduler(
         optimizer.lr_scheduler,
-        run.student.optimizer,
+        student.optimizer,
         num_warmup_steps=optimizer.lr_warmup_steps,
         num_training_steps=run.facts.num_updates,
     )
-    state = TrainState(run.student, scheduler, run.machine.accelerator.scaler)
+    state = TrainState(student, scheduler, run.machine.accelerator.scaler)
     if saved is not None:
         state.restore(saved, run.machine.device)
     return state

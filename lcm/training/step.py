@@ -14,6 +14,7 @@ from torch import Tensor
 from lcm.data.batch import SampleBatch
 from lcm.data.randomness import sample_rng
 from lcm.outputs.checkpoint import list_checkpoints
+from lcm.system.signals import never
 from lcm.training.encode import encode
 from lcm.training.run import Run
 from lcm.training.state import TrainState
@@ -35,11 +36,6 @@ class StepOutput(NamedTuple):
     times: Tensor
     grad_norm: Tensor
     stopping: bool
-
-
-def never() -> bool:
-    """Nobody asks to stop."""
-    return False
 
 
 def unwatched(part: str) -> None:
@@ -65,7 +61,7 @@ def train_step(
         losses.append(loss)
         times.append(t)
         keys += batch.keys
-    student, accelerator = run.student, run.machine.accelerator
+    student, accelerator = state.student, run.machine.accelerator
     grad_norm = accelerator.clip_grad_norm_(student.parameters, run.config.optimizer.max_grad_norm)
     loss = torch.cat(losses)
     stopping = check_finite(run, state, loss, grad_norm, keys, asked)
@@ -82,7 +78,7 @@ def backward(
 
     Gradients travel between processes with the last batch alone.
     """
-    student, accelerator = run.student, run.machine.accelerator
+    student, accelerator = state.student, run.machine.accelerator
     student.nets.dropout_seed = dropout_seed(run, state, micro)
     is_last = micro == run.accumulation - 1
     apart = nullcontext() if is_last else accelerator.no_sync(student.nets.prepared)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lcm.data.config import CacheConfig
+from lcm.outputs.folder import TRAJECTORIES
 from lcm.system.processes import ALONE, Team
 
 
@@ -90,7 +91,7 @@ class TemporaryWorkspace:
 
 def trajectory_folder(cache: CacheConfig, output_dir: Path) -> Path:
     """The folder in which the trajectories of all teachers and prompts lie."""
-    return Path(cache.trajectory_dir or output_dir / "trajectories")
+    return Path(cache.trajectory_dir or output_dir / TRAJECTORIES)
 
 
 def make_shared(folder: Path, flag: str, team: Team) -> None:

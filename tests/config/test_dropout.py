@@ -80,10 +80,10 @@ def test_pictures_are_drawn_without_dropout(arguments: Arguments, tmp_path: Path
     drawn = []
     for rate in (0.0, 0.5):
         trainer = trainer_of(arguments("dropout", tmp_path / str(rate), lora_dropout=rate))
-        randomize_lora(trainer.run.student.unet)
+        randomize_lora(trainer.state.student.unet)
         trainer.run.config.output.folder.mkdir()
         trainer.run.publisher.validate(7)
-        assert trainer.run.student.unet.training
+        assert trainer.state.student.unet.training
         drawn.append(
             np.asarray(
                 Image.open(trainer.run.config.output.folder / "validation" / "step-000007.png")

@@ -59,13 +59,13 @@ def test_the_whole_unet_is_a_stock_one_with_the_trained_weights(
 def test_the_teacher_stays_what_it_was(name: str, arguments: Arguments, tmp_path: Path) -> None:
     trainer = trainer_of(arguments(name, tmp_path))
     before = {key: value.clone() for key, value in trainer.run.family.unet.state_dict().items()}
-    first = [p.detach().clone() for p in trainer.run.student.parameters]
+    first = [p.detach().clone() for p in trainer.state.student.parameters]
     batches = trainer.run.inputs.batches(range(2))
     update(trainer, batches)
     update(trainer, batches)
     assert same(before, trainer.run.family.unet.state_dict())
     assert any(
-        not torch.equal(a, b) for a, b in zip(first, trainer.run.student.parameters, strict=True)
+        not torch.equal(a, b) for a, b in zip(first, trainer.state.student.parameters, strict=True)
     )
 
 

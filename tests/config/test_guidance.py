@@ -42,8 +42,8 @@ def test_preserving_guidance_distils_the_unguided_teacher(
     batch = encoded(trainer, next(trainer.run.inputs.batches(range(1))))
     broken = dataclasses.replace(batch, uncond=batch.uncond.map(lambda part: part * float("nan")))
     assert torch.equal(
-        trainer.run.objective(trainer.run.student.nets, broken).loss,
-        trainer.run.objective(trainer.run.student.nets, batch).loss,
+        trainer.run.objective(trainer.state.student.nets, broken).loss,
+        trainer.run.objective(trainer.state.student.nets, batch).loss,
     )
     recipe = lcm.read_recipe(done("preserve_cfg"))
     assert (recipe.guidance_scale, recipe.trained_guidance_scale) == (6.0, [1.0, 1.0])
@@ -192,7 +192,7 @@ def test_the_guidance_embedding_is_that_of_the_stock_pipeline(dim: int) -> None:
 def test_at_first_the_student_is_the_teacher_whatever_guidance_it_is_told(
     arguments: Arguments, tmp_path: Path
 ) -> None:
-    nets = trainer_of(arguments("w_embedding", tmp_path)).run.student.nets
+    nets = trainer_of(arguments("w_embedding", tmp_path)).state.student.nets
     assert nets.unet.config.time_cond_proj_dim == 256
     x, t, conditioning = inputs(nets.unet)
     expected = nets.teacher(x, t, conditioning)
@@ -209,10 +209,10 @@ def test_the_student_is_told_the_guidance_that_its_teacher_had(
     batch = encoded(trainer, next(trainer.run.inputs.batches(range(1))))
     expected = 2.0 + (10.0 - 2.0) * batch.uniform_guidance
     told: list[Tensor] = []
-    hook = trainer.run.student.unet.time_embedding.cond_proj.register_forward_pre_hook(
+    hook = trainer.state.student.unet.time_embedding.cond_proj.register_forward_pre_hook(
         lambda _, args: told.append(args[0].detach())
     )
-    trainer.run.objective(trainer.run.student.nets, batch)
+    trainer.run.objective(trainer.state.student.nets, batch)
     hook.remove()
     stock = LatentConsistencyModelPipeline.get_guidance_scale_embedding(
         None, expected - 1.0, embedding_dim=256

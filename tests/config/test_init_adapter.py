@@ -48,7 +48,7 @@ def test_a_method_with_a_teacher_brings_its_own_guidance(
     assert trainer.run.publisher.recipe.trained_guidance_scale == [3.0, 3.0]
     assert all(
         torch.equal(a.half(), b.half())
-        for a, b in zip(trainer.run.student.parameters, weights_at(done("plain"), 2), strict=True)
+        for a, b in zip(trainer.state.student.parameters, weights_at(done("plain"), 2), strict=True)
     )
 
 
@@ -147,7 +147,7 @@ def test_an_adapter_of_another_trainer_may_be_a_start(
     )
     assert all(
         torch.equal(a.half(), b.half())
-        for a, b in zip(trainer.run.student.parameters, weights_at(done("plain"), 3), strict=True)
+        for a, b in zip(trainer.state.student.parameters, weights_at(done("plain"), 3), strict=True)
     )
 
 

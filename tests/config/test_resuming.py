@@ -54,7 +54,7 @@ def test_the_average_that_is_given_away_has_constant_decay(
     done: Done, arguments: Arguments, tmp_path: Path
 ) -> None:
     output = done("export_ema")
-    student = trainer_of(arguments("export_ema", tmp_path)).run.student
+    student = trainer_of(arguments("export_ema", tmp_path)).state.student
     names = [
         name.removesuffix(".default.weight")
         for name, _ in student.unet.named_parameters()

@@ -235,7 +235,7 @@ def test_the_memory_of_other_batch_sizes_is_foreseen(
     )
     averages = sum(t.nbytes for name, t in trainer.record().tensors.items() if "ema." in name)
     assert (memory.held[MOMENTS], memory.held[AVERAGES]) == (moments, averages)
-    assert memory.held[TRAINED] == sum(p.nbytes for p in trainer.run.student.parameters)
+    assert memory.held[TRAINED] == sum(p.nbytes for p in trainer.state.student.parameters)
 
 
 def test_the_rehearsal_tells_it_all(
@@ -502,9 +502,9 @@ def test_what_fails_on_another_process_fails_on_all(
     sd_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainer_of(flags(sd_folder, images, tmp_path / "out"))
-    assert attempt(trainer.run, lambda: 3) == [3]
+    assert attempt(trainer.run, trainer.state, lambda: 3) == [3]
     monkeypatch.setattr("lcm.dry_run.step_memory.gather_object", lambda mine: [*mine, (True, None)])
-    assert attempt(trainer.run, lambda: 3) is None
+    assert attempt(trainer.run, trainer.state, lambda: 3) is None
 
 
 def test_on_a_gpu_its_allocator_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,7 +532,8 @@ def test_only_lack_of_memory_is_taken_for_it(sd_folder: Path, images: Path, tmp_
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        attempt(trainer_of(flags(sd_folder, images, tmp_path / "out")).run, fail)
+        trainer = trainer_of(flags(sd_folder, images, tmp_path / "out"))
+        attempt(trainer.run, trainer.state, fail)
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**15, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)

@@ -37,18 +37,18 @@ def seen(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
         if not name.startswith("optimizer.")
     }
     tensors["random"] = torch.get_rng_state()
-    ema, export_ema = run.student.nets.ema, run.student.export_ema
+    ema, export_ema = state.student.nets.ema, state.student.export_ema
     others = {
         "facts": copy.deepcopy(record.facts),
         "place": (state.step, state.skipped),
-        "rates": [group["lr"] for group in run.student.optimizer.param_groups],
+        "rates": [group["lr"] for group in state.student.optimizer.param_groups],
         "decays": [ema.decay for ema in (ema, export_ema) if ema is not None],
-        "gradients": [p.grad for p in run.student.parameters],
-        "prepared": run.student.nets.prepared,
+        "gradients": [p.grad for p in state.student.parameters],
+        "prepared": state.student.nets.prepared,
         "accumulation": run.accumulation,
-        "training": run.student.unet.training,
+        "training": state.student.unet.training,
         "checkpointing": [
-            m.__dict__.get("gradient_checkpointing") for m in run.student.unet.modules()
+            m.__dict__.get("gradient_checkpointing") for m in state.student.unet.modules()
         ],
     }
     return tensors, others
@@ -61,9 +61,9 @@ def test_measuring_steps_moves_nothing_that_a_step_depends_on_but_the_moments(
     recomputing is tried out.
     """
     trainer = resumed(sd_folder, images, tmp_path, gradient_accumulation_steps=2)
-    ema = trainer.run.student.nets.ema
+    ema = trainer.state.student.nets.ema
     assert ema is not None
-    assert not torch.equal(ema.averages[1], trainer.run.student.parameters[1])
+    assert not torch.equal(ema.averages[1], trainer.state.student.parameters[1])
     tensors, others = seen(trainer)
     monkeypatch.setattr("lcm.dry_run.step_memory.TIGHT", 0.0)
     memory = measure_steps(trainer.run, trainer.state)

@@ -121,13 +121,13 @@ def test_the_norm_of_an_adapter_is_that_of_what_peft_would_merge(
 ) -> None:
     """Linear layers and convolutions alike, at a strength of alpha / rank = 3 / 2."""
     trainer = trainer_of(flags(sd_folder, images, tmp_path, lora_alpha=3))
-    assert trainer.run.student.delta_norm() == 0
-    randomize_lora(trainer.run.student.unet)
-    layers = lora_modules(trainer.run.student.unet).values()
+    assert trainer.state.student.delta_norm() == 0
+    randomize_lora(trainer.state.student.unet)
+    layers = lora_modules(trainer.state.student.unet).values()
     merged = [layer.get_delta_weight("default") for layer in layers]
     assert {delta.dim() for delta in merged} == {2, 4}
     expected = sum(float(delta.detach().double().square().sum()) for delta in merged) ** 0.5
-    assert float(trainer.run.student.delta_norm()) == pytest.approx(expected, rel=1e-5)
+    assert float(trainer.state.student.delta_norm()) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("w_embedding", [False, True])
@@ -135,7 +135,7 @@ def test_the_norm_of_a_whole_unet_is_its_distance_from_the_teacher(
     sd_folder: Path, images: Path, tmp_path: Path, w_embedding: bool
 ) -> None:
     changes = {"full_finetune": True, "w_embedding": w_embedding, "lora_rank": None}
-    student = trainer_of(flags(sd_folder, images, tmp_path, **changes)).run.student
+    student = trainer_of(flags(sd_folder, images, tmp_path, **changes)).state.student
     assert student.delta_norm() == 0
     with torch.no_grad():
         for parameter in student.parameters:

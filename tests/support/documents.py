@@ -36,6 +36,7 @@ import lcm.cli.main
 import train_lcm_lora
 from lcm.cli import VERBS
 from lcm.config.command_line import parse_config, spellings
+from lcm.data.sources import SOURCES
 from lcm.diffusion.tables import LOSSES, SOLVERS
 from lcm.methods import METHODS
 from lcm.training.metrics import METRICS
@@ -108,7 +109,7 @@ def follow(document: str) -> int:
 @contextlib.contextmanager
 def as_before() -> Iterator[None]:
     """What a page adds to our tables, by a plugin or by itself, is gone afterwards."""
-    tables = (METHODS, LOSSES, SOLVERS, METRICS)
+    tables = (METHODS, LOSSES, SOLVERS, METRICS, SOURCES)
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.dict(sys.modules))
         for table in tables:

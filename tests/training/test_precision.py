@@ -38,7 +38,7 @@ def make_trainer(
     trainer = trainer_of(
         flags(teacher, images, folder / "out", mixed_precision=precision, **changes)
     )
-    randomize_lora(trainer.run.student.unet)
+    randomize_lora(trainer.state.student.unet)
     return trainer
 
 
@@ -48,7 +48,7 @@ def test_frozen_weights_are_low_and_all_that_is_trained_is_float32(
 ) -> None:
     trainer = make_trainer(teacher, images, tmp_path, precision)
     update(trainer, trainer.run.inputs.batches(range(1)))
-    low, student = DTYPES[precision], trainer.run.student
+    low, student = DTYPES[precision], trainer.state.student
     frozen = [p for p in student.unet.parameters() if not p.requires_grad]
     encoders = [p for encoder in trainer.run.family.text_encoders() for p in encoder.parameters()]
     assert {p.dtype for p in [*frozen, *encoders]} == {low}
@@ -74,7 +74,7 @@ def test_no_frozen_weight_is_kept_twice(
     trainer = make_trainer(teacher, images, tmp_path, precision)
     update(trainer, trainer.run.inputs.batches(range(1)))
     found: dict[int, int] = {}
-    for module in trainer.run.student.unet.modules():
+    for module in trainer.state.student.unet.modules():
         attributes = [
             v
             for value in vars(module).values()
@@ -87,8 +87,8 @@ def test_no_frozen_weight_is_kept_twice(
         ]:
             if isinstance(tensor, Tensor):
                 found[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-    frozen = sum(p.numel() for p in trainer.run.student.unet.parameters() if not p.requires_grad)
-    trained = sum(p.numel() for p in trainer.run.student.parameters)
+    frozen = sum(p.numel() for p in trainer.state.student.unet.parameters() if not p.requires_grad)
+    trained = sum(p.numel() for p in trainer.state.student.parameters)
     assert sum(found.values()) == 2 * frozen + (4 + 2) * trained
 
 
@@ -100,12 +100,12 @@ def test_the_loss_is_that_of_float32_up_to_rounding(
     for name in ("no", precision):
         trainer = make_trainer(teacher, images, tmp_path, name)
         batch = next(trainer.run.inputs.batches(range(1)))
-        per_sample, _ = trainer.run.objective(trainer.run.student.nets, encoded(trainer, batch))
+        per_sample, _ = trainer.run.objective(trainer.state.student.nets, encoded(trainer, batch))
         per_sample.mean().backward()
         losses.append(per_sample.detach())
         gradients.append(
             torch.cat(
-                [p.grad.flatten() for p in trainer.run.student.parameters if p.grad is not None]
+                [p.grad.flatten() for p in trainer.state.student.parameters if p.grad is not None]
             )
         )
     assert {t.dtype for t in [*losses, *gradients]} == {torch.float32}
@@ -129,12 +129,12 @@ def test_an_update_that_overflows_is_skipped_and_halves_the_scale(
     monkeypatch.setattr("lcm.training.launch.make_accelerator", with_scaler)
     trainer = make_trainer(sd_folder, images, tmp_path, "fp16", lr_scheduler="linear")
     before, rate = (
-        [p.detach().clone() for p in trainer.run.student.parameters],
+        [p.detach().clone() for p in trainer.state.student.parameters],
         trainer.state.lr_scheduler.get_last_lr(),
     )
     update(trainer, trainer.run.inputs.batches(range(1)))
     same = all(
-        torch.equal(p, old) for p, old in zip(trainer.run.student.parameters, before, strict=True)
+        torch.equal(p, old) for p, old in zip(trainer.state.student.parameters, before, strict=True)
     )
     skipped = exponent == 60
     assert (same, trainer.state.skipped, trainer.state.lr_scheduler.get_last_lr() == rate) == (

@@ -204,8 +204,9 @@ def test_a_state_begins_or_goes_on(sd_folder: Path, images: Path, tmp_path: Path
     record = trainer.record()
     tensors = {name: tensor.detach().clone() for name, tensor in record.tensors.items()}
     saved = RunState(tensors, {**record.facts, "step": 3})
-    fresh = trainer_of(flags(sd_folder, images, tmp_path / "out", **options)).run
-    again = make_state(fresh, saved)
+    other = trainer_of(flags(sd_folder, images, tmp_path / "out", **options))
+    fresh = other.run
+    again = make_state(fresh, other.state.student, saved)
     assert (again.step, again.lr_scheduler.get_last_lr()) == (3, [0.0])
     found = again.record(fresh.facts.record())
     assert same(found.tensors, tensors)

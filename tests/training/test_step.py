@@ -28,5 +28,5 @@ def test_a_step_tells_its_parts_and_what_it_saw(
     assert parts == [ENCODED, UPDATED, ENCODED, UPDATED, UPDATED]
     assert (output.loss.shape, output.times.shape, output.grad_norm.shape) == ((4,), (4,), ())
     assert output.stopping and state.step == 1
-    assert all(p.grad is None for p in run.student.parameters)
+    assert all(p.grad is None for p in state.student.parameters)
     assert not update(trainer, run.inputs.batches(range(1, 2))).stopping

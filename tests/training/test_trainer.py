@@ -307,7 +307,7 @@ def test_low_precision_is_computed_with_as_it_is_loaded(
     """As in pipelines: no autocast, under which norms and adapter would be float32."""
     trainer = trainer_of(flags(sd_folder, images, tmp_path, mixed_precision="bf16"))
     seen = []
-    for module in trainer.run.student.unet.modules():
+    for module in trainer.state.student.unet.modules():
         module.register_forward_hook(
             lambda module, args, output: seen.append((output, torch.is_autocast_enabled("cpu")))
         )
@@ -400,7 +400,7 @@ def test_a_dry_run_draws_one_row_alone(
         lambda latents: (drawn.append(tuple(latents.shape)), decode(latents))[1],
     )
     at_play = []
-    trainer.run.student.unet.conv_in.register_forward_pre_hook(
+    trainer.state.student.unet.conv_in.register_forward_pre_hook(
         lambda layer, args: None if layer.training else at_play.append(len(args[0]))
     )
     assert trainer.run.publisher.try_drawing().size == (32, 16)
@@ -508,7 +508,7 @@ def test_an_adapter_that_fails_its_check_costs_no_state(
 ) -> None:
     trainer = trainer_of(flags(sd_folder, images, tmp_path))
     update(trainer, trainer.run.inputs.batches(range(1)))
-    trainer.run.student.parameters[0].data.fill_(1e6)  # beyond float16
+    trainer.state.student.parameters[0].data.fill_(1e6)  # beyond float16
     with pytest.raises(ValueError, match="not finite"):
         trainer.save()
     assert load_checkpoint(tmp_path / "checkpoint-1").facts["step"] == 1
@@ -606,11 +606,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     trainer = trainer_of(
         flags(teacher, images, tmp_path / "broken", max_train_steps=4, checkpointing_steps=1)
     )
-    weights = [p.detach().clone() for p in trainer.run.student.parameters]
+    weights = [p.detach().clone() for p in trainer.state.student.parameters]
     batches = trainer.run.inputs.batches(range(2))
     update(trainer, batches)
     trainer.save()
-    updated = [p.detach().clone() for p in trainer.run.student.parameters]
+    updated = [p.detach().clone() for p in trainer.state.student.parameters]
     assert any(not torch.equal(a, b) for a, b in zip(weights, updated, strict=True))
     with torch.no_grad():
         trainer.run.family.unet.conv_in.weight.fill_(float("inf"))
@@ -621,7 +621,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
         update(trainer, batches)
     assert "The update was not made" in str(caught.value)
     assert all(
-        torch.equal(a, b) for a, b in zip(updated, trainer.run.student.parameters, strict=True)
+        torch.equal(a, b) for a, b in zip(updated, trainer.state.student.parameters, strict=True)
     )
     assert (tmp_path / "broken" / "checkpoint-1" / "state.json").is_file()
     assert snapshot(tmp_path / "out") == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lcm.outputs.folder import REPORT_NAME
 from lcm.publish.report.page import write_page
 
-__all__ = ["REPORT_NAME", "write_page"]
+__all__ = ["write_page"]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from lcm.outputs.folder import GRIDS, PICTURE_NAME
+
 SMALL = 48 * 2**10
 """Bytes up to which a file is shown as it is."""
 LARGE_WIDTH, STRIP_WIDTH, MOST_GRIDS = 1280, 320, 24
@@ -61,12 +63,12 @@ def grids(output_dir: Path, finished: bool) -> tuple[list[Picture], int]:
     """
     found = [
         (int(m[1]), path)
-        for path in output_dir.glob("validation/step-*.png")
+        for path in output_dir.glob(f"{GRIDS}/step-*.png")
         if (m := re.fullmatch(r"step-(\d+)", path.stem))
     ]
     named = [(f"step {step}", path) for step, path in sorted(found)]
     if finished:
-        named.append(("the finished file, reloaded", output_dir / "images" / "grid.png"))
+        named.append(("the finished file, reloaded", output_dir / PICTURE_NAME))
     chosen = [named[i] for i in choose(len(named), MOST_GRIDS)]
     widths = [STRIP_WIDTH] * (len(chosen) - 1) + [LARGE_WIDTH]
     pictures = [
