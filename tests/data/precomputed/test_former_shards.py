@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lcm.cli import main as cli
 from lcm.data.precomputed.former_shards import SHARD
 from lcm.data.precomputed.identity import as_bytes
 from lcm.data.precomputed.trajectories import trajectory_key
@@ -86,3 +87,17 @@ def test_what_the_version_before_left_damaged_or_unmade_is_made_with_it(
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     assert set(paths) & set(made(folder / "old")) == {paths[0], paths[2]}
     assert len(made(folder / "old")) == 4 and not left.exists()
+
+
+def test_the_command_verifies_files_of_the_version_before_once_a_run_has_read_them(
+    family: Family, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = records_of(70)
+    paths = write_shards(folder / trajectory_key(family, records, QUICK), numbered(70))
+    cached(family, records, folder, QUICK)
+    assert cli.main(["cache", "inspect", str(folder)]) == 0
+    assert "70 rows in 2 files" in capsys.readouterr().out
+    assert cli.main(["cache", "verify", str(folder)]) == 0
+    damage(paths[1], "flipped")
+    assert cli.main(["cache", "verify", str(folder)]) == 1
+    assert f"{paths[1].name}: all of it" in capsys.readouterr().out
