@@ -1,5 +1,5 @@
-"""What comes from outside with --plugin is found, listed, checked and recorded as what is in the tree,
-and a plugin that cannot be is one clear error.
+"""What comes from outside with --plugin is found, listed, checked and recorded as what is in the
+tree, and a plugin that cannot be is one clear error.
 """
 
 from __future__ import annotations

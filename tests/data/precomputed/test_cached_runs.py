@@ -119,10 +119,11 @@ def test_a_cache_that_cannot_be_written_is_refused_by_name(
     (tmp_path / "file").write_text("")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
+    # nothing is closed to the superuser
     folders = [
         tmp_path / "file" / "x",
         *([closed] if os.geteuid() else []),
-    ]  # nothing is closed to the superuser
+    ]
     for folder in folders:
         assert (
             run(sd_folder, images, tmp_path / "out", cache_latents=True, latent_cache_dir=folder)

@@ -98,10 +98,11 @@ def test_the_numbers_of_a_sample_are_drawn_in_this_order_for_ever(
         else:
             assert sample.extra_noise is None
         assert (sample.prompt == "") == (empty < 0.5)
+        # 20 x 16 becomes 10 x 8
         assert (sample.size.crop_top, sample.size.crop_left) == (
             int(top * 1),
             int(left * 3),
-        )  # 20 x 16 becomes 10 x 8
+        )
         image = records[index].image().resize((10, 8), Image.Resampling.LANCZOS)
         corner = np.asarray(image)[:, ::-1] if flip < 0.5 else np.asarray(image)
         pixels = corner[:8, sample.size.crop_left : sample.size.crop_left + 8] / 127.5 - 1.0

@@ -79,9 +79,8 @@ def test_a_damaged_file_alone_is_made_again(family: Family, folder: Path, kind: 
     again = prepare(family, records_of(130), folder, QUICK)
     assert times_of([paths[0], paths[2]]) == [before[0], before[2]]
     for index, (got, expected) in enumerate(zip(again, whole, strict=True)):
-        if (
-            kind.startswith("flipped") and 64 <= index < 128
-        ):  # in a batch of its own: but for the last bits
+        # in a batch of its own: but for the last bits
+        if kind.startswith("flipped") and 64 <= index < 128:
             torch.testing.assert_close(got, expected, **as_stored(expected))
         else:
             assert torch.equal(got, expected)

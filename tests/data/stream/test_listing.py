@@ -67,9 +67,8 @@ def test_a_local_folder_that_has_changed_is_read_anew(where: Path) -> None:
     write_tables(
         where, [dataclasses.replace(example, captions=("new",)) for example in pictures_of()]
     )
-    os.utime(
-        where / "a.parquet", (2e9, 2e9)
-    )  # in case both were written within one tick of the clock
+    # in case both were written within one tick of the clock
+    os.utime(where / "a.parquet", (2e9, 2e9))
     sink = Kept()
     assert {record.captions for record in load_streamed(where, sink).records} == {("new",)}
     assert len(sink.seen) == COUNT
