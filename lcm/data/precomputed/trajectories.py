@@ -67,11 +67,6 @@ class TrajectorySpec:
         """The points that are kept of all N + 1, clean latents first."""
         return {"all": points, "ends": [points[0], points[-1]], "clean": points[:1]}[self.keep]
 
-    @property
-    def num_points(self) -> int:
-        """Points that are kept of every trajectory."""
-        return len(self.kept(range(self.num_steps + 1)))
-
 
 def trajectory_times(grid: SolverGrid) -> Tensor:
     """The times [N + 1] int64 of a trajectory, ascending: CLEAN, then the grid. Time t has index (t

@@ -169,7 +169,7 @@ def test_what_is_kept_are_points_of_whole_trajectories(
         spec(solver=solver, guidance_range=(1.0, 5.0), keep=keep)
         for keep in ("all", "ends", "clean")
     ]
-    assert [each.num_points for each in specs] == [6, 2, 1]
+    assert [len(each.kept(range(each.num_steps + 1))) for each in specs] == [6, 2, 1]
     for whole, ends, clean in zip(
         *(prepare(family, records_of(3), folder, each) for each in specs), strict=True
     ):
