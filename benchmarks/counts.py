@@ -146,10 +146,8 @@ def count_step(model: Model, size: int = BATCH, checkpointing: str = "no") -> di
     with torch.device("meta"):
         parameters = add_lora(unet, RANK)
     checkpoint_activations(unet, checkpointing)
-    objective, batch = (
-        default_objective(),
-        build_batch(model, unet.config.cross_attention_dim, size),
-    )
+    objective = default_objective()
+    batch = build_batch(model, unet.config.cross_attention_dim, size)
     nets = make_networks(unet, ema_decay=None)
     with flash_attention(), LiveMemory() as memory, KernelMeter() as meter:
         loss = objective(nets, batch).loss.mean()

@@ -39,12 +39,10 @@ from lcm import Engine, Request
 RESULTS = Path(__file__).parent / "results"
 NAME = "serve.json"
 ADAPTER = SHAPES / "lcm_lora"
-ONE, STATIC, CONTINUOUS, AGAIN = (
-    "one by one",
-    "static batches",
-    "continuous batching",
-    "continuous batching again",
-)
+ONE = "one by one"
+STATIC = "static batches"
+CONTINUOUS = "continuous batching"
+AGAIN = "continuous batching again"
 STEPS = (1, 2, 4, 8)
 LOADS = (0.5, 0.9)
 """Arrivals per second, in units of what one by one draws per second."""

@@ -185,10 +185,8 @@ def agreement(contenders: dict[str, Contender]) -> dict[str, dict[str, float]]:
     found = {}
     for name, contender in contenders.items():
         loss, theirs = loss_and_gradient(contender)
-        off, gradient_off = (
-            abs(loss / mine - 1.0),
-            float((theirs - gradient).norm() / gradient.norm()),
-        )
+        off = abs(loss / mine - 1.0)
+        gradient_off = float((theirs - gradient).norm() / gradient.norm())
         if not (off <= TOLERANCE and gradient_off <= GRADIENT_TOLERANCE):
             raise ValueError(
                 f"{name} is not the same step: loss {loss:.8f} against {mine:.8f}, gradients apart "

@@ -50,10 +50,8 @@ class FewStepImageMixin(FewStepMixin):
         """Calls as `FewStepMixin.__call__` does. `image`, and `mask_image` where there is one, are
         one picture or one per prompt.
         """
-        prompts, per_prompt = (
-            count_prompts(prompt, options.get("prompt_embeds")),
-            options.get("num_images_per_prompt") or 1,
-        )
+        prompts = count_prompts(prompt, options.get("prompt_embeds"))
+        per_prompt = options.get("num_images_per_prompt") or 1
         for name in self.pictures:
             if options.get(name) is not None:
                 options[name] = for_every_image(name, options[name], prompts, per_prompt)

@@ -100,10 +100,8 @@ def bootstrap_interval(values: npt.ArrayLike, prompts: Sequence[str]) -> float:
     all values are equal.
     """
     _, group = np.unique(np.asarray(prompts), return_inverse=True)
-    sums, counts = (
-        np.bincount(group, weights=np.asarray(values, dtype=np.float64)),
-        np.bincount(group),
-    )
+    sums = np.bincount(group, weights=np.asarray(values, dtype=np.float64))
+    counts = np.bincount(group)
     drawn = np.random.default_rng(0).integers(len(sums), size=(BOOTSTRAP_DRAWS, len(sums)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])

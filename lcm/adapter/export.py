@@ -50,10 +50,8 @@ def family_header(
     )
     if is_v2:
         v = "-v" if prediction_type == "v_prediction" else ""
-        version, architecture = (
-            f"sd_v2{v}",
-            "stable-diffusion-v2-768-v" if v else "stable-diffusion-v2-512",
-        )
+        version = f"sd_v2{v}"
+        architecture = "stable-diffusion-v2-768-v" if v else "stable-diffusion-v2-512"
     return {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{architecture}/lora",

@@ -7,9 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from lcm.data.pictures import Picture
-from lcm.data.records import (
-    Record,
-)
+from lcm.data.records import Record
 
 Reread = Callable[[Collection[str]], Iterator[Record]]
 

@@ -19,13 +19,11 @@ TIGHT = 0.92
 """Share of the memory from which on it is called tight: fragments and libraries take the rest."""
 HALF = "fp16" if torch.cuda.is_available() else "bf16"
 """What every GPU computes in, and CPUs."""
-UNET, ENCODERS, TRAINED, MOMENTS, AVERAGES = (
-    "U-Net",
-    "VAE and text encoders",
-    "trained",
-    "moments",
-    "averages",
-)
+UNET = "U-Net"
+ENCODERS = "VAE and text encoders"
+TRAINED = "trained"
+MOMENTS = "moments"
+AVERAGES = "averages"
 """What is held between steps."""
 
 

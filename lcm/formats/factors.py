@@ -50,10 +50,8 @@ class Factors:
         if (factor := self.scale * rank / alpha) != 1:
             up = (up.float() * factor).to(up.dtype)
         more = rank - self.rank
-        up, down = (
-            torch.nn.functional.pad(up, (0, more)),
-            torch.nn.functional.pad(down, (0, 0, 0, more)),
-        )
+        up = torch.nn.functional.pad(up, (0, more))
+        down = torch.nn.functional.pad(down, (0, 0, 0, more))
         return Factors(
             down.reshape(rank, *self.down.shape[1:]),
             up.reshape(len(up), rank, *self.up.shape[2:]),

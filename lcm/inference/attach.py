@@ -148,10 +148,8 @@ def attach(
     if lead:
         check_compatible(pipe, recipe, own_scheduler_config(pipe))
         scheduler = make_scheduler(own_scheduler_config(pipe), recipe)
-    before, added = (
-        PipelineState.of(pipe),
-        {entry.name for entry in entries if entry.file and not (hotswap and entry is lead)},
-    )
+    before = PipelineState.of(pipe)
+    added = {entry.name for entry in entries if entry.file and not (hotswap and entry is lead)}
     try:
         load_all(pipe, entries, lead, hotswap, before)
     except BaseException:
@@ -173,11 +171,9 @@ def record(
     }
     found.warned = set()
     if lead:
-        found.recipe, found.scheduler, found.lead = (
-            recipe,
-            pipe.scheduler,
-            None if lead.is_unet else lead.name,
-        )
+        found.recipe = recipe
+        found.scheduler = pipe.scheduler
+        found.lead = None if lead.is_unet else lead.name
         if found.lead:
             found.recipes[found.lead] = recipe
     pipe._lcm_attachment = found

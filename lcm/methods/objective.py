@@ -207,10 +207,8 @@ class Objective:
         if self.loss is not energy:
             seen = self.inject(context, x_t, t, 0)
             return self.land(context.nets.student(seen, t, cond), seen, t, s)
-        seen, twice = (
-            torch.cat([self.inject(context, x_t, t, draw) for draw in (0, 1)]),
-            torch.cat([t, t]),
-        )
+        seen = torch.cat([self.inject(context, x_t, t, draw) for draw in (0, 1)])
+        twice = torch.cat([t, t])
         return self.land(
             context.nets.student(seen, twice, cond.cat(cond)), seen, twice, torch.cat([s, s])
         )

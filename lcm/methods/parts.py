@@ -194,10 +194,8 @@ class Tangent:
         # the fused kernels have no forward mode
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             # latents of images are channels-last, which the forward mode of group_norm cannot read
-            primals, tangents = (
-                (context.x_t.contiguous(), t.float(), phi[t]),
-                (teacher.contiguous(), rate, torch.ones_like(rate)),
-            )
+            primals = (context.x_t.contiguous(), t.float(), phi[t])
+            tangents = (teacher.contiguous(), rate, torch.ones_like(rate))
             drift: Tensor = torch.func.jvp(landing, primals, tangents)[1]
         return drift
 

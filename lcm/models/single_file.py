@@ -129,10 +129,8 @@ def load_file(
             f"({one_line(error)})"
         ) from error
     names = tensor_names(Path(path))
-    theirs, ours = (
-        sum(name.startswith("model.diffusion_model.") for name in names),
-        len(pipe.unet.state_dict()),
-    )
+    theirs = sum(name.startswith("model.diffusion_model.") for name in names)
+    ours = len(pipe.unet.state_dict())
     if theirs != ours:
         raise ValueError(
             f"base_config: the U-Net in {path} has {theirs} tensors, that of "

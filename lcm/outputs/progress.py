@@ -69,12 +69,10 @@ class Progress:
         total: int,
         samples_per_step: int,
     ) -> None:
-        self.accelerator, self.window, self.log, self.samples_per_step = (
-            accelerator,
-            window,
-            log,
-            samples_per_step,
-        )
+        self.accelerator = accelerator
+        self.window = window
+        self.log = log
+        self.samples_per_step = samples_per_step
         self.bar = tqdm(
             total=total,
             initial=step,

@@ -58,10 +58,8 @@ def shortages(needs: Iterable[Need]) -> list[str]:
         places.setdefault(nearest_existing(need.folder).stat().st_dev, []).append(need)
     lines = []
     for together in places.values():
-        needed, free = (
-            sum(need.nbytes for need in together),
-            free_bytes(nearest_existing(together[0].folder)),
-        )
+        needed = sum(need.nbytes for need in together)
+        free = free_bytes(nearest_existing(together[0].folder))
         if needed > free:
             what = " and ".join(
                 f"{need.what} in {need.folder} take {readable(need.nbytes)}"

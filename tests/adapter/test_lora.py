@@ -105,11 +105,9 @@ def test_layers_of_any_shape_are_those_of_peft() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.bare, self.linear = (
-                nn.Conv2d(3, 6, 3, 2, 1),
-                nn.Conv2d(6, 5, 2, bias=False),
-                nn.Linear(5, 7),
-            )
+            self.conv = nn.Conv2d(3, 6, 3, 2, 1)
+            self.bare = nn.Conv2d(6, 5, 2, bias=False)
+            self.linear = nn.Linear(5, 7)
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             rows = self.bare(self.conv(x)).flatten(2).transpose(1, 2)

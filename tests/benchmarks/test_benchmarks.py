@@ -168,10 +168,8 @@ def test_sets_that_cannot_be_halved_are_refused() -> None:
 
 
 def test_a_random_adapter_has_the_norms_and_the_header_of_its_model(tmp_path: Path) -> None:
-    source, target = (
-        ROOT / "examples" / "shapes" / "lcm_lora" / "pytorch_lora_weights.safetensors",
-        tmp_path / "new" / "a.safetensors",
-    )
+    source = ROOT / "examples" / "shapes" / "lcm_lora" / "pytorch_lora_weights.safetensors"
+    target = tmp_path / "new" / "a.safetensors"
     randomise(source, target, seed=0)
     trained, noise = load_file(source), load_file(target)
     assert read_header(target) == read_header(source)

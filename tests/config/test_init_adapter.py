@@ -127,7 +127,7 @@ def test_trajectories_are_those_of_the_teacher_whatever_the_run_starts_from(
     done: Done, arguments: Arguments, tmp_path: Path
 ) -> None:
     kept = {"trajectory_dir": tmp_path / "kept", "lora_alpha": 2.0}
-    (first, second) = (
+    first, second = (
         trainer_of(
             arguments("prompts endpoint", tmp_path / "out", **kept, init_adapter=adapter)
         ).run.inputs.trajectories[0]

@@ -91,10 +91,8 @@ def test_lpips_compares_decoded_pictures_and_trains(arguments: Arguments, tmp_pa
 def test_lpips_is_the_distance_of_the_pictures_that_the_vae_decodes(sd_folder: Path) -> None:
     family = load_family(str(sd_folder))
     torch.manual_seed(0)
-    prediction, target = (
-        torch.randn(2, 4, 8, 8, requires_grad=True),
-        torch.randn(2, 4, 8, 8, requires_grad=True),
-    )
+    prediction = torch.randn(2, 4, 8, 8, requires_grad=True)
+    target = torch.randn(2, 4, 8, 8, requires_grad=True)
     loss = make_lpips(family.pixels, "cpu")(prediction, target, 0.001)
     vae = build_sd().vae.eval()
     a, b = (vae.decode(latents / 0.5).sample for latents in (prediction, target.detach()))

@@ -49,6 +49,6 @@ def test_pictures_that_the_version_before_wrote_down_are_not_read_again(tmp_path
     (tmp_path / "pictures-0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     records = [Record("key", ("text",), stamp="stamp"), Record("other", ("text",), stamp="torn")]
     assert survey(records[:1], Team(), tmp_path) == [picture]
-    (_, other) = survey(records, Team(), tmp_path)
+    _, other = survey(records, Team(), tmp_path)
     assert other.reason == "unreadable"
     assert survey(records, Team(), tmp_path) == [picture, other]

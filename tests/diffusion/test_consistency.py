@@ -218,11 +218,9 @@ def test_landing_at_s_equals_a_stock_ddim_step(prediction_type: str, steps: int)
     stock.set_timesteps(steps)
     x_t, output = randn(2, 4, 3, 3), randn(2, 4, 3, 3, seed=1)
     expected = stock.step(output, 999, x_t, eta=0.0).prev_sample
-    schedule, t, s = (
-        NoiseSchedule.from_scheduler(stock),
-        torch.tensor([999, 999]),
-        torch.tensor([999 - 1000 // steps] * 2),
-    )
+    schedule = NoiseSchedule.from_scheduler(stock)
+    t = torch.tensor([999, 999])
+    s = torch.tensor([999 - 1000 // steps] * 2)
     landed = land(schedule, output, x_t, t, s)
     torch.testing.assert_close(landed, expected, rtol=2e-5, atol=2e-5)
     c_skip, c_out = LCMScheduler().get_scalings_for_boundary_condition_discrete(1000 // steps)
@@ -232,11 +230,9 @@ def test_landing_at_s_equals_a_stock_ddim_step(prediction_type: str, steps: int)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_half_precision_lands_in_float32(prediction_type: str, dtype: torch.dtype) -> None:
-    schedule, t, s = (
-        make_schedule(prediction_type),
-        torch.tensor([999, 19, 0]),
-        torch.tensor([499, CLEAN, 0]),
-    )
+    schedule = make_schedule(prediction_type)
+    t = torch.tensor([999, 19, 0])
+    s = torch.tensor([499, CLEAN, 0])
     x_t, output = randn(3, 4, 3, 3).to(dtype), randn(3, 4, 3, 3, seed=1).to(dtype)
     landed = land(schedule, output, x_t, t, s)
     assert landed.dtype == torch.float32
@@ -251,12 +247,10 @@ def test_golden_distillation_step(row: GoldenStep) -> None:
     def element(value: float) -> Tensor:
         return torch.full((1, 1, 1, 1), value)
 
-    schedule, time, lower, clean = (
-        make_schedule(prediction_type),
-        torch.tensor([t]),
-        torch.tensor([u]),
-        torch.tensor([CLEAN]),
-    )
+    schedule = make_schedule(prediction_type)
+    time = torch.tensor([t])
+    lower = torch.tensor([u])
+    clean = torch.tensor([CLEAN])
     noisy = schedule.add_noise(element(0.5), element(-1.0), time)
     guided = schedule.predict(guide(element(0.2), element(-0.1), torch.tensor([8.5])), noisy, time)
     solved = schedule.jump(guided, lower)
@@ -293,11 +287,9 @@ def test_the_pure_jump_is_a_stock_ddim_step(
     """
     stock = stock_ddim(prediction_type, zero_snr)
     stock.set_timesteps(steps)
-    schedule, x_t, output = (
-        NoiseSchedule.from_scheduler(stock),
-        randn(2, 4, 3, 3),
-        randn(2, 4, 3, 3, seed=1),
-    )
+    schedule = NoiseSchedule.from_scheduler(stock)
+    x_t = randn(2, 4, 3, 3)
+    output = randn(2, 4, 3, 3, seed=1)
     for t in stock.timesteps.tolist():
         expected = stock.step(output, t, x_t, eta=0.0).prev_sample
         landed = land(
@@ -316,11 +308,9 @@ def test_the_pure_jump_is_a_stock_ddim_step(
 def test_nothing_but_the_sample_itself_decides_where_it_lands(
     prediction_type: str, scaling: float | None
 ) -> None:
-    schedule, x_t, output = (
-        make_schedule(prediction_type),
-        randn(5, 4, 3, 3),
-        randn(5, 4, 3, 3, seed=1),
-    )
+    schedule = make_schedule(prediction_type)
+    x_t = randn(5, 4, 3, 3)
+    output = randn(5, 4, 3, 3, seed=1)
     t, s = torch.tensor([999, 999, 519, 19, 19]), torch.tensor([979, CLEAN, 519, 0, CLEAN])
     together = land(schedule, output, x_t, t, s, timestep_scaling=scaling)
     for i in range(5):
@@ -332,11 +322,9 @@ def test_nothing_but_the_sample_itself_decides_where_it_lands(
 @pytest.mark.parametrize("scaling", [10.0, None])
 def test_gradients_stay_finite_where_the_landing_is_the_start(scaling: float | None) -> None:
     """At a boundary of zero terminal SNR with v, and at the last timestep above it."""
-    schedule, t, s = (
-        make_schedule("v_prediction", True),
-        torch.tensor([999, 999, 0, 0]),
-        torch.tensor([999, CLEAN, 0, CLEAN]),
-    )
+    schedule = make_schedule("v_prediction", True)
+    t = torch.tensor([999, 999, 0, 0])
+    s = torch.tensor([999, CLEAN, 0, CLEAN])
     output = randn(4, 4, 3, 3).requires_grad_()
     landed = land(schedule, output, randn(4, 4, 3, 3, seed=1), t, s, timestep_scaling=scaling)
     (gradient,) = torch.autograd.grad(landed.square().sum(), output)

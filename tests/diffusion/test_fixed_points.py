@@ -152,10 +152,8 @@ def test_distillation_ends_in_the_solvers_own_endpoint_map(
 
 def test_the_endpoint_map_comes_nearer_to_the_ode_with_more_steps_and_a_better_solver() -> None:
     """x / alpha grows along the ODE as sqrt(std^2 + tau^2)."""
-    schedule, start = (
-        make_schedule("v_prediction"),
-        torch.tensor([-2.0, -0.3, 1.0, 2.5]).view(4, 1, 1, 1),
-    )
+    schedule = make_schedule("v_prediction")
+    start = torch.tensor([-2.0, -0.3, 1.0, 2.5]).view(4, 1, 1, 1)
     alpha, sigma = schedule.alphas[999].double(), schedule.sigmas[999].double()
     exact = MEAN + STD * (start - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2).sqrt()
     errors = {}

@@ -44,11 +44,9 @@ def test_equal_outputs_are_a_fixed_point_of_every_scale() -> None:
 
 
 def test_every_sample_of_a_batch_has_its_own_scale() -> None:
-    cond, uncond, scale = (
-        randn(3, 4, 5, 5, seed=1),
-        randn(3, 4, 5, 5, seed=2),
-        torch.tensor([1.0, 4.0, 12.5]),
-    )
+    cond = randn(3, 4, 5, 5, seed=1)
+    uncond = randn(3, 4, 5, 5, seed=2)
+    scale = torch.tensor([1.0, 4.0, 12.5])
     together = guide(cond, uncond, scale)
     for i in range(3):
         assert torch.equal(
@@ -67,11 +65,9 @@ def test_guiding_outputs_is_guiding_x0_and_eps(prediction_type: str, scale: floa
     )
     schedule = NoiseSchedule.from_scheduler(stock)
     t, scales = torch.tensor([0, 19, 499, 999]), torch.full((4,), scale)
-    x_t, cond, uncond = (
-        randn(4, 4, 5, 5, seed=1),
-        randn(4, 4, 5, 5, seed=2),
-        randn(4, 4, 5, 5, seed=3),
-    )
+    x_t = randn(4, 4, 5, 5, seed=1)
+    cond = randn(4, 4, 5, 5, seed=2)
+    uncond = randn(4, 4, 5, 5, seed=3)
     of_guided = schedule.predict(guide(cond, uncond, scales), x_t, t)
     parts = zip(
         of_guided, schedule.predict(cond, x_t, t), schedule.predict(uncond, x_t, t), strict=True
@@ -86,11 +82,9 @@ def test_guiding_outputs_is_guiding_x0_and_eps(prediction_type: str, scale: floa
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_outputs_are_guided_in_float32(dtype: torch.dtype) -> None:
-    cond, uncond, scale = (
-        randn(2, 4, 5, 5, seed=1).to(dtype),
-        randn(2, 4, 5, 5, seed=2).to(dtype),
-        torch.tensor([1.0, 7.3]),
-    )
+    cond = randn(2, 4, 5, 5, seed=1).to(dtype)
+    uncond = randn(2, 4, 5, 5, seed=2).to(dtype)
+    scale = torch.tensor([1.0, 7.3])
     got = guide(cond, uncond, scale)
     assert got.dtype == torch.float32
     assert torch.equal(got, guide(cond.float(), uncond.float(), scale))

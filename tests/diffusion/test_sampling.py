@@ -289,10 +289,8 @@ def test_trajectories_without_times_or_with_a_strange_gamma_are_refused(
 
 @every_count
 def test_without_injection_a_stochastic_flow_is_consistency_sampling(num_steps: int) -> None:
-    schedule, times = (
-        make_schedule("v_prediction"),
-        SolverGrid(50).few_step(num_steps),
-    )
+    schedule = make_schedule("v_prediction")
+    times = SolverGrid(50).few_step(num_steps)
     noises = [randn(*SHAPE, seed=seed) for seed in range(2 * num_steps)]
     injected_first = iter(noises)
 

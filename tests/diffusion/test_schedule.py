@@ -174,10 +174,8 @@ def test_predict_and_jump_equal_float64_numpy(prediction_type: str, zero_snr: bo
     t, s = torch.tensor([19, 499, 979, 999]), torch.tensor([CLEAN, 0, 499, 979])
     x_t, output = randn(4, 4, 6, 6, seed=1), randn(4, 4, 6, 6, seed=2)
     x, o = x_t.double().numpy(), output.double().numpy()
-    (alpha, sigma), (alpha_s, sigma_s) = (
-        reference_alpha_sigma(schedule, t),
-        reference_alpha_sigma(schedule, s),
-    )
+    alpha, sigma = reference_alpha_sigma(schedule, t)
+    alpha_s, sigma_s = reference_alpha_sigma(schedule, s)
     if prediction_type == "epsilon":
         x0, eps = (x - sigma * o) / alpha, o
     elif prediction_type == "v_prediction":

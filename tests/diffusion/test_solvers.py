@@ -195,11 +195,9 @@ def test_dpm_solver_equals_stock_over_all_steps(prediction_type: str, num_steps:
     stock.set_timesteps(num_steps)
     t, clean = torch.tensor([999, 999]), torch.tensor([CLEAN, CLEAN])
     assert stock.timesteps.tolist() == [int(time[0]) for time in substeps(t, clean, num_steps)[:-1]]
-    schedule, start, theirs = (
-        NoiseSchedule.from_scheduler(stock),
-        randn(2, 4, 6, 6),
-        randn(2, 4, 6, 6),
-    )
+    schedule = NoiseSchedule.from_scheduler(stock)
+    start = randn(2, 4, 6, 6)
+    theirs = randn(2, 4, 6, 6)
     for time in stock.timesteps:
         theirs = stock.step(network(theirs, time.expand(2)), time, theirs).prev_sample
     mine = repeated(SOLVERS["dpm_solver_pp_2m"], num_steps)(
@@ -218,10 +216,8 @@ def test_repeated_steps_are_finite_and_keep_samples_apart(
     """Some samples stand still in some of the steps, or arrive early at the clean end."""
     schedule, solver = make_schedule(prediction_type, zero_snr), repeated(SOLVERS[name], steps)
     predict, x_t = network_of(schedule), randn(6, 4, 6, 6)
-    t, s = (
-        torch.tensor([999, 999, 519, 3, 0, 700]),
-        torch.tensor([979, CLEAN, 499, CLEAN, CLEAN, 700]),
-    )
+    t = torch.tensor([999, 999, 519, 3, 0, 700])
+    s = torch.tensor([979, CLEAN, 499, CLEAN, CLEAN, 700])
     together = solver(predict, schedule, x_t, t, s)
     assert together.isfinite().all()
     assert torch.equal(together[5], x_t[5])

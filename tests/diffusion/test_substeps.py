@@ -32,11 +32,9 @@ def in_sequence(name: str) -> Solver:
 @every_model
 def test_one_step_is_the_solver_itself(name: str, prediction_type: str, zero_snr: bool) -> None:
     schedule = make_schedule(prediction_type, zero_snr)
-    x_t, t, s = (
-        randn(4, 4, 6, 6),
-        torch.tensor([999, 519, 19, 19]),
-        torch.tensor([979, CLEAN, 0, CLEAN]),
-    )
+    x_t = randn(4, 4, 6, 6)
+    t = torch.tensor([999, 519, 19, 19])
+    s = torch.tensor([979, CLEAN, 0, CLEAN])
     network = network_of(schedule)
     assert torch.equal(
         repeated(SOLVERS[name], 1)(network, schedule, x_t, t, s),
@@ -98,11 +96,9 @@ def test_no_way_is_no_change_even_at_the_clean_end(
 def test_substeps_of_a_batch_do_not_influence_each_other(name: str, steps: int) -> None:
     schedule = make_schedule("epsilon")
     network, solver = network_of(schedule), repeated(SOLVERS[name], steps)
-    x_t, t, s = (
-        randn(4, 4, 6, 6),
-        torch.tensor([999, 519, 19, 3]),
-        torch.tensor([979, 519, 0, CLEAN]),
-    )
+    x_t = randn(4, 4, 6, 6)
+    t = torch.tensor([999, 519, 19, 3])
+    s = torch.tensor([979, 519, 0, CLEAN])
     together = solver(network, schedule, x_t, t, s)
     for i in range(4):
         alone = solver(network, schedule, x_t[i : i + 1], t[i : i + 1], s[i : i + 1])
@@ -112,10 +108,8 @@ def test_substeps_of_a_batch_do_not_influence_each_other(name: str, steps: int) 
 @every_solver
 def test_more_substeps_converge_to_the_closed_form(name: str) -> None:
     schedule = stable_diffusion_schedule()
-    x_t, exact = (
-        torch.ones(1, 1, 1, 1, dtype=torch.float64),
-        exact_solution(schedule, 2.0, 1.0, 999, 199),
-    )
+    x_t = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    exact = exact_solution(schedule, 2.0, 1.0, 999, 199)
     errors = []
     for steps in (20, 40, 80, 400):
         solver = repeated(SOLVERS[name], steps)

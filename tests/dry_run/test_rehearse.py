@@ -79,10 +79,8 @@ def test_the_disk_of_a_run_is_foreseen(
     )
     assert not (tmp_path / "out").exists()
     assert run(sd_folder, images, tmp_path / "out", **options) == 0
-    checkpoints, grids = (
-        list(tmp_path.glob("out/checkpoint-*")),
-        list(tmp_path.glob("out/validation/*.png")),
-    )
+    checkpoints = list(tmp_path.glob("out/checkpoint-*"))
+    grids = list(tmp_path.glob("out/validation/*.png"))
     assert (
         (plan.checkpoints, plan.together, plan.grids)
         == (len(checkpoints), len(checkpoints), len(grids) + 1)
@@ -561,10 +559,8 @@ def test_knobs_that_are_turned_or_bring_nothing_are_not_named(tmp_path: Path) ->
 def test_a_smaller_batch_is_no_larger_than_what_has_fitted_where_memory_ran_out(
     tmp_path: Path,
 ) -> None:
-    config, steps = (
-        parse_config(flags(tmp_path, tmp_path, tmp_path, train_batch_size=12)),
-        memory_with().steps,
-    )
+    config = parse_config(flags(tmp_path, tmp_path, tmp_path, train_batch_size=12))
+    steps = memory_with().steps
     for ran_out, size in ((False, 6), (True, 3)):
         memory = memory_with(steps={1: steps[1], 3: steps[1]}, ran_out=ran_out)
         assert f"--train_batch_size {size} --gradient_accumulation_steps {12 // size} " in advice(

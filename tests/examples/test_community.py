@@ -85,10 +85,8 @@ def test_a_data_set_goes_through_its_styles(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_the_judge_knows_renders_and_what_the_decoder_makes_of_them(style: str) -> None:
     judge, pipe, scenes = StyleJudge.load(), community_model("plain"), sample_dataset(192, 20_000)
-    captions, renders = (
-        [scene.caption for scene in scenes],
-        np.stack([STYLES[style](scene) for scene in scenes]),
-    )
+    captions = [scene.caption for scene in scenes]
+    renders = np.stack([STYLES[style](scene) for scene in scenes])
     agrees = judge.agrees([Image.fromarray(picture) for picture in renders], captions, style)
     assert agrees.mean(axis=0).min() >= 0.97
     latents = (

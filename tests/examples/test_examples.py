@@ -117,10 +117,8 @@ def test_the_tools_call_the_bundled_adapter_sound_and_shorten_it(
 ) -> None:
     tools.main(["--rank", "8", "--output", str(tmp_path)])
     assert "\nsound\n" in capsys.readouterr().out
-    small, bundled = (
-        tmp_path / "small" / WEIGHTS_NAME,
-        ROOT / "examples" / "shapes" / "lcm_lora" / WEIGHTS_NAME,
-    )
+    small = tmp_path / "small" / WEIGHTS_NAME
+    bundled = ROOT / "examples" / "shapes" / "lcm_lora" / WEIGHTS_NAME
     assert small.stat().st_size < bundled.stat().st_size / 3  # rank 8 of 32
     (picture,) = tmp_path.glob("0001-*.png")
     assert backgrounds(Image.open(picture)) == {"navy"}

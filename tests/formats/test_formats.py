@@ -320,10 +320,8 @@ def test_one_alpha_needs_no_padding_and_padding_is_exact() -> None:
             alpha,
         )
 
-    attention, conv = (
-        "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
-        "unet.mid_block.resnets.0.time_emb_proj",
-    )
+    attention = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    conv = "unet.mid_block.resnets.0.time_emb_proj"
     same = Adapter({attention: factors(3, 4.0), conv: factors(8, 4.0)})
     assert uniform(same).modules == same.modules
     mixed = Adapter({attention: factors(3, 3.0), conv: factors(8, 8.0)})

@@ -391,10 +391,8 @@ def test_defaults_are_those_of_the_recipe(rows: list[int], tmp_path: Path) -> No
     )
     pipe = build(scheduler=TCDScheduler)
     count_rows(pipe.unet, rows)
-    plain, said = (
-        Request("a ring", 7, **SIZE),
-        Request("a ring", 7, 3, guidance_scale=1.5, eta=0.4, **SIZE),
-    )
+    plain = Request("a ring", 7, **SIZE)
+    said = Request("a ring", 7, 3, guidance_scale=1.5, eta=0.4, **SIZE)
     few = FewStepStableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
     lcm.attach(few, write_adapter(tmp_path, build_sd, recipe))
     for served, given in ((pipe, recipe), (few, None)):

@@ -88,11 +88,9 @@ def few_solver_steps(name: str) -> dict[str, Any]:
 
 @every_method
 def test_samples_do_not_influence_each_other(name: str) -> None:
-    nets, batch, objective = (
-        with_adapter(build_unet()),
-        make_batch(4),
-        make_objective(name, **few_solver_steps(name)),
-    )
+    nets = with_adapter(build_unet())
+    batch = make_batch(4)
+    objective = make_objective(name, **few_solver_steps(name))
     together = objective(nets, batch, 0.5).loss.detach()
     assert together.shape == (4,)
     single = torch.cat(
@@ -395,10 +393,8 @@ def test_a_student_that_is_the_teacher_has_no_loss_where_one_solver_step_is_exac
     if name in BOOTSTRAPPED:
         objective = dataclasses.replace(objective, times=LandingAtU(objective.times))
     if name in FROM_TRAJECTORIES:
-        t, assumed = (
-            objective.times(batch.uniform_time, batch.uniform_landing, 0.5).t,
-            batch.trajectory,
-        )
+        t = objective.times(batch.uniform_time, batch.uniform_landing, 0.5).t
+        assumed = batch.trajectory
         assert assumed is not None
         x_t = objective.path(schedule, batch, t)
         end = schedule.predict(nets.teacher(x_t, t, batch.cond), x_t, t).x0
@@ -958,10 +954,8 @@ class AffineStudent(GaussianRoles):
         """The velocity whose jump from phi to the landing angle is the exact solution of the
         probability-flow ODE.
         """
-        mean, lower = (
-            conditioning.prompt_embeds.double().mean((1, 2)).view(-1, 1, 1, 1),
-            self.landing_angle,
-        )
+        mean = conditioning.prompt_embeds.double().mean((1, 2)).view(-1, 1, 1, 1)
+        lower = self.landing_angle
 
         def spread(angle: Tensor) -> Tensor:
             return (angle.cos() ** 2 * self.std**2 + angle.sin() ** 2).sqrt()
@@ -996,10 +990,8 @@ def test_same_noise_and_l2_teach_the_denoiser_and_not_the_flow_map(
     size, schedule = 1500, make_schedule(prediction_type)
     flags: dict[str, Any] = {"phases": 4, "guidance_scale": 1.0}
     control = make_objective("flow_map", schedule, coupling="same_noise", as_control=True, **flags)
-    denoiser, flow = (
-        AffineStudent(schedule, size, "denoiser"),
-        AffineStudent(schedule, size, "flow map"),
-    )
+    denoiser = AffineStudent(schedule, size, "denoiser")
+    flow = AffineStudent(schedule, size, "flow map")
     batch = gaussian_batch(flow, uniform_time, size)
     s = control.times(batch.uniform_time, batch.uniform_landing, 0.0).s
     flow.landing_angle = schedule.phi[s].double().view(-1, 1, 1, 1)
@@ -1030,10 +1022,8 @@ def test_a_random_step_and_l2_teach_the_denoiser_and_not_the_consistency_functio
     solver = dataclasses.replace(
         make_objective("stochastic_flow", schedule, coupling="solver", **flags), injection=0.0
     )
-    denoiser, consistency = (
-        AffineStudent(schedule, size, "denoiser"),
-        AffineStudent(schedule, size, "flow map"),
-    )
+    denoiser = AffineStudent(schedule, size, "denoiser")
+    consistency = AffineStudent(schedule, size, "flow map")
     batch = gaussian_batch(denoiser, uniform_time, size)
     assert gradient_in_standard_errors(control, denoiser, batch) < 4
     assert gradient_in_standard_errors(control, consistency, batch) > 10

@@ -40,10 +40,8 @@ def published_script(
     t, t_prev = (index + 1) * 20 - 1, index * 20 - 1
 
     def x0_and_eps(out: Tensor, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        a, s = (
-            ALPHA_BAR[time].sqrt().view(-1, 1, 1, 1),
-            (1 - ALPHA_BAR[time]).sqrt().view(-1, 1, 1, 1),
-        )
+        a = ALPHA_BAR[time].sqrt().view(-1, 1, 1, 1)
+        s = (1 - ALPHA_BAR[time]).sqrt().view(-1, 1, 1, 1)
         if prediction_type == "epsilon":
             return (x - s * out) / a, out
         if prediction_type == "v_prediction":
@@ -69,10 +67,8 @@ def published_script(
         unet.enable_adapters()
         w = w.view(-1, 1, 1, 1)
         x0, eps = cond_x0 + w * (cond_x0 - uncond_x0), cond_eps + w * (cond_eps - uncond_eps)
-        a, s = (
-            ALPHA_BAR[t_prev].sqrt().view(-1, 1, 1, 1),
-            (1 - ALPHA_BAR[t_prev]).sqrt().view(-1, 1, 1, 1),
-        )
+        a = ALPHA_BAR[t_prev].sqrt().view(-1, 1, 1, 1)
+        s = (1 - ALPHA_BAR[t_prev]).sqrt().view(-1, 1, 1, 1)
         z_prev = a * x0 + s * eps
         c_skip, c_out = boundary(t_prev)
         target = (
@@ -180,10 +176,8 @@ def test_fixed_guidance_ignores_the_random_number_and_a_range_uses_it() -> None:
     nets = make_nets(unet)
     batch = batch_for(unet)
     other = dataclasses.replace(batch, uniform_guidance=batch.uniform_guidance.flip(0))
-    fixed, ranged = (
-        make_objective("lcm", guidance_scale=4.0),
-        make_objective("lcm", guidance_scale_min=2.0, guidance_scale_max=8.0),
-    )
+    fixed = make_objective("lcm", guidance_scale=4.0)
+    ranged = make_objective("lcm", guidance_scale_min=2.0, guidance_scale_max=8.0)
     assert torch.equal(fixed(nets, batch).loss, fixed(nets, other).loss)
     assert not torch.equal(ranged(nets, batch).loss, ranged(nets, other).loss)
 

@@ -89,11 +89,9 @@ def derivatives(
     nets: GaussianRoles, x: Tensor, phi: Tensor, conditioning: Conditioning
 ) -> tuple[Tensor, Tensor]:
     """dF/dx and dF/dphi of the student, by hand."""
-    mean, cos, sin = (
-        conditioning.prompt_embeds.double().mean((1, 2)).view(-1, 1, 1, 1),
-        phi.cos(),
-        phi.sin(),
-    )
+    mean = conditioning.prompt_embeds.double().mean((1, 2)).view(-1, 1, 1, 1)
+    cos = phi.cos()
+    sin = phi.sin()
     narrow = 1 - nets.std**2
     variance = cos**2 * nets.std**2 + sin**2
     r = (x - cos * mean) / variance
@@ -243,11 +241,9 @@ def test_the_unstable_term_warms_up(mode: str) -> None:
 
 @every_mode
 def test_the_tangent_is_normalised_per_sample(mode: str) -> None:
-    schedule, batch, nets = (
-        even_schedule(),
-        make_batch(),
-        GaussianRoles(even_schedule(), strength=1.0),
-    )
+    schedule = even_schedule()
+    batch = make_batch()
+    nets = GaussianRoles(even_schedule(), strength=1.0)
     plain = known(make_scm(schedule, mode), nets, batch).g
     normalised = known(make_scm(schedule, mode, normalization=0.1), nets, batch).g
     size = plain.square().mean((1, 2, 3), keepdim=True).sqrt()
@@ -297,10 +293,8 @@ def test_forward_mode_goes_through_the_real_network(
     nets, batch = with_adapter(unet), make_batch(3, width=width, pooled=pooled)
     objective = make_scm(schedule, "jvp")
     t, x_t, _, g = tangent_of(objective, nets, batch)
-    phi, cond = (
-        schedule.phi[t].double().view(-1, 1, 1, 1),
-        batch.cond.map(lambda part: part.double()),
-    )
+    phi = schedule.phi[t].double().view(-1, 1, 1, 1)
+    cond = batch.cond.map(lambda part: part.double())
     with torch.no_grad():
         guided = nets.teacher(x_t, t, batch.uncond) + GUIDANCE * (
             nets.teacher(x_t, t, batch.cond) - nets.teacher(x_t, t, batch.uncond)
@@ -341,10 +335,8 @@ def test_an_update_moves_the_student_along_its_tangent(
 ) -> None:
     """The loss itself does not fall: its target moves with the student."""
     schedule, unet = make_schedule("v_prediction"), build()
-    nets, batch = (
-        with_adapter(unet),
-        rows(make_batch(width=width, pooled=pooled), torch.tensor([1, 3, 4])),
-    )
+    nets = with_adapter(unet)
+    batch = rows(make_batch(width=width, pooled=pooled), torch.tensor([1, 3, 4]))
     objective = make_objective("scm", schedule, tangent_mode=mode)
     t, x_t, before, g = tangent_of(objective, nets, batch)
     optimizer = torch.optim.SGD([p for p in unet.parameters() if p.requires_grad], 1e-4)

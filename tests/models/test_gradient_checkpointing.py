@@ -97,10 +97,8 @@ def test_what_is_expensive_is_computed_once_and_less_is_kept(
 @pytest.mark.parametrize(("width", "again"), [(EXPENSIVE // 2, 0), (EXPENSIVE // 2 - 1, 1)])
 def test_a_product_is_kept_from_1024_inputs_on(width: int, again: int) -> None:
     """2 FLOPs for each input, twice 1024 for each number of the result."""
-    net, x = (
-        nn.Sequential(nn.Linear(width, 3), nn.SiLU()),
-        torch.randn(5, width, requires_grad=True),
-    )
+    net = nn.Sequential(nn.Linear(width, 3), nn.SiLU())
+    x = torch.randn(5, width, requires_grad=True)
     out = checkpoint_selectively(net, x)
     with KernelMeter() as meter:
         out.sum().backward()
@@ -116,10 +114,8 @@ def test_what_was_written_onto_a_kept_result_is_not_written_twice() -> None:
             total.view(-1).add_(1.0).mul_(0.5)
             return total.sin()
 
-    x, weight = (
-        torch.randn(4, EXPENSIVE, dtype=torch.float64),
-        torch.randn(EXPENSIVE, 3, dtype=torch.float64, requires_grad=True),
-    )
+    x = torch.randn(4, EXPENSIVE, dtype=torch.float64)
+    weight = torch.randn(EXPENSIVE, 3, dtype=torch.float64, requires_grad=True)
     checkpoint_selectively(Accumulates(), x, weight).sum().backward()
     expected = x.t() @ ((x @ weight + 1.0) / 2).cos() / 2
     assert weight.grad is not None

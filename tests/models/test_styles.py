@@ -114,11 +114,9 @@ def test_the_folded_teacher_is_the_stock_pipeline_with_the_lora_at_that_weight(
 
 def test_the_sum_is_taken_in_float32_and_rounded_once(styles: Path) -> None:
     """Expected is W + sum of weight B A by hand, of a file with alpha = rank."""
-    base, pipe, state = (
-        build_sd().to(torch.bfloat16),
-        build_sd().to(torch.bfloat16),
-        load_file(styles / "text.safetensors"),
-    )
+    base = build_sd().to(torch.bfloat16)
+    pipe = build_sd().to(torch.bfloat16)
+    state = load_file(styles / "text.safetensors")
     fold_styles(
         pipe,
         [

@@ -102,11 +102,9 @@ class GaussianRoles:
     """
 
     def __init__(self, schedule: NoiseSchedule, std: float = 0.7, strength: float = 0.3) -> None:
-        self.schedule, self.std, self.strength = (
-            schedule,
-            std,
-            torch.tensor(strength, dtype=torch.float64),
-        )
+        self.schedule = schedule
+        self.std = std
+        self.strength = torch.tensor(strength, dtype=torch.float64)
 
     def angle(self, t: Tensor) -> Tensor:
         phi, last = self.schedule.phi.double(), self.schedule.num_train_timesteps - 1

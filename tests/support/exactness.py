@@ -152,10 +152,8 @@ def runs(folder: Path, case: Case) -> Iterator[int | None]:
 
 def move(folder: Path, case: Case) -> int | None:
     """One process goes on with what two began."""
-    top, samples = (
-        folder / case.name,
-        Case(1, case.accumulation, case.workers, case.cache, case.buckets),
-    )
+    top = folder / case.name
+    samples = Case(1, case.accumulation, case.workers, case.cache, case.buckets)
     shutil.copytree(
         top / "whole" / f"checkpoint-{STEPS // 2}", top / "moved" / f"checkpoint-{STEPS // 2}"
     )

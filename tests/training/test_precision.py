@@ -128,10 +128,8 @@ def test_an_update_that_overflows_is_skipped_and_halves_the_scale(
 
     monkeypatch.setattr("lcm.training.launch.make_accelerator", with_scaler)
     trainer = make_trainer(sd_folder, images, tmp_path, "fp16", lr_scheduler="linear")
-    before, rate = (
-        [p.detach().clone() for p in trainer.state.student.parameters],
-        trainer.state.lr_scheduler.get_last_lr(),
-    )
+    before = [p.detach().clone() for p in trainer.state.student.parameters]
+    rate = trainer.state.lr_scheduler.get_last_lr()
     update(trainer, trainer.run.inputs.batches(range(1)))
     same = all(
         torch.equal(p, old) for p, old in zip(trainer.state.student.parameters, before, strict=True)

@@ -120,11 +120,9 @@ def adapter_folder(adapter: str, output_dir: Path, config: Path) -> Path:
     """Where the adapter is; it is distilled first when that was not done yet."""
     if adapter == "shipped":
         return SHIPPED
-    run, data, models = (
-        output_dir / "adapters" / adapter,
-        output_dir / "data" / adapter,
-        output_dir / "models",
-    )
+    run = output_dir / "adapters" / adapter
+    data = output_dir / "data" / adapter
+    models = output_dir / "models"
     if not (run / "README.md").exists():
         for model in set(FINE_TUNES) & set(styles_of(adapter)):
             if not (models / model).exists():

@@ -27,10 +27,8 @@ def numbers_between(first: str, last: str) -> Iterator[str]:
     begins with a zero.
     """
     is_padded = any(text.startswith("0") and len(text) > 1 for text in (first, last))
-    width, step = (
-        max(len(first), len(last)) if is_padded else 0,
-        1 if int(first) <= int(last) else -1,
-    )
+    width = max(len(first), len(last)) if is_padded else 0
+    step = 1 if int(first) <= int(last) else -1
     yield from (f"{number:0{width}d}" for number in range(int(first), int(last) + step, step))
 
 

@@ -144,10 +144,8 @@ class Held:
                 source = content_of(self.cell, self.roots, self.where)
             except ConnectionError as error:
                 raise broken(self.where, "on", error) from error
-            self.content, self.cell = (
-                source.read_bytes() if isinstance(source, Path) else source.getvalue(),
-                None,
-            )
+            self.content = source.read_bytes() if isinstance(source, Path) else source.getvalue()
+            self.cell = None
         return io.BytesIO(self.content)
 
 

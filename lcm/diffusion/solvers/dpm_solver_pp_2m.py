@@ -32,10 +32,8 @@ def remember_one() -> Solver:
             ratio = (log_snr[s] - log_snr[t]) / (2.0 * (log_snr[t] - lambda_before))
             usable = (s != CLEAN) & ratio.isfinite() & (ratio > 0)
             ratio = torch.where(usable, ratio, torch.zeros_like(ratio)).view(-1, 1, 1, 1)
-            (alpha_t, sigma_t), (alpha_s, sigma_s) = (
-                schedule.alpha_sigma(t),
-                schedule.alpha_sigma(s),
-            )
+            alpha_t, sigma_t = schedule.alpha_sigma(t)
+            alpha_s, sigma_s = schedule.alpha_sigma(s)
             x_s = x_s + (alpha_s - alpha_t * sigma_s / sigma_t) * ratio * (here.x0 - x0_before)
         lambda_before, x0_before = log_snr[t], here.x0
         return x_s

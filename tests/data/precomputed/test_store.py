@@ -117,11 +117,9 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_only_old_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
-    old, new, row = (
-        tmp_path / ".a.safetensors.part",
-        tmp_path / ".b.safetensors.part",
-        tmp_path / "c.safetensors",
-    )
+    old = tmp_path / ".a.safetensors.part"
+    new = tmp_path / ".b.safetensors.part"
+    row = tmp_path / "c.safetensors"
     for path in (old, new, row):
         path.write_bytes(b"")
     sweep(tmp_path, older_than=1e9)

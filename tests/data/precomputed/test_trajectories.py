@@ -79,10 +79,8 @@ def test_a_trajectory_is_that_of_the_stock_pipeline(
         family = load_family(str(tmp_path / "sdxl"))
     else:
         family = load_family(str(request.getfixturevalue(world)))
-    records, wanted = (
-        records_of(3),
-        spec(num_steps=steps, guidance_range=(guidance_scale, guidance_scale)),
-    )
+    records = records_of(3)
+    wanted = spec(num_steps=steps, guidance_range=(guidance_scale, guidance_scale))
     exact, stored = follow(family, records, wanted, "cpu"), prepare(family, records, folder, wanted)
     assert (exact.shape, exact.dtype, len(stored)) == ((3, steps + 1, *SHAPE[1:]), torch.float32, 3)
     for i, record in enumerate(records):

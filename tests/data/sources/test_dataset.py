@@ -60,10 +60,8 @@ def data_config(tmp_path: Path, name: Any, **changes: Any) -> DataConfig:
 
 def make_paths(tmp_path: Path, folder: Path) -> tuple[list[str], list[str]]:
     """Files that a table may name, inside and outside of `folder`."""
-    inside, outside = (
-        save_image(folder / "in" / "a.png"),
-        save_image(tmp_path / "outside" / "b.png"),
-    )
+    inside = save_image(folder / "in" / "a.png")
+    outside = save_image(tmp_path / "outside" / "b.png")
     (folder / "link.png").symlink_to(outside)
     (folder / "links").symlink_to(outside.parent, target_is_directory=True)
     (folder / "linked.png").symlink_to(inside)

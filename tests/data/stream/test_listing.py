@@ -36,10 +36,8 @@ class OnTheHub:
         assert name == "some/one"
         self.asked.append(revision)
         builder = self.real(str(self.where), config_name, **options)
-        builder.base_path, builder.hash = (
-            f"hf://datasets/{name}@{revision or self.head}",
-            revision or self.head,
-        )
+        builder.base_path = f"hf://datasets/{name}@{revision or self.head}"
+        builder.hash = revision or self.head
         return builder
 
 
