@@ -23,7 +23,8 @@ from lcm.config.run import TrainConfig
 from lcm.data.config import SOURCE_FLAGS
 from lcm.methods import METHODS
 from lcm.methods.build import make_recipe
-from lcm.publish.report import REPORT_NAME, write_page
+from lcm.outputs.folder import REPORT_NAME
+from lcm.publish.report import write_page
 from lcm.publish.report.curves import (
     HEIGHT,
     LEFT,
