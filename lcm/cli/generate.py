@@ -174,6 +174,7 @@ def write(
             bar.update()
             if not shows_bar:
                 print(path, flush=True)
+    # the grids are made of the files, since a picture that is done is not kept in memory
     for seed in dict.fromkeys(picture.seed for picture in pictures):
         save_png(
             draw_seed_grid(args.output, [p for p in pictures if p.seed == seed]),

@@ -79,6 +79,7 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     recipe = None
     for path, weight in zip(args.adapters, weights, strict=True):
         adapter = read(args, path, pipe.unet.config.layers_per_block)
+        # one of them says how the sum is sampled with; styles carry no recipe
         recipe = recipe or Recipe.from_header(adapter.header)
         add_deltas(pipe, adapter, weight)
         print(f"{path}: {len(adapter.modules)} layers, weight {weight:g}")

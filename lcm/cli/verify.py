@@ -31,6 +31,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     pipe = load_pipe(args)
     adapter = read(args, file, pipe.unet.config.layers_per_block)
     print(f"{file} on {args.base}")
+    # the first is diffusers, which below is asked by loading the file and not by its names
     for name, taken in list(what_takes(adapter, file).items())[1:]:
         skipped = len(adapter.component("unet")) - taken.count
         detail = (

@@ -189,6 +189,7 @@ def read_adapter(
     """
     file = find(path)
     tensors, header = load_tensors(file)
+    # problems are collected, not raised: lcm inspect shows all of them, and repair what is left
     found, slots, problems = collect(tensors, layers_per_block or 2)
     if problems and not found:
         raise AdapterError(
@@ -213,6 +214,7 @@ def read_adapter(
         raise ValueError(
             f"{file} states alpha for all its {len(modules)} layers; leave --alpha out"
         )
+    # diffusers gives such layers the alpha of another one, so that guessing would be no better
     if alpha is None and 0 < len(assumed) < len(modules):
         problems.append(
             f"{assumed[0]} and {len(assumed) - 1} more of {len(modules)} layers do not state "

@@ -138,6 +138,7 @@ def attach(
     if lead and lead.file:
         lead.name = adapter_name
     check_names(pipe, entries, lead, hotswap)
+    # all that can be wrong is found before anything changes
     check_not_fused(pipe)
     check_enabled(pipe)
     if recipe is None:
@@ -148,6 +149,7 @@ def attach(
     if lead:
         check_compatible(pipe, recipe, own_scheduler_config(pipe))
         scheduler = make_scheduler(own_scheduler_config(pipe), recipe)
+    # diffusers loads adapter by adapter and leaves behind what it had loaded when one fails
     before = PipelineState.of(pipe)
     added = {entry.name for entry in entries if entry.file and not (hotswap and entry is lead)}
     try:
@@ -155,6 +157,7 @@ def attach(
     except BaseException:
         before.restore(pipe, added)
         raise
+    # last, since an adapter that did not load must not leave another scheduler
     pipe.scheduler = scheduler
     record(pipe, before, entries, lead, recipe)
     return recipe

@@ -138,6 +138,7 @@ class MethodConfig(Section):
         """
         from lcm.diffusion.losses import OWN_C
 
+        # a flag that silently does nothing is how the public scripts lose a night of training
         ranged = self.guidance_per_phase is not None or self.guidance_scale_min is not None
         no_solver = self.coupling in ("same_noise", "sde")
         cases = [

@@ -196,6 +196,7 @@ def load_base(
     what is missing.
     """
     path, base_config = str(path), None if base_config is None else str(base_config)
+    # what is missing or no model is told by its name before gigabytes are read
     class_name = check_base(path, base_config, revision, variant, vae_path is not None)
     try:
         vae = (
@@ -226,6 +227,7 @@ def load_base(
             )
         except (OSError, ValueError, SafetensorError) as error:
             raise FileNotFoundError(f"path: {path} could not be loaded: {error}") from error
+    # a hub id is known for what it is only once it is here
     if pipeline_class is None:
         check_class(type(pipe).__name__, path, "path")
     check_complete(pipe, path, replaced=set(vae))

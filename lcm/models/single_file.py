@@ -79,6 +79,7 @@ def check_file(path: Path, vae_replaced: bool) -> str:
             f"path: {path} is an adapter (LoRA), not a base model; pass the model that it was made "
             "for"
         )
+    # the text encoder tells the kinds apart: their U-Nets have the same names
     found = [
         name
         for name, parts in ORIGINAL_LAYOUTS.items()

@@ -72,8 +72,10 @@ def build_run(config: TrainConfig) -> tuple[Run, TrainState]:
         free = config.free_to_change()
         check_together(saved, config.output, free, facts.record(), machine.team)
     objective = make_objective(config.method, families[0], machine)
+    # before trajectories are drawn for hours with the U-Net that it has to fit
     first = machine.team.together(lambda: kind.load_first(config.adapter, families[0]))
     inputs = make_inputs(config, machine, workspace, families, loaded, objective.extra_noises)
+    # what no step asks for gives its memory to the student, which comes next
     offload(families, config.method, config.cache, draws=config.data.prompts_file is not None)
     student = build_student(config, families[0], machine.accelerator, first)
     run = Run(

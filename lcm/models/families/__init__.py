@@ -98,6 +98,7 @@ def load_family(
             variant=variant,
             vae_path=vae_path,
         )
+    # all of these would train for a night and draw noise
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
         raise ValueError(
             f"pretrained_teacher_model: the U-Net of {path} takes {pipe.unet.config.in_channels} "
@@ -115,6 +116,7 @@ def load_family(
         "pretrained_vae_model_name_or_path" if vae_path else "pretrained_teacher_model",
         vae_path or path,
     )
+    # the VAE of SDXL overflows in float16
     if pipe.vae.config.get("force_upcast", False):
         pipe.vae.to(torch.float32)
     return FAMILIES[type(pipe).__name__](pipe)

@@ -68,6 +68,7 @@ def write_page(
         settings=table(dict(sorted(settings.items()))),
         environment=environment(config.loop.mixed_precision, processes),
     )
+    # somebody may have it open, or ask for it, at any moment
     with replacing(output_dir / REPORT_NAME) as partial:
         partial.write_text(page, encoding="utf-8")
 
