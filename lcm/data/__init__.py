@@ -1,1 +1,1 @@
-"""From images or prompts to batches whose random numbers depend on (seed, epoch, sample) alone."""
+"""Images or prompts become batches whose random numbers depend on (seed, epoch, sample) alone."""

@@ -35,7 +35,7 @@ def test_every_default_is_within_its_own_limits(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_number_has_limits(name: str) -> None:
-    """Those of guidance depend on each other, and are the method's own to check."""
+    """Guidance is left out: its limits depend on each other, and the method checks them."""
     flag, (kind, _) = flag_of(name), kind_of(FIELDS[name])
     bounds = (flag.above, flag.at_least, flag.at_most, flag.below)
     is_limited = any(bound is not None for bound in bounds)

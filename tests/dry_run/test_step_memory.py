@@ -76,7 +76,7 @@ def test_measuring_steps_moves_nothing_that_a_step_depends_on_but_the_moments(
 def test_the_next_update_is_told_as_the_run_makes_it(
     sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of a run that goes on, whose target is an average; and the run stands where it stood."""
+    """The run is a resumed one with an averaged target, and it stands afterwards where it stood."""
     trainer = resumed(sd_folder, images, tmp_path, validation_num_steps=1, validation_prompts="a")
     place = seen(trainer)[1]["place"]
     with caplog.at_level("INFO"):

@@ -185,7 +185,7 @@ def test_facts_leave_alone_what_the_flags_say(
 
 
 def test_a_state_begins_or_goes_on(sd_folder: Path, images: Path, tmp_path: Path) -> None:
-    """With a learning rate that falls to zero over the updates that the epochs come to."""
+    """The learning rate falls to zero over the updates that the epochs come to."""
     options = {
         "num_train_epochs": 1,
         "lr_scheduler": "linear",

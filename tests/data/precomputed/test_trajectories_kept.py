@@ -71,7 +71,7 @@ def test_what_is_there_is_not_made_again(
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_file_alone_is_made_again(family: Family, folder: Path, kind: str) -> None:
-    """Of a file that can be read, the damaged trajectory alone."""
+    """Where the file can still be read, only the damaged trajectory is made again."""
     whole = prepare(family, records_of(130), folder, QUICK)
     paths = made(folder)
     before = times_of(paths)
