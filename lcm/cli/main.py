@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and not getattr(args, "takes_rest", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        return VERBS[args.verb].run(args, rest)
+        status = VERBS[args.verb].run(args, rest)
+        sys.stdout.flush()  # where a reader has left, it is found out here and not at the end
+        return status
     except (ValueError, OSError) as error:
         if os.environ.get("LCM_TRACEBACK"):
             raise

@@ -67,8 +67,12 @@ def hide_loading_bars(model: str | None) -> None:
 
 def error_exit(error: Exception) -> int:
     """Prints a user's mistake as one line; the exit status, the error's own `status` where it has
-    one.
+    one. A reader who has left, as `head` does, is told nothing.
     """
+    if isinstance(error, BrokenPipeError):
+        # what is still buffered must go somewhere, or the interpreter complains as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # as the shell counts SIGPIPE, a name that not every system has
     print(f"error: {error}", file=sys.stderr)
     status: int = getattr(error, "status", 2)
     return status

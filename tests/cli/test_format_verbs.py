@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,16 @@ def test_inspect_lists_problems_and_fails(
     assert "problem: stray.tensor is dropped" in capsys.readouterr().out
     assert run("repair", tmp_path, tmp_path / "out") == 1
     assert "stray.tensor is dropped" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_reader_who_leaves_is_told_nothing(ours: Path) -> None:
+    """As `head` does, that has its lines before the command has written all of its own."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "lcm.cli.main", "inspect", str(ours)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_truncated_file_is_one_line(
