@@ -19,7 +19,7 @@ from lcm.adapter.export import export_lora, probe
 from lcm.adapter.lora import add_lora
 from lcm.adapter.names import LORA_TARGETS, WEIGHTS_NAME
 from lcm.adapter.recipe import Recipe
-from tests.support.worlds import randomize_lora
+from tests.support.worlds import build_sd, randomize_lora
 
 
 def make_recipe(family: str = "sd", width: int = 16, **changes: Any) -> Recipe:
@@ -111,3 +111,9 @@ def public_sdxl_script(unet: Any, folder: Path) -> None:
     """Attention gets old keys, all else new ones."""
     converted = convert_state_dict_to_diffusers(state_of(unet))
     StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=converted)
+
+
+def build_of(style: Path) -> Any:
+    pipe = build_sd()
+    pipe.load_lora_weights(style.parent, weight_name=style.name, adapter_name="early")
+    return pipe

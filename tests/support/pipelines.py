@@ -15,6 +15,8 @@ PICTURE = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
 MASK = (torch.arange(256).reshape(1, 1, 16, 16) % 16 < 8).float()
 
 
+BASE = {"num_inference_steps": 2, "guidance_scale": 2.0}
+"""The arguments of a call that is guided."""
 FEW = {"num_inference_steps": 2, "guidance_scale": 1.0}
 
 
@@ -41,3 +43,19 @@ def draw(pipe: Any, **options: Any) -> np.ndarray:
         "a red star", generator=torch.Generator().manual_seed(5), output_type="np", **options
     ).images
     return images
+
+
+def weights(pipe: Any) -> dict[str, torch.Tensor]:
+    models = {
+        name: model for name, model in pipe.components.items() if isinstance(model, torch.nn.Module)
+    }
+    return {
+        f"{name}.{key}": value.clone()
+        for name, model in models.items()
+        for key, value in model.state_dict().items()
+    }
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert list(one) == list(other)
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []

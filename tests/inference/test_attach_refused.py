@@ -1,0 +1,76 @@
+"""What `lcm.attach` does not take is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline
+
+import lcm
+from tests.support.adapters import build_of, everything, make_recipe
+from tests.support.pipelines import FEW
+from tests.support.worlds import build_sd, build_sdxl
+
+
+def test_fused_and_switched_off_adapters_are_refused(adapter: Path, style: Path) -> None:
+    pipe = build_of(style)
+    pipe.disable_lora()
+    with pytest.raises(ValueError, match="enable_lora"):
+        lcm.attach(pipe, adapter)
+    pipe.enable_lora()
+    lcm.attach(pipe, adapter)
+    pipe.fuse_lora(components=["unet"])
+    for call in (lambda: lcm.detach(pipe), lambda: lcm.attach(pipe, {"lcm": 0.5})):
+        with pytest.raises(ValueError, match="unfuse_lora"):
+            call()
+    pipe.unfuse_lora(components=["unet"])
+    lcm.detach(pipe)
+
+
+def test_weights_stand_in_one_place(adapter: Path) -> None:
+    for adapters, weight in (({adapter: 1.0}, 0.5), ({}, 1.0)):
+        with pytest.raises(ValueError, match="inside the mapping"):
+            lcm.attach(build_sd(), adapters, weight)
+
+
+@pytest.mark.parametrize(
+    ("adapters", "options", "message"),
+    [
+        (["A"], {}, "a mapping from several of them to weights; got \\["),
+        (None, {}, "a mapping from several of them to weights; got None"),
+        ({"A": float("nan")}, {}, "the weight of A must be a finite number, got nan"),
+        (
+            {"A": {"unet": 0.5}},
+            {},
+            "the weight of A must be a finite number, got .*pipe.set_adapters afterwards",
+        ),
+        ({"A": 1.0, "./A": 0.5}, {"recipe": make_recipe()}, "./A is named twice"),
+        ("A", {"adapter_name": "v1.5"}, "adapter_name='v1.5' cannot name an adapter"),
+        ("A", {"recipe": "lcm"}, "recipe must be a lcm.Recipe"),
+    ],
+)
+def test_what_attach_does_not_take_is_named(
+    adapter: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    adapters: Any,
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    (adapter.parent / "A").unlink(missing_ok=True)
+    (adapter.parent / "A").symlink_to(adapter)
+    monkeypatch.chdir(adapter.parent)
+    pipe = build_sd()
+    before = everything(pipe)
+    with pytest.raises(ValueError, match=message):
+        lcm.attach(pipe, adapters, **options)
+    assert everything(pipe) == before
+
+
+def test_a_part_of_the_steps_that_holds_none_is_named_by_its_argument(sdxl_adapter: Path) -> None:
+    pipe = StableDiffusionXLImg2ImgPipeline(**build_sdxl().components, add_watermarker=False)
+    lcm.attach(pipe, sdxl_adapter)
+    with pytest.raises(ValueError, match=r"2 steps from denoising_start=0\.99 on make no step"):
+        pipe("a", image=torch.zeros(1, 4, 8, 8), denoising_start=0.99, **FEW)
