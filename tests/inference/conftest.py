@@ -29,3 +29,8 @@ def style(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("style") / "pixel.art.safetensors"
     save_file(state, path)
     return path
+
+
+@pytest.fixture
+def rows() -> list[int]:
+    return []
