@@ -1,58 +1,22 @@
 """Continuous-time consistency: the tangent against its closed form, both derivatives, and the
-discrete loss it is the limit of.
-"""
+discrete loss it is the limit of."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lcm.adapter.lora import add_lora
-from lcm.diffusion.schedule import PREDICTION_TYPES, NoiseSchedule
+from lcm.diffusion.schedule import PREDICTION_TYPES
 from lcm.methods.objective import LatentBatch, Objective
-from lcm.methods.parts import Tangent
 from lcm.models.conditioning import Conditioning
-from lcm.models.networks import Networks, make_networks
-from tests.support.closed_forms import (
-    GaussianRoles,
-    make_batch,
-    make_objective,
-    rows,
-    seen_by_the_loss,
-)
+from tests.support.closed_forms import GaussianRoles, make_batch, seen_by_the_loss
 from tests.support.schedules import make_schedule
-from tests.support.worlds import build_sdxl_unet, build_unet, randomize_lora
+from tests.support.tangents import GUIDANCE, even_schedule, every_mode, make_scm, relative
 
 every_type = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-every_unet = pytest.mark.parametrize(
-    ("build", "width", "pooled"), [(build_unet, 16, None), (build_sdxl_unet, 32, 16)]
-)
-every_mode = pytest.mark.parametrize("mode", ["fd", "jvp"])
-GUIDANCE = 3.0
-
-
-def even_schedule(prediction_type: str = "v_prediction") -> NoiseSchedule:
-    """phi from 0.03 to 1.5 in even steps: then the derivative of phi by the timestep is known."""
-    phi = torch.cat(
-        [torch.linspace(0.03, 1.5, 1000, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)]
-    )
-    return NoiseSchedule(phi.cos().float(), phi.sin().float(), prediction_type)
-
-
-def make_scm(
-    schedule: NoiseSchedule,
-    mode: str,
-    *,
-    step: int = 5,
-    warmup: float = 0.0,
-    normalization: float | None = None,
-) -> Objective:
-    objective = make_objective("scm", schedule, tangent_step=step, guidance_scale=GUIDANCE)
-    return dataclasses.replace(objective, target=Tangent(mode, warmup, normalization))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +80,6 @@ def analytic_tangent(nets: GaussianRoles, made: Known, batch: LatentBatch) -> Te
     return -(cos**2) * (made.student - made.teacher) - cos * sin * (
         made.x + by_x * made.teacher + by_phi
     )
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm())
 
 
 @every_type
@@ -259,89 +219,3 @@ def test_the_loss_is_the_square_of_the_tangent_for_a_student_that_is_its_own_tar
     objective, nets = make_scm(schedule, mode), GaussianRoles(schedule)
     expected = known(objective, nets, batch).g.square().mean((1, 2, 3)).float()
     torch.testing.assert_close(objective(nets, batch, 0.5).loss, expected, rtol=2e-3, atol=1e-4)
-
-
-# --- real networks --------------------------------------------------------------------------------
-
-
-def with_adapter(unet: Any) -> Networks:
-    add_lora(unet, 2)
-    randomize_lora(unet)
-    return make_networks(unet, ema_decay=None)
-
-
-def tangent_of(
-    objective: Objective, nets: Networks, batch: LatentBatch
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """t, x_t, F of the student and g, where the network predicts v."""
-    t = objective.times(batch.uniform_time, batch.uniform_landing, 0.5).t
-    x_t = objective.schedule.add_noise(batch.x0, batch.noise, t)
-    cos, sin = objective.schedule.alpha_sigma(t)
-    landed, target = seen_by_the_loss(objective, nets, batch)
-    with torch.no_grad():
-        output = nets.student(x_t, t, batch.cond)
-    torch.testing.assert_close(landed, cos * x_t - sin * output, rtol=1e-4, atol=1e-5)
-    return t, x_t, output, (landed.detach() - target) / sin
-
-
-@every_unet
-def test_forward_mode_goes_through_the_real_network(
-    build: Any, width: int, pooled: int | None
-) -> None:
-    """Against a central difference over a twentieth of a timestep, in float64."""
-    schedule, unet = even_schedule(), build().double()
-    nets, batch = with_adapter(unet), make_batch(3, width=width, pooled=pooled)
-    objective = make_scm(schedule, "jvp")
-    t, x_t, _, g = tangent_of(objective, nets, batch)
-    phi = schedule.phi[t].double().view(-1, 1, 1, 1)
-    cond = batch.cond.map(lambda part: part.double())
-    with torch.no_grad():
-        guided = nets.teacher(x_t, t, batch.uncond) + GUIDANCE * (
-            nets.teacher(x_t, t, batch.cond) - nets.teacher(x_t, t, batch.uncond)
-        )
-
-        def landing(timesteps: float) -> Tensor:
-            angle = timesteps * (1.5 - 0.03) / 999
-            x = x_t.double() + angle * guided.double()
-            answer = unet(x, t + timesteps, **cond.unet_kwargs()).sample
-            return torch.cos(phi + angle) * x - torch.sin(phi + angle) * answer
-
-        drift = (landing(0.05) - landing(-0.05)) / (0.1 * (1.5 - 0.03) / 999)
-    assert relative(g, phi.cos() * drift) < 2e-3
-
-
-@every_unet
-def test_both_derivatives_agree_on_a_real_network_that_is_smooth_in_time(
-    build: Any, width: int, pooled: int | None
-) -> None:
-    """Random weights hear the fastest sines of the time embedding, a radian a timestep, which no
-    finite difference follows.
-    """
-    schedule, unet = even_schedule(), build()
-    fastest = [0, 1, 4, 5]  # cosines and sines of 1 and 0.1 radian a timestep, of four frequencies
-    with torch.no_grad():
-        unet.time_embedding.linear_1.weight[:, fastest] = 0.0
-    nets, batch = with_adapter(unet), make_batch(3, width=width, pooled=pooled)
-    forward, finite = (
-        tangent_of(make_scm(schedule, mode, step=1), nets, batch)[3] for mode in ("jvp", "fd")
-    )
-    assert relative(finite, forward) < 0.03
-
-
-@every_mode
-@every_unet
-def test_an_update_moves_the_student_along_its_tangent(
-    mode: str, build: Any, width: int, pooled: int | None
-) -> None:
-    """The loss itself does not fall: its target moves with the student."""
-    schedule, unet = make_schedule("v_prediction"), build()
-    nets = with_adapter(unet)
-    batch = rows(make_batch(width=width, pooled=pooled), torch.tensor([1, 3, 4]))
-    objective = make_objective("scm", schedule, tangent_mode=mode)
-    t, x_t, before, g = tangent_of(objective, nets, batch)
-    optimizer = torch.optim.SGD([p for p in unet.parameters() if p.requires_grad], 1e-4)
-    objective(nets, batch, 0.5).loss.mean().backward()
-    optimizer.step()
-    with torch.no_grad():
-        moved = nets.student(x_t, t, batch.cond) - before
-    assert float((moved * g).sum() / (moved.norm() * g.norm())) > 0.05

@@ -1,0 +1,41 @@
+"""Objectives of continuous-time consistency, by finite differences and forward mode."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from lcm.diffusion.schedule import NoiseSchedule
+from lcm.methods.objective import Objective
+from lcm.methods.parts import Tangent
+from tests.support.closed_forms import make_objective
+
+every_mode = pytest.mark.parametrize("mode", ["fd", "jvp"])
+GUIDANCE = 3.0
+
+
+def even_schedule(prediction_type: str = "v_prediction") -> NoiseSchedule:
+    """phi from 0.03 to 1.5 in even steps: then the derivative of phi by the timestep is known."""
+    phi = torch.cat(
+        [torch.linspace(0.03, 1.5, 1000, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)]
+    )
+    return NoiseSchedule(phi.cos().float(), phi.sin().float(), prediction_type)
+
+
+def make_scm(
+    schedule: NoiseSchedule,
+    mode: str,
+    *,
+    step: int = 5,
+    warmup: float = 0.0,
+    normalization: float | None = None,
+) -> Objective:
+    objective = make_objective("scm", schedule, tangent_step=step, guidance_scale=GUIDANCE)
+    return dataclasses.replace(objective, target=Tangent(mode, warmup, normalization))
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
