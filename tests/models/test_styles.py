@@ -1,26 +1,16 @@
 """Style LoRAs folded into the teacher: as stock diffusers plays them, in every layout, and noticed
-by all that depends on it.
-"""
+by all that depends on it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_kohya
-from peft import LoraConfig, get_peft_model_state_dict
-from PIL import Image, ImageChops
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-import lcm
-import train_lcm_lora
 from lcm.adapter.lora import adaptable
-from lcm.adapter.names import WEIGHTS_NAME
 from lcm.config.command_line import parse_config
 from lcm.data.precomputed.latents import latent_facts
 from lcm.data.precomputed.prompts import prompt_rows
@@ -28,52 +18,11 @@ from lcm.data.precomputed.trajectories import TrajectorySpec, trajectory_key
 from lcm.models.families import StableDiffusion
 from lcm.models.styles import Style, fold_styles
 from lcm.training.result import UNetResult
-from lcm.training.teachers import load_teachers, styles_of
+from lcm.training.teachers import styles_of
 from tests.support.pipelines import SIZE, draw
-from tests.support.runs import FROM_TRAJECTORIES, flags, same, trained, trainer_of
-from tests.support.worlds import build_sd, build_sdxl, randomize_lora
-
-PROMPT = "a red star"
-
-
-def write_style(folder: Path, pipe: Any, scale: float = 0.3) -> dict[str, Tensor]:
-    """A random LoRA of attention and text encoders, in diffusers' layout as
-    pytorch_lora_weights.safetensors.
-    """
-    pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"]))
-    parts = {"unet": pipe.unet}
-    for name in ("text_encoder", "text_encoder_2"):
-        encoder = getattr(pipe, name, None)
-        if encoder is not None:
-            encoder.add_adapter(
-                LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj", "v_proj", "out_proj"])
-            )
-            parts[name] = encoder
-    for part in parts.values():
-        randomize_lora(part, scale)
-    pipe.save_lora_weights(
-        folder,
-        **{f"{name}_lora_layers": get_peft_model_state_dict(part) for name, part in parts.items()},
-    )
-    return load_file(folder / WEIGHTS_NAME)
-
-
-@pytest.fixture(scope="module")
-def styles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One LoRA in several files: of SD all of it, the U-Net's part alone, kohya's layout and other
-    numbers; of SDXL all of it.
-    """
-    folder = tmp_path_factory.mktemp("styles")
-    state = write_style(folder / "sd", build_sd())
-    save_file(state, folder / "text.safetensors")
-    save_file(
-        {key: value for key, value in state.items() if key.startswith("unet.")},
-        folder / "unet.safetensors",
-    )
-    save_file(convert_state_dict_to_kohya(dict(state)), folder / "kohya.safetensors")
-    save_file({key: 2 * value for key, value in state.items()}, folder / "other.safetensors")
-    write_style(folder / "sdxl", build_sdxl())
-    return folder
+from tests.support.runs import flags
+from tests.support.styles import PROMPT
+from tests.support.worlds import build_sd, build_sdxl
 
 
 @pytest.mark.parametrize(
@@ -180,106 +129,6 @@ def test_a_file_that_would_do_nothing_is_refused(
         fold_styles(build_sd(), [Style(str(strange(tmp_path, styles)[name]))])
 
 
-# --- runs -----------------------------------------------------------------------------------------
-
-
-SHORT = {
-    "max_train_steps": 2,
-    "validation_steps": 9,
-    "validation_num_steps": [2],
-    "validation_prompts": [PROMPT],
-}
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    path.write_text("a red star\na blue ring\n")
-    return path
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"full_finetune": True, "lora_rank": None},
-        FROM_TRAJECTORIES,
-    ],
-)
-def test_training_is_that_on_a_saved_pipeline_with_the_style_in_it(
-    changes: dict[str, Any],
-    sd_folder: Path,
-    images: Path,
-    styles: Path,
-    prompts: Path,
-    tmp_path: Path,
-) -> None:
-    """The pipeline is made by stock calls alone."""
-    style = styles / "unet.safetensors"
-    pipe = StableDiffusionPipeline.from_pretrained(sd_folder, dtype=torch.float32)
-    pipe.load_lora_weights(str(style), adapter_name="style")
-    pipe.set_adapters("style", 0.5)
-    pipe.fuse_lora(components=["unet"])
-    pipe.unload_lora_weights()
-    pipe.save_pretrained(tmp_path / "teacher")
-    if "objective" in changes:
-        changes = {**changes, "prompts_file": prompts, "trajectory_dir": tmp_path / "trajectories"}
-    folded = trainer_of(
-        flags(sd_folder, images, tmp_path / "folded", teacher_lora=f"{style}=0.5", **changes)
-    )
-    saved = trainer_of(flags(tmp_path / "teacher", images, tmp_path / "saved", **changes))
-    assert same(trained(folded, 2), trained(saved, 2))
-    if "objective" in changes:  # by weights, so the two are one teacher
-        assert len(list((tmp_path / "trajectories").iterdir())) == 1
-
-
-@pytest.fixture(scope="module")
-def finished(
-    sd_folder: Path, images: Path, styles: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    output = tmp_path_factory.mktemp("run") / "out"
-    both = [f"{styles / 'text.safetensors'}=0.5", styles / "sd"]
-    assert train_lcm_lora.main(flags(sd_folder, images, output, **SHORT, teacher_lora=both)) == 0
-    return output
-
-
-def test_recipe_and_card_say_what_the_teacher_had(finished: Path) -> None:
-    expected = [{"file": "text.safetensors", "weight": 0.5}, {"file": "sd", "weight": 1.0}]
-    assert lcm.read_recipe(finished).teacher_loras == expected
-    assert "text.safetensors (weight 0.5) and sd (weight 1)" in (finished / "README.md").read_text()
-
-
-def test_the_cards_snippet_draws_the_grid_with_stock_diffusers(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """So the student was validated on the teacher with its styles, text encoder included."""
-    monkeypatch.chdir(finished)
-    code = (finished / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    assert "num_inference_steps=4" in code
-    code = code.replace("num_inference_steps=4", "num_inference_steps=2").replace(
-        "image.png", str(tmp_path / "image.png")
-    )
-    exec(compile(code, "README.md", "exec"), {})
-    drawn, grid = Image.open(tmp_path / "image.png"), Image.open(finished / "images" / "grid.png")
-    assert max(high for _, high in ImageChops.difference(drawn, grid).getextrema()) <= 1
-
-
-def test_another_content_of_the_same_file_is_no_way_to_resume(
-    sd_folder: Path, images: Path, styles: Path, tmp_path: Path
-) -> None:
-    style, output = tmp_path / "style.safetensors", tmp_path / "out"
-    style.write_bytes((styles / "text.safetensors").read_bytes())
-    trainer = trainer_of(flags(sd_folder, images, output, teacher_lora=style))
-    trained(trainer, 1)
-    trainer.save()
-    assert trainer_of(flags(sd_folder, images, output, teacher_lora=style)).state.step == 1
-    with pytest.raises(ValueError, match="teacher_lora: "):
-        trainer_of(flags(sd_folder, images, output, teacher_lora=f"{style}=0.5"))
-    style.write_bytes((styles / "other.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="files of teacher_lora whose content was another"):
-        trainer_of(flags(sd_folder, images, output, teacher_lora=style))
-
-
 def test_caches_are_those_of_the_style(styles: Path) -> None:
     """Prompts are encoded anew where the text encoder changes, not where the U-Net alone does;
     latents never are.
@@ -302,16 +151,6 @@ def test_caches_are_those_of_the_style(styles: Path) -> None:
         )
     latents, prompts, trajectories = map(set, zip(*keys, strict=True))
     assert (len(latents), len(prompts), len(trajectories)) == (1, 2, 3)
-
-
-def test_an_adapter_of_this_toolkit_is_no_style(
-    finished: Path, sd_folder: Path, images: Path, tmp_path: Path
-) -> None:
-    config = parse_config(flags(sd_folder, images, tmp_path, teacher_lora=finished))
-    with pytest.raises(
-        ValueError, match=r"teacher_lora .* is a few-step adapter .* --init_adapter"
-    ):
-        load_teachers(config.teacher, torch.float32)
 
 
 def test_a_whole_unet_cannot_carry_a_text_encoder(

@@ -1,0 +1,37 @@
+"""Style LoRAs in several files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from diffusers.utils import convert_state_dict_to_kohya
+from safetensors.torch import save_file
+
+from tests.support.styles import write_style
+from tests.support.worlds import build_sd, build_sdxl
+
+
+@pytest.fixture(scope="session")
+def styles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One LoRA in several files: of SD all of it, the U-Net's part alone, kohya's layout and other
+    numbers; of SDXL all of it.
+    """
+    folder = tmp_path_factory.mktemp("styles")
+    state = write_style(folder / "sd", build_sd())
+    save_file(state, folder / "text.safetensors")
+    save_file(
+        {key: value for key, value in state.items() if key.startswith("unet.")},
+        folder / "unet.safetensors",
+    )
+    save_file(convert_state_dict_to_kohya(dict(state)), folder / "kohya.safetensors")
+    save_file({key: 2 * value for key, value in state.items()}, folder / "other.safetensors")
+    write_style(folder / "sdxl", build_sdxl())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("a red star\na blue ring\n")
+    return path
