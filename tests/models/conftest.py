@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from diffusers.utils import convert_state_dict_to_kohya
 from safetensors.torch import save_file
 
+from tests.support.single_file import BUILDERS, without_weights, write_single_file
 from tests.support.styles import write_style
 from tests.support.worlds import build_sd, build_sdxl
 
@@ -35,3 +37,17 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     path.write_text("a red star\na blue ring\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For every kind of model a folder, the same weights in one file, and the folder without
+    weights.
+    """
+    root = tmp_path_factory.mktemp("world")
+    for name, build in BUILDERS.items():
+        pipe = build()
+        pipe.save_pretrained(root / name)
+        write_single_file(pipe, root / f"{name}.safetensors")
+        without_weights(shutil.copytree(root / name, root / f"{name}-config"))
+    return root

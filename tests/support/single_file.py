@@ -19,7 +19,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from examples.shapes.tokenizer import build_tokenizer
 from tests.support.schedules import SD_BETAS
-from tests.support.worlds import build_unet, build_vae, text_config
+from tests.support.worlds import build_sd, build_unet, build_vae, text_config
 
 State = dict[str, Tensor]
 
@@ -214,3 +214,16 @@ def build_uneven_sdxl() -> StableDiffusionXLPipeline:
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+BUILDERS = {
+    "sd": build_sd,
+    "v": lambda: build_sd("v_prediction", zero_snr=True),
+    "sdxl": build_uneven_sdxl,
+}
+
+
+def without_weights(folder: Path) -> Path:
+    for path in folder.rglob("*.safetensors"):
+        path.unlink()
+    return folder
