@@ -161,3 +161,11 @@ def inputs(unet: Any) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
         t,
         Conditioning(embeds, torch.randn(2, 16), torch.full((2, 6), 16.0)),
     )
+
+
+def vary(model: torch.nn.Module, seed: int) -> None:
+    """Makes it a fine-tune of itself."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)

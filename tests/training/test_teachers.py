@@ -1,10 +1,7 @@
-"""One adapter on several teachers: which one an update is made on, and that nothing else
-changes.
-"""
+"""One adapter on several teachers: nothing else changes, and what cannot be mixed is refused."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +10,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from lcm.adapter.lora import add_lora, base_state
+from lcm.adapter.lora import base_state
 from lcm.config.command_line import parse_config
-from lcm.data.buckets import one_square
-from lcm.data.sampler import MixedSampler, StepSampler, teacher_of
+from lcm.data.sampler import teacher_of
 from lcm.dry_run.memory_fit import ENCODERS, UNET
 from lcm.dry_run.preparation import preparations
 from lcm.dry_run.step_memory import held_by
@@ -25,17 +21,9 @@ from lcm.publish.card import card_text
 from lcm.system.memory import memory_of
 from lcm.training.plan import summarize
 from lcm.training.setup import build_recipe
-from lcm.training.teachers import FrozenWeights, load_teachers
+from lcm.training.teachers import load_teachers
 from tests.support.runs import FROM_TRAJECTORIES, flags, same, trained, trainer_of
-from tests.support.worlds import build_sd, build_unet, randomize_lora
-
-
-def vary(model: torch.nn.Module, seed: int) -> None:
-    """Makes it a fine-tune of itself."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+from tests.support.worlds import build_sd, build_unet, vary
 
 
 @pytest.fixture(scope="module")
@@ -59,78 +47,6 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     path.write_text("a red star\na blue ring\na green disc\n")
     return path
-
-
-# --- the choice -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_every_teacher_has_its_turn_once_in_as_many_updates(count: int) -> None:
-    turns = [
-        [teacher_of(0, turn * count + place, count) for place in range(count)] for turn in range(40)
-    ]
-    assert all(sorted(turn) == list(range(count)) for turn in turns)
-    if count > 1:
-        first = Counter(turn[0] for turn in turns)
-        assert len(first) == count  # in random order
-        assert [teacher_of(1, step, count) for step in range(40)] != [
-            teacher_of(0, step, count) for step in range(40)
-        ]
-
-
-@pytest.mark.parametrize("process", [(0, 1), (0, 2), (1, 2)])
-@pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 1), (2, 2)])
-@pytest.mark.parametrize("first", [0, 3])
-def test_the_teacher_follows_from_seed_and_update_alone(
-    process: tuple[int, int], batch_size: int, accumulation: int, first: int
-) -> None:
-    """However many processes and batches share an update, and wherever a run goes on."""
-    sampler = StepSampler(
-        one_square(16, 10).groups,
-        batch_size,
-        accumulation=accumulation,
-        process=process,
-        steps=range(first, 9),
-        seed=5,
-    )
-    chosen = [{teacher for teacher, _ in batch} for batch in MixedSampler(sampler, 3)]
-    expected = [{teacher_of(5, step, 3)} for step in range(first, 9) for _ in range(accumulation)]
-    assert chosen == expected
-    assert [[ref for _, ref in batch] for batch in MixedSampler(sampler, 3)] == list(sampler)
-
-
-# --- the exchange ---------------------------------------------------------------------------------
-
-
-def test_the_weights_of_a_teacher_stand_in_the_unet_and_leave_it() -> None:
-    """Expected are outputs and gradients of a U-Net that has these weights and the adapter by
-    itself.
-    """
-    unet, own, other = build_unet(), build_unet(), build_unet()
-    vary(own, 1)
-    vary(other, 1)
-    for network in (unet, own):
-        add_lora(network, 2)
-        randomize_lora(network)
-    weights = FrozenWeights(unet, [other])
-    before = {name: value.clone() for name, value in unet.state_dict().items()}
-    x, embeds = torch.randn(2, 4, 8, 8), torch.randn(2, 77, 16)
-    with weights.active(1):
-        here = unet(x, torch.tensor([9, 500]), embeds).sample
-        here.square().mean().backward()
-    there = own(x, torch.tensor([9, 500]), embeds).sample
-    there.square().mean().backward()
-    assert torch.equal(here, there)
-    for mine, theirs in zip(unet.named_parameters(), own.named_parameters(), strict=True):
-        assert (mine[1].grad is None and theirs[1].grad is None) or torch.equal(
-            mine[1].grad, theirs[1].grad
-        ), mine[0]
-    assert same(unet.state_dict(), before)
-    with weights.active(0):
-        assert same(unet.state_dict(), before)
-
-
-# --- runs -----------------------------------------------------------------------------------------
 
 
 MIXED: dict[str, dict[str, Any]] = {
@@ -261,9 +177,6 @@ def test_a_dry_run_counts_all_teachers(
     pipe = build_sd()
     assert memory_of(held[ENCODERS]) == size(pipe.vae) + 2 * size(pipe.text_encoder)
     assert "sd mixture of 3 teachers" in summarize(trainer.run, trainer.state.student)
-
-
-# --- what cannot be mixed -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
