@@ -86,7 +86,6 @@ def test_the_lock_of_a_dead_process_is_free_unless_its_child_lives(
     program = f"""
 import subprocess, time
 from pathlib import Path
-from benchmarks.methods.cost import AGAIN, UNIT, measure_costs
 from benchmarks.methods.locks import lock
 with lock(Path({str(path)!r})) as fd:
     {child}
