@@ -18,7 +18,8 @@ from examples.shapes.tables import filled
 from lcm.config.command_line import DROPPED_FLAGS, parse_config, read_yaml, spellings
 from lcm.config.run import FIELDS, TrainConfig
 from tests.support import ROOT
-from tests.support.documents import DOCUMENTS, blocks, commands, follow, known_flags, prose
+from tests.support.documents import DOCUMENTS, blocks, commands, follow, prose
+from tests.support.programs import known_flags
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A style that stands beside the adapters of this toolkit."""
+"""A style that stands beside the adapters of this toolkit, and the rows of calls of a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Style LoRAs in several files."""
+"""Style LoRAs in several files, and base models as folders and as single files."""
 
 from __future__ import annotations
 

@@ -13,34 +13,23 @@ variables:
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import importlib
 import io
-import os
 import re
 import shlex
 import sys
-import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from accelerate.commands.launch import launch_command_parser
-from accelerate.state import AcceleratorState, GradientState
-from torch.distributed.run import get_args_parser
-
-import lcm.cli.main
-import train_lcm_lora
-from lcm.cli import VERBS
-from lcm.config.command_line import parse_config, spellings
 from lcm.data.sources import SOURCES
 from lcm.diffusion.tables import LOSSES, SOLVERS
 from lcm.methods import METHODS
 from lcm.training.metrics import METRICS
 from tests.support import ROOT
+from tests.support.programs import program
 
 DOCUMENTS = (
     "README.md",
@@ -158,152 +147,3 @@ def commands(text: str) -> Iterator[list[str]]:
             while re.fullmatch(r"[A-Z_]+=.*", command[0]):
                 command = command[1:]
             yield command
-
-
-class Parsed(Exception):  # noqa: N818 - not an error
-    """Raised instead of running a program whose flags were understood."""
-
-
-@contextlib.contextmanager
-def only_parsed(name: str) -> Iterator[None]:
-    """Inside the block programs stop when they have read their flags. Raises AssertionError for one
-    that reads none.
-    """
-    read = argparse.ArgumentParser.parse_known_args
-
-    def parse_args(parser: argparse.ArgumentParser, args: Sequence[str] | None = None) -> None:
-        _, rest = read(parser, args)
-        assert rest == [], f"{name} has no {' '.join(rest)}"
-        raise Parsed
-
-    def parse_known_args(
-        parser: argparse.ArgumentParser, args: Sequence[str] | None = None
-    ) -> None:
-        _, rest = read(parser, args)
-        # handed on to training
-        assert {word[2:] for word in rest if word.startswith("--")} <= spellings().keys(), rest
-        raise Parsed
-
-    patched = mock.patch.multiple(
-        argparse.ArgumentParser, parse_args=parse_args, parse_known_args=parse_known_args
-    )
-    with patched, contextlib.suppress(Parsed):
-        yield
-        raise AssertionError(f"{name} reads no flags")
-
-
-def train(words: list[str], run: bool) -> None:
-    if not run:
-        if "..." not in words:
-            parse_config(words)
-        return
-    AcceleratorState._reset_state(reset_partial_state=True)  # every command is a launch of its own
-    GradientState._reset_state()
-    assert train_lcm_lora.main(words) == 0
-
-
-def accelerate(words: list[str], run: bool) -> None:
-    assert words[0] == "launch"
-    launch = launch_command_parser().parse_args(words[1:])
-    assert launch.training_script == "train_lcm_lora.py"
-    train(launch.training_script_args, run)
-
-
-def torchrun(words: list[str], run: bool) -> None:
-    train(get_args_parser().parse_args(words).training_script_args, run)
-
-
-def lcm_command(words: list[str], run: bool) -> None:
-    if run:
-        assert lcm.cli.main.main(words) == 0
-        return
-
-    def parsed(args: argparse.Namespace, rest: Sequence[str]) -> int:
-        if rest:
-            # the verbs that take what they do not know take the flags of training
-            parse_config(rest)
-        return 0
-
-    with mock.patch.object(VERBS.get(words[0]), "run", parsed):
-        assert lcm.cli.main.main(words) == 0
-
-
-def python(words: list[str], run: bool) -> None:
-    if words[0] == "train_lcm_lora.py":
-        return train(words[1:], run)
-    name = words[1] if words[0] == "-m" else words[0].removesuffix(".py").replace("/", ".")
-    if name in ("venv", "pytest", "tests.soak"):
-        return None
-    module, argv = importlib.import_module(name), words[2 if words[0] == "-m" else 1 :]
-    with mock.patch.object(sys, "argv", [name, *argv]):
-        if run:
-            assert not module.main()
-        elif "ArgumentParser" not in Path(str(module.__file__)).read_text(encoding="utf-8"):
-            assert argv == []
-        else:
-            with only_parsed(name):
-                module.main()
-    return None
-
-
-def make(words: list[str], run: bool) -> None:
-    targets = re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text())
-    assert targets is not None and set(words) <= set(targets[1].split()), words
-
-
-def pip(words: list[str], run: bool) -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    for extra in re.findall(r"\[(.*?)\]", " ".join(words)):
-        assert set(extra.split(",")) <= set(extras), extra
-
-
-def known(words: list[str], run: bool) -> None:
-    """A command of the shell, of which nothing is checked."""
-    assert not run
-
-
-PROGRAMS: dict[str, Callable[[list[str], bool], None]] = {
-    **{
-        "lcm": lcm_command,
-        "accelerate": accelerate,
-        "torchrun": torchrun,
-        "python": python,
-        "python3": python,
-    },
-    **{"make": make, "pip": pip, ".": known, "hf": known},
-}
-
-
-def program(words: list[str]) -> Callable[[list[str], bool], None]:
-    name = words[0]
-    return known if "/" in name and os.access(ROOT / name, os.X_OK) else PROGRAMS[name]
-
-
-def options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """The names of the flags of a parser and of its verbs."""
-    for action in parser._actions:
-        yield from (
-            option[2:].replace("-", "_")
-            for option in action.option_strings
-            if option.startswith("--")
-        )
-        if isinstance(action, argparse._SubParsersAction):
-            for child in action.choices.values():
-                yield from options(child)
-
-
-def known_flags() -> set[str]:
-    """The parsers of training, of every verb, and of the launchers."""
-    parser = argparse.ArgumentParser()
-    verbs = parser.add_subparsers()
-    for name, verb in VERBS.items():
-        verb.configure(verbs.add_parser(name))
-    return {
-        "config",
-        *spellings(),
-        *options(parser),
-        *options(launch_command_parser()),
-        *options(get_args_parser()),
-    }
