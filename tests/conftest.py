@@ -71,24 +71,25 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SLOWEST_LAST = (
-    *(
-        "test_launch",
-        "test_exactness",
-        "test_trainer",
-        "test_rehearse",
-        "test_cached_runs",
-        "test_interruption",
-        "test_methods",
-    ),
-    *(
-        "test_docs",
-        "test_streamed_runs",
-        "test_trajectories",
-        "test_shapes",
-        "test_step",
-        "test_counts",
-        "test_wheel",
-    ),
+    "test_launch",
+    "test_exactness",
+    "test_memory_runs_out",
+    "test_resumed_runs",
+    "test_losses",
+    "test_rehearse",
+    "test_interruption",
+    "test_whole_runs",
+    "test_cached_runs",
+    "test_play",
+    "test_docs",
+    "test_serving",
+    "test_disk_room",
+    "test_streamed_runs",
+    "test_trajectories",
+    "test_shapes",
+    "test_step",
+    "test_counts",
+    "test_wheel",
 )
 """Files that take longest, longest first. They come after all others, which find most mistakes in a
 minute; among themselves they begin with the longest, so that no process is left alone with it at
