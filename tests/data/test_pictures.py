@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
@@ -15,7 +14,7 @@ from lcm.data.pictures import survey
 from lcm.data.records import Record
 from lcm.data.sources.folder import read_folder
 from lcm.system.processes import Team
-from tests.support.teams import teams
+from tests.support.teams import at_once
 from tests.support.worlds import write_images
 
 
@@ -52,8 +51,7 @@ def test_each_process_reads_its_share_of_the_pictures_and_knows_all(tmp_path: Pa
         return Record(str(i), ("x",), lambda: read.append(str(i)) or io.BytesIO(buffer.getvalue()))
 
     records = [record(i) for i in range(7)]
-    with ThreadPoolExecutor(2) as pool:
-        one, two = pool.map(lambda team: survey(records, team, tmp_path), teams(2))
+    one, two = at_once(lambda team: survey(records, team, tmp_path), 2)
     assert one == two and [p.width for p in one] == list(range(8, 15))
     assert sorted(read) == [r.key for r in records]
 
@@ -68,6 +66,5 @@ def test_machines_with_copies_of_the_pictures_remember_different_ones(tmp_path: 
     notes = tmp_path / "notes"
     notes.mkdir()
     alone = survey(records[0], Team(), notes)
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda team: survey(records[team.rank], team, notes), teams(2)))
+    found = at_once(lambda team: survey(records[team.rank], team, notes), 2)
     assert found == [alone, alone]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from threading import Barrier
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, BrokenBarrierError
+from typing import Any, TypeVar
 
 from lcm.system.processes import Team
+
+T = TypeVar("T")
 
 
 def teams(size: int) -> list[Team]:
@@ -26,3 +30,17 @@ def teams(size: int) -> list[Team]:
         Team(rank, size, lambda mine, rank=rank: gather(rank, mine), barrier.wait)
         for rank in range(size)
     ]
+
+
+def at_once(work: Callable[[Team], T], size: int) -> list[T]:
+    """What `work` returns in each of so many processes, by rank. Threads share what no processes
+    do: give each its own tokenizers, which change while they are called.
+
+    Of errors the one that made the others wait in vain is raised.
+    """
+    with ThreadPoolExecutor(size) as pool:
+        done = [pool.submit(work, team) for team in teams(size)]
+    errors = [error for future in done if (error := future.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, BrokenBarrierError)):
+        raise error
+    return [future.result() for future in done]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from lcm.training.launch import make_accelerator
 from tests.support import ROOT
 from tests.support.ranks import free_port
 from tests.support.runs import words
-from tests.support.teams import teams
+from tests.support.teams import at_once
 
 FILES = ROOT / "examples" / "accelerate"
 
@@ -212,8 +211,7 @@ def together(work: Any, count: int = 2) -> list[Any]:
         except ValueError as error:
             return str(error)
 
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(done, teams(count)))
+    return at_once(done, count)
 
 
 def test_other_flags_on_another_machine_are_refused_on_all() -> None:

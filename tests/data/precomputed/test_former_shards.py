@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from lcm.cli import main as cli
 from lcm.data.precomputed.former_shards import SHARD
 from lcm.data.precomputed.identity import as_bytes
 from lcm.data.precomputed.trajectories import trajectory_key
-from lcm.models.families import Family
+from lcm.models.families import Family, load_family
 from lcm.system.processes import Team
-from tests.support.teams import teams
+from tests.support.teams import at_once
 from tests.support.trajectories import (
     DAMAGES,
     QUICK,
@@ -65,10 +64,11 @@ def test_trajectories_of_the_version_before_are_read_where_they_lie(
 
 @pytest.mark.parametrize(("kind", "members"), zip(DAMAGES, [1, 2, 1, 2, 1, 2, 1], strict=True))
 def test_what_the_version_before_left_damaged_or_unmade_is_made_with_it(
-    family: Family, folder: Path, kind: str, members: int
+    sd_folder: Path, folder: Path, kind: str, members: int
 ) -> None:
     """And a teacher draws the same as before: whole portions are made in the same batches."""
-    records = records_of(200)
+    families = [load_family(str(sd_folder)) for _ in range(members)]
+    family, records = families[0], records_of(200)
     expected = prepare(family, records, folder / "new", QUICK, batch_size=7)
     stored = torch.stack(expected).half()
     paths = write_shards(folder / "old" / trajectory_key(family, records, QUICK), stored)
@@ -79,11 +79,9 @@ def test_what_the_version_before_left_damaged_or_unmade_is_made_with_it(
 
     def process(team: Team) -> list[Tensor]:
         options: dict[str, Any] = {"team": team, "batch_size": 7, "owner": "me"}
-        return prepare(family, records, folder / "old", QUICK, **options)
+        return prepare(families[team.rank], records, folder / "old", QUICK, **options)
 
-    with ThreadPoolExecutor(members) as pool:
-        results = list(pool.map(process, teams(members)))
-    for got in results:
+    for got in at_once(process, members):
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     assert set(paths) & set(made(folder / "old")) == {paths[0], paths[2]}
     assert len(made(folder / "old")) == 4 and not left.exists()

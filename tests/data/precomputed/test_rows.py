@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from lcm.data.precomputed.rows import Filled, Make, Rows, break_even
 from lcm.data.precomputed.store import ROWS, Row, Store
 from lcm.system.processes import Team
 from tests.support.damage import data_start, flip_bit
-from tests.support.teams import teams
+from tests.support.teams import at_once
 
 
 class Counting:
@@ -75,13 +74,7 @@ def test_a_damaged_row_is_made_again_and_nothing_else(tmp_path: Path) -> None:
 def test_processes_share_the_work_and_see_the_same_result(tmp_path: Path) -> None:
     fill(tmp_path, dict(list(WANTED.items())[:100]), Counting(), Team())
     makes = [Counting() for _ in range(3)]
-    with ThreadPoolExecutor(3) as pool:
-        results = list(
-            pool.map(
-                lambda pair: fill(tmp_path, WANTED, *pair),
-                zip(makes, teams(3), strict=True),
-            )
-        )
+    results = at_once(lambda team: fill(tmp_path, WANTED, makes[team.rank], team), 3)
     made = [key for make in makes for key in make.made]
     assert len(made) == len(set(made)) == len(WANTED) - 100
     assert max(len(make.made) for make in makes) - min(len(make.made) for make in makes) <= 1
@@ -109,8 +102,7 @@ def test_processes_that_see_different_things_are_told_so_on_all_of_them(same: bo
             return str(error)
         return ""
 
-    with ThreadPoolExecutor(3) as pool:
-        told = set(pool.map(look, teams(3)))
+    told = set(at_once(look, 3))
     expected = (
         "the processes do not see the same training data; give all machines the same "
         "--train_data_dir"

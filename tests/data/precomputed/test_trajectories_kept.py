@@ -7,7 +7,6 @@ import pickle
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from lcm.data.precomputed.trajectories import TrajectorySpec, trajectory_key
 from lcm.data.records import Record
 from lcm.models.families import Family
 from lcm.system.processes import Team
-from tests.support.teams import teams
+from tests.support.teams import at_once
 from tests.support.trajectories import (
     DAMAGES,
     QUICK,
@@ -163,8 +162,7 @@ def test_whatever_is_missing_is_shared_evenly(
         rank.value = team.rank
         return prepare(family, records, folder, QUICK, team=team, batch_size=64)
 
-    with ThreadPoolExecutor(processes) as pool:
-        results = list(pool.map(process, teams(processes)))
+    results = at_once(process, processes)
     looked, makers = events[: len(before)], events[len(before) :]
     assert sorted((what, number) for what, _, number in looked) == [
         ("look", number) for number in range(6) if number not in missing
@@ -193,8 +191,7 @@ def test_nothing_is_opened_before_all_processes_are_done(
         return len(prepare(family, records_of(130), folder, team=team))
 
     monkeypatch.setattr("lcm.data.precomputed.trajectories.follow", make)
-    with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(process, teams(3))) == [130] * 3
+    assert at_once(process, 3) == [130] * 3
 
 
 def test_a_folder_that_cannot_be_written_is_named(family: Family, tmp_path: Path) -> None:

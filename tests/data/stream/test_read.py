@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from tests.support.listed import (
     pictures_of,
     write_tables,
 )
-from tests.support.teams import teams
+from tests.support.teams import at_once
 
 
 def test_a_second_run_opens_nothing(where: Path) -> None:
@@ -80,11 +79,9 @@ def test_processes_share_the_pictures_and_all_know_all(
         ],
     )
     sinks = [Kept() for _ in range(size)]
-    with ThreadPoolExecutor(size) as pool:
-        given = zip(sinks, teams(size), strict=True)
-        loaded = list(
-            pool.map(lambda pair: load_streamed(where, *pair, max_train_samples=limit), given)
-        )
+    loaded = at_once(
+        lambda team: load_streamed(where, sinks[team.rank], team, max_train_samples=limit), size
+    )
     expected = content(load_data(config_of(where, max_train_samples=limit)))
     assert all(content(data) == expected for data in loaded)
     seen = [key for sink in sinks for key in sink.seen]
