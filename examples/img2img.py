@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from examples.shapes.render import Scene, render
-from pipelines import FewStepStableDiffusionImg2ImgPipeline
+from lcm.pipelines import FewStepStableDiffusionImg2ImgPipeline
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -30,3 +30,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(serving, name)
     raise AttributeError(f"module 'lcm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,19 +1,8 @@
-"""Few-step pipelines in the conventions of diffusers."""
+"""The few-step pipelines, under the name that they have in this repository: `lcm.pipelines` is
+their home, and the only name that is installed.
+"""
 
 from __future__ import annotations
 
-from pipelines.pipeline_few_step_sd import FewStepStableDiffusionPipeline
-from pipelines.pipeline_few_step_sd_img2img import FewStepStableDiffusionImg2ImgPipeline
-from pipelines.pipeline_few_step_sd_inpaint import FewStepStableDiffusionInpaintPipeline
-from pipelines.pipeline_few_step_sdxl import FewStepStableDiffusionXLPipeline
-from pipelines.pipeline_few_step_sdxl_img2img import FewStepStableDiffusionXLImg2ImgPipeline
-from pipelines.pipeline_few_step_sdxl_inpaint import FewStepStableDiffusionXLInpaintPipeline
-
-__all__ = [
-    "FewStepStableDiffusionImg2ImgPipeline",
-    "FewStepStableDiffusionInpaintPipeline",
-    "FewStepStableDiffusionPipeline",
-    "FewStepStableDiffusionXLImg2ImgPipeline",
-    "FewStepStableDiffusionXLInpaintPipeline",
-    "FewStepStableDiffusionXLPipeline",
-]
+from lcm.pipelines import *  # noqa: F403
+from lcm.pipelines import __all__ as __all__

@@ -15,7 +15,7 @@ from tests.support import ROOT
 
 LAYERS = (
     *("system", "diffusion", "adapter", "formats", "models", "methods", "data", "inference"),
-    *("config", "outputs", "publish", "training", "dry_run", "cli"),
+    *("pipelines", "config", "outputs", "publish", "training", "dry_run", "cli"),
 )
 """The folders of `lcm/`: an import points to the left, or stays in its folder."""
 TORCH_ALONE = ("diffusion",)
@@ -131,7 +131,8 @@ def test_few_modules_lie_flat_and_every_folder_has_a_layer() -> None:
         ("lcm.models.families.sd", "from lcm.methods.objective import Roles"),
         ("lcm.methods.lcm", "import lcm.config"),
         ("lcm.data.records", "if TYPE_CHECKING:\n    from lcm.config import TrainConfig"),
-        ("lcm.training.loop", "from pipelines.few_step import FewStepMixin"),
+        ("lcm.training.loop", "from pipelines import FewStepStableDiffusionPipeline"),
+        ("lcm.inference.attach", "from lcm.pipelines.few_step import FewStepMixin"),
         ("lcm.training.loop", "import examples.shapes"),
     ],
 )

@@ -30,11 +30,13 @@ def test_a_wheel_installs_imports_and_trains_elsewhere(
     with zipfile.ZipFile(wheel) as archive:  # a pure-Python wheel is its own installation
         archive.extractall(site)
     top = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
-    assert top == {"lcm", "pipelines", "train_lcm_lora.py"}
+    assert (site / "lcm" / "py.typed").is_file()
+    assert top == {"lcm", "train_lcm_lora.py"}
     argv = flags(sd_folder, images, tmp_path / "out", max_train_steps=1)
     program = (
-        f"import sys; sys.path.insert(0, {str(site)!r}); import lcm, pipelines, train_lcm_lora; "
-        f"assert all(m.__file__.startswith({str(site)!r}) for m in (lcm, pipelines, "
+        f"import sys; sys.path.insert(0, {str(site)!r}); "
+        f"import lcm, lcm.pipelines, train_lcm_lora; "
+        f"assert all(m.__file__.startswith({str(site)!r}) for m in (lcm, lcm.pipelines, "
         f"train_lcm_lora)); sys.exit(train_lcm_lora.main({argv!r}))"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, timeout=240)

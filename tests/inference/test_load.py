@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import lcm
 from lcm.adapter.files import read_header
 from lcm.adapter.names import WEIGHTS_NAME
-from pipelines import FewStepStableDiffusionPipeline, FewStepStableDiffusionXLPipeline
+from lcm.pipelines import FewStepStableDiffusionPipeline, FewStepStableDiffusionXLPipeline
 from tests.support.adapters import everything, make_recipe, write_adapter
 from tests.support.pipelines import SIZE, draw
 from tests.support.worlds import build_sd, build_sdxl, build_unet, randomize_lora

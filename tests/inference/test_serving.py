@@ -25,7 +25,7 @@ from PIL import Image
 import lcm
 from lcm import Engine, Request
 from lcm.adapter.lora import add_lora
-from pipelines import FewStepStableDiffusionPipeline
+from lcm.pipelines import FewStepStableDiffusionPipeline
 from tests.support.adapters import make_recipe, write_adapter
 from tests.support.requests import NUMBERS, SIZE, alone, build, check, count_rows, mixed
 from tests.support.worlds import build_sd, build_sdxl, build_unet, randomize_lora

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 import lcm
-from pipelines import (
+from lcm.pipelines import (
     FewStepStableDiffusionImg2ImgPipeline,
     FewStepStableDiffusionInpaintPipeline,
     FewStepStableDiffusionPipeline,
@@ -20,7 +20,7 @@ from pipelines import (
     FewStepStableDiffusionXLInpaintPipeline,
     FewStepStableDiffusionXLPipeline,
 )
-from pipelines.few_step_image import for_every_image
+from lcm.pipelines.few_step_image import for_every_image
 from tests.support.adapters import make_recipe, write_adapter
 from tests.support.pipelines import MASK, PICTURE, SIZE, nine_channels, stock
 from tests.support.worlds import build_sd, build_sdxl

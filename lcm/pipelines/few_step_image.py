@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from pipelines.few_step import FewStepMixin, count_prompts
+from lcm.pipelines.few_step import FewStepMixin, count_prompts
 
 
 def for_every_image(name: str, pictures: Any, prompts: int, per_prompt: int) -> Any:

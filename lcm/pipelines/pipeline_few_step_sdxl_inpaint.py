@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffusers import StableDiffusionXLInpaintPipeline
 
-from pipelines.few_step_image import FewStepImageMixin
+from lcm.pipelines.few_step_image import FewStepImageMixin
 
 
 class FewStepStableDiffusionXLInpaintPipeline(FewStepImageMixin, StableDiffusionXLInpaintPipeline):

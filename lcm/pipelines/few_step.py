@@ -11,9 +11,8 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-import lcm
-from lcm.adapter.recipe import CallDefaults
-from lcm.inference import current_recipe
+from lcm.adapter.recipe import CallDefaults, Recipe
+from lcm.inference import attach, current_recipe
 from lcm.inference.arguments import check_arguments
 
 
@@ -61,7 +60,7 @@ class FewStepMixin:
     ) -> Self:
         """Loads a base model and attaches an adapter, or several. Raises as `lcm.attach` does."""
         pipe: Self = cls.from_pretrained(base, dtype=dtype)  # type: ignore[attr-defined]
-        lcm.attach(pipe, adapter, weight)
+        attach(pipe, adapter, weight)
         return pipe
 
     def attach(
@@ -69,14 +68,14 @@ class FewStepMixin:
         adapters: str | os.PathLike[str] | Mapping[Any, float],
         weight: float = 1.0,
         **options: Any,
-    ) -> lcm.Recipe:
+    ) -> Recipe:
         """`lcm.attach` on this pipeline; calls then have the recipe's steps, guidance and eta as
         their defaults.
         """
-        return lcm.attach(self, adapters, weight, **options)
+        return attach(self, adapters, weight, **options)
 
     @property
-    def recipe(self) -> lcm.Recipe | None:
+    def recipe(self) -> Recipe | None:
         """The recipe of the attached adapter, None without one."""
         return current_recipe(self)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffusers import StableDiffusionXLPipeline
 
-from pipelines.few_step import FewStepMixin
+from lcm.pipelines.few_step import FewStepMixin
 
 
 class FewStepStableDiffusionXLPipeline(FewStepMixin, StableDiffusionXLPipeline):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffusers import StableDiffusionXLImg2ImgPipeline
 
-from pipelines.few_step_image import FewStepImageMixin
+from lcm.pipelines.few_step_image import FewStepImageMixin
 
 
 class FewStepStableDiffusionXLImg2ImgPipeline(FewStepImageMixin, StableDiffusionXLImg2ImgPipeline):

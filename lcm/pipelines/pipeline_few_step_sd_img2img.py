@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffusers import StableDiffusionImg2ImgPipeline
 
-from pipelines.few_step_image import FewStepImageMixin
+from lcm.pipelines.few_step_image import FewStepImageMixin
 
 
 class FewStepStableDiffusionImg2ImgPipeline(FewStepImageMixin, StableDiffusionImg2ImgPipeline):
