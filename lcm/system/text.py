@@ -1,0 +1,59 @@
+"""Texts of other people, such as captions and names in files, where a terminal or a page of
+Markdown would take them for commands.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode categories that are no characters to look at: control, format (which turn the direction
+of writing round), lone surrogates, and what breaks a line or a paragraph.
+"""
+JOINERS = "\u200c\u200d\ufe0f"
+"""Format characters that writing needs: emoji and the scripts of Persia and India."""
+MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$:@-])")
+"""Characters that Markdown, as GitHub and the hub read it, may take for markup, for an address or
+for a name.
+"""
+
+
+def plain(text: object, limit: int | None = None) -> str:
+    """One line for a terminal or a log: what would move its cursor, ring its bell, colour it or
+    turn its writing round is shown as `\\x1b` is, and all white space as a space.
+
+    `limit` is the length in characters above which the middle is left out.
+    """
+    line = "".join(
+        " " if char in "\t\n\r" else escaped(char) if is_invisible(char) else char
+        for char in str(text)
+    )
+    if limit is not None and len(line) > limit:
+        half = (limit - 3) // 2
+        line = f"{line[:half]}...{line[-half:]}"
+    return line
+
+
+def is_invisible(char: str) -> bool:
+    return unicodedata.category(char) in INVISIBLE and char not in JOINERS
+
+
+def escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def markdown(text: object) -> str:
+    """One line that Markdown shows as it is written, in a paragraph, a list or a table: no markup,
+    no HTML, no link and no picture comes out of it.
+    """
+    return MARKDOWN.sub(r"\\\1", plain(text).strip())
+
+
+def code(text: object) -> str:
+    """One line as Markdown's code, in a table too, whatever backticks it holds."""
+    line = plain(text).replace("|", "\\|") or " "
+    longest = max((len(run) for run in re.findall(r"`+", line)), default=0)
+    fence = "`" * (longest + 1)
+    space = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{space}{line}{space}{fence}"
