@@ -76,8 +76,8 @@ def architecture(config: Any) -> Any:
 
 
 def read_full_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """The recipe beside a whole U-Net. Raises ValueError for one that is incomplete."""
-    return Recipe.from_json(Path(path, UNET_FOLDER, RECIPE_NAME).read_text())
+    """The recipe beside a whole U-Net. Raises ValueError for one that cannot be used."""
+    return Recipe.read(Path(path, UNET_FOLDER, RECIPE_NAME))
 
 
 def load_unet(path: str | os.PathLike[str], like: Any) -> Any:
