@@ -142,9 +142,9 @@ class AdapterFile:
     @cached_property
     def recipe(self) -> Recipe | None:
         """The recipe in the header; None for what this toolkit did not write. Raises ValueError for
-        one that is incomplete.
+        one that cannot be used.
         """
-        return Recipe.from_header(self.header)
+        return Recipe.from_header(self.header, self.path)
 
     @cached_property
     def down_projections(self) -> list[str]:

@@ -11,10 +11,17 @@ import torch
 from safetensors import safe_open
 
 from lcm.adapter.export import ExportError
+from lcm.adapter.model_folder import CONFIG, load_model
 from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
 from lcm.adapter.recipe import Recipe
 from lcm.system.atomic import replacing
+from lcm.system.values import shown
 
+SHARED = (
+    *("in_channels", "out_channels", "cross_attention_dim", "addition_embed_type"),
+    *("addition_time_embed_dim", "projection_class_embeddings_input_dim", "encoder_hid_dim_type"),
+)
+"""What a U-Net has in common with the one whose place it takes: what it is given, and answers."""
 W_EMBEDDING_DIM = 256
 """Width of the guidance embedding, that of the published latent consistency models."""
 
@@ -76,10 +83,21 @@ def architecture(config: Any) -> Any:
 
 
 def read_full_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """The recipe beside a whole U-Net. Raises ValueError for one that is incomplete."""
-    return Recipe.from_json(Path(path, UNET_FOLDER, RECIPE_NAME).read_text())
+    """The recipe beside a whole U-Net. Raises ValueError for one that cannot be used."""
+    return Recipe.read(Path(path, UNET_FOLDER, RECIPE_NAME))
 
 
 def load_unet(path: str | os.PathLike[str], like: Any) -> Any:
-    """The trained U-Net, where and in which precision `like` is."""
-    return type(like).from_pretrained(Path(path, UNET_FOLDER), dtype=like.dtype).to(like.device)
+    """The trained U-Net, where and in which precision `like` is. Raises ValueError or
+    FileNotFoundError, in one line, for a folder that does not load, or is no U-Net of its kind.
+    """
+    folder = Path(path, UNET_FOLDER)
+    unet = load_model(type(like), folder, dtype=like.dtype)
+    for name in SHARED:
+        ours, theirs = unet.config.get(name), like.config.get(name)
+        if ours != theirs:
+            raise ValueError(
+                f"{folder / CONFIG}: {name} is {shown(ours)}, that of this pipeline's U-Net "
+                f"{shown(theirs)}; use a base model of its kind"
+            )
+    return unet.to(like.device)

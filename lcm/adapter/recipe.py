@@ -6,8 +6,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
+
+from lcm.adapter.scheduler_values import check_scheduler_values
+from lcm.diffusion.prediction_types import PREDICTION_TYPES
+from lcm.system.json_input import content, parse_object
+from lcm.system.values import TRUTH, Rule, list_of, number, object_of, one_of, text, whole, word
 
 RECIPE_KEY = "lcm.recipe"
 """Header key of the safetensors file; the value is JSON."""
@@ -16,6 +22,18 @@ UNCLIPPED: dict[str, Any] = {"clip_sample": False, "thresholding": False}
 """Overrides of every scheduler: some base models' configurations clip to the range of pictures,
 which latents leave.
 """
+
+
+AGAIN = "download it again, or export the adapter again"
+"""What helps against a recipe that cannot be used."""
+
+NAME, PATH = word(100), text(10_000)
+STYLE = object_of({"file": PATH, "weight": number(-1e6, 1e6)})
+
+
+def ruled(rule: Rule) -> dict[str, Rule]:
+    """The metadata of a field of the recipe: what it may be, whoever wrote it."""
+    return {"rule": rule}
 
 
 def family_name(unet: Any) -> str:
@@ -93,22 +111,34 @@ class Recipe:
     `extra_teachers` are those that it was trained on besides.
     """
 
-    objective: str
-    family: str
-    cross_attention_dim: int
-    prediction_type: str
-    zero_terminal_snr: bool
-    scheduler: str
-    scheduler_config: dict[str, Any]
-    trained_guidance_scale: list[float]
-    teacher: str
-    resolution: int
-    num_inference_steps: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6, 8])
-    guidance_scale: float = 1.0
-    eta: float = 0.0
-    injection: float = 0.0
-    teacher_loras: list[dict[str, Any]] = field(default_factory=list)
-    extra_teachers: list[str] = field(default_factory=list)
+    objective: str = field(metadata=ruled(NAME))
+    family: str = field(metadata=ruled(NAME))
+    cross_attention_dim: int = field(metadata=ruled(whole(1, 1 << 20)))
+    prediction_type: str = field(metadata=ruled(one_of(PREDICTION_TYPES)))
+    zero_terminal_snr: bool = field(metadata=ruled(TRUTH))
+    scheduler: str = field(metadata=ruled(NAME))
+    scheduler_config: dict[str, Any] = field(metadata=ruled(object_of({})))
+    trained_guidance_scale: list[float] = field(metadata=ruled(list_of(number(-1e6, 1e6), 0, 2)))
+    teacher: str = field(metadata=ruled(PATH))
+    resolution: int = field(metadata=ruled(whole(1, 1 << 16)))
+    num_inference_steps: list[int] = field(
+        default_factory=lambda: [1, 2, 3, 4, 6, 8],
+        metadata=ruled(list_of(whole(1, 1000), 1, 1000)),
+    )
+    guidance_scale: float = field(default=1.0, metadata=ruled(number(0, 1000)))
+    eta: float = field(default=0.0, metadata=ruled(number(0, 1)))
+    injection: float = field(default=0.0, metadata=ruled(number(0, 100)))
+    teacher_loras: list[dict[str, Any]] = field(
+        default_factory=list, metadata=ruled(list_of(STYLE, 0, 100))
+    )
+    extra_teachers: list[str] = field(default_factory=list, metadata=ruled(list_of(PATH, 0, 100)))
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming the field that is not what it may be, and the fix."""
+        for entry in fields(self):
+            rule: Rule = entry.metadata["rule"]
+            rule.check(getattr(self, entry.name), f"{entry.name} of the recipe", AGAIN)
+        check_scheduler_values(self.scheduler_config, "scheduler_config of the recipe", AGAIN)
 
     @classmethod
     def of(
@@ -155,27 +185,35 @@ class Recipe:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_header(cls, header: Mapping[str, str]) -> Recipe | None:
-        """The recipe in an adapter file's header; None for what this toolkit did not write. Raises
-        ValueError for one that is incomplete.
+    def from_header(
+        cls, header: Mapping[str, str], path: str | Path = "the adapter"
+    ) -> Recipe | None:
+        """The recipe in the header of the adapter file `path`; None for what this toolkit did not
+        write. Raises ValueError as `from_json`.
         """
-        return cls.from_json(header[RECIPE_KEY]) if RECIPE_KEY in header else None
+        if RECIPE_KEY not in header:
+            return None
+        return cls.from_json(header[RECIPE_KEY], f"{path}: {RECIPE_KEY} in its header")
 
     @classmethod
-    def from_json(cls, text: str) -> Recipe:
-        """Raises ValueError when a field is missing. Unknown fields, from a newer version, are
-        ignored.
+    def read(cls, path: Path) -> Recipe:
+        """The recipe in a file of its own. Raises ValueError as `from_json`."""
+        return cls.from_json(content(path, AGAIN), str(path))
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str = "the adapter's recipe") -> Recipe:
+        """Unknown fields, from a newer version, are ignored. Raises ValueError, in one line that
+        begins with `where`, for what is no JSON, a missing field and a value that cannot be.
         """
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise ValueError("the adapter's recipe is no JSON object; export the adapter again")
+        values = parse_object(text, where, AGAIN)
+        needed = {f.name for f in fields(cls) if f.default is f.default_factory is MISSING}
+        if missing := sorted(needed - values.keys()):
+            raise ValueError(f"{where} is incomplete: it lacks {', '.join(missing)}; {AGAIN}")
         known = {f.name for f in fields(cls)}
         try:
             return cls(**{name: value for name, value in values.items() if name in known})
-        except TypeError as error:
-            raise ValueError(
-                f"the adapter's recipe is incomplete ({error}); export the adapter again"
-            ) from error
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
 
     @classmethod
     def lcm_lora(cls, pipe: Any) -> Recipe:

@@ -44,7 +44,6 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 def describe(adapter: Adapter) -> dict[str, Any]:
     """What the file holds, as JSON has it."""
     from lcm.adapter.names import COMPONENTS
-    from lcm.adapter.recipe import RECIPE_KEY
 
     width = adapter.text_width
     return {
@@ -54,13 +53,26 @@ def describe(adapter: Adapter) -> dict[str, Any]:
         },
         "family": FAMILIES.get(width, "other") if width else "unknown: no layer reads the text",
         "text_width": width,
-        "recipe": json.loads(adapter.header[RECIPE_KEY]) if RECIPE_KEY in adapter.header else None,
+        "recipe": recipe_of(adapter),
         "identity": {
             key: value for key, value in sorted(adapter.header.items()) if key.startswith(IDENTITY)
         },
         "notes": adapter.notes,
         "problems": adapter.problems,
     }
+
+
+def recipe_of(adapter: Adapter) -> dict[str, Any] | None:
+    """The recipe with all its fields, those of newer versions too; None without one, and for one
+    that cannot be used, which is among the problems.
+    """
+    from lcm.adapter.recipe import RECIPE_KEY, Recipe
+
+    try:
+        recipe = Recipe.from_header(adapter.header)
+    except ValueError:
+        return None
+    return {**json.loads(adapter.header[RECIPE_KEY])} if recipe else None
 
 
 def component(part: dict[str, Any]) -> dict[str, Any]:

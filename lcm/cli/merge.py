@@ -69,7 +69,7 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
     from lcm.formats.apply import add_deltas
     from lcm.formats.write import check_free
-    from lcm.inference import check_compatible, make_scheduler
+    from lcm.inference import fitting_scheduler
     from lcm.system.atomic import replacing
 
     check_free(
@@ -80,12 +80,11 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     for path, weight in zip(args.adapters, weights, strict=True):
         adapter = read(args, path, pipe.unet.config.layers_per_block)
         # one of them says how the sum is sampled with; styles carry no recipe
-        recipe = recipe or Recipe.from_header(adapter.header)
+        if recipe is None and (recipe := Recipe.from_header(adapter.header, path)):
+            config = pipe.scheduler.config
+            pipe.scheduler = fitting_scheduler(pipe, recipe, config, path)
         add_deltas(pipe, adapter, weight)
         print(f"{path}: {len(adapter.modules)} layers, weight {weight:g}")
-    if recipe is not None:
-        check_compatible(pipe, recipe, pipe.scheduler.config)
-        pipe.scheduler = make_scheduler(pipe.scheduler.config, recipe)
     if args.dtype:
         pipe.to(dtype=getattr(torch, args.dtype))
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+from lcm.diffusion.prediction_types import PREDICTION_TYPES
 
 CLEAN = -1
 """The time of clean data, alpha 1 and sigma 0: one step below timestep 0, whose alpha_bar is

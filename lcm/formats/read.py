@@ -17,6 +17,7 @@ from torch import Tensor
 from lcm.adapter.files import AdapterError, load_tensors
 from lcm.adapter.locate import find
 from lcm.adapter.names import PEFT_CONFIG, PEFT_WEIGHTS
+from lcm.adapter.recipe import Recipe
 from lcm.formats.factors import Adapter, Factors
 from lcm.formats.keys import Slot, parse
 
@@ -222,6 +223,7 @@ def read_adapter(
         )
     if not modules and not problems:
         problems.append(f"{file} holds no tensors; export the adapter again")
+    problems += recipe_problems(header, file)
     said = notes(assumed, alpha, header)
     if layers_per_block is None and any("ldm" in slot.layout for slot in slots):
         said.append(
@@ -229,6 +231,15 @@ def read_adapter(
             "where a verb has it, says how many"
         )
     return Adapter(modules, header, slots, said, problems)
+
+
+def recipe_problems(header: dict[str, str], file: Path) -> list[str]:
+    """What is wrong with the recipe, where there is one."""
+    try:
+        Recipe.from_header(header, file)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def notes(assumed: list[str], alpha: float | None, header: dict[str, str]) -> list[str]:

@@ -7,17 +7,17 @@ from __future__ import annotations
 from lcm.adapter.locate import find_recipe, locate, read_recipe
 from lcm.adapter.recipe import family_name
 from lcm.inference.attach import attach, detach
-from lcm.inference.schedulers import SCHEDULERS, check_compatible, make_scheduler
+from lcm.inference.schedulers import SCHEDULERS, fitting_scheduler, make_scheduler
 from lcm.inference.state import current_recipe
 
 __all__ = [
     "SCHEDULERS",
     "attach",
-    "check_compatible",
     "current_recipe",
     "detach",
     "family_name",
     "find_recipe",
+    "fitting_scheduler",
     "locate",
     "make_scheduler",
     "read_recipe",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lcm.adapter.lora import adaptable, lora_modules
@@ -12,7 +13,7 @@ from lcm.adapter.recipe import Recipe
 from lcm.inference.call_warnings import unwatch, watch
 from lcm.inference.entries import Entry, check_names, check_others, find_lead, read_entry
 from lcm.inference.load import activate, load, replace_unet, swap
-from lcm.inference.schedulers import check_compatible, make_scheduler
+from lcm.inference.schedulers import fitting_scheduler
 from lcm.inference.state import (
     Attachment,
     PipelineState,
@@ -147,40 +148,41 @@ def attach(
     assert recipe is not None  # `find_lead` has seen to it
     scheduler = pipe.scheduler
     if lead:
-        check_compatible(pipe, recipe, own_scheduler_config(pipe))
-        scheduler = make_scheduler(own_scheduler_config(pipe), recipe)
+        scheduler = fitting_scheduler(pipe, recipe, own_scheduler_config(pipe), lead.source)
     # diffusers loads adapter by adapter and leaves behind what it had loaded when one fails
     before = PipelineState.of(pipe)
     added = {entry.name for entry in entries if entry.file and not (hotswap and entry is lead)}
     try:
         load_all(pipe, entries, lead, hotswap, before)
+        # last, since an adapter that did not load must not leave another scheduler
+        pipe.scheduler = scheduler
+        record(pipe, before, entries, lead, recipe)
     except BaseException:
         before.restore(pipe, added)
         raise
-    # last, since an adapter that did not load must not leave another scheduler
-    pipe.scheduler = scheduler
-    record(pipe, before, entries, lead, recipe)
     return recipe
 
 
 def record(
     pipe: Any, before: PipelineState, entries: list[Entry], lead: Entry | None, recipe: Recipe
 ) -> None:
-    """Remembers how to undo it, and watches the calls."""
-    found = attachment(pipe) or Attachment(before, recipe, pipe.scheduler, None)
-    found.added |= {entry.name for entry in entries if entry.file}
-    found.recipes |= {
-        entry.name: entry.recipe for entry in entries if entry.recipe and not entry.is_unet
-    }
-    found.warned = set()
+    """Remembers how to undo it, and watches the calls; all of it, or nothing."""
+    earlier = attachment(pipe) or Attachment(before, recipe, pipe.scheduler, None)
+    recipes = {entry.name: entry.recipe for entry in entries if entry.recipe and not entry.is_unet}
+    found = replace(
+        earlier,
+        added=earlier.added | {entry.name for entry in entries if entry.file},
+        recipes=earlier.recipes | recipes,
+        warned=set(),
+    )
     if lead:
         found.recipe = recipe
         found.scheduler = pipe.scheduler
         found.lead = None if lead.is_unet else lead.name
         if found.lead:
             found.recipes[found.lead] = recipe
-    pipe._lcm_attachment = found
     watch(pipe)
+    pipe._lcm_attachment = found
 
 
 def detach(pipe: Any) -> None:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import diffusers
 
-from lcm.adapter.recipe import UNCLIPPED, Recipe, family_name
+from lcm.adapter.recipe import AGAIN, UNCLIPPED, Recipe, family_name
+from lcm.adapter.scheduler_values import check_scheduler_values
+from lcm.system.text import plain
+from lcm.system.values import shown
 
 SCHEDULERS = ("LCMScheduler", "TCDScheduler", "DDIMScheduler")
+NOISE_FACTS = {
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+}
+"""What a scheduler's configuration says of the training of the base model, not of sampling."""
 
 
 def scheduler_overrides(recipe: Recipe) -> dict[str, Any]:
@@ -20,19 +35,80 @@ def scheduler_overrides(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def fitting_scheduler(
+    pipe: Any, recipe: Recipe, base_config: Any, source: str | os.PathLike[str]
+) -> Any:
+    """What the recipe of the adapter `source` plays with on this pipeline, whose own scheduler has
+    `base_config`. Raises ValueError naming the adapter where the two do not fit.
+    """
+    try:
+        check_compatible(pipe, recipe, base_config)
+        return make_scheduler(base_config, recipe)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
 def make_scheduler(base_config: Any, recipe: Recipe) -> Any:
     """The recipe's scheduler, built from the base model's own scheduler configuration.
 
-    Raises ValueError for a class that no method samples with: a recipe may come from anywhere.
+    Raises ValueError for a class that no method samples with, and for a configuration that this
+    class does not know, that says something else of the noise than the base model does, or with
+    which a number of steps of the recipe cannot be drawn: a recipe may come from anywhere.
     """
     if recipe.scheduler not in SCHEDULERS:
         raise ValueError(
-            f"the recipe asks for {recipe.scheduler!r}; this toolkit plays with "
-            f"{', '.join(SCHEDULERS)}"
+            f"the recipe asks for the scheduler {recipe.scheduler!r}, and this toolkit plays with "
+            f"{', '.join(SCHEDULERS)}; {AGAIN}"
         )
-    return getattr(diffusers, recipe.scheduler).from_config(
-        base_config, **scheduler_overrides(recipe)
-    )
+    stock = getattr(diffusers, recipe.scheduler)
+    overrides = scheduler_overrides(recipe)
+    known = inspect.signature(stock.__init__).parameters.keys() - {"self"}
+    if unknown := sorted(overrides.keys() - known):
+        raise ValueError(
+            f"scheduler_config of the recipe: {recipe.scheduler} has no {shown(unknown[0])}; "
+            f"{AGAIN}"
+        )
+    check_scheduler_values(overrides, "scheduler_config of the recipe", AGAIN)
+    try:
+        scheduler = stock.from_config(base_config, **overrides)
+        check_steps(stock.from_config(scheduler.config), recipe.num_inference_steps)
+    except Exception as error:  # whatever these libraries raise for numbers that do not fit
+        raise ValueError(
+            f"the recipe does not fit this pipeline's scheduler: {recipe.scheduler} says "
+            f"{plain(error, 300)}; {AGAIN}"
+        ) from error
+    check_noise(recipe, base_config, scheduler.config)
+    return scheduler
+
+
+def check_steps(scheduler: Any, numbers: Iterable[int]) -> None:
+    """Raises whatever the scheduler raises for a number of inference steps that it does not make,
+    and ValueError for one whose timesteps the base model was not trained on.
+    """
+    total = scheduler.config.num_train_timesteps
+    for steps in numbers:
+        scheduler.set_timesteps(steps)
+        if not all(0 <= t < total for t in scheduler.timesteps.tolist()):
+            raise ValueError(f"{steps} steps would visit timesteps outside 0 to {total - 1}")
+
+
+def check_noise(recipe: Recipe, base: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raises ValueError where the recipe's scheduler would take the U-Net for one that was trained
+    on other noise than `base` says: it would draw noise, or black pictures.
+    """
+    for name in sorted(NOISE_FACTS & recipe.scheduler_config.keys()):
+        theirs = base.get(name, config[name])
+        if config[name] != theirs:
+            raise ValueError(
+                f"scheduler_config of the recipe says {name} {shown(config[name])}, the scheduler "
+                f"of this pipeline {shown(theirs)}; use a base model of the adapter's kind, or "
+                f"{AGAIN}"
+            )
+    if config["prediction_type"] == "epsilon" and config["rescale_betas_zero_snr"]:
+        raise ValueError(
+            "scheduler_config of the recipe has rescale_betas_zero_snr with an epsilon model, "
+            f"which divides by zero at the last timestep; {AGAIN}"
+        )
 
 
 def check_compatible(pipe: Any, recipe: Recipe, scheduler_config: Any) -> None:

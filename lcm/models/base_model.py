@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
-from safetensors import SafetensorError
+from diffusers import AutoencoderKL
 
 from lcm.adapter.files import tensor_names
+from lcm.adapter.model_folder import FIX, check_component, load_model, loading
 from lcm.adapter.names import WEIGHTS_NAME
+from lcm.models.hub_folder import CONFIG_FILES, VAE_FILES, download, fetch
+from lcm.models.model_index import INDEX_NAME, NOTHING, REQUIRED, read_index
 from lcm.models.single_file import (
     NOT_LOADED,
     ORIGINAL_LAYOUTS,
     UNET,
     check_file,
+    default_config,
     is_single_file,
     load_file,
+    one_line,
 )
-
-REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+from lcm.system.text import plain
 
 
 def is_base(path: str | os.PathLike[str]) -> bool:
@@ -33,7 +35,7 @@ def is_base(path: str | os.PathLike[str]) -> bool:
     adapter.
     """
     if Path(path).is_dir():
-        return Path(path, "model_index.json").is_file()
+        return Path(path, INDEX_NAME).is_file()
     return (
         Path(path).is_file()
         and Path(path).suffix == ".safetensors"
@@ -58,12 +60,13 @@ def named_by(**flags: str) -> Iterator[None]:
 # --- folders --------------------------------------------------------------------------------------
 
 
-def check_folder(folder: Path, argument: str) -> str:
-    """The pipeline class of a local diffusers folder.
+def check_folder(folder: Path, argument: str, classes: Collection[str]) -> str:
+    """The pipeline class of a local diffusers folder, one of `classes`.
 
-    Raises FileNotFoundError or ValueError naming what it lacks, before any weight is read.
+    Raises FileNotFoundError or ValueError naming what it lacks, or what a library would import or
+    open because of it, before any weight is read.
     """
-    index = folder / "model_index.json"
+    index = folder / INDEX_NAME
     if (folder / WEIGHTS_NAME).is_file() and not index.is_file():
         raise ValueError(
             f"{argument}: {folder} holds an adapter, not a base model; pass the model that it was "
@@ -71,38 +74,27 @@ def check_folder(folder: Path, argument: str) -> str:
         )
     if not index.is_file():
         raise FileNotFoundError(
-            f"{argument}: {folder} has no model_index.json; pass a diffusers pipeline folder"
+            f"{argument}: {folder} has no {INDEX_NAME}; pass a diffusers pipeline folder"
         )
-    try:
-        components = json.loads(index.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{argument}: {index} is not valid JSON ({error}); restore the file"
-        ) from error
-    if not isinstance(components, dict):
-        raise ValueError(f"{argument}: {index} must hold a JSON object; restore the file")
-    class_name = components.get("_class_name")
-    check_class(class_name, str(folder), argument)
-    declared = {
-        name
-        for name, value in components.items()
-        if isinstance(value, list) and value[0] is not None
-    }
-    for name in sorted(declared.union(REQUIRED).difference(NOT_LOADED)):
+    entries = read_index(index, argument, classes)
+    declared = {name: value[1] for name, value in entries.items() if is_loaded(name, value)}
+    for name in sorted({*declared, *REQUIRED}):
         if not (folder / name).is_dir() or not any((folder / name).iterdir()):
             raise FileNotFoundError(
                 f"{argument}: {folder} lacks its component {name!r} (no files in {folder / name}); "
                 "complete the download or save the pipeline again"
             )
-    return str(class_name)
+    for name, class_name in declared.items():
+        try:
+            check_component(folder / name, class_name)
+        except ValueError as error:
+            raise ValueError(f"{argument}: {error}") from error
+    return str(entries["_class_name"])
 
 
-def check_class(class_name: Any, where: str, argument: str) -> None:
-    if class_name not in ORIGINAL_LAYOUTS:
-        raise ValueError(
-            f"{argument}: {where} is a {class_name}; this toolkit works with "
-            f"{' and '.join(ORIGINAL_LAYOUTS)} checkpoints"
-        )
+def is_loaded(name: str, value: Any) -> bool:
+    """Whether an entry of a checked index is a component that the folder has to have."""
+    return isinstance(value, list) and value != NOTHING and name not in NOT_LOADED
 
 
 def check_complete(pipe: Any, path: str, replaced: set[str]) -> None:
@@ -136,43 +128,29 @@ def check_complete(pipe: Any, path: str, replaced: set[str]) -> None:
             )
 
 
-# --- single files ---------------------------------------------------------------------------------
-
-
 # --- both -----------------------------------------------------------------------------------------
 
 
-def check_base(
-    path: str,
-    base_config: str | None,
-    revision: str | None,
-    variant: str | None,
-    vae_replaced: bool,
-) -> str | None:
-    """The pipeline class, None where only the hub knows. Raises before anything is loaded."""
-    if not is_single_file(path):
-        if base_config is not None:
-            raise ValueError(f"base_config: {path} has a configuration of its own; leave it out")
-        if Path(path).is_dir():
-            return check_folder(Path(path), "path")
-        if Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
-            raise FileNotFoundError(
-                f"path: {path} is not a folder; pass a diffusers pipeline folder, a .safetensors "
-                "file or a hub id"
-            )
-        return None
-    for name, value in (("revision", revision), ("variant", variant)):
-        if value is not None:
-            raise ValueError(f"{name}: a single file has none; leave it out")
-    class_name = check_file(Path(path), vae_replaced)
-    if base_config is not None and Path(base_config).exists():
-        described = check_folder(Path(base_config), "base_config")
-        if described != class_name:
-            raise ValueError(
-                f"base_config: {path} is a {class_name} checkpoint, {base_config} describes a "
-                f"{described}"
-            )
-    return class_name
+def check_arguments(
+    path: str, base_config: str | None, revision: str | None, variant: str | None
+) -> None:
+    """Raises FileNotFoundError or ValueError for a path that is no model of any kind, and for
+    arguments that have no meaning with it.
+    """
+    if is_single_file(path):
+        for name, value in (("revision", revision), ("variant", variant)):
+            if value is not None:
+                raise ValueError(f"{name}: a single file has none; leave it out")
+        return
+    if base_config is not None:
+        raise ValueError(f"base_config: {path} has a configuration of its own; leave it out")
+    if not Path(path).is_dir() and (
+        Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1
+    ):
+        raise FileNotFoundError(
+            f"path: {path} is not a folder; pass a diffusers pipeline folder, a .safetensors "
+            "file or a hub id"
+        )
 
 
 def load_base(
@@ -196,39 +174,77 @@ def load_base(
     what is missing.
     """
     path, base_config = str(path), None if base_config is None else str(base_config)
-    # what is missing or no model is told by its name before gigabytes are read
-    class_name = check_base(path, base_config, revision, variant, vae_path is not None)
-    try:
-        vae = (
-            {
-                "vae": AutoencoderKL.from_pretrained(
-                    vae_path, torch_dtype=dtype, use_safetensors=True
-                )
-            }
-            if vae_path
-            else {}
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise FileNotFoundError(f"vae_path: {vae_path} could not be loaded: {error}") from error
+    check_arguments(path, base_config, revision, variant)
+    classes = classes_for(pipeline_class)
+    # what is missing, no model or not safe is told by its name before gigabytes are read
     if is_single_file(path):
-        pipe = load_file(
-            path, pipeline_class or getattr(diffusers, str(class_name)), base_config, dtype, vae
-        )
+        class_name = check_file(Path(path), vae_path is not None)
+        config = local_config(path, base_config)
+        described = check_folder(config, "base_config", classes)
+        if described != class_name:
+            raise ValueError(
+                f"base_config: {path} is a {class_name} checkpoint, {base_config} describes a "
+                f"{described}"
+            )
+        vae = load_vae(vae_path, dtype)
+        stock = pipeline_class or getattr(diffusers, class_name)
+        pipe = load_file(path, stock, base_config, config, dtype, vae)
     else:
-        try:
-            pipe = (pipeline_class or DiffusionPipeline).from_pretrained(
-                path,
+        folder = Path(path)
+        if not folder.is_dir():
+            folder = download(path, revision, variant, classes)
+        class_name = check_folder(folder, "path", classes)
+        vae = load_vae(vae_path, dtype)
+        stock = pipeline_class or getattr(diffusers, class_name)
+        with loading(f"path: {path}", FIX):
+            pipe = stock.from_pretrained(
+                folder,
                 dtype=dtype,
-                revision=revision,
                 variant=variant,
                 use_safetensors=True,
-                safety_checker=None,
+                **dict.fromkeys(NOT_LOADED),
                 **vae,
             )
-        except (OSError, ValueError, SafetensorError) as error:
-            raise FileNotFoundError(f"path: {path} could not be loaded: {error}") from error
-    # a hub id is known for what it is only once it is here
-    if pipeline_class is None:
-        check_class(type(pipe).__name__, path, "path")
+        pipe.register_to_config(_name_or_path=path)
     check_complete(pipe, path, replaced=set(vae))
     return pipe
+
+
+def classes_for(pipeline_class: Any) -> list[str]:
+    """The pipeline classes whose folders can be loaded: those of the families, and the stock class
+    that `pipeline_class` is made of.
+    """
+    stock = [c.__name__ for c in pipeline_class.__mro__[:2]] if pipeline_class else []
+    return [*ORIGINAL_LAYOUTS, *(name for name in stock if name not in ORIGINAL_LAYOUTS)]
+
+
+def local_config(path: str, base_config: str | None) -> Path:
+    """The folder that says what the single file does not: the one that is given, or that of the hub
+    in the local cache. Raises ValueError where it is not to be had.
+    """
+    if base_config is not None and Path(base_config).exists():
+        return Path(base_config)
+    try:
+        return fetch(base_config or default_config(Path(path)), CONFIG_FILES)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"base_config: {path} holds weights alone, and its configuration could not be "
+            "downloaded; pass a diffusers folder of the same kind of model, whose weights are "
+            f"not needed ({one_line(error)})"
+        ) from error
+
+
+def load_vae(vae_path: str | None, dtype: torch.dtype) -> dict[str, Any]:
+    """The VAE that stands in for the model's own, from a folder or a hub id; {} without one."""
+    if vae_path is None:
+        return {}
+    folder = Path(vae_path)
+    try:
+        if not folder.is_dir():
+            folder = fetch(vae_path, VAE_FILES)
+        vae = load_model(AutoencoderKL, folder, torch_dtype=dtype)
+    except (OSError, ValueError) as error:
+        message = f"vae_path: {vae_path} could not be loaded: {plain(error, 500)}"
+        raise FileNotFoundError(message) from error
+    vae.register_to_config(_name_or_path=vae_path)
+    return {"vae": vae}

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.single_file_utils import SingleFileComponentError
-from safetensors import SafetensorError
+from diffusers.loaders.single_file_utils import (
+    fetch_diffusers_config,
+    is_clip_model_in_single_file,
+)
+from transformers import CLIPTextModel
 
-from lcm.adapter.files import read_header, refuse_pickle, tensor_names
+from lcm.adapter.files import opened, read_header, refuse_pickle, tensor_names
 from lcm.adapter.names import PICKLED
+from lcm.system.text import plain
 
 UNET, VAE = "model.diffusion_model.input_blocks.", "first_stage_model."
 
@@ -39,17 +43,6 @@ NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
 """Components of some folders that drawing from text does without."""
 
 
-LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    KeyError,
-    SafetensorError,
-    SingleFileComponentError,
-)
-"""What the libraries raise for files that are damaged, incomplete or of another model."""
-
-
 def is_single_file(path: str | os.PathLike[str]) -> bool:
     """Whether this names a checkpoint in one file, there or not, rather than a folder or a hub
     id.
@@ -58,7 +51,7 @@ def is_single_file(path: str | os.PathLike[str]) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return plain(" ".join(str(error).split()), 500)
 
 
 def check_file(path: Path, vae_replaced: bool) -> str:
@@ -107,29 +100,44 @@ def is_adapter(names: list[str]) -> bool:
     return any(".lora_" in name or ".lora." in name for name in names)
 
 
+def default_config(path: Path) -> str:
+    """The hub id of the model that diffusers takes the configuration of this kind of file from."""
+    with opened(path) as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    found: dict[str, str] = fetch_diffusers_config(empty)
+    return found["pretrained_model_name_or_path"]
+
+
 def load_file(
-    path: str, stock: Any, base_config: str | None, dtype: torch.dtype, components: dict[str, Any]
+    path: str,
+    stock: Any,
+    base_config: str | None,
+    config: Path,
+    dtype: torch.dtype,
+    components: dict[str, Any],
 ) -> Any:
-    """Raises ValueError when the file is not of the kind that `base_config` describes, or that is
-    not to be had.
+    """The pipeline of a checked file with the checked folder `config`, which the user calls
+    `base_config`. Raises ValueError when the file is not of the kind that it describes.
     """
+    names = tensor_names(Path(path))
+    if not is_clip_model_in_single_file(CLIPTextModel, names):
+        # diffusers would look for its weights in the other folder, pickles too
+        raise ValueError(
+            f"path: {path} lacks a part of its text encoder; use a checkpoint that has all parts"
+        )
     try:
         pipe = stock.from_single_file(
-            path, config=base_config, dtype=dtype, **dict.fromkeys(NOT_LOADED), **components
+            path, config=str(config), dtype=dtype, **dict.fromkeys(NOT_LOADED), **components
         )
-    except LOADING_ERRORS as error:
-        if base_config is None and isinstance(error, OSError):
-            raise ValueError(
-                f"base_config: {path} holds weights alone, and its configuration could not be "
-                "downloaded; pass a diffusers folder of the same kind of model, whose weights are "
-                f"not needed ({one_line(error)})"
-            ) from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # an odd configuration makes libraries raise anything
         raise ValueError(
             f"path: {path} does not load with the configuration {base_config or 'of its kind'}; "
             "pass the base_config of its own kind of model, or download the file again "
             f"({one_line(error)})"
         ) from error
-    names = tensor_names(Path(path))
     theirs = sum(name.startswith("model.diffusion_model.") for name in names)
     ours = len(pipe.unet.state_dict())
     if theirs != ours:

@@ -24,12 +24,14 @@ def parse_object(text: str | bytes, where: str, fix: str) -> dict[str, Any]:
     return value
 
 
-def parse(text: str | bytes, where: str, fix: str) -> Any:
-    """What `text` holds: numbers are finite, and it is no deeper than Python can follow. Raises
-    ValueError: "`where` is no JSON ...; `fix`".
+def parse(text: str | bytes, where: str, fix: str, *, constants: bool = False) -> Any:
+    """What `text` holds: numbers are finite, unless Python's own `constants` for others may stand
+    there, and it is no deeper than Python can follow. Raises ValueError: "`where` is no JSON ...;
+    `fix`".
     """
+    known = {} if constants else {"parse_constant": refuse_constant, "parse_float": finite}
     try:
-        return json.loads(text, parse_constant=refuse_constant, parse_float=finite)
+        return json.loads(text, **known)
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not UTF-8 ({error.reason}); {fix}") from error
     except RecursionError as error:

@@ -8,10 +8,10 @@ from typing import Any
 from safetensors import SafetensorError
 
 from lcm.adapter.export import fresh_with_lora
+from lcm.adapter.locate import find_recipe, locate
 from lcm.adapter.lora import layers_named, lora_modules
 from lcm.adapter.recipe import Recipe
 from lcm.config.sections import AdapterConfig
-from lcm.inference import locate, read_recipe
 from lcm.models.families import Family
 
 
@@ -38,9 +38,9 @@ def load_first(config: AdapterConfig, family: Family) -> FirstAdapter | None:
         return None
     path = locate(config.init_adapter)
     try:
-        recipe = read_recipe(path)
-    except ValueError:  # an adapter of another trainer
-        recipe = None
+        recipe = find_recipe(path)  # None in an adapter of another trainer
+    except ValueError as error:
+        raise ValueError(f"init_adapter: {error}") from error
     if recipe is not None and (recipe.family, recipe.prediction_type) != (
         family.name,
         family.schedule.prediction_type,

@@ -7,7 +7,8 @@ import torch
 from diffusers import DDIMScheduler, LCMScheduler
 
 from lcm.diffusion.consistency import boundary_scalings, land
-from lcm.diffusion.schedule import CLEAN, PREDICTION_TYPES, NoiseSchedule
+from lcm.diffusion.prediction_types import PREDICTION_TYPES
+from lcm.diffusion.schedule import CLEAN, NoiseSchedule
 from tests.support.schedules import SD_BETAS, make_schedule, randn, stock_ddim
 
 

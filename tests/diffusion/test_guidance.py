@@ -9,7 +9,8 @@ from diffusers import DDPMScheduler
 
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.guidance import Guidance, guidance_scale_to_w, guide
-from lcm.diffusion.schedule import PREDICTION_TYPES, NoiseSchedule
+from lcm.diffusion.prediction_types import PREDICTION_TYPES
+from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, PhaseEdge
 from tests.support.schedules import randn
 

@@ -10,7 +10,8 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from lcm.diffusion.schedule import CLEAN, PREDICTION_TYPES, NoiseSchedule, Prediction
+from lcm.diffusion.prediction_types import PREDICTION_TYPES
+from lcm.diffusion.schedule import CLEAN, NoiseSchedule, Prediction
 from tests.support.schedules import (
     MODELS,
     SD_BETAS,

@@ -11,7 +11,8 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
 
 from lcm.diffusion.consistency import land
-from lcm.diffusion.schedule import CLEAN, PREDICTION_TYPES
+from lcm.diffusion.prediction_types import PREDICTION_TYPES
+from lcm.diffusion.schedule import CLEAN
 from lcm.diffusion.tables import LOSSES, WEIGHTS
 from lcm.diffusion.times import Times
 from tests.support.schedules import SD_BETAS, make_schedule

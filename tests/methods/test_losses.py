@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lcm.adapter.lora import add_lora
-from lcm.diffusion.schedule import PREDICTION_TYPES
+from lcm.diffusion.prediction_types import PREDICTION_TYPES
 from lcm.diffusion.tables import LOSSES, SOLVERS
 from lcm.methods import METHODS
 from lcm.methods.config import flags_of

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lcm.diffusion.schedule import PREDICTION_TYPES
+from lcm.diffusion.prediction_types import PREDICTION_TYPES
 from lcm.methods.objective import LatentBatch, Objective
 from lcm.models.conditioning import Conditioning
 from tests.support.closed_forms import GaussianRoles, make_batch, seen_by_the_loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lcm.diffusion.schedule import PREDICTION_TYPES
+from lcm.diffusion.prediction_types import PREDICTION_TYPES
 from lcm.methods import METHODS
 
 every_method = pytest.mark.parametrize("name", METHODS)

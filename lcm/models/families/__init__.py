@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers import LCMScheduler
 
-from lcm.diffusion.schedule import PREDICTION_TYPES
+from lcm.diffusion.prediction_types import PREDICTION_TYPES
 from lcm.models.base_model import load_base, named_by
 from lcm.models.families.base import Family, ImageSize
 from lcm.models.families.sd import StableDiffusion
