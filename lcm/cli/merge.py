@@ -15,6 +15,7 @@ from lcm.cli.arguments import (
     load_pipe,
     print_written,
     read,
+    say,
 )
 
 HELP = "add an adapter to a base model's weights, or several adapters to one"
@@ -67,7 +68,8 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     import torch
 
     from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
-    from lcm.formats.apply import add_deltas
+    from lcm.formats.apply import adapted_kinds, add_deltas
+    from lcm.formats.coverage import pruned_warning
     from lcm.formats.write import check_free
     from lcm.inference import check_compatible, make_scheduler
     from lcm.system.atomic import replacing
@@ -81,8 +83,10 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
         adapter = read(args, path, pipe.unet.config.layers_per_block)
         # one of them says how the sum is sampled with; styles carry no recipe
         recipe = recipe or Recipe.from_header(adapter.header)
+        if pruned := pruned_warning(*adapted_kinds(pipe, adapter)):
+            say(f"warning: {path}: {pruned}")
         add_deltas(pipe, adapter, weight)
-        print(f"{path}: {len(adapter.modules)} layers, weight {weight:g}")
+        say(f"{path}: {len(adapter.modules)} layers, weight {weight:g}")
     if recipe is not None:
         check_compatible(pipe, recipe, pipe.scheduler.config)
         pipe.scheduler = make_scheduler(pipe.scheduler.config, recipe)
@@ -98,7 +102,7 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
         if recipe
         else "has no recipe"
     )
-    print(f"{args.output}: {type(pipe).__name__}, {use}")
+    say(f"{args.output}: {type(pipe).__name__}, {use}")
     return 0
 
 

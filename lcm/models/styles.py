@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from lcm.adapter.files import AdapterFile
 from lcm.adapter.locate import locate
 from lcm.adapter.lora import adaptable
 from lcm.adapter.names import path_and_weight
@@ -98,7 +97,9 @@ def check_unet_alone(styles: Sequence[Style]) -> None:
     exported.
     """
     for style in styles:
-        if count := AdapterFile.read(style.file()).text_layers:
+        adapter = read_adapter(style.file())
+        count = len(adapter.modules) - len(adapter.component("unet"))
+        if count:
             raise ValueError(
                 f"teacher_lora: {style.path} also adapts {count} layers of text encoders, which "
                 "the U-Net of --full_finetune cannot carry; train an adapter instead, or pass a "
