@@ -106,17 +106,30 @@ def read_file(
     drop: Sequence[str] = (),
 ) -> Adapter:
     """The same of a file that has been opened, without what `drop` names."""
-    from lcm.adapter.files import AdapterError
-    from lcm.formats.advice import way_on
+    from lcm.formats.advice import check_sound
     from lcm.formats.read import understand
 
     adapter = understand(file, getattr(args, "alpha", None), layers_per_block, drop)
-    if adapter.problems:
-        more = f" (and {len(adapter.problems) - 1} more)" if len(adapter.problems) > 1 else ""
-        raise AdapterError(f"{file.path}: {adapter.problems[0]}{more}; {way_on(file)}")
+    check_sound(file, adapter.problems)
     say(*(f"note: {note}" for note in adapter.notes))
     say(*(f"warning: {warning}" for warning in adapter.warnings))
     return adapter
+
+
+def written(
+    adapter: Adapter, output: Path, dtype: torch.dtype, source: AdapterFile, layout: str = "kohya"
+) -> Adapter:
+    """Writes what was made of `source`; returns what was read back. Raises AdapterError, with the
+    way on, where the layout cannot say it.
+    """
+    from lcm.adapter.files import AdapterError
+    from lcm.formats.advice import way_on
+    from lcm.formats.write import save
+
+    try:
+        return save(adapter, output, dtype, layout)
+    except AdapterError as error:
+        raise AdapterError(f"{error}; {way_on(source)}") from error
 
 
 def say(*lines: str) -> None:

@@ -18,6 +18,7 @@ from lcm.cli.arguments import (
     print_written,
     read_file,
     say,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from lcm.adapter.locate import find
     from lcm.adapter.recipe import RECIPE_KEY
     from lcm.formats.apply import verify
-    from lcm.formats.write import check_free, identified, place, save
+    from lcm.formats.write import check_free, identified, place
 
     file, output = find(args.file), place(args.output)
     check_free(output, [file], args.force)
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     layers = pipe.unet.config.layers_per_block if pipe else None
     adapter = read_file(args, source, layers, args.drop)
     adapter.header = identified(adapter, recipe(args, adapter, pipe) if args.objective else None)
-    result = save(adapter, output, dtype_of(args, adapter))
+    result = written(adapter, output, dtype_of(args, adapter), source)
     print_written(output, result)
     if pipe is not None:
         verdict = verify(pipe, adapter, output)

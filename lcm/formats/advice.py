@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from lcm.adapter.files import AdapterFile
+from lcm.adapter.files import AdapterError, AdapterFile
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.formats.factors import Adapter
 from lcm.formats.keys import foreign
 from lcm.formats.kinds import identify
 from lcm.formats.read import understand
-from lcm.formats.write import identified, rehearse, usual_dtype
+from lcm.formats.write import identified, rehearse, save, usual_dtype
 
 MOST_NAMES = 8
 """Of tensors, or patterns, in a command that can still be read."""
@@ -23,16 +25,29 @@ MOST_NAMES = 8
 
 @dataclass(frozen=True)
 class Mend:
-    """Flags of `lcm repair` that make of a file one that every program takes."""
+    """Flags of `lcm repair` that make of a file one that every program takes; or, with `layout`,
+    `lcm convert`, where layers have no names that all of them know.
+    """
 
     drop: tuple[str, ...] = ()
     alpha: float | None = None
+    layout: str = ""
 
     def command(self, file: Path) -> str:
-        words = ["lcm", "repair", str(file), "OUT"]
+        words = ["lcm", "convert" if self.layout else "repair", str(file), "OUT"]
+        words += ["--to", self.layout] if self.layout else []
         words += ["--drop", *self.drop] if self.drop else []
         words += [] if self.alpha is None else ["--alpha", f"{self.alpha:g}"]
         return shlex.join(words)
+
+    def rehearse(self, file: AdapterFile) -> Adapter:
+        """What the command would write. Raises ValueError where it would end with an error."""
+        adapter = understand(file, self.alpha, drop=self.drop).checked()
+        adapter.header = identified(adapter, None)
+        if not self.layout:
+            return rehearse(adapter, usual_dtype(adapter))
+        with TemporaryDirectory() as folder:
+            return save(adapter, Path(folder, WEIGHTS_NAME), usual_dtype(adapter), self.layout)
 
 
 def patterns(adapter: Adapter, names: list[str]) -> tuple[str, ...]:
@@ -40,6 +55,9 @@ def patterns(adapter: Adapter, names: list[str]) -> tuple[str, ...]:
     adapter that is none without it, or where they are too many to be named.
     """
     found: dict[str, None] = {}
+    alphas = [name for name in names if name.endswith(".alpha")]
+    if len(alphas) > 1 and not any(slot.part == "alpha" for slot in adapter.slots):
+        names = [*(name for name in names if name not in alphas), "*.alpha"]
     for name in names:
         kind = foreign(name)
         if kind and not kind.drop:
@@ -70,6 +88,7 @@ def candidates(file: AdapterFile, adapter: Adapter) -> Iterator[Mend]:
             continue
         if alpha is not None:
             yield Mend(names, alpha)
+    yield Mend(layout="diffusers")
 
 
 def no_check(adapter: Adapter) -> None:
@@ -88,9 +107,7 @@ def tried(
         mends = mends or candidates(file, understand(file))
         for mend in mends:
             try:
-                adapter = understand(file, mend.alpha, drop=mend.drop).checked()
-                adapter.header = identified(adapter, None)
-                check(rehearse(adapter, usual_dtype(adapter)))
+                check(mend.rehearse(file))
             except ValueError:
                 continue
             return mend
@@ -109,7 +126,16 @@ def way_on(
     `check` is what the mended file must pass besides, `mends` are what to try.
     """
     if mend := tried(file, check, mends):
-        what = f"without {', '.join(mend.drop)}, " if mend.drop else ""
-        return f"a file that everything takes is written, {what}by: {mend.command(file.path)}"
+        what = f", without {', '.join(mend.drop)}," if mend.drop else ""
+        return f"a file that loads{what} is written by: {mend.command(file.path)}"
     kind = identify(file)
-    return f"it is {kind.what}; {kind.use}" if kind else "lcm inspect says what is in it"
+    return f"it is {kind.what}; {kind.use}" if kind else "use another version of the file"
+
+
+def check_sound(
+    file: AdapterFile, problems: Sequence[str], check: Callable[[Adapter], None] = no_check
+) -> None:
+    """Raises AdapterError with the first problem and the way on, if there are any."""
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise AdapterError(f"{file.path}: {problems[0]}{more}; {way_on(file, check)}")

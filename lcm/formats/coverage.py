@@ -5,7 +5,7 @@ SSD-1B is SDXL and BK-SDM is SD 1.4, finds a place for every layer in the whole 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 
 BLOCK = re.compile(r"(.*(?:blocks|resnets|attentions)\.\d+)\.(.*)")
@@ -33,8 +33,10 @@ def unserved(adapted: Collection[str], base: Collection[str]) -> list[str]:
     `adapted` are the layers of the file, `base` all linear and conv layers of the U-Net, both as
     diffusers names them. What tells a pruned model from a choice, for blocks of each kind
     (`resnets`, `attentions`, `transformer_blocks`): the file adapts some in every stage, down and
-    up, in which the base has any, and in every list the first ones, without a gap. Models are
-    pruned from the end of their lists, by a configuration of fewer layers.
+    up, in which the base has any, and in every list the first ones, without a gap; and either all
+    lists of a stage are whole, or those on the way up are longer by one than those on the way down,
+    which any U-Net has so. Models are pruned from the end of their lists, by a configuration of
+    fewer layers.
     """
     theirs = blocks_of(adapted)
     targets = set().union(*theirs.values()) if theirs else set()
@@ -46,8 +48,27 @@ def unserved(adapted: Collection[str], base: Collection[str]) -> list[str]:
         stages = {stage(block) for block in alike if kind_of(block) == kind} - {""}
         in_stages = any(stage(block) for block in missing)
         if in_stages and stages <= {stage(block) for block in served}:
-            found += [] if has_gap(served, missing) else missing
+            is_pruned = could_be_whole(served, alike) and not has_gap(served, missing)
+            found += missing if is_pruned else []
     return found
+
+
+def lengths(blocks: Collection[str], kind: str) -> dict[str, int]:
+    """How many members the list of a stage has that is outermost in blocks of a kind."""
+    places_of = {(stage(b), b.split(".")[2], b.split(".")[3]) for b in blocks if kind_of(b) == kind}
+    return Counter(f"{where}.{name}" for where, name, _ in places_of)
+
+
+def could_be_whole(served: Collection[str], alike: Collection[str]) -> bool:
+    """Whether a U-Net could have these blocks in its stages and no others."""
+    kind = kind_of(next(iter(served)))
+    inside = [{b for b in blocks if stage(b) and b.count(".") > 2} for blocks in (served, alike)]
+    theirs, base = (lengths(blocks, kind) for blocks in inside)
+    if theirs == base:
+        return True
+    downs = {count for name, count in theirs.items() if name.startswith("down")}
+    ups = {count for name, count in theirs.items() if name.startswith("up")}
+    return len(downs) == 1 and ups == {downs.pop() + 1}
 
 
 def kind_of(block: str) -> str:

@@ -143,11 +143,7 @@ class Adapter:
     def checked(self) -> Adapter:
         """The adapter itself. Raises AdapterError where there are problems."""
         if self.problems:
-            more = (
-                f" (and {len(self.problems) - 1} more; lcm inspect lists them)"
-                if len(self.problems) > 1
-                else ""
-            )
+            more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
             raise AdapterError(f"{self.problems[0]}{more}")
         return self
 

@@ -21,8 +21,8 @@ def check_text_encoders(adapter: Adapter) -> None:
         if attention and not any(name.endswith(".out_proj") for name in attention):
             raise AdapterError(
                 f"{component}.{attention[0]} would be left out by diffusers, which knows the text "
-                "encoders of kohya files by their out_proj layers, and here are none; lcm convert "
-                "--to diffusers writes what it reads"
+                "encoders of kohya files by their out_proj layers, and here are none; they can be "
+                "written in the layout of diffusers alone"
             )
 
 

@@ -217,8 +217,8 @@ def without(
         named = [pattern] if pattern in file.tensors else matching(file.tensors, pattern)
         if not named:
             raise ValueError(
-                f"--drop {pattern}: no tensor of {file.path} has such a name; lcm inspect names "
-                "those that no LoRA has"
+                f"--drop {pattern}: no tensor of {file.path} has such a name; name those that are "
+                "no part of a LoRA, which the problems of the file name"
             )
         for name in named:
             left.pop(name, None)

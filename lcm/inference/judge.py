@@ -11,7 +11,7 @@ from typing import Any
 from lcm.adapter.files import AdapterFile
 from lcm.adapter.lora import adaptable
 from lcm.adapter.prefixes import strip
-from lcm.formats.advice import MOST_NAMES, Mend, way_on
+from lcm.formats.advice import MOST_NAMES, Mend, check_sound, no_check, way_on
 from lcm.formats.apply import adapted_kinds, has_place, targets
 from lcm.formats.coverage import pruned_warning
 from lcm.formats.factors import Adapter
@@ -22,17 +22,14 @@ from lcm.inference.call_warnings import frames_to_the_caller
 def sound(
     file: AdapterFile,
     layers_per_block: int | None = None,
-    check: Callable[[Adapter], None] | None = None,
+    check: Callable[[Adapter], None] = no_check,
 ) -> Adapter:
     """What the file means. Raises ValueError for all that `lcm inspect` calls a problem and stock
     diffusers cannot play, with the way on; `check` is what the mended file must pass.
     """
     adapter = understand(file, layers_per_block=layers_per_block)
     serious = [problem for problem in adapter.problems if problem not in adapter.played]
-    if serious:
-        more = f" (and {len(serious) - 1} more)" if len(serious) > 1 else ""
-        way = way_on(file, check) if check else way_on(file)
-        raise ValueError(f"{file.path} was not attached: {serious[0]}{more}; {way}")
+    check_sound(file, serious, check)
     return adapter
 
 

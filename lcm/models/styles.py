@@ -10,12 +10,14 @@ from typing import Any
 
 from torch import nn
 
+from lcm.adapter.files import AdapterFile
 from lcm.adapter.locate import locate
 from lcm.adapter.lora import adaptable
 from lcm.adapter.names import path_and_weight
 from lcm.adapter.recipe import RECIPE_KEY
+from lcm.formats.advice import check_sound
 from lcm.formats.apply import add_deltas
-from lcm.formats.read import read_adapter
+from lcm.formats.read import read_adapter, understand
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,11 @@ def fold(pipe: Any, style: Style) -> None:
     """Adds one LoRA to float32 weights."""
     file = style.file()
     try:
-        adapter = read_adapter(file)
-        check_is_style(file, adapter.header)
-        add_deltas(pipe, adapter.checked(), style.weight)
+        found = AdapterFile.read(file)
+        check_is_style(file, found.header)
+        adapter = understand(found)
+        check_sound(found, adapter.problems)
+        add_deltas(pipe, adapter, style.weight)
     except ValueError as error:
         raise ValueError(f"teacher_lora {style.path}: {error}") from error
 
