@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from lcm.adapter.files import AdapterFile
+from lcm.adapter.files import AdapterFile, save_tensors
 from lcm.adapter.kohya import layer_tensors, stem
 from lcm.adapter.lora import (
     base_state,
@@ -108,7 +107,7 @@ def export_lora(
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        save_file(state, partial, metadata=header(unet, recipe, training or {}))
+        save_tensors(state, partial, metadata=header(unet, recipe, training or {}))
 
 
 def fresh_with_lora(unet: Any, path: Path, pipeline_class: Any) -> Any:

@@ -1,10 +1,12 @@
-"""An adapter file, read once: its header, the names and shapes of its tensors, its strengths; and
-the refusal of what is not safe to open.
+"""An adapter file, read once and written so that its bytes are its content's; and the refusal of
+what is not safe to open.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,22 +16,15 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lcm.adapter.names import PICKLED
 from lcm.adapter.recipe import Recipe
+from lcm.system.text import plain
 
-DOWN_PROJECTIONS = (
-    ".lora_down.weight",
-    ".lora_A.weight",
-    ".lora.down.weight",
-    "_lora.down.weight",
-    ".lora_linear_layer.down.weight",
-)
-"""How the layouts that diffusers reads end the name of the first matrix of an adapted layer."""
-
-TEXT_KEYS = ("lora_te", "text_encoder")
-"""How the names of the text encoders' tensors begin, in any layout."""
+METADATA = "__metadata__"
+"""The key of a safetensors file's texts in its own header."""
 
 PICKLE_MAGIC = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
 """How the contents of pickles begin: zip archives of torch, and protocols 2 to 5."""
@@ -47,11 +42,28 @@ class AdapterError(ValueError):
 def refuse_pickle(path: str | os.PathLike[str], start: bytes = b"") -> None:
     """Raises AdapterError for a pickle, by its name or by `start`, its first bytes."""
     if str(path).endswith(PICKLED) or start.startswith(PICKLE_MAGIC):
+        way = (
+            f"write one by torch's reader of weights alone, which runs none: {unpickling(path)}"
+            if Path(path).is_file()
+            else "download it and name the file here, to be told how it is converted"
+        )
         raise AdapterError(
             f"{path} is a pickle: a pickled checkpoint can run any code when it is read, so it was "
-            "not opened; use its .safetensors version, or convert it where you trust it: "
-            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'x.safetensors')"
+            f"not opened; use its .safetensors version, or {way}"
         )
+
+
+def unpickling(path: str | os.PathLike[str]) -> str:
+    """The command that writes the tensors of a pickle, of a checkpoint too, as a safetensors file;
+    torch refuses to read anything else from it.
+    """
+    code = (
+        "import sys,torch,safetensors.torch as s; d=torch.load(sys.argv[1],weights_only=True); "
+        "s.save_file({k:v.contiguous().clone() for k,v in d.get('state_dict',d).items() "
+        "if torch.is_tensor(v)},sys.argv[2])"
+    )
+    target = Path(path).with_suffix(".converted.safetensors")
+    return shlex.join(["python", "-c", code, str(path), str(target)])
 
 
 def damage(path: Path, error: SafetensorError) -> AdapterError:
@@ -81,6 +93,10 @@ def opened(path: Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise damage(path, error) from error
+    except OSError as error:
+        if error.filename is None:  # safetensors does not say which file
+            error.filename = str(path)
+        raise
 
 
 # --- any safetensors file -------------------------------------------------------------------------
@@ -98,29 +114,18 @@ def tensor_names(path: Path) -> list[str]:
         return list(file.keys())
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header. Raises AdapterError for what is damaged or no safetensors file."""
-    with opened(path) as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        return tensors, dict(file.metadata() or {})
-
-
 # --- an adapter file ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class AdapterFile:
-    """All that is asked of an adapter file besides its matrices.
-
-    `shapes` are those of all tensors by name, `alphas` the stated ones by the file's own name of
-    the layer, `dtype` is the precision of the matrices, None in a file without any.
+    """An adapter file as it stands: its place, its metadata, its tensors by their own names, which
+    the system pages in where they are looked at.
     """
 
     path: Path
     header: dict[str, str]
-    shapes: dict[str, tuple[int, ...]]
-    alphas: dict[str, float]
-    dtype: torch.dtype | None
+    tensors: dict[str, Tensor]
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -128,16 +133,8 @@ class AdapterFile:
         kind.
         """
         with opened(path) as file:
-            names = list(file.keys())
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-            alphas = {
-                name.removesuffix(".alpha"): float(file.get_tensor(name))
-                for name in names
-                if name.endswith(".alpha") and set(shapes[name]) <= {1}
-            }
-            matrix = next((name for name in names if name.endswith(".weight")), None)
-            dtype = None if matrix is None else file.get_tensor(matrix).dtype
-            return cls(path, dict(file.metadata() or {}), shapes, alphas, dtype)
+            tensors = {name: tensor_of(file, name, path) for name in file.keys()}  # noqa: SIM118
+            return cls(path, dict(file.metadata() or {}), tensors)
 
     @cached_property
     def recipe(self) -> Recipe | None:
@@ -147,34 +144,36 @@ class AdapterFile:
         return Recipe.from_header(self.header, self.path)
 
     @cached_property
-    def down_projections(self) -> list[str]:
-        """One tensor name for every adapted layer that diffusers would find."""
-        return [name for name in self.shapes if name.endswith(DOWN_PROJECTIONS)]
+    def dtype(self) -> torch.dtype | None:
+        """The precision of the first matrix, None in a file without any."""
+        return next((t.dtype for name, t in self.tensors.items() if name.endswith(".weight")), None)
 
-    @cached_property
-    def is_dora(self) -> bool:
-        """Whether layers have a magnitude besides their two matrices."""
-        return any(name.endswith(".dora_scale") for name in self.shapes)
 
-    @cached_property
-    def highest_rank(self) -> int:
-        """The largest rank of a layer, 0 without layers."""
-        return max((self.shapes[name][0] for name in self.down_projections), default=0)
+def tensor_of(file: Any, name: str, path: Path) -> Tensor:
+    """One tensor of an open file. Raises AdapterError for a type of numbers that torch has not."""
+    try:
+        tensor: Tensor = file.get_tensor(name)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise AdapterError(
+            f"{path}: {plain(name)} has numbers of a kind that torch cannot read ({error}); export "
+            "the file again in float16 or float32"
+        ) from error
+    return tensor
 
-    @cached_property
-    def text_layers(self) -> int:
-        """How many layers of text encoders are adapted."""
-        return sum(name.startswith(TEXT_KEYS) for name in self.down_projections)
 
-    @cached_property
-    def stated_scales(self) -> list[float]:
-        """alpha / rank of every layer, smallest first, where the file states an alpha for any; a
-        layer without one acts at 1.
-        """
-        if not self.alphas:
-            return []
-        scales = []
-        for name in self.down_projections:
-            layer, rank = name.removesuffix(".lora_down.weight"), self.shapes[name][0]
-            scales.append(self.alphas.get(layer, float(rank)) / rank)
-        return sorted(scales)
+# --- writing --------------------------------------------------------------------------------------
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str, str]) -> None:
+    """Writes a safetensors file whose bytes depend on nothing but what is in it: safetensors orders
+    its tensors, and writes the metadata in an order that differs from run to run.
+    """
+    save_file(tensors, path, metadata=metadata)
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header[METADATA] = dict(sorted(header[METADATA].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= length  # the same texts and numbers; spaces fill it up, as there before
+        file.seek(8)
+        file.write(text.ljust(length))

@@ -7,11 +7,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-COMPONENT_PREFIXES = {
-    "unet": "lora_unet_",
-    "text_encoder": "lora_te1_",
-    "text_encoder_2": "lora_te2_",
-}
+from lcm.adapter.prefixes import UNDERSCORED
+
+WRITTEN = ("lora_unet_", "lora_te1_", "lora_te2_")
+"""Which of the prefixes are written."""
+COMPONENT_PREFIXES = {UNDERSCORED[prefix].component: prefix for prefix in WRITTEN}
 """How the names of a component's layers begin."""
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lcm.system.text import plain
 
 if TYPE_CHECKING:
     import torch
 
+    from lcm.adapter.files import AdapterFile
     from lcm.formats.factors import Adapter
 
 
@@ -78,31 +82,67 @@ def dtype_of(args: argparse.Namespace, source: Adapter) -> torch.dtype:
     """The precision to write: the flag's, else that of most matrices of the input."""
     import torch
 
-    from lcm.formats.write import ROUNDING
+    from lcm.formats.write import usual_dtype
 
-    kept = next((dtype for dtype in source.dtypes if dtype in ROUNDING), torch.float32)
-    return getattr(torch, args.dtype) if args.dtype else kept
+    return getattr(torch, args.dtype) if args.dtype else usual_dtype(source)
 
 
 def read(
     args: argparse.Namespace, path: str | Path, layers_per_block: int | None = None
 ) -> Adapter:
     """The adapter behind a path. Prints what had to be assumed. Raises AdapterError for what could
-    not be understood.
+    not be understood, with the way on.
     """
-    from lcm.formats.read import read_adapter
+    from lcm.adapter.files import AdapterFile
+    from lcm.adapter.locate import find
 
-    adapter = read_adapter(path, getattr(args, "alpha", None), layers_per_block).checked()
-    for note in adapter.notes:
-        print(f"note: {note}")
+    return read_file(args, AdapterFile.read(find(path)), layers_per_block)
+
+
+def read_file(
+    args: argparse.Namespace,
+    file: AdapterFile,
+    layers_per_block: int | None = None,
+    drop: Sequence[str] = (),
+) -> Adapter:
+    """The same of a file that has been opened, without what `drop` names."""
+    from lcm.formats.advice import check_sound
+    from lcm.formats.read import understand
+
+    adapter = understand(file, getattr(args, "alpha", None), layers_per_block, drop)
+    check_sound(file, adapter.problems)
+    say(*(f"note: {note}" for note in adapter.notes))
+    say(*(f"warning: {warning}" for warning in adapter.warnings))
     return adapter
+
+
+def written(
+    adapter: Adapter, output: Path, dtype: torch.dtype, source: AdapterFile, layout: str = "kohya"
+) -> Adapter:
+    """Writes what was made of `source`; returns what was read back. Raises AdapterError, with the
+    way on, where the layout cannot say it.
+    """
+    from lcm.adapter.files import AdapterError
+    from lcm.formats.advice import way_on
+    from lcm.formats.write import save
+
+    try:
+        return save(adapter, output, dtype, layout)
+    except AdapterError as error:
+        raise AdapterError(f"{error}; {way_on(source)}") from error
+
+
+def say(*lines: str) -> None:
+    """Prints lines that may have names from files in them."""
+    for line in lines:
+        print(plain(line))
 
 
 def print_written(path: Path, adapter: Adapter) -> None:
     """Prints what was written."""
     ranks = sorted({factors.rank for factors in adapter.modules.values()})
     layout = ", ".join(adapter.layouts)
-    print(
+    say(
         f"{path}: {len(adapter.modules)} layers, rank {', '.join(map(str, ranks))}, {layout} "
         "layout; read back and compared"
     )

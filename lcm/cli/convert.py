@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lcm.cli.arguments import add_input, add_writing, dtype_of, print_written, read
+from lcm.cli.arguments import add_input, add_writing, dtype_of, print_written, read_file, written
 
 HELP = "write an adapter in another layout"
 
@@ -23,12 +23,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from lcm.adapter.files import AdapterFile
     from lcm.adapter.locate import find
     from lcm.adapter.names import PEFT_CONFIG
-    from lcm.formats.write import check_free, place, save
+    from lcm.formats.write import check_free, place
 
     file, output = find(args.file), place(args.output, args.to)
     check_free(output, [file], args.force, PEFT_CONFIG if args.to == "peft" else "")
-    adapter = read(args, file)
-    print_written(output, save(adapter, output, dtype_of(args, adapter), args.to))
+    source = AdapterFile.read(file)
+    adapter = read_file(args, source)
+    print_written(output, written(adapter, output, dtype_of(args, adapter), source, args.to))
     return 0

@@ -5,17 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lcm.cli.arguments import add_input
+from lcm.system.text import plain
 
 if TYPE_CHECKING:
+    from lcm.adapter.files import AdapterFile
     from lcm.formats.factors import Adapter
 
 HELP = "say what an adapter file is and what will load it"
-FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
+LONGEST = 500
+"""Characters of a line: names and texts of a file may be of any length."""
+SHOWN = 20
+"""Problems that are printed."""
 IDENTITY = ("modelspec.", "ss_base_model_version", "ss_v2", "ss_output_name", "ss_network_")
 
 
@@ -25,25 +31,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from lcm.adapter.files import AdapterFile
     from lcm.adapter.locate import find
     from lcm.adapter.names import is_full
-    from lcm.formats.read import read_adapter
+    from lcm.formats.read import understand
 
     if is_full(args.file):
         raise ValueError(
             f"{args.file} holds a whole U-Net, not an adapter; lcm.attach puts it in the place of "
             "the pipeline's own"
         )
-    file = find(args.file)
-    adapter = read_adapter(file, args.alpha)
-    facts = {"file": str(file), **describe(adapter), **programs(adapter, file)}
-    print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
+    file = AdapterFile.read(find(args.file))
+    adapter = understand(file, args.alpha)
+    facts = {"file": str(file.path), **describe(adapter), **programs(adapter, file)}
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        print("\n".join(plain(line, LONGEST) for line in lines(facts)))
     return 1 if adapter.problems else 0
 
 
 def describe(adapter: Adapter) -> dict[str, Any]:
     """What the file holds, as JSON has it."""
     from lcm.adapter.names import COMPONENTS
+    from lcm.formats.factors import FAMILIES
 
     width = adapter.text_width
     return {
@@ -58,6 +69,7 @@ def describe(adapter: Adapter) -> dict[str, Any]:
             key: value for key, value in sorted(adapter.header.items()) if key.startswith(IDENTITY)
         },
         "notes": adapter.notes,
+        "warnings": adapter.warnings,
         "problems": adapter.problems,
     }
 
@@ -104,29 +116,44 @@ def target(name: str) -> str:
     )
 
 
-def programs(adapter: Adapter, file: Any) -> dict[str, Any]:
+def programs(adapter: Adapter, file: AdapterFile) -> dict[str, Any]:
     """What the programs take of the U-Net's layers, and what to do."""
     from dataclasses import asdict
 
-    from lcm.adapter.recipe import RECIPE_KEY
+    from lcm.formats.advice import way_on
     from lcm.formats.programs import what_takes
 
     count = len(adapter.component("unet"))
-    found = what_takes(adapter, file)
+    found = what_takes(adapter, file.path)
     diffusers = next(iter(found.values()))
     whole = diffusers.count == count and not diffusers.misscaled and not diffusers.error
-    attach = "yes" if whole else "no: it loads what diffusers loads"
-    if whole and RECIPE_KEY not in adapter.header:
-        attach = "with recipe=Recipe(...): the file has none; lcm repair --objective lcm adds one"
     broken = not whole or any(
         taken.count < count - 1 or taken.misscaled for taken in found.values()
     )
     return {
         "unet_layers": count,
         "programs": {k: asdict(v) for k, v in found.items()},
-        "attach": attach,
-        "repair": broken,
+        "attach": attach(adapter, file, whole),
+        "repair": way_on(file) if broken or adapter.problems else None,
     }
+
+
+def attach(adapter: Adapter, file: AdapterFile, whole: bool) -> str:
+    """Whether `lcm.attach` takes the file, and what it needs besides."""
+    from lcm.adapter.recipe import RECIPE_KEY
+
+    if any(problem not in adapter.played for problem in adapter.problems):
+        return "no: the problems below"
+    if not whole:
+        return "no: it loads what diffusers loads"
+    if RECIPE_KEY in adapter.header:
+        return "yes"
+    text = "the file has no recipe: with recipe=lcm.Recipe.lcm_lora(pipe) if it is an LCM-LoRA"
+    # of other widths the base has to be named
+    if adapter.text_width in (768, 2048) and not adapter.problems:
+        words = ["lcm", "repair", str(file.path), "OUT", "--objective", "lcm"]
+        text += f"; one is added by: {shlex.join(words)}"
+    return text
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
@@ -155,11 +182,12 @@ def lines(facts: dict[str, Any]) -> list[str]:
     text += [f"  {name:<28} {taken_line(taken)}" for name, taken in facts["programs"].items()]
     text.append(f"  {'lcm.attach':<28} {facts['attach']}")
     text += [f"note: {note}" for note in facts["notes"]]
-    text += [f"problem: {problem}" for problem in facts["problems"][:20]]
-    if len(facts["problems"]) > 20:
-        text.append(f"and {len(facts['problems']) - 20} more problems; --json lists all")
-    if facts["repair"] and not facts["problems"]:
-        text.append("\nrun lcm repair: it writes a file that they take")
+    text += [f"warning: {warning}" for warning in facts["warnings"]]
+    text += [f"problem: {problem}" for problem in facts["problems"][:SHOWN]]
+    if len(facts["problems"]) > SHOWN:
+        text.append(f"and {len(facts['problems']) - SHOWN} more problems; --json lists all")
+    if facts["repair"]:
+        text += ["", facts["repair"]]
     return text
 
 

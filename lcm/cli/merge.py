@@ -15,6 +15,7 @@ from lcm.cli.arguments import (
     load_pipe,
     print_written,
     read,
+    say,
 )
 
 HELP = "add an adapter to a base model's weights, or several adapters to one"
@@ -67,7 +68,8 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     import torch
 
     from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
-    from lcm.formats.apply import add_deltas
+    from lcm.formats.apply import adapted_kinds, add_deltas
+    from lcm.formats.coverage import pruned_warning
     from lcm.formats.write import check_free
     from lcm.inference import fitting_scheduler
     from lcm.system.atomic import replacing
@@ -83,8 +85,10 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
         if recipe is None and (recipe := Recipe.from_header(adapter.header, path)):
             config = pipe.scheduler.config
             pipe.scheduler = fitting_scheduler(pipe, recipe, config, path)
+        if pruned := pruned_warning(*adapted_kinds(pipe, adapter)):
+            say(f"warning: {path}: {pruned}")
         add_deltas(pipe, adapter, weight)
-        print(f"{path}: {len(adapter.modules)} layers, weight {weight:g}")
+        say(f"{path}: {len(adapter.modules)} layers, weight {weight:g}")
     if args.dtype:
         pipe.to(dtype=getattr(torch, args.dtype))
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +101,7 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
         if recipe
         else "has no recipe"
     )
-    print(f"{args.output}: {type(pipe).__name__}, {use}")
+    say(f"{args.output}: {type(pipe).__name__}, {use}")
     return 0
 
 

@@ -16,7 +16,9 @@ from lcm.cli.arguments import (
     dtype_of,
     load_pipe,
     print_written,
-    read,
+    read_file,
+    say,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +35,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_writing(parser)
     add_base(parser, "the result is also proved on it")
     parser.add_argument(
+        "--drop",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="tensors to leave out, by name or pattern ('*.diff_b'): what no LoRA has; "
+        "lcm.recipe leaves the recipe out",
+    )
+    parser.add_argument(
         "--objective",
         help="the method that the adapter was trained with, e.g. lcm; writes its standard recipe",
     )
@@ -44,26 +54,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from lcm.adapter.files import AdapterFile
     from lcm.adapter.locate import find
+    from lcm.adapter.recipe import RECIPE_KEY
     from lcm.formats.apply import verify
-    from lcm.formats.write import check_free, identified, place, save
+    from lcm.formats.write import check_free, identified, place
 
     file, output = find(args.file), place(args.output)
     check_free(output, [file], args.force)
     pipe = load_pipe(args) if args.base else None
-    adapter = read(args, file, pipe.unet.config.layers_per_block if pipe else None)
+    source = AdapterFile.read(file)
+    if args.objective:  # whatever recipe is there is replaced, though it be unreadable
+        source.header.pop(RECIPE_KEY, None)
+    layers = pipe.unet.config.layers_per_block if pipe else None
+    adapter = read_file(args, source, layers, args.drop)
     adapter.header = identified(adapter, recipe(args, adapter, pipe) if args.objective else None)
-    result = save(adapter, output, dtype_of(args, adapter))
+    result = written(adapter, output, dtype_of(args, adapter), source)
     print_written(output, result)
     if pipe is not None:
         verdict = verify(pipe, adapter, output)
-        print(
+        say(
             f"on {args.base}: diffusers takes {verdict.loaded}, output differs by "
             f"{verdict.error:.1e} of the adapter's effect"
         )
         # the file may be rounded to half precision
         if verdict.misscaled or not verdict.error <= 2e-2:
-            print(
+            say(
                 f"error: {output} does not play as {file} is meant; keep the original and report "
                 "this"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from lcm.cli.arguments import add_base, add_input, load_pipe, read
+from lcm.cli.arguments import add_base, add_input, load_pipe, read, say
 
 HELP = (
     "attach an adapter to a base by stock diffusers, and compare with W + alpha / rank B A done "
@@ -23,14 +23,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
+    from lcm.adapter.files import AdapterFile
     from lcm.adapter.locate import find
-    from lcm.formats.apply import verify
+    from lcm.formats.advice import way_on
+    from lcm.formats.apply import adapted_kinds, verify
+    from lcm.formats.coverage import pruned_warning
     from lcm.formats.programs import what_takes
+    from lcm.inference.judge import fits
 
     file = find(args.file)
     pipe = load_pipe(args)
     adapter = read(args, file, pipe.unet.config.layers_per_block)
-    print(f"{file} on {args.base}")
+    say(f"{file} on {args.base}")
     # the first is diffusers, which below is asked by loading the file and not by its names
     for name, taken in list(what_takes(adapter, file).items())[1:]:
         skipped = len(adapter.component("unet")) - taken.count
@@ -43,6 +47,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
             f"{name} "
             f"{detail}{f'; {taken.misscaled} with a wrong strength' if taken.misscaled else ''}"
         )
+    pruned = pruned_warning(*adapted_kinds(pipe, adapter))
     verdict = verify(pipe, adapter, file)
     faults = []
     for component, count in verdict.loaded.items():
@@ -67,9 +72,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         faults.append("the adapter does nothing: its matrices are zero")
     elif not verdict.error <= TOLERANCE:
         faults.append("diffusers' output is not that of the adapter")
-    print(
-        f"not sound: {'; '.join(faults)}; lcm repair writes a file that loads"
-        if faults
-        else "sound"
-    )
+    if pruned:
+        say(f"warning: {pruned}")
+    if faults:
+        say(f"not sound: {'; '.join(faults)}; {way_on(AdapterFile.read(file), fits(pipe))}")
+    else:
+        print("sound")
     return 1 if faults else 0

@@ -4,19 +4,22 @@ the same.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from lcm.adapter.export import probe
-from lcm.adapter.files import AdapterError
+from lcm.adapter.files import AdapterError, AdapterFile
 from lcm.adapter.lora import adaptable, lora_modules
 from lcm.adapter.names import COMPONENTS
-from lcm.formats.factors import Adapter, Factors
+from lcm.formats.advice import way_on
+from lcm.formats.factors import FAMILIES, Adapter, Factors
 from lcm.formats.programs import ATTACHED, is_filled
 from lcm.system.console import silenced
 
@@ -26,27 +29,85 @@ def own_name(model: nn.Module, layer: str) -> str:
     return layer if hasattr(model, "text_model") else layer.removeprefix("text_model.")
 
 
+def place_of(pipe: Any, module: str) -> tuple[str, str]:
+    """Component and layer of a "<component>.<layer>" as this pipeline names the layer."""
+    component, _, layer = module.partition(".")
+    model = adaptable(pipe).get(component)
+    return component, layer if model is None else own_name(model, layer)
+
+
+def layers_of(model: nn.Module) -> dict[str, Any]:
+    """The linear and conv layers of a network by name, under an adapter where they have one."""
+    found = {}
+    for name, module in model.named_modules():
+        if name.endswith(".base_layer") or ".lora_" in name:
+            continue
+        if isinstance(module, LoraLayer):
+            found[name] = module.get_base_layer()
+        elif hasattr(module, "in_features") or isinstance(module, nn.Conv2d):
+            found[name] = module
+    return found
+
+
+def has_place(pipe: Any, module: str) -> bool:
+    component, layer = place_of(pipe, module)
+    model = adaptable(pipe).get(component)
+    return model is not None and layer in layers_of(model)
+
+
+def shape_of(layer: Any) -> tuple[int, int]:
+    """Rows and columns of a layer's weight, which may be packed into fewer bits."""
+    if hasattr(layer, "in_features"):
+        return layer.out_features, layer.in_features
+    return len(layer.weight), layer.weight[0].numel()
+
+
 def targets(pipe: Any, adapter: Adapter) -> Iterator[tuple[Any, Factors]]:
     """Layers of the pipeline with their factors. Raises AdapterError for one that it does not have,
     or has in another shape.
     """
-    models = adaptable(pipe)
-    trees = {name: dict(model.named_modules()) for name, model in models.items()}
+    trees = {name: layers_of(model) for name, model in adaptable(pipe).items()}
     for module, factors in adapter.modules.items():
-        component, _, layer = module.partition(".")
-        name = own_name(models[component], layer) if component in models else layer
-        found = trees.get(component, {}).get(name)
+        component, layer = place_of(pipe, module)
+        found = trees.get(component, {}).get(layer)
         if found is None:
-            raise AdapterError(
-                f"this base has no layer {module}: the adapter was made for another kind of model"
-            )
+            cause = f"{misfit(pipe, adapter)}{elsewhere(pipe, adapter)}"
+            raise AdapterError(f"this base has no layer {module}: {cause}")
         shape = (len(factors.up), factors.down[0].numel())
-        if tuple(found.weight.flatten(1).shape) != shape:
+        if shape_of(found) != shape:
             raise AdapterError(
-                f"{module} of this base is {list(found.weight.shape)}, the adapter's is "
-                f"{list(shape)}: made for another model"
+                f"{module} of this base is {list(shape_of(found))}, the adapter's is "
+                f"{list(shape)}: {misfit(pipe, adapter)}"
             )
         yield found, factors
+
+
+def misfit(pipe: Any, adapter: Adapter) -> str:
+    """For what the adapter was made instead, as far as the widths of the text say it."""
+    theirs, ours = adapter.text_width, adaptable(pipe)["unet"].config.cross_attention_dim
+    if theirs and isinstance(ours, int) and theirs != ours:
+        names = [FAMILIES.get(width, "another family") for width in (theirs, ours)]
+        return (
+            f"the adapter was made for another kind of model, {names[0]} with text width {theirs}, "
+            f"and this one is {names[1]} with {ours}"
+        )
+    return "the adapter was made for another model"
+
+
+def elsewhere(pipe: Any, adapter: Adapter) -> str:
+    """How many layers have no place, where most have: models are pruned."""
+    lacking = sum(not has_place(pipe, module) for module in adapter.modules)
+    if lacking == len(adapter.modules):
+        return ""
+    return (
+        f" ({lacking} of its {len(adapter.modules)} layers have no place here; a model of the same "
+        "family may have more or fewer blocks, as SDXL has more than SSD-1B)"
+    )
+
+
+def adapted_kinds(pipe: Any, adapter: Adapter) -> tuple[list[str], list[str]]:
+    """The U-Net's layers that the adapter has, and all that it could have."""
+    return list(adapter.component("unet")), list(layers_of(adaptable(pipe)["unet"]))
 
 
 @torch.no_grad()
@@ -99,15 +160,13 @@ def verify(pipe: Any, adapter: Adapter, file: Path) -> Verdict:
         with silenced():
             pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=ATTACHED)
     except Exception as refusal:  # whatever a user would see
-        raise AdapterError(
-            f"diffusers refuses {file}: {' '.join(str(refusal).split())[:300]}; lcm repair writes "
-            "one it takes"
-        ) from refusal
+        reason = textwrap.shorten(str(refusal), 300, placeholder=" ...")
+        way = way_on(AdapterFile.read(file))
+        raise AdapterError(f"diffusers refuses {file}: {reason}; {way}") from refusal
     adapted = scales(pipe)
-    models, wrong = adaptable(pipe), []
+    wrong = []
     for module, factors in adapter.modules.items():
-        component, _, layer = module.partition(".")
-        name = f"{component}.{own_name(models[component], layer)}"
+        name = ".".join(place_of(pipe, module))
         if name in adapted and abs(adapted[name] / factors.scale - 1) > 1e-3:
             wrong.append(module)
     loaded = {

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from safetensors.torch import save_file
 from torch import Tensor
 
+from lcm.adapter.files import save_tensors
 from lcm.adapter.names import COMPONENTS
+from lcm.formats.configuration import METADATA_KEY
 from lcm.formats.factors import Adapter, Factors, common
-from lcm.formats.read import METADATA_KEY
 
 
 def pattern(name: str) -> str:
@@ -58,7 +58,7 @@ def write(adapter: Adapter, path: Path) -> None:
         if part
         for key, value in peft_config(part).items()
     }
-    save_file(
+    save_tensors(
         matrices(adapter),
         path,
         metadata={**adapter.header, METADATA_KEY: json.dumps(flat, sort_keys=True)},

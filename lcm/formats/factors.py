@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,15 @@ from lcm.adapter.files import AdapterError
 from lcm.adapter.names import COMPONENTS
 from lcm.formats.keys import Slot
 from lcm.formats.names import ATTENTION
+
+FAMILIES = {
+    768: "SD 1.x",
+    1024: "SD 2.x",
+    1280: "SDXL refiner",
+    2048: "SDXL",
+    4096: "Kolors",
+}
+"""Families of base models by the width of the text that their U-Nets read."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,12 @@ class Factors:
         product = self.up.flatten(1).float() @ self.down.flatten(1).float()
         return (self.scale * product).reshape(len(self.up), *self.down.shape[1:])
 
+    @property
+    def rms(self) -> float:
+        """Root mean square of the delta's elements; inf where it is beyond all numbers."""
+        rows, columns = self.up.flatten(1).shape[0], self.down.flatten(1).shape[1]
+        return abs(self.scale) * product_norm(self.up, self.down) / (rows * columns) ** 0.5
+
     def padded(self, rank: int, alpha: float) -> Factors:
         """The same delta at a higher rank with another alpha: rows of zeros, and `up` rescaled
         where the scale is another.
@@ -62,12 +78,24 @@ class Factors:
         return replace(self, down=self.down.to(dtype), up=self.up.to(dtype))
 
 
+def product_norm(up: Tensor, down: Tensor) -> float:
+    """Frobenius norm of `up` `down`, exact, from two matrices of rank x rank: the product itself
+    may have a hundred million elements.
+    """
+    up, down = up.flatten(1).double(), down.flatten(1).double()
+    squared = ((up.T @ up) * (down @ down.T).T).sum().item()
+    return math.inf if math.isnan(squared) else max(squared, 0.0) ** 0.5
+
+
 @dataclass
 class Adapter:
     """Factors by "<component>.<layer as diffusers names it>", and what else the file had.
 
-    `slots` are the file's tensors as they were taken, `notes` what was assumed, `problems` what
-    could not be understood.
+    `slots` are the file's tensors as they were taken, `notes` what was assumed or left out,
+    `warnings` what plays and is seldom meant. `problems` are what could not be understood; those
+    among them that stock diffusers plays all the same, so that only another layout is out of reach,
+    are in `played`, too. `unread` are the tensors that no layer has, with what they are, `unusable`
+    those that could be left out for another to take their place.
     """
 
     modules: dict[str, Factors]
@@ -75,6 +103,10 @@ class Adapter:
     slots: list[Slot] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    played: list[str] = field(default_factory=list)
+    unread: dict[str, str] = field(default_factory=dict)
+    unusable: list[str] = field(default_factory=list)
 
     def component(self, name: str) -> dict[str, Factors]:
         """Factors by layer of "unet", "text_encoder" or "text_encoder_2"."""
@@ -111,11 +143,7 @@ class Adapter:
     def checked(self) -> Adapter:
         """The adapter itself. Raises AdapterError where there are problems."""
         if self.problems:
-            more = (
-                f" (and {len(self.problems) - 1} more; lcm inspect lists them)"
-                if len(self.problems) > 1
-                else ""
-            )
+            more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
             raise AdapterError(f"{self.problems[0]}{more}")
         return self
 
@@ -161,8 +189,13 @@ def largest_difference(one: Adapter, other: Adapter) -> tuple[float, str]:
         )
     worst = (0.0, "")
     for name, factors in one.modules.items():
-        before, after = factors.delta(), other.modules[name].delta()
-        worst = max(
-            worst, (((before - after).norm() / before.norm().clamp(min=1e-30)).item(), name)
-        )
+        worst = max(worst, (difference(factors, other.modules[name]), name))
     return worst
+
+
+def difference(one: Factors, other: Factors) -> float:
+    """Frobenius norm of the difference of two deltas of one shape, relative to the first."""
+    ups = (one.scale * one.up.flatten(1).double(), -other.scale * other.up.flatten(1).double())
+    up = torch.cat(ups, dim=1)
+    down = torch.cat([one.down.flatten(1).double(), other.down.flatten(1).double()])
+    return product_norm(up, down) / max(product_norm(ups[0], one.down), 1e-30)

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from lcm.adapter.prefixes import PREFIXES, strip, unwrapped
 from lcm.formats.names import dotted, from_ldm, is_layer
 
 PART = re.compile(
@@ -14,19 +16,6 @@ PART = re.compile(
     r"|(?P<old>[._]lora(?:_linear_layer)?\.(?P<o>down|up)\.weight)|(?P<alpha>\.alpha)"
 )
 DIRECTION = {"A": "down", "B": "up"}
-
-PREFIXES: dict[str, str] = {
-    "lora_unet_": "unet",
-    "lora_te1_": "text_encoder",
-    "lora_te2_": "text_encoder_2",
-    "lora_te_": "text_encoder",
-    "unet.": "unet",
-    "text_encoder.": "text_encoder",
-    "text_encoder_2.": "text_encoder_2",
-    "diffusion_model.": "unet",
-    **dict.fromkeys(("base_model.model.", "base_model_model_", "module.", "_orig_mod."), ""),
-}
-"""What may stand before the name of a layer -> the component that it names, if it does."""
 
 SPELLINGS: dict[tuple[str, str, bool], str] = {
     ("lora_", "kohya", False): "kohya",
@@ -43,24 +32,62 @@ SPELLINGS: dict[tuple[str, str, bool], str] = {
 layout that is spelt so.
 """
 
+KOHYA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
+
+
+class Foreign(NamedTuple):
+    """Tensors that are no part of a LoRA: what they are; where the LoRA beside them is whole
+    without them, the patterns of `--drop` that leave them out; and whether diffusers plays them.
+    """
+
+    pattern: re.Pattern[str]
+    what: str
+    drop: tuple[str, ...] = ()
+    is_played: bool = False
+
+
 FOREIGN = (
-    (
-        re.compile(r"\.(dora_scale|lora_magnitude_vector)"),
+    Foreign(re.compile(r"\.dora_scale"), "a DoRA scale, which a plain LoRA cannot express"),
+    Foreign(
+        re.compile(r"\.lora_magnitude_vector"),
         "a DoRA scale, which a plain LoRA cannot express",
+        is_played=True,  # in PEFT's spelling
     ),
-    (re.compile(r"\.hada_"), "part of a LoHa"),
-    (re.compile(r"\.lokr_"), "part of a LoKr"),
-    (re.compile(r"\.(oft_|boft_|glora|a1\.|b1\.|ia3_)"), "part of an adapter that is no LoRA"),
-    (
+    Foreign(re.compile(r"\.hada_"), "part of a LoHa"),
+    Foreign(re.compile(r"\.lokr_"), "part of a LoKr"),
+    Foreign(
+        re.compile(r"\.(oft_|boft_|glora|[ab][12]\.weight$|ia3_|on_input$|vera_lambda)"),
+        "part of an adapter that is no LoRA",
+    ),
+    Foreign(
         re.compile(r"\.lora_mid\."),
         "the core of a Tucker decomposition, which diffusers does not load",
     ),
-    (re.compile(r"\.(diff|diff_b|w_norm|b_norm)$"), "a plain weight difference, no LoRA"),
-    (
+    Foreign(
+        re.compile(r"^bundle_emb\."),
+        "a trigger word's embedding, to be loaded apart by load_textual_inversion",
+        ("bundle_emb.*",),
+    ),
+    Foreign(
+        re.compile(r"\.(diff_b|b_norm)$"),
+        "a plain weight difference, no LoRA: of a bias",
+        ("*.diff_b", "*.b_norm"),
+    ),
+    Foreign(
+        re.compile(r"\.(diff|w_norm|set_weight|reshape_weight)$"),
+        "a plain weight difference, no LoRA",
+        ("*.diff", "*.w_norm", "*.set_weight", "*.reshape_weight"),
+    ),
+    Foreign(
         re.compile(r"\.lora_embedding_|\.(lora_[AB]|lora_down|lora_up)\.bias$|modules_to_save"),
         "beside LoRA, and loads nowhere else",
     ),
 )
+
+
+def foreign(key: str) -> Foreign | None:
+    """What a tensor is, where its name says that it is no part of a LoRA."""
+    return next((kind for kind in FOREIGN if kind.pattern.search(key)), None)
 
 
 @dataclass(frozen=True)
@@ -79,18 +106,9 @@ class Slot:
     layout: str
 
 
-def strip_prefixes(stem: str) -> tuple[list[str], str]:
-    """The prefixes of a name, outermost first, and what is left."""
-    found: list[str] = []
-    while prefix := next((p for p in PREFIXES if stem.startswith(p)), None):
-        found.append(prefix)
-        stem = stem[len(prefix) :]
-    return found, stem
-
-
 def plain(name: str, is_text: bool) -> str:
     """A dotted name without what older files and wrapped models put into it."""
-    name = name.replace("._orig_mod.", ".").replace(".processor.", ".")
+    name = unwrapped(name).replace(".processor.", ".")
     name = re.sub(r"\.to_out$", ".to_out.0", name)
     if is_text:
         name = re.sub(r"\.self_attn\.to_(q|k|v|out)(?:\.0)?$", r".self_attn.\1_proj", name)
@@ -102,8 +120,8 @@ def layout_of(prefixes: list[str], style: str, adapter: str | None, is_ldm: bool
     """The layout that is spelt so, or the prefix that none has."""
     kind = "".join(prefixes)
     first = prefixes[0] if len(prefixes) == 1 else kind
-    if first.startswith("lora_"):
-        first = "lora_" if len(prefixes) == 1 else kind
+    if first in KOHYA_PREFIXES:
+        first = "lora_"
     elif first in ("text_encoder.", "text_encoder_2."):
         first = "unet."
     if adapter is None and (first, style, is_ldm) in SPELLINGS:
@@ -116,17 +134,16 @@ def parse(key: str, layers_per_block: int = 2) -> Slot:
     """Raises ValueError that says what the tensor is, where it is no part of a LoRA on a known
     layer.
     """
-    for pattern, what in FOREIGN:
-        if pattern.search(key):
-            raise ValueError(what)
+    if kind := foreign(key):
+        raise ValueError(kind.what)
     found = next((match for match in PART.finditer(key) if match.end() == len(key)), None)
     if found is None:
         raise ValueError("no part of a LoRA")
     style = next(name for name in ("kohya", "peft", "old", "alpha") if found[name])
     part = found["k"] or found["o"] or DIRECTION.get(found["p"], "alpha")
     stem = key[: found.start()]
-    prefixes, rest = strip_prefixes(stem)
-    components = {PREFIXES[prefix] for prefix in prefixes} - {""}
+    prefixes, rest = strip(stem)
+    components = {PREFIXES[prefix].component for prefix in prefixes} - {""}
     if len(components) > 1:
         raise ValueError(f"its prefixes name {' and '.join(sorted(components))} at once")
     component = components.pop() if components else "unet"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from lcm.adapter.files import AdapterError
+from lcm.adapter.files import AdapterError, save_tensors
 from lcm.adapter.kohya import layer_tensors, stem
+from lcm.formats.configuration import METADATA_KEY
 from lcm.formats.factors import Adapter, uniform
-from lcm.formats.read import METADATA_KEY
 
 
 def check_text_encoders(adapter: Adapter) -> None:
@@ -22,14 +21,14 @@ def check_text_encoders(adapter: Adapter) -> None:
         if attention and not any(name.endswith(".out_proj") for name in attention):
             raise AdapterError(
                 f"{component}.{attention[0]} would be left out by diffusers, which knows the text "
-                "encoders of kohya files by their out_proj layers, and here are none; lcm convert "
-                "--to diffusers writes what it reads"
+                "encoders of kohya files by their out_proj layers, and here are none; they can be "
+                "written in the layout of diffusers alone"
             )
 
 
-def write(adapter: Adapter, path: Path) -> None:
-    """Writes one file, made `uniform`. diffusers refuses its own metadata in such a file: it is
-    left out.
+def encoded(adapter: Adapter) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of the file, made `uniform`. diffusers refuses its own metadata in such
+    a file: it is left out. Raises AdapterError as `check_text_encoders`.
     """
     check_text_encoders(adapter)
     adapter = uniform(adapter)
@@ -39,8 +38,10 @@ def write(adapter: Adapter, path: Path) -> None:
         component, _, layer = module.partition(".")
         name = stem(component, layer, is_alone)
         state |= layer_tensors(name, factors.down, factors.up, factors.alpha)
-    save_file(
-        state,
-        path,
-        metadata={key: value for key, value in adapter.header.items() if key != METADATA_KEY},
-    )
+    return state, {key: value for key, value in adapter.header.items() if key != METADATA_KEY}
+
+
+def write(adapter: Adapter, path: Path) -> None:
+    """Writes one file."""
+    state, header = encoded(adapter)
+    save_tensors(state, path, metadata=header)

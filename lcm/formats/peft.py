@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors.torch import save_file
-
+from lcm.adapter.files import save_tensors
 from lcm.adapter.names import PEFT_CONFIG, PEFT_WEIGHTS
+from lcm.formats.configuration import METADATA_KEY
 from lcm.formats.diffusers import peft_config
 from lcm.formats.factors import Adapter
-from lcm.formats.read import METADATA_KEY
 
 
 def write(adapter: Adapter, path: Path) -> None:
@@ -29,5 +28,5 @@ def write(adapter: Adapter, path: Path) -> None:
         state[f"base_model.model.{name}.lora_B.weight"] = factors.up.contiguous()
     header = {key: value for key, value in adapter.header.items() if key != METADATA_KEY}
     path.mkdir()
-    save_file(state, path / PEFT_WEIGHTS, metadata={"format": "pt", **header})
+    save_tensors(state, path / PEFT_WEIGHTS, metadata={"format": "pt", **header})
     (path / PEFT_CONFIG).write_text(json.dumps(peft_config(layers), indent=2, sort_keys=True))

@@ -17,9 +17,10 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.loaders.peft import PeftAdapterMixin
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 from lcm.adapter.kohya import underscored
+from lcm.adapter.prefixes import PREFIXES, UNDERSCORED
 from lcm.formats.factors import Adapter, Factors
 from lcm.formats.keys import Slot
 from lcm.system.console import silenced
@@ -89,14 +90,18 @@ def layer(factors: Factors) -> nn.Module:
     return shell
 
 
-def diffusers_takes(adapter: Adapter, file: Path) -> Taken:
-    """What `load_lora_weights` of the stock pipeline takes, on a skeleton of the U-Net."""
+def diffusers_takes(adapter: Adapter, file: Path | dict[str, Tensor]) -> Taken:
+    """What `load_lora_weights` of the stock pipeline takes of a file, or of the tensors of one, on
+    a skeleton of the U-Net.
+    """
     skeleton = Skeleton(adapter.component("unet"))
     pipeline = StableDiffusionXLPipeline if adapter.text_width == 2048 else StableDiffusionPipeline
     config = SimpleNamespace(layers_per_block=2)
     try:
         state, alphas, metadata = pipeline.lora_state_dict(
-            str(file), unet_config=config, return_lora_metadata=True
+            dict(file) if isinstance(file, dict) else str(file),
+            unet_config=config,
+            return_lora_metadata=True,
         )
         with silenced():
             pipeline.load_lora_into_unet(
@@ -144,11 +149,10 @@ def comfyui_names(name: str) -> set[str]:
     if name.startswith("add_embedding."):
         return set()
     older = re.sub(r"\.to_out\.0$", ".to_out", name.replace(".to_", ".processor.to_"))
+    known = [prefix for prefix, entry in PREFIXES.items() if entry.comfyui]
     return {
-        f"lora_unet_{underscored(name)}",
-        f"lycoris_{underscored(name)}",
         older,
-        f"unet.{older}",
+        *(prefix + (underscored(name) if prefix in UNDERSCORED else older) for prefix in known),
     }
 
 

@@ -4,69 +4,29 @@ pickles can run code.
 
 from __future__ import annotations
 
-import json
-import math
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from lcm.adapter.files import AdapterError, load_tensors
+from lcm.adapter.files import AdapterError, AdapterFile
 from lcm.adapter.locate import find
-from lcm.adapter.names import PEFT_CONFIG, PEFT_WEIGHTS
-from lcm.adapter.recipe import Recipe
+from lcm.adapter.recipe import RECIPE_KEY, Recipe
+from lcm.formats.configuration import configurations, configured_alpha
 from lcm.formats.factors import Adapter, Factors
-from lcm.formats.keys import Slot, parse
-
-METADATA_KEY = "lora_adapter_metadata"
-"""Header key under which diffusers keeps the PEFT configuration, by component."""
-
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-# --- the strength, where no tensor states it ------------------------------------------------------
-
-
-def json_object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise AdapterError(
-            f"{where} is not valid JSON ({error}); export the adapter again"
-        ) from error
-    if not isinstance(value, dict):
-        raise AdapterError(f"{where} is no JSON object; export the adapter again")
-    return value
-
-
-def configurations(path: Path, header: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """PEFT's configuration of every component that the header, or the file beside the weights,
-    describes.
-    """
-    if METADATA_KEY in header:
-        flat = json_object(header[METADATA_KEY], f"{METADATA_KEY} in {path}")
-        found: dict[str, dict[str, Any]] = {}
-        for key, value in flat.items():
-            component, _, name = key.rpartition(".")
-            found.setdefault(component or "unet", {})[name] = value
-        return found
-    beside = path.with_name(PEFT_CONFIG)
-    if path.name == PEFT_WEIGHTS and beside.is_file():
-        return {"unet": json_object(beside.read_text(), str(beside))}
-    return {}
-
-
-def configured_alpha(config: dict[str, Any], layer: str, rank: int) -> float:
-    """PEFT's rule: alpha of the layer or of all, times sqrt(rank) where the scale is alpha /
-    sqrt(rank).
-    """
-    pattern: dict[str, float] = config.get("alpha_pattern") or {}
-    alpha = float(pattern.get(get_pattern_key(pattern.keys(), layer), config["lora_alpha"]))
-    return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
-
+from lcm.formats.findings import (
+    alpha_problem,
+    in_half,
+    matrix_problem,
+    strength_problems,
+    strength_warnings,
+)
+from lcm.formats.keys import Slot, foreign, parse
+from lcm.formats.kinds import identify
 
 # --- matrices into layers -------------------------------------------------------------------------
 
@@ -83,7 +43,7 @@ class Parts:
         if slot.part in self.tensors and not same(self.tensors[slot.part], tensor):
             return (
                 f"{key} and {self.keys[slot.part]} are the same tensor of the same layer with "
-                "different values; delete one"
+                "different values; leave one out"
             )
         self.tensors[slot.part], self.keys[slot.part] = tensor, key
         return None
@@ -93,26 +53,6 @@ def same(one: Tensor, other: Tensor) -> bool:
     return one.numel() == other.numel() and torch.equal(
         one.flatten().double(), other.flatten().double()
     )
-
-
-def tensor_problem(tensor: Tensor, part: str) -> str | None:
-    if part == "alpha":
-        if tensor.numel() != 1 or not math.isfinite(float(tensor)) or float(tensor) == 0:
-            return (
-                "is no usable alpha "
-                f"({tensor.tolist() if tensor.numel() < 5 else list(tensor.shape)}); delete it and "
-                "pass --alpha"
-            )
-        return None
-    if tensor.dtype not in FLOATS:
-        return f"holds {tensor.dtype} values; export the adapter in float16, bfloat16 or float32"
-    if tensor.dim() not in (2, 4) or not tensor.numel():
-        return f"has the shape {list(tensor.shape)}; a LoRA's matrices have 2 or 4 axes"
-    if not tensor.isfinite().all():
-        return (
-            "holds values that are not finite; the training diverged, or the precision was too low"
-        )
-    return None
 
 
 def pair_problem(parts: Parts) -> str | None:
@@ -132,27 +72,49 @@ def pair_problem(parts: Parts) -> str | None:
     return None
 
 
-def collect(
-    tensors: dict[str, Tensor], layers_per_block: int
-) -> tuple[dict[str, Parts], list[Slot], list[str]]:
-    """Parts by layer, the slots that were recognised, and a problem for each tensor that was
-    not.
+@dataclass
+class Collected:
+    """Parts by layer, the slots that were recognised, the tensors that were not with what they are,
+    those whose place another may take, and what is wrong: `played` are the problems that diffusers
+    has none with.
     """
-    found: dict[str, Parts] = {}
-    slots, problems = [], []
-    for key, tensor in tensors.items():
+
+    layers: dict[str, Parts] = field(default_factory=dict)
+    slots: list[Slot] = field(default_factory=list)
+    unread: dict[str, str] = field(default_factory=dict)
+    unusable: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    played: list[str] = field(default_factory=list)
+
+    def skip(self, key: str, what: str) -> None:
+        self.unread[key] = what
+        self.problems.append(f"{key} is dropped: {what}")
+        if (kind := foreign(key)) and kind.is_played:
+            self.played.append(self.problems[-1])
+
+    def look_at_recipe(self, header: Mapping[str, str], path: Path) -> None:
+        try:
+            Recipe.from_header(header, path)
+        except ValueError as error:
+            self.problems.append(str(error))
+            self.unusable.append(RECIPE_KEY)
+
+    def take(self, key: str, tensor: Tensor, layers_per_block: int) -> None:
         try:
             slot = parse(key, layers_per_block)
         except ValueError as error:
-            problems.append(f"{key} is dropped: {error}")
-            continue
-        if wrong := tensor_problem(tensor, slot.part):
-            problems.append(f"{key} {wrong}")
-            continue
-        slots.append(slot)
-        if wrong := found.setdefault(slot.module, Parts()).put(key, slot, tensor):
-            problems.append(wrong)
-    return found, slots, problems
+            self.skip(key, str(error))
+            return
+        wrong = alpha_problem(tensor) if slot.part == "alpha" else matrix_problem(tensor)
+        if wrong:
+            self.problems.append(f"{key} {wrong}")
+            self.unusable += [key] if slot.part == "alpha" else []
+            return
+        self.slots.append(slot)
+        parts = self.layers.setdefault(slot.module, Parts())
+        if wrong := parts.put(key, slot, in_half(tensor)):
+            self.problems.append(wrong)
+            self.unusable.append(key)
 
 
 def paired(parts: Parts, alpha: float) -> Factors:
@@ -178,73 +140,151 @@ def stated_alpha(module: str, parts: Parts, configs: dict[str, dict[str, Any]]) 
 
 
 def read_adapter(
-    path: str | Path, alpha: float | None = None, layers_per_block: int | None = None
+    path: str | Path,
+    alpha: float | None = None,
+    layers_per_block: int | None = None,
+    drop: Sequence[str] = (),
 ) -> Adapter:
-    """Every layout, mixed and half converted files too, from a file, a folder or a hub id.
+    """Every layout, mixed and half converted files too, from a file, a folder or a hub id; see
+    `understand`. Raises FileNotFoundError for no file, AdapterError for an unreadable one.
+    """
+    return understand(AdapterFile.read(find(path)), alpha, layers_per_block, drop)
+
+
+def understand(
+    file: AdapterFile,
+    alpha: float | None = None,
+    layers_per_block: int | None = None,
+    drop: Sequence[str] = (),
+) -> Adapter:
+    """What a file means: its layers, and all that is wrong with it, in `problems`, for which
+    `checked()` raises.
 
     `alpha` is that of layers which state none; without it, alpha = rank is assumed and noted.
     `layers_per_block` is that of the U-Net, for files with ldm block numbers; without it, 2 is
-    assumed and noted. What is not understood is in `problems`; `checked()` raises for it. Raises
-    FileNotFoundError for no file, AdapterError for an unreadable one, ValueError for an alpha where
-    all have their own.
+    assumed and noted. `drop` are names or patterns of tensors to leave out. Raises AdapterError
+    that says what the file is where it holds no layer of Stable Diffusion, ValueError for an alpha
+    where all have their own, or for a pattern that no tensor has.
     """
-    file = find(path)
-    tensors, header = load_tensors(file)
+    tensors, header, notes = without(file, drop)
     # problems are collected, not raised: lcm inspect shows all of them, and repair what is left
-    found, slots, problems = collect(tensors, layers_per_block or 2)
-    if problems and not found:
-        raise AdapterError(
-            f"{file} holds no LoRA: of its {len(tensors)} tensors none can be used. {problems[0]}"
+    found = Collected()
+    for key, tensor in tensors.items():
+        found.take(key, tensor, layers_per_block or 2)
+    if found.problems and not found.layers:
+        raise AdapterError(nothing_usable(file, found.problems))
+    found.look_at_recipe(header, file.path)
+    configs = configurations(file.path, header)
+    if any(config.get("use_dora") for config in configs.values()) and not found.played:
+        found.problems.append(
+            f"{file.path}: its configuration says use_dora, which a plain LoRA cannot express"
         )
-    configs = configurations(file, header)
-    if any(config.get("use_dora") for config in configs.values()):
-        problems.append(
-            f"{file}: its configuration says use_dora, which a plain LoRA cannot express"
+    modules, assumed = build(found, configs, alpha)
+    problems = [*found.problems, *alpha_problems(file, modules, assumed, alpha)]
+    if not modules and not problems:
+        problems.append(f"{file.path} holds no tensors; export the adapter again")
+    notes += assumptions(modules, assumed, alpha, header)
+    if layers_per_block is None and any("ldm" in slot.layout for slot in found.slots):
+        notes.append(
+            "blocks are numbered as in the original model: read with 2 layers a block; --base, "
+            "where a verb has it, says how many"
         )
+    return Adapter(
+        modules,
+        header,
+        found.slots,
+        notes,
+        [*problems, *strength_problems(modules)],
+        strength_warnings(modules),
+        found.played,
+        found.unread,
+        found.unusable,
+    )
+
+
+def without(
+    file: AdapterFile, drop: Sequence[str]
+) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """The file's tensors and its metadata but for what `drop` names, and what was left out: the
+    recipe goes by the name of its key. A pattern that is the name of a tensor is no pattern. Raises
+    ValueError for one that fits none.
+    """
+    left, header, notes = dict(file.tensors), dict(file.header), []
+    for pattern in drop:
+        if pattern == RECIPE_KEY and header.pop(RECIPE_KEY, None) is not None:
+            notes.append("left out, as --drop says: the recipe in the header")
+            continue
+        named = [pattern] if pattern in file.tensors else matching(file.tensors, pattern)
+        if not named:
+            raise ValueError(
+                f"--drop {pattern}: no tensor of {file.path} has such a name; name those that are "
+                "no part of a LoRA, which the problems of the file name"
+            )
+        for name in named:
+            left.pop(name, None)
+        kind = foreign(named[0])
+        what = f" ({kind.what})" if kind else ""
+        more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+        notes.append(f"left out, as --drop says: {named[0]}{more}{what}")
+    return left, header, notes
+
+
+def matching(names: Iterable[str], pattern: str) -> list[str]:
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+
+
+def nothing_usable(file: AdapterFile, problems: list[str]) -> str:
+    """The error for a file without a layer that could be adapted."""
+    start = f"{file.path} holds no LoRA for Stable Diffusion"
+    if kind := identify(file):
+        return f"{start}: it is {kind.what}; {kind.use}"
+    return f"{start}: of its {len(file.tensors)} tensors none can be used. {problems[0]}"
+
+
+def build(
+    found: Collected, configs: dict[str, dict[str, Any]], alpha: float | None
+) -> tuple[dict[str, Factors], list[str]]:
+    """Factors by layer, and the layers whose alpha no tensor and no configuration states. What
+    keeps parts from being a layer is added to the problems.
+    """
     modules, assumed = {}, []
-    for module, parts in found.items():
+    for module, parts in found.layers.items():
         if wrong := pair_problem(parts):
-            problems.append(wrong)
+            found.problems.append(wrong)
             continue
         value = stated_alpha(module, parts, configs)
         if value is None:
             assumed.append(module)
             value = float(parts.tensors["down"].shape[0]) if alpha is None else alpha
         modules[module] = paired(parts, value)
+    return modules, assumed
+
+
+def alpha_problems(
+    file: AdapterFile, modules: dict[str, Factors], assumed: list[str], alpha: float | None
+) -> list[str]:
+    """Layers that state no alpha beside others that do. Raises ValueError for an alpha that no
+    layer needs.
+    """
     if alpha is not None and modules and not assumed:
         raise ValueError(
-            f"{file} states alpha for all its {len(modules)} layers; leave --alpha out"
+            f"{file.path} states alpha for all its {len(modules)} layers; leave --alpha out"
         )
     # diffusers gives such layers the alpha of another one, so that guessing would be no better
     if alpha is None and 0 < len(assumed) < len(modules):
-        problems.append(
-            f"{assumed[0]} and {len(assumed) - 1} more of {len(modules)} layers do not state "
-            "alpha, and the others do; pass --alpha for them, or restore the file"
-        )
-    if not modules and not problems:
-        problems.append(f"{file} holds no tensors; export the adapter again")
-    problems += recipe_problems(header, file)
-    said = notes(assumed, alpha, header)
-    if layers_per_block is None and any("ldm" in slot.layout for slot in slots):
-        said.append(
-            "blocks are numbered as in the original model: read with 2 layers a block; --base, "
-            "where a verb has it, says how many"
-        )
-    return Adapter(modules, header, slots, said, problems)
-
-
-def recipe_problems(header: dict[str, str], file: Path) -> list[str]:
-    """What is wrong with the recipe, where there is one."""
-    try:
-        Recipe.from_header(header, file)
-    except ValueError as error:
-        return [str(error)]
+        more = f" and {len(assumed) - 1} more" if len(assumed) > 1 else ""
+        return [
+            f"{assumed[0]}{more} of {len(modules)} layers state no alpha, and the others do; pass "
+            "--alpha for them, or restore the file"
+        ]
     return []
 
 
-def notes(assumed: list[str], alpha: float | None, header: dict[str, str]) -> list[str]:
-    """What was assumed of a file that does not say it."""
-    if not assumed or alpha is not None:
+def assumptions(
+    modules: dict[str, Factors], assumed: list[str], alpha: float | None, header: dict[str, str]
+) -> list[str]:
+    """What was assumed of a file in which no layer says it."""
+    if not assumed or alpha is not None or len(assumed) < len(modules):
         return []
     stated = header.get("ss_network_alpha")
     hint = f"; its header says ss_network_alpha {stated}" if stated else ""

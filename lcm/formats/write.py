@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 
 from lcm.adapter.export import family_header
-from lcm.adapter.files import AdapterError
+from lcm.adapter.files import AdapterError, AdapterFile
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import RECIPE_KEY, Recipe
 from lcm.formats import diffusers, kohya, peft
+from lcm.formats.configuration import METADATA_KEY
 from lcm.formats.factors import Adapter, common, largest_difference
 from lcm.formats.programs import Taken, diffusers_takes
-from lcm.formats.read import METADATA_KEY, read_adapter
+from lcm.formats.read import read_adapter, understand
 from lcm.system.atomic import replacing
 
 LAYOUTS = {"kohya": kohya.write, "diffusers": diffusers.write, "peft": peft.write}
@@ -84,6 +85,52 @@ def in_words(taken: Taken) -> str:
     )
 
 
+def usual_dtype(adapter: Adapter) -> torch.dtype:
+    """The precision that is written where none is asked for: that of most matrices."""
+    return next((dtype for dtype in adapter.dtypes if dtype in ROUNDING), torch.float32)
+
+
+def lowered(adapter: Adapter, dtype: torch.dtype) -> Adapter:
+    return adapter.with_modules(
+        {name: factors.to(dtype) for name, factors in adapter.modules.items()}
+    )
+
+
+def check_written(adapter: Adapter, read: Adapter, dtype: torch.dtype) -> None:
+    """Raises AdapterError unless what was `read` back is the `adapter`, rounded to `dtype`."""
+    if read.problems:
+        raise AdapterError(
+            f"in {dtype}: {read.problems[0]}; nothing was written, pass a wider --dtype"
+        )
+    difference, module = largest_difference(adapter, read)
+    if not difference <= ROUNDING[dtype]:
+        raise AdapterError(
+            f"{module} differs by {difference:.1e} after rounding to {dtype}; nothing was "
+            "written, pass a wider --dtype"
+        )
+
+
+def check_taken(read: Adapter, file: Path | dict[str, torch.Tensor], layout: str) -> None:
+    """Raises AdapterError unless the stock loader takes all of the file as it is meant."""
+    taken = diffusers_takes(read, file)
+    if taken.error or taken.misscaled or taken.count < len(read.component("unet")):
+        raise AdapterError(
+            f"diffusers would not load the {layout} file as it is meant ({in_words(taken)}); "
+            "nothing was written"
+        )
+
+
+def rehearse(adapter: Adapter, dtype: torch.dtype) -> Adapter:
+    """All that `save` does in the kohya layout but for the disk. Returns what would be read back.
+    Raises AdapterError as `save`.
+    """
+    state, header = kohya.encoded(lowered(adapter, dtype))
+    read = understand(AdapterFile(Path(WEIGHTS_NAME), header, state))
+    check_written(adapter, read, dtype)
+    check_taken(read, state, "kohya")
+    return read
+
+
 def save(adapter: Adapter, path: Path, dtype: torch.dtype, layout: str = "kohya") -> Adapter:
     """Writes, reads back and compares every layer's delta, and lets the stock loader take the file.
     Returns what was read.
@@ -91,32 +138,11 @@ def save(adapter: Adapter, path: Path, dtype: torch.dtype, layout: str = "kohya"
     Raises AdapterError, with nothing written, when a value does not fit `dtype` or the file is not
     what it was made from.
     """
-    lowered = adapter.with_modules(
-        {name: factors.to(dtype) for name, factors in adapter.modules.items()}
-    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        LAYOUTS[layout](lowered, partial)
+        LAYOUTS[layout](lowered(adapter, dtype), partial)
         read = read_adapter(partial)
-        if read.problems:
-            raise AdapterError(
-                f"in {dtype}: {read.problems[0].removeprefix(str(partial))}; nothing was written, "
-                "pass a wider --dtype"
-            )
-        difference, module = largest_difference(adapter, read)
-        if not difference <= ROUNDING[dtype]:
-            raise AdapterError(
-                f"{module} differs by {difference:.1e} after rounding to {dtype}; nothing was "
-                "written, pass a wider --dtype"
-            )
+        check_written(adapter, read, dtype)
         if layout != "peft":
-            taken = diffusers_takes(read, partial)
-            other = (
-                ". lcm convert --to diffusers has names for all layers" if layout == "kohya" else ""
-            )
-            if taken.error or taken.misscaled or taken.count < len(read.component("unet")):
-                raise AdapterError(
-                    f"diffusers would not load the {layout} file as it is meant "
-                    f"({in_words(taken)}); nothing was written{other}"
-                )
+            check_taken(read, partial, layout)
     return read

@@ -12,6 +12,7 @@ from lcm.adapter.locate import Located, check_has_recipe, look_up
 from lcm.adapter.lora import adaptable, lora_modules
 from lcm.adapter.names import style_name
 from lcm.adapter.recipe import Recipe
+from lcm.inference.judge import judge
 from lcm.inference.state import adapter_names, attachment, current_recipe
 
 
@@ -60,12 +61,14 @@ def find_lead(pipe: Any, entries: list[Entry], recipe: Recipe | None) -> Entry |
             "weight 0, or pass recipe="
         )
     if not leads and current_recipe(pipe) is None:
-        sources = [entry.source for entry in entries if entry.file]
-        if not sources:
+        loadable = [(entry.source, entry.file) for entry in entries if entry.file]
+        if not loadable:
             raise ValueError(
                 f"no recipe is known of the loaded adapter {entries[0].name!r}; pass recipe="
             )
-        check_has_recipe(sources[0], None)
+        # a recipe would not help a file that cannot be attached at all
+        judge(pipe, loadable[0][1])
+        check_has_recipe(loadable[0][0], None)
     return leads[0] if leads else None
 
 

@@ -21,6 +21,7 @@ from lcm.adapter.locate import Located, look_up
 from lcm.adapter.recipe import Recipe
 from lcm.inference import SCHEDULERS
 from lcm.inference.attach import attach
+from lcm.inference.judge import sound
 from lcm.inference.load import load
 from lcm.models.base_model import is_base
 from lcm.system.atomic import replacing
@@ -98,13 +99,15 @@ def check_names_free(folder: Path, pictures: Sequence[Planned]) -> None:
 
 def look_up_all(paths: Iterable[str]) -> list[Located]:
     """The adapters, each file read once. Raises FileNotFoundError, or ValueError for a base
-    model.
+    model and for a file that could not be attached.
     """
     found = []
     for path in paths:
         if is_base(path):
             raise ValueError(f"adapter: {path} is a base model, not an adapter; pass it as --base")
         found.append(look_up(path))
+        if file := found[-1].file:
+            sound(file)
     return found
 
 

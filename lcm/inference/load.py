@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,40 +15,46 @@ from safetensors import SafetensorError
 from lcm.adapter.files import AdapterFile
 from lcm.adapter.full_unet import load_unet
 from lcm.adapter.lora import adaptable, lora_modules
+from lcm.formats.advice import way_on
+from lcm.formats.apply import place_of
+from lcm.formats.factors import Adapter
+from lcm.inference.judge import fits, judge
 from lcm.inference.state import PipelineState, set_scaling
 from lcm.system.console import silenced
 
 
-def check_arrived(file: AdapterFile, layers: Sequence[Any], adapter_name: str) -> None:
-    """Raises ValueError unless every layer of the file is among `layers`, finite and as strong as
-    the file says: diffusers leaves out, with a log line, what it cannot place, and gives layers
-    whose alpha it does not find that of another.
+def check_arrived(
+    pipe: Any, file: AdapterFile, adapter: Adapter, adapter_name: str, arrived: Mapping[str, Any]
+) -> None:
+    """Raises ValueError unless the layers that `arrived`, by "<component>.<layer>", are those of
+    the file, finite and as strong as the file says: diffusers leaves out, with a log line, what it
+    cannot place, and gives layers whose alpha it does not find that of another.
     """
-    expected, path = len(file.down_projections), file.path
-    if len(layers) != expected:
+    expected = {".".join(place_of(pipe, name)): f for name, f in adapter.modules.items()}
+    path = file.path
+    if missing := [name for name in expected if name not in arrived]:
         raise ValueError(
-            f"only {len(layers)} of the {expected} adapted layers in {path} found their place; "
-            "nothing was changed. Where the base model is of the right kind, the file's layout is "
-            f"one that diffusers does not read: lcm repair {path} OUT"
+            f"diffusers leaves out {len(missing)} of the {len(expected)} adapted layers in {path}, "
+            f"{missing[0]} first; nothing was changed; {way_on(file, fits(pipe))}"
         )
     matrices = [
-        part[adapter_name].weight for layer in layers for part in (layer.lora_A, layer.lora_B)
+        part[adapter_name].weight
+        for layer in arrived.values()
+        for part in (layer.lora_A, layer.lora_B)
     ]
     if not all(bool(matrix.float().isfinite().all()) for matrix in matrices if not matrix.is_meta):
         raise ValueError(
-            f"{path} holds values that are not finite; the training diverged, or the precision was "
-            "too low"
+            f"{path} holds values that are not finite in {matrices[0].dtype}, the precision of "
+            "this pipeline; load it in a wider one"
         )
-    found = sorted(float(layer.scaling[adapter_name]) for layer in layers)
     wrong = sum(
-        not math.isclose(*pair, rel_tol=1e-3)
-        for pair in zip(file.stated_scales, found, strict=False)
+        not math.isclose(float(arrived[name].scaling[adapter_name]), factors.scale, rel_tol=1e-3)
+        for name, factors in expected.items()
     )
     if wrong:
         raise ValueError(
-            f"diffusers would play layers of {path} with another strength than alpha / rank of the "
-            "file; nothing was changed. A file that it plays right is written by: lcm repair "
-            f"{path} OUT"
+            f"diffusers would play {wrong} layers of {path} with another strength than alpha / "
+            f"rank of the file; nothing was changed; {way_on(file, fits(pipe))}"
         )
 
 
@@ -71,16 +77,6 @@ def stock_load(pipe: Any, file: AdapterFile, adapter_name: str, **options: Any) 
         raise ValueError(
             f"diffusers would read {path} as a pickle; rename it to end with .safetensors"
         )
-    if not file.down_projections:
-        raise ValueError(
-            f"{path} holds no LoRA matrices under names that diffusers reads; use an adapter of "
-            "rank decompositions, as diffusers and kohya write them. Where it is one with other "
-            f"names: lcm repair {path} OUT"
-        )
-    if file.is_dora:
-        raise ValueError(
-            f"{path} is a DoRA, of which diffusers would play the LoRA alone; use a plain LoRA"
-        )
     try:
         with silenced():
             pipe.load_lora_weights(
@@ -89,17 +85,21 @@ def stock_load(pipe: Any, file: AdapterFile, adapter_name: str, **options: Any) 
     except (RuntimeError, LookupError, OSError, ValueError, SafetensorError) as error:
         reason = textwrap.shorten(str(error), 300, placeholder=" ...")
         raise ValueError(
-            f"{path} does not fit this pipeline ({reason}); use a base model of the adapter's "
-            f"kind. Where it is one, diffusers does not read the file's layout: lcm repair {path} "
-            "OUT"
+            f"diffusers does not read {path} ({reason}); {way_on(file, fits(pipe))}"
         ) from error
 
 
 def load(pipe: Any, file: AdapterFile, adapter_name: str) -> None:
-    """Raises ValueError when not all of the file finds its place."""
+    """Raises ValueError for a file with problems, and when not all of it finds its place."""
+    adapter = judge(pipe, file)
     stock_load(pipe, file, adapter_name)
-    layers = [layer for model in adaptable(pipe).values() for layer in lora_modules(model).values()]
-    check_arrived(file, [layer for layer in layers if filled(layer, adapter_name)], adapter_name)
+    arrived = {
+        f"{component}.{name}": layer
+        for component, model in adaptable(pipe).items()
+        for name, layer in lora_modules(model).items()
+        if filled(layer, adapter_name)
+    }
+    check_arrived(pipe, file, adapter, adapter_name, arrived)
 
 
 @contextmanager
@@ -142,7 +142,9 @@ def swap(pipe: Any, file: AdapterFile, adapter_name: str) -> None:
         name: (layer.lora_A[adapter_name].weight, layer.lora_B[adapter_name].weight)
         for name, layer in layers.items()
     }
-    rank, room = file.highest_rank, max(a.shape[0] for a, _ in matrices.values())
+    adapter = judge(pipe, file)
+    rank = max(factors.rank for factors in adapter.modules.values())
+    room = max(a.shape[0] for a, _ in matrices.values())
     if rank > room:
         raise ValueError(
             f"{file.path} has rank {rank}, the adapter in its place has room for {room}; call "
@@ -155,11 +157,8 @@ def swap(pipe: Any, file: AdapterFile, adapter_name: str) -> None:
             for a, _ in matrices.values():
                 a.zero_()  # what the file fills is seen afterwards
             stock_load(pipe, file, adapter_name, hotswap=True)
-            check_arrived(
-                file,
-                [layers[name] for name, (a, _) in matrices.items() if bool(a.any())],
-                adapter_name,
-            )
+            arrived = {f"unet.{name}": layers[name] for name, (a, _) in matrices.items() if a.any()}
+            check_arrived(pipe, file, adapter, adapter_name, arrived)
         except BaseException:
             for tensor, value in saved:
                 tensor.copy_(value)

@@ -15,8 +15,9 @@ from lcm.adapter.locate import locate
 from lcm.adapter.lora import adaptable
 from lcm.adapter.names import path_and_weight
 from lcm.adapter.recipe import RECIPE_KEY
+from lcm.formats.advice import check_sound
 from lcm.formats.apply import add_deltas
-from lcm.formats.read import read_adapter
+from lcm.formats.read import read_adapter, understand
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,11 @@ def fold(pipe: Any, style: Style) -> None:
     """Adds one LoRA to float32 weights."""
     file = style.file()
     try:
-        adapter = read_adapter(file)
-        check_is_style(file, adapter.header)
-        add_deltas(pipe, adapter.checked(), style.weight)
+        found = AdapterFile.read(file)
+        check_is_style(file, found.header)
+        adapter = understand(found)
+        check_sound(found, adapter.problems)
+        add_deltas(pipe, adapter, style.weight)
     except ValueError as error:
         raise ValueError(f"teacher_lora {style.path}: {error}") from error
 
@@ -98,7 +101,9 @@ def check_unet_alone(styles: Sequence[Style]) -> None:
     exported.
     """
     for style in styles:
-        if count := AdapterFile.read(style.file()).text_layers:
+        adapter = read_adapter(style.file())
+        count = len(adapter.modules) - len(adapter.component("unet"))
+        if count:
             raise ValueError(
                 f"teacher_lora: {style.path} also adapts {count} layers of text encoders, which "
                 "the U-Net of --full_finetune cannot carry; train an adapter instead, or pass a "

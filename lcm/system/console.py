@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lcm.system.text import plain
+
 LIBRARIES = ("diffusers", "transformers", "peft")
 """The model libraries, by the names of their loggers and modules."""
 
@@ -73,6 +75,6 @@ def error_exit(error: Exception) -> int:
         # what is still buffered must go somewhere, or the interpreter complains as it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # as the shell counts SIGPIPE, a name that not every system has
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {plain(error)}", file=sys.stderr)
     status: int = getattr(error, "status", 2)
     return status

@@ -8,10 +8,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from lcm.adapter.export import fresh_with_lora
+from lcm.adapter.files import AdapterFile
 from lcm.adapter.locate import find_recipe, locate
 from lcm.adapter.lora import layers_named, lora_modules
 from lcm.adapter.recipe import Recipe
 from lcm.config.sections import AdapterConfig
+from lcm.formats.advice import check_sound
+from lcm.formats.read import understand
 from lcm.models.families import Family
 
 
@@ -50,6 +53,11 @@ def load_first(config: AdapterConfig, family: Family) -> FirstAdapter | None:
             f"predicts {recipe.prediction_type}, the teacher is {family.name} and predicts "
             f"{family.schedule.prediction_type}; pass an adapter of the teacher's kind"
         )
+    file = AdapterFile.read(path)
+    try:
+        check_sound(file, understand(file).problems)
+    except ValueError as error:
+        raise ValueError(f"init_adapter: {error}") from error
     try:
         unet = fresh_with_lora(family.unet, path, type(family.pipe))
     except (OSError, RuntimeError, KeyError, SafetensorError) as error:

@@ -49,7 +49,7 @@ DAMAGE: dict[str, tuple[Callable[[State], Any], str]] = {
     "alpha 0": (lambda s: s.update({first(s, ".alpha"): torch.tensor(0)}), "no usable alpha"),
     "one alpha missing": (
         lambda s: s.pop(first(s, ".alpha")),
-        "do not state alpha, and the others do",
+        "state no alpha, and the others do",
     ),
     "DoRA": (
         lambda s: s.update({first(s, ".alpha").replace("alpha", "dora_scale"): torch.ones(3)}),
@@ -172,7 +172,7 @@ def test_configurations_that_are_damaged_or_ask_for_more(trained: Any, tmp_path:
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
     assert "use_dora" in read_adapter(tmp_path).problems[0]
     (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(AdapterError, match="not valid JSON"):
+    with pytest.raises(AdapterError, match="is no JSON"):
         read_adapter(tmp_path)
     save_file(
         state_of(trained, "unet."),

@@ -68,6 +68,6 @@ def test_text_encoders_that_diffusers_would_misread_in_a_kohya_file_are_refused(
 ) -> None:
     layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
     adapter = Adapter({layer: Factors(torch.ones(2, 4), torch.ones(4, 2), 2.0)})
-    with pytest.raises(AdapterError, match=f"{layer} .* --to diffusers"):
+    with pytest.raises(AdapterError, match=f"{layer} would be left out by diffusers"):
         save(adapter, tmp_path / WEIGHTS_NAME, torch.float32)
     assert list(tmp_path.iterdir()) == []
