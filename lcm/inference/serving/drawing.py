@@ -14,9 +14,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
 
 from lcm.adapter.names import COMPONENTS
-from lcm.inference.call_warnings import unwatch, watch
 from lcm.inference.serving.calls import Answer, Call
-from lcm.inference.state import attachment
 
 Ask = Callable[[Call], Any]
 """A call of a network that somebody else makes -> what it returns."""
@@ -91,9 +89,6 @@ def own_pipeline(pipe: Any, facts: Facts, ask: Ask) -> Any:
         maybe_free_model_hooks=lambda: None,
     )
     own.set_progress_bar_config(disable=True)
-    if attachment(own):  # what looks at the calls of an attached pipeline is bound to the object
-        unwatch(own)
-        watch(own)
     return own
 
 
