@@ -9,7 +9,15 @@ from typing import Any
 
 from lcm.adapter.lora import adaptable, lora_modules
 from lcm.adapter.recipe import Recipe
-from lcm.inference.entries import Entry, check_names, check_others, find_lead, read_entry, recognise
+from lcm.inference.entries import (
+    Entry,
+    check_named_once,
+    check_names,
+    check_others,
+    find_lead,
+    read_entry,
+    recognise,
+)
 from lcm.inference.load import activate, load, replace_unet, swap
 from lcm.inference.pipeline import Pipeline, check_pipeline
 from lcm.inference.schedulers import check_compatible, make_scheduler
@@ -151,6 +159,7 @@ def attach(
     if not hotswap:
         for entry in entries:
             recognise(pipe, entry, adapter_name)
+        check_named_once(entries)
     lead = find_lead(pipe, entries, recipe)
     if lead and lead.file:
         lead.name = adapter_name

@@ -59,6 +59,14 @@ def recognise(pipe: Any, entry: Entry, adapter_name: str) -> None:
             return
 
 
+def check_named_once(entries: list[Entry]) -> None:
+    """Raises ValueError where two of them are one loaded adapter."""
+    loaded = [entry.name for entry in entries if entry.file is None and not entry.is_unet]
+    for name in loaded:
+        if loaded.count(name) > 1:
+            raise ValueError(f"the adapter {name!r} is named twice; name it once, with one weight")
+
+
 def find_lead(pipe: Any, entries: list[Entry], recipe: Recipe | None) -> Entry | None:
     """The entry whose recipe sets the scheduler: the first, where the caller gives a recipe. None:
     one attached before stays.
@@ -96,10 +104,6 @@ def check_names(pipe: Any, entries: list[Entry], lead: Entry | None, hotswap: bo
             "its file"
         )
     files: set[Path] = set()
-    loaded = [entry.name for entry in entries if entry.file is None and not entry.is_unet]
-    for name in loaded:
-        if loaded.count(name) > 1:
-            raise ValueError(f"the adapter {name!r} is named twice; name it once, with one weight")
     for entry in entries:
         if entry.file is None:
             continue
