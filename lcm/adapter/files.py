@@ -137,6 +137,12 @@ class AdapterFile:
             return cls(path, dict(file.metadata() or {}), tensors)
 
     @cached_property
+    def identity(self) -> tuple[Path, int, int]:
+        """Its place, length and time of writing: two that are alike are one file, unchanged."""
+        facts = self.path.stat()
+        return self.path.resolve(), facts.st_size, facts.st_mtime_ns
+
+    @cached_property
     def recipe(self) -> Recipe | None:
         """The recipe in the header; None for what this toolkit did not write. Raises ValueError for
         one that cannot be used.

@@ -5,21 +5,30 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from lcm.adapter.lora import adaptable, lora_modules
 from lcm.adapter.recipe import Recipe
-from lcm.inference.call_warnings import unwatch, watch
-from lcm.inference.entries import Entry, check_names, check_others, find_lead, read_entry
+from lcm.inference.entries import (
+    Entry,
+    check_named_once,
+    check_names,
+    check_others,
+    find_lead,
+    read_entry,
+    recognise,
+)
 from lcm.inference.load import activate, load, replace_unet, swap
+from lcm.inference.pipeline import Pipeline, check_pipeline
 from lcm.inference.schedulers import fitting_scheduler
 from lcm.inference.state import (
     Attachment,
     PipelineState,
     attachment,
     current_recipe,
+    members_of,
 )
+from lcm.inference.watch import join, leave
 
 
 def own_scheduler_config(pipe: Any) -> Any:
@@ -30,6 +39,17 @@ def own_scheduler_config(pipe: Any) -> Any:
     return (
         found.before.scheduler if found and pipe.scheduler is found.scheduler else pipe.scheduler
     ).config
+
+
+def plays_already(pipe: Any, lead: Entry, recipe: Recipe) -> bool:
+    """Whether the pipeline has the scheduler that this adapter, which is attached, asks for."""
+    found = attachment(pipe)
+    return (
+        found is not None
+        and lead.file is None
+        and (lead.name, recipe) == (found.lead, found.recipe)
+        and pipe.scheduler is found.scheduler
+    )
 
 
 def check_not_fused(pipe: Any) -> None:
@@ -103,7 +123,7 @@ def load_all(
 
 
 def attach(
-    pipe: Any,
+    pipe: Pipeline,
     adapters: str | os.PathLike[str] | Mapping[Any, float],
     weight: float = 1.0,
     *,
@@ -121,13 +141,14 @@ def attach(
     are named. A folder with a whole U-Net puts that in the place of the pipeline's own. `recipe`
     replaces the one in the (first) file: `lcm.Recipe.lcm_lora(pipe)` for LCM-LoRAs from elsewhere.
     `hotswap` puts the file into the tensors of the adapter attached before, so that a compiled
-    U-Net is not compiled again.
+    U-Net is not compiled again. A file that is attached already only gets this weight.
 
-    Afterwards call the pipeline with few steps and the recipe's `guidance_scale`; it warns, once
-    each, about settings that ruin few-step pictures. `detach` undoes everything. Returns the
-    recipe. Raises ValueError when an adapter does not fit the pipeline, which is then unchanged.
+    Calls of the pipeline, and of those made from it with `from_pipe`, then have the recipe's steps,
+    guidance and eta where they say nothing; they warn, once each, about settings that ruin few-step
+    pictures. `detach` undoes everything. Returns the recipe. Raises ValueError when an adapter does
+    not fit the pipeline, which is then unchanged.
     """
-    weights = as_mapping(adapters, weight)
+    pipe, weights = check_pipeline(pipe), as_mapping(adapters, weight)
     if recipe is not None and not isinstance(recipe, Recipe):
         raise ValueError(
             f"recipe must be a lcm.Recipe, as lcm.Recipe.lcm_lora(pipe) makes one; got {recipe!r}"
@@ -135,6 +156,10 @@ def attach(
     entries = [
         read_entry(pipe, source, checked_weight(source, value)) for source, value in weights.items()
     ]
+    if not hotswap:
+        for entry in entries:
+            recognise(pipe, entry, adapter_name)
+        check_named_once(entries)
     lead = find_lead(pipe, entries, recipe)
     if lead and lead.file:
         lead.name = adapter_name
@@ -147,7 +172,7 @@ def attach(
         recipe = lead.recipe if lead else current_recipe(pipe)
     assert recipe is not None  # `find_lead` has seen to it
     scheduler = pipe.scheduler
-    if lead:
+    if lead and not plays_already(pipe, lead, recipe):
         scheduler = fitting_scheduler(pipe, recipe, own_scheduler_config(pipe), lead.source)
     # diffusers loads adapter by adapter and leaves behind what it had loaded when one fails
     before = PipelineState.of(pipe)
@@ -166,37 +191,47 @@ def attach(
 def record(
     pipe: Any, before: PipelineState, entries: list[Entry], lead: Entry | None, recipe: Recipe
 ) -> None:
-    """Remembers how to undo it, and watches the calls; all of it, or nothing."""
-    earlier = attachment(pipe) or Attachment(before, recipe, pipe.scheduler, None)
-    recipes = {entry.name: entry.recipe for entry in entries if entry.recipe and not entry.is_unet}
-    found = replace(
-        earlier,
-        added=earlier.added | {entry.name for entry in entries if entry.file},
-        recipes=earlier.recipes | recipes,
-        warned=set(),
-    )
+    """Remembers how to undo it, and watches the calls, also of pipelines with the same U-Net."""
+    found = attachment(pipe) or Attachment(before, recipe, pipe.scheduler, pipe.unet)
+    join(pipe, found, had=before)
+    found.before.add(before)
+    found.added |= {entry.name for entry in entries if entry.file}
+    found.files |= {entry.name: entry.file.identity for entry in entries if entry.file}
+    found.recipes |= {
+        entry.name: entry.recipe for entry in entries if entry.recipe and not entry.is_unet
+    }
+    found.warned = set()
     if lead:
         found.recipe = recipe
-        found.scheduler = pipe.scheduler
         found.lead = None if lead.is_unet else lead.name
         if found.lead:
             found.recipes[found.lead] = recipe
-    watch(pipe)
-    pipe._lcm_attachment = found
+        move(found, "scheduler", pipe.scheduler)
+    if any(entry.is_unet for entry in entries):
+        move(found, "unet", pipe.unet)
 
 
-def detach(pipe: Any) -> None:
-    """Undoes every `attach` on this pipeline: the scheduler and U-Net objects are those of before,
-    the adapters that came with it are gone, those from before are as active and as strong as they
-    were. Adapters loaded by other means meanwhile stay.
+def move(found: Attachment, name: str, module: Any) -> None:
+    """The pipelines that still have what the attachment had set get what it sets now."""
+    for pipe in members_of(found):
+        if getattr(pipe, name) is getattr(found, name):
+            pipe.register_modules(**{name: module})
+    setattr(found, name, module)
+
+
+def detach(pipe: Pipeline) -> None:
+    """Undoes every `attach` on this pipeline, and on those that share its U-Net: the scheduler and
+    U-Net objects are those of before, the adapters that came with it are gone, those from before
+    are as active and as strong as they were. Adapters loaded by other means meanwhile stay.
 
     Raises ValueError when `attach` was not called on this pipeline, or while adapters are fused
     into the weights.
     """
-    found = attachment(pipe)
+    found = attachment(check_pipeline(pipe))
     if found is None:
         raise ValueError("lcm.attach was not called on this pipeline; there is nothing to detach")
     check_not_fused(pipe)
-    found.before.restore(pipe, found.added)
-    unwatch(pipe)
-    del pipe._lcm_attachment
+    for model in found.before.models:
+        model.restore(found.added)
+    for member in members_of(found):
+        leave(member)

@@ -4,85 +4,63 @@ called.
 
 from __future__ import annotations
 
-import itertools
 import sys
 import warnings
-import weakref
-from collections.abc import Callable
+from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import diffusers
 
 from lcm.adapter.recipe import Recipe
+from lcm.inference.grid import enough_steps, enough_strength, grid_size
 from lcm.inference.schedulers import scheduler_overrides
-from lcm.inference.state import Attachment, attachment
+from lcm.inference.state import Attachment
 
 MODERATE_GUIDANCE = 2.0
 """Up to here guidance on top of the guidance inside an adapter is a matter of taste: the official
 model cards go so far.
 """
 
-
-class Watched:
-    """Stands in for one method of one pipeline object: calls it, then looks at its result and
-    arguments.
-
-    It goes along when the pipeline is copied or pickled, and does not keep it alive.
-    """
-
-    def __init__(self, pipe: Any, method: str, look: Callable[..., None]) -> None:
-        self.pipe, self.method, self.look = weakref.ref(pipe), method, look
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        pipe = self.pipe()
-        result = getattr(type(pipe), self.method)(pipe, *args, **options)
-        self.look(pipe, result, *args, **options)
-        return result
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "pipe": self.pipe()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update({**state, "pipe": weakref.ref(state["pipe"])})
+NEGATIVE = ("negative_prompt", "negative_prompt_2", "negative_prompt_embeds")
+"""What guidance leads away from, as calls take it."""
 
 
 def look_at_strength(
-    pipe: Any, result: Any, num_inference_steps: int, strength: float, *args: Any, **options: Any
+    pipe: Any,
+    found: Attachment,
+    result: Any,
+    num_inference_steps: int,
+    strength: float,
+    *args: Any,
+    **options: Any,
 ) -> None:
     """Raises ValueError when image-to-image would make no step at all: stock pipelines return an
-    empty batch then.
+    empty batch then, or break.
     """
-    found = attachment(pipe)
-    if found is None:
-        return
     found.steps = int(result[1])
-    if found.steps < 1 and (start := options.get("denoising_start")) is not None:
+    if found.steps >= 1:
+        return
+    if (start := options.get("denoising_start")) is not None:
         raise ValueError(
             f"{num_inference_steps} steps from denoising_start={start} on make no step, and no "
             "picture; pass more of them, or a lower denoising_start"
         )
-    if found.steps < 1:
-        enough = (
-            f"num_inference_steps={enough_steps(strength)} or more, or " if strength > 0 else ""
-        )
-        raise ValueError(
-            f"{num_inference_steps} steps at strength {strength} make no step, and no picture; "
-            f"pass {enough}a higher strength"
-        )
-
-
-def enough_steps(strength: float) -> int:
-    """The smallest num_inference_steps of which a stock image-to-image pipeline makes one."""
-    return next(n for n in itertools.count(1) if int(n * strength) >= 1)
+    ways = [f"strength {enough_strength(1, num_inference_steps)} or more"]
+    enough, most = enough_steps(strength), grid_size(pipe.scheduler)
+    # adapters for fixed steps play with those alone
+    if enough and most and enough <= most and found.recipe.scheduler != "DDIMScheduler":
+        ways.insert(0, f"num_inference_steps={enough} or more")
+    raise ValueError(
+        f"{num_inference_steps} steps at strength {strength} make no step, and no picture; pass "
+        f"{', or '.join(ways)}"
+    )
 
 
 def look_at_settings(
-    pipe: Any, result: Any, generator: Any = None, eta: float | None = None
+    pipe: Any, found: Attachment, result: Any, generator: Any = None, eta: float | None = None
 ) -> None:
     """Called once per call of every pipeline, with its scheduler and guidance set."""
-    found = attachment(pipe)
-    if found is None:
-        return
     steps, found.steps = found.steps, None
     problems = {
         "scheduler": about_scheduler(pipe.scheduler, found.recipe),
@@ -92,6 +70,32 @@ def look_at_settings(
     }
     for kind, problem in problems.items():
         warn_once(found, kind, problem)
+
+
+def look_at_negative_prompt(pipe: Any, found: Attachment, said: Mapping[str, Any]) -> None:
+    """`said` are the arguments of the call by name."""
+    warn_once(found, "negative prompt", about_negative_prompt(pipe, said))
+
+
+def about_negative_prompt(pipe: Any, said: Mapping[str, Any]) -> str | None:
+    scale = said.get("guidance_scale")
+    names = [name for name in NEGATIVE if not is_empty(said.get(name))]
+    if not names or not isinstance(scale, Real):
+        return None
+    if pipe.unet.config.time_cond_proj_dim is not None:
+        return f"{names[0]} has no effect: this U-Net is told its guidance; leave it out"
+    if scale > 1:
+        return None
+    return (
+        f"{names[0]} has no effect at guidance_scale={scale}; leave it out, or pass a "
+        "guidance_scale a little above 1, such as 1.5"
+    )
+
+
+def is_empty(prompt: Any) -> bool:
+    if isinstance(prompt, list | tuple):
+        return all(map(is_empty, prompt))
+    return prompt is None or (isinstance(prompt, str) and not prompt.strip())
 
 
 def about_scheduler(scheduler: Any, recipe: Recipe) -> str | None:
@@ -165,24 +169,3 @@ def frames_to_the_caller() -> int:
     ):
         level, frame = level + 1, frame.f_back
     return level
-
-
-WATCHED: dict[str, Callable[..., None]] = {
-    "get_timesteps": look_at_strength,
-    "prepare_extra_step_kwargs": look_at_settings,
-}
-
-
-def watch(pipe: Any) -> None:
-    """Looks at every call from now on. A method that somebody else has put on this very object is
-    left alone.
-    """
-    for method, look in WATCHED.items():
-        if hasattr(type(pipe), method) and method not in vars(pipe):
-            setattr(pipe, method, Watched(pipe, method, look))
-
-
-def unwatch(pipe: Any) -> None:
-    for method in WATCHED:
-        if isinstance(vars(pipe).get(method), Watched):
-            delattr(pipe, method)

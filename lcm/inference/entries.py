@@ -44,6 +44,30 @@ def read_entry(pipe: Any, source: str | os.PathLike[str] | Located, weight: floa
     return Entry(at.source, weight, name, at.file, at.file is None, at.recipe)
 
 
+def recognise(pipe: Any, entry: Entry, adapter_name: str) -> None:
+    """Makes of a file that is attached already, and has not been written since, the name of the
+    loaded adapter. Where the caller asks for another name it stays a file, to be loaded once more.
+    """
+    found = attachment(pipe)
+    if found is None or entry.file is None:
+        return
+    loaded = adapter_names(pipe)
+    for name, identity in found.files.items():
+        is_asked_for = name != found.lead or adapter_name in (name, "lcm")
+        if identity == entry.file.identity and name in loaded and is_asked_for:
+            entry.source, entry.name, entry.file = name, name, None
+            entry.recipe = found.recipes.get(name)
+            return
+
+
+def check_named_once(entries: list[Entry]) -> None:
+    """Raises ValueError where two of them are one loaded adapter."""
+    loaded = [entry.name for entry in entries if entry.file is None and not entry.is_unet]
+    for name in loaded:
+        if loaded.count(name) > 1:
+            raise ValueError(f"the adapter {name!r} is named twice; name it once, with one weight")
+
+
 def find_lead(pipe: Any, entries: list[Entry], recipe: Recipe | None) -> Entry | None:
     """The entry whose recipe sets the scheduler: the first, where the caller gives a recipe. None:
     one attached before stays.

@@ -20,6 +20,7 @@ from PIL import Image
 from lcm.adapter.locate import Located, look_up
 from lcm.adapter.recipe import Recipe
 from lcm.inference import SCHEDULERS
+from lcm.inference.arguments import own_sides
 from lcm.inference.attach import attach
 from lcm.inference.judge import sound
 from lcm.inference.load import load
@@ -194,17 +195,8 @@ class Settings:
         """The same with both sides stated: given one alone, the pipelines would leave it out.
         Raises ValueError where the base has none.
         """
-        side = pipe.unet.config.sample_size
-        if not isinstance(side, int) and None in (self.height, self.width):
-            raise ValueError(
-                f"height: the base states no side of its own (sample_size {side}); pass --height "
-                "and --width"
-            )
-        sides = {
-            name: getattr(self, name) or side * pipe.vae_scale_factor
-            for name in ("height", "width")
-        }
-        return replace(self, **sides)
+        own = own_sides(pipe) if None in (self.height, self.width) else (0, 0)
+        return replace(self, height=self.height or own[0], width=self.width or own[1])
 
 
 # --- drawing --------------------------------------------------------------------------------------

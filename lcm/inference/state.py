@@ -4,9 +4,10 @@ exactly.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -136,6 +137,13 @@ class PipelineState:
         """Empty for a network that was not there."""
         return next((state for state in self.models if state.model is model), ModelState(model))
 
+    def add(self, other: PipelineState) -> None:
+        """Takes the networks that `other` has besides."""
+        known = [state.model for state in self.models]
+        self.models += [
+            state for state in other.models if not any(state.model is model for model in known)
+        ]
+
     def restore(self, pipe: Any, added: Collection[str]) -> None:
         """Puts back the same objects as before, without the adapters `added`."""
         modules = {"unet": self.unet, "scheduler": self.scheduler}
@@ -152,32 +160,62 @@ class PipelineState:
 
 @dataclass
 class Attachment:
-    """What `attach` did to a pipeline. `before` is the state before the first one; `recipes` are
-    those of the adapters by name, `lead` the adapter that `recipe` is of (None: a whole U-Net).
+    """What `attach` did to a U-Net, and to every pipeline that draws with it. `before` is the state
+    before the first one; `recipes` are those of the adapters by name, `lead` the adapter that
+    `recipe` is of (None: a whole U-Net), `files` what is known of their files.
     """
 
     before: PipelineState
     recipe: Recipe
     scheduler: Any
-    lead: str | None
+    unet: Any
+    lead: str | None = None
     added: set[str] = field(default_factory=set)
     recipes: dict[str, Recipe] = field(default_factory=dict)
+    files: dict[str, Hashable] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
     steps: int | None = None
     """How many steps the call in progress will make, where image-to-image pipelines have said it.
     """
 
 
-def attachment(pipe: Any) -> Attachment | None:
+MEMBERS: WeakValueDictionary[int, Any] = WeakValueDictionary()
+"""The pipelines that have an attachment, by id: those that share a U-Net find each other here."""
+
+
+def unwrapped(model: Any) -> Any:
+    """A network out of its compiled wrapping."""
+    return getattr(model, "_orig_mod", model)
+
+
+def own_attachment(pipe: Any) -> Attachment | None:
     found: Attachment | None = vars(pipe).get("_lcm_attachment")
     return found
+
+
+def members_of(found: Attachment) -> list[Any]:
+    """The pipelines that have it."""
+    live = [reference() for reference in MEMBERS.valuerefs()]
+    return [pipe for pipe in live if pipe is not None and own_attachment(pipe) is found]
+
+
+def attachment(pipe: Any) -> Attachment | None:
+    """That of the pipeline, or else of another that draws with the same U-Net."""
+    if (found := own_attachment(pipe)) is not None:
+        return found
+    unet = unwrapped(pipe.unet)
+    for other in (reference() for reference in MEMBERS.valuerefs()):
+        shared = None if other is None else own_attachment(other)
+        if shared is not None and unwrapped(other.unet) is unet:
+            return shared
+    return None
 
 
 def current_recipe(pipe: Any) -> Recipe | None:
     """The recipe that `attach` set the pipeline up for; None where it did not, or where the adapter
     has been taken out since.
     """
-    found = attachment(pipe)
+    found = own_attachment(pipe)
     if found is None or (found.lead is not None and found.lead not in adapter_names(pipe)):
         return None
     return found.recipe

@@ -4,12 +4,7 @@ that are right.
 
 from __future__ import annotations
 
-import copy
-import gc
-import pickle
 import re
-import warnings
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +12,6 @@ import diffusers
 import numpy as np
 import pytest
 from diffusers import (
-    DiffusionPipeline,
     EulerDiscreteScheduler,
     LCMScheduler,
     StableDiffusionImg2ImgPipeline,
@@ -27,7 +21,7 @@ from diffusers import (
 
 import lcm
 from tests.support.adapters import make_recipe
-from tests.support.pipelines import FEW, MASK, PICTURE, SIZE, draw, stock
+from tests.support.pipelines import FEW, MASK, PICTURE, SIZE, draw, said, stock
 from tests.support.worlds import build_sd, build_sdxl
 
 PHASES = {
@@ -35,15 +29,6 @@ PHASES = {
     "scheduler_config": {"timestep_spacing": "trailing"},
     "num_inference_steps": [4],
 }
-
-
-def said(pipe: Any, **options: Any) -> list[str]:
-    """The warnings of one call, those of the libraries left out."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        draw(pipe, **options)
-    assert all(warning.filename.endswith(".py") for warning in caught)
-    return [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +73,16 @@ def test_calls_that_are_right_are_silent(
             {**FEW, "num_inference_steps": 3},
             "3 steps: .* draw in 4, .* pass num_inference_steps=4",
         ),
-        ({"scheduler": "TCDScheduler", "scheduler_config": {}, "eta": 0.3}, FEW, r"pass eta=0\.3"),
+        (
+            {"scheduler": "TCDScheduler", "scheduler_config": {}, "eta": 0.3},
+            {**FEW, "eta": 0.0},
+            r"pass eta=0\.3",
+        ),
+        (
+            {},
+            {**FEW, "negative_prompt": ["blurry"]},
+            r"negative_prompt has no effect at guidance_scale=1\.0.* such as 1\.5",
+        ),
     ],
 )
 def test_what_ruins_pictures_is_said_once_per_attach(
@@ -159,46 +153,24 @@ def test_image_to_image_without_a_step_is_refused_with_the_number_that_works(
 ) -> None:
     pipe = stock(pipeline_class, build())
     lcm.attach(pipe, request.getfixturevalue(file))
-    for strength, steps, enough in ((0.2, 4, 5), (0.6, 1, 2), (0.3, 3, 4)):
+    few = {**options, "guidance_scale": 1.0}
+    for strength, steps, enough, higher in (
+        (0.2, 4, 5, 0.25),
+        (0.6, 1, 2, 1.0),
+        (0.3, 3, 4, 0.34),
+        (0.02, 49, 50, 0.03),
+    ):
         with pytest.raises(
             ValueError,
-            match=f"{steps} steps at strength {strength} .* num_inference_steps={enough} or more",
+            match=f"{steps} steps at strength {strength} .* num_inference_steps={enough} or more, "
+            f"or strength {higher} or more",
         ):
-            draw(pipe, **options, num_inference_steps=steps, strength=strength, guidance_scale=1.0)
-    assert len(draw(pipe, **options, num_inference_steps=5, strength=0.2, guidance_scale=1.0)) == 1
-    with pytest.raises(ValueError, match="pass a higher strength"):
-        draw(pipe, **options, num_inference_steps=4, strength=0.0, guidance_scale=1.0)
+            draw(pipe, **few, num_inference_steps=steps, strength=strength)
+        for right in ((enough, strength), (steps, higher)):
+            assert len(draw(pipe, **few, num_inference_steps=right[0], strength=right[1])) == 1
+    for nothing in (0.0, 0.01):  # of which 100 steps would be enough, and there are 50
+        with pytest.raises(ValueError, match=r"no picture; pass strength 0\.25 or more"):
+            draw(pipe, **few, num_inference_steps=4, strength=nothing)
     # 20 steps are too many, but at this strength 4 are made
     assert said(pipe, **options, num_inference_steps=20, strength=0.2, guidance_scale=1.0) == []
     assert len(said(pipe, **options, num_inference_steps=20, strength=1.0, guidance_scale=1.0)) == 1
-
-
-def test_a_watched_pipeline_copies_pickles_saves_converts_and_is_freed(
-    adapter: Path, tmp_path: Path
-) -> None:
-    pipe = build_sd()
-    lcm.attach(pipe, adapter)
-    picture, ruined = draw(pipe, **SIZE, **FEW), {**SIZE, **FEW, "guidance_scale": 7.5}
-    for other in (copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):
-        assert np.array_equal(draw(other, **SIZE, **FEW), picture)
-        assert len(said(other, **ruined)) == 1  # its own round of warnings
-        lcm.detach(other)
-        assert other.get_list_adapters() == {}
-    assert len(said(pipe, **ruined)) == 1
-    converted = StableDiffusionImg2ImgPipeline.from_pipe(pipe)
-    assert converted.unet is pipe.unet and "_lcm_attachment" not in vars(converted)
-    assert np.array_equal(draw(pipe.to("cpu"), **SIZE, **FEW), picture)
-    pipe.fuse_lora(components=["unet"])
-    pipe.unload_lora_weights()
-    pipe.save_pretrained(tmp_path)
-    saved = DiffusionPipeline.from_pretrained(tmp_path, safety_checker=None)
-    np.testing.assert_allclose(draw(saved, **SIZE, **FEW), picture, atol=1e-4)
-    assert isinstance(saved.scheduler, LCMScheduler)
-    reference = weakref.ref(pipe)
-    gc.collect()
-    gc.disable()
-    try:
-        del pipe
-        assert reference() is None  # at once, and with it the memory of its networks
-    finally:
-        gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,7 @@ def test_an_adapter_that_fails_while_it_loads_leaves_the_pipeline_as_it_was(
 
 
 def test_what_cannot_work_is_refused_and_nothing_changes(
-    sd_adapter: Path, sdxl_adapter: Path
+    sd_adapter: Path, sdxl_adapter: Path, tmp_path: Path
 ) -> None:
     refuse(build_sd(), sdxl_adapter, "made for a sdxl U-Net with text width 32")
     refuse(build_sdxl(), sd_adapter, "this pipeline has a sdxl U-Net")
@@ -271,7 +272,9 @@ def test_what_cannot_work_is_refused_and_nothing_changes(
     refuse(build_sd(unet=build_unet(cross_attention_dim=24)), sd_adapter, "text width 24")
     twice = build_sd()
     lcm.attach(twice, sd_adapter)
-    refuse(twice, sd_adapter, "already loaded")
+    copied = tmp_path / "another.safetensors"
+    shutil.copy(sd_adapter / WEIGHTS_NAME, copied)
+    refuse(twice, copied, "already loaded")
 
 
 def test_files_that_are_no_adapter_of_ours_are_named(tmp_path: Path, sd_adapter: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,15 @@ def draw(pipe: Any, **options: Any) -> np.ndarray:
         "a red star", generator=torch.Generator().manual_seed(5), output_type="np", **options
     ).images
     return images
+
+
+def said(pipe: Any, **options: Any) -> list[str]:
+    """The warnings of one call, those of the libraries left out."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        draw(pipe, **options)
+    assert all(warning.filename.endswith(".py") for warning in caught)
+    return [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
 
 
 def weights(pipe: Any) -> dict[str, torch.Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lcm.inference.serving.engine import Engine, Result, serve
+from lcm.inference.serving.engine import Engine, QueueFullError
 from lcm.inference.serving.request import Request
+from lcm.inference.serving.serve import Result, serve
 
-__all__ = ["Engine", "Request", "Result", "serve"]
+__all__ = ["Engine", "QueueFullError", "Request", "Result", "serve"]

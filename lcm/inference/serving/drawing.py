@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Self
@@ -14,9 +16,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
 
 from lcm.adapter.names import COMPONENTS
-from lcm.inference.call_warnings import unwatch, watch
 from lcm.inference.serving.calls import Answer, Call
-from lcm.inference.state import attachment
 
 Ask = Callable[[Call], Any]
 """A call of a network that somebody else makes -> what it returns."""
@@ -24,6 +24,42 @@ Ask = Callable[[Call], Any]
 
 class Cancelled(BaseException):
     """Raised inside a pipeline's call to end it."""
+
+
+class Inside(threading.local):
+    """The engines whose steps the running thread is a part of: it draws for them, or makes them.
+    They wait for it, so it must not wait for them. `delivering` are those whose results it gives
+    out.
+    """
+
+    engines: tuple[Any, ...] = ()
+    delivering: tuple[Any, ...] = ()
+
+
+INSIDE = Inside()
+
+
+@contextmanager
+def inside(*engines: Any, doing: str = "engines") -> Iterator[None]:
+    """The running thread is a part of a step of these engines, or `doing` is "delivering"."""
+    former = getattr(INSIDE, doing)
+    setattr(INSIDE, doing, (*former, *engines))
+    try:
+        yield
+    finally:
+        setattr(INSIDE, doing, former)
+
+
+def fit_for_a_future(error: BaseException) -> Exception:
+    """The error itself, or one that names it: what ends threads, generators and tasks where it is
+    raised again is no business of whoever waits for a picture.
+    """
+    ends_others = StopIteration | StopAsyncIteration | CancelledError
+    if isinstance(error, Exception) and not isinstance(error, ends_others):
+        return error
+    wrapped = RuntimeError(f"a callback of this request raised {error!r}")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 @dataclass(frozen=True)
@@ -91,9 +127,6 @@ def own_pipeline(pipe: Any, facts: Facts, ask: Ask) -> Any:
         maybe_free_model_hooks=lambda: None,
     )
     own.set_progress_bar_config(disable=True)
-    if attachment(own):  # what looks at the calls of an attached pipeline is bound to the object
-        unwatch(own)
-        watch(own)
     return own
 
 
@@ -107,6 +140,7 @@ class Drawing:
 
     def __init__(self, arguments: dict[str, Any], rows: int) -> None:
         self.arguments, self.rows = arguments, rows
+        self.is_stopped = False
         self.image: Any = None
         self.error: Exception | None = None
         self.call: Call | None = None
@@ -114,13 +148,13 @@ class Drawing:
         self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def _draw(self, pipe: Any, facts: Facts) -> None:
+    def _draw(self, pipe: Any, facts: Facts, engines: tuple[Any, ...]) -> None:
         try:
-            self.image = own_pipeline(pipe, facts, self._ask)(**self.arguments).images[0]
-        except Cancelled:
-            pass
-        except Exception as error:
-            self.error = error
+            with inside(*engines):
+                self.image = own_pipeline(pipe, facts, self._ask)(**self.arguments).images[0]
+        except BaseException as error:
+            if not (self.is_stopped and isinstance(error, Cancelled)):
+                self.error = fit_for_a_future(error)
         finally:
             self._calls.put(None)
 
@@ -137,7 +171,8 @@ class Drawing:
         return output
 
     def start(self, pipe: Any, facts: Facts) -> None:
-        self._thread = threading.Thread(target=self._draw, args=(pipe, facts), daemon=True)
+        arguments = (pipe, facts, INSIDE.engines)
+        self._thread = threading.Thread(target=self._draw, args=arguments, daemon=True)
         self._thread.start()
         self.call = self._calls.get()
 
@@ -147,6 +182,7 @@ class Drawing:
 
     def stop(self) -> None:
         """Ends it at its next call, with neither image nor error."""
+        self.is_stopped = True
         self._answers.put((None, Cancelled()))
         if self._thread is not None:
             self._thread.join()

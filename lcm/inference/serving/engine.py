@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -21,15 +19,22 @@ from torch import Tensor
 
 from lcm.adapter.recipe import Recipe
 from lcm.inference import current_recipe
+from lcm.inference.arguments import whole
+from lcm.inference.pipeline import Pipeline
 from lcm.inference.serving.calls import Call, groups, make
-from lcm.inference.serving.drawing import Drawing, gather_facts
-from lcm.inference.serving.request import Request
+from lcm.inference.serving.drawing import Drawing, gather_facts, inside
+from lcm.inference.serving.futures import Picture, check_outside, settle
+from lcm.inference.serving.request import MAX_PIXELS, Request, as_request
 from lcm.models.families.base import PIXELS_AT_ONCE
 
 PIPELINES = (
     *(StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline),
     *(StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline),
 )
+
+
+class QueueFullError(RuntimeError):
+    """As many requests wait as may."""
 
 
 class Engine:
@@ -42,42 +47,63 @@ class Engine:
     begin in the order they came in, none is overtaken. While an engine is at work, nobody else may
     use or change the pipeline.
 
-    `submit` and `Future.cancel` may be called from any thread, `step` or `run` from one. `recipe`
-    gives requests their defaults, else that of the attached adapter does. Raises ValueError for a
-    pipeline of another kind or a max_batch below 1.
+    `submit` and `Future.cancel` may be called from any thread, `step` or `run` from one. Callbacks
+    of requests run within a step: from there, `step`, `run`, `close` and waiting for other requests
+    raise RuntimeError. `recipe` gives requests their defaults, else that of the attached adapter
+    does. `max_waiting` is how many requests may wait, None for any number; `max_pixels` the most
+    pixels of a picture. Raises ValueError for a pipeline of another kind and for limits that are
+    no positive integers.
     """
 
-    def __init__(self, pipe: Any, *, max_batch: int = 8, recipe: Recipe | None = None) -> None:
+    def __init__(
+        self,
+        pipe: Pipeline,
+        *,
+        max_batch: int = 8,
+        recipe: Recipe | None = None,
+        max_waiting: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         if not isinstance(pipe, PIPELINES):
             kinds = ", ".join(kind.__name__ for kind in PIPELINES)
             raise ValueError(
                 f"cannot serve {type(pipe).__name__}; pass one of {kinds}, or of a class derived "
                 "from them"
             )
-        if max_batch < 1:
-            raise ValueError(f"max_batch must be at least 1; got {max_batch}")
-        self.pipe, self.max_batch, self.recipe = pipe, max_batch, recipe or current_recipe(pipe)
+        self.max_batch = whole("max_batch", max_batch)
+        self.max_waiting = None if max_waiting is None else whole("max_waiting", max_waiting)
+        self.max_pixels = whole("max_pixels", max_pixels)
+        if recipe is not None and not isinstance(recipe, Recipe):
+            raise ValueError(f"recipe must be a lcm.Recipe; got {recipe!r}")
+        self.pipe, self.recipe = pipe, recipe or current_recipe(pipe)
         self._waiting: deque[tuple[Future[Any], Drawing]] = deque()
         self._running: dict[Future[Any], Drawing] = {}
         self._changed = threading.Condition()
         self._stepping = threading.RLock()
         self._closed = False
 
-    def submit(self, request: Request) -> Future[Any]:
-        """A future of the image. It raises what is wrong with the request, which disturbs no other;
-        its `cancel` works at any time before the image is there, and takes effect at the next step.
-        Raises RuntimeError when the engine is closed.
+    def submit(self, request: Request | str) -> Future[Any]:
+        """A future of the image of a request, or of a prompt alone. It raises what is wrong with
+        the request, which disturbs no other; its `cancel` works at any time before the image is
+        there, and takes effect at the next step. Raises RuntimeError when the engine is closed,
+        QueueFullError when `max_waiting` requests wait.
         """
-        future: Future[Any] = Future()
+        future = Picture(self)
         try:
-            arguments = request.arguments(self.pipe, self.recipe)
+            arguments = as_request(request).arguments(self.pipe, self.recipe, self.max_pixels)
             rows = self._rows(arguments["guidance_scale"])
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             future.set_exception(error)
             return future
         with self._changed:
             if self._closed:
                 raise RuntimeError("this engine is closed; make another")
+            waiting = sum(not future.done() for future, _ in list(self._waiting))
+            if self.max_waiting is not None and waiting >= self.max_waiting:
+                raise QueueFullError(
+                    f"{self.max_waiting} requests wait already; submit this one later, or make the "
+                    "engine with a larger max_waiting"
+                )
             self._waiting.append((future, Drawing(arguments, rows)))
             self._changed.notify_all()
         return future
@@ -99,22 +125,24 @@ class Engine:
         """Lets requests in as there is room, calls the U-Net once for every latent size under way,
         and finishes whoever is done.
         """
-        with self._stepping, torch.inference_mode(False), torch.no_grad():
-            try:
-                self._drop_cancelled()
+        check_outside(self, "call Engine.step")
+        try:
+            with self._stepping, torch.inference_mode(False), torch.no_grad(), inside(self):
+                self._drop_ended()
                 self._admit()
                 self._settle()
                 self._answer(list(self._running.values()))
                 self._settle()
-            except BaseException:  # Ctrl-C in the middle of it
-                self.close()
-                raise
-        self._deliver()
+            self._deliver()
+        except BaseException:  # Ctrl-C in the middle of it
+            self.close()
+            raise
 
     def run(self) -> None:
         """Steps whenever there is something to draw, until `close`: the loop of a server's
         thread.
         """
+        check_outside(self, "call Engine.run")
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or not self.idle)
@@ -124,6 +152,7 @@ class Engine:
 
     def close(self) -> None:
         """Ends what is under way; its futures are cancelled. Ends `run`."""
+        check_outside(self, "call Engine.close")
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -155,14 +184,15 @@ class Engine:
     def _rows_running(self) -> int:
         return sum(drawing.rows for drawing in list(self._running.values()))
 
-    def _drop_cancelled(self) -> None:
-        for future in [future for future in self._running if future.cancelled()]:
+    def _drop_ended(self) -> None:
+        """Those that were cancelled, or that somebody else has answered."""
+        for future in [future for future in self._running if future.done()]:
             self._running.pop(future).stop()
 
     def _admit(self) -> None:
         while self._waiting:
             future, drawing = self._waiting[0]
-            if not future.cancelled():
+            if not future.done():
                 if self._rows_running() + drawing.rows > self.max_batch:
                     return
                 if not self._running:  # while it was idle, the pipeline may have been changed
@@ -219,49 +249,7 @@ class Engine:
                 for future, drawing in self._running.items()
                 if drawing.call is None
             ]
-            for future, _ in ended:
-                del self._running[future]
-        for future, drawing in ended:
-            if not future.set_running_or_notify_cancel():
-                continue
-            if drawing.error is not None:
-                future.set_exception(drawing.error)
-            else:
-                future.set_result(drawing.image)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of request number `index`: its image, or the error that it failed with."""
-
-    index: int
-    request: Request
-    image: Any = None
-    error: BaseException | None = None
-
-
-def serve(
-    pipe: Any, requests: Iterable[Request], *, max_batch: int = 8, recipe: Recipe | None = None
-) -> Iterator[Result]:
-    """The results of `requests`, each as soon as it is there; requests are taken as there is room
-    for them.
-
-    `pipe`, `max_batch` and `recipe` as for `Engine`, whose errors are raised at once. One that
-    fails does so alone, in its result.
-    """
-    return _results(Engine(pipe, max_batch=max_batch, recipe=recipe), enumerate(requests))
-
-
-def _results(engine: Engine, source: Iterator[tuple[int, Request]]) -> Iterator[Result]:
-    pending: dict[Future[Any], tuple[int, Request]] = {}
-    with engine:
-        while True:
-            while engine.has_room and (numbered := next(source, None)):
-                pending[engine.submit(numbered[1])] = numbered
-            if not pending:
-                return
-            engine.step()
-            for future in [future for future in pending if future.done()]:
-                index, request = pending.pop(future)
-                error = future.exception()
-                yield Result(index, request, None if error else future.result(), error)
+        with inside(self, doing="delivering"):
+            for future, drawing in ended:
+                settle(future, drawing.image, drawing.error)
+                self._running.pop(future, None)

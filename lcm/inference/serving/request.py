@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from lcm.adapter.recipe import CallDefaults, Recipe
-from lcm.inference.arguments import check_arguments
+from lcm.inference.arguments import both_sides, check_arguments, finite, own_sides, whole
 
 REFUSED = {
     "generator": "it follows from the seed",
@@ -24,11 +28,24 @@ REFUSED = {
 """Arguments of the pipelines' calls, and why."""
 
 
+MAX_PIXELS = 4096 * 4096
+"""The largest picture that an engine draws unless it is told otherwise."""
+
+MOST_STEPS = 1000
+"""Schedulers make lists of their steps, and the teachers' grids have no more."""
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "num_inference_steps": partial(whole, most=MOST_STEPS),
+    "guidance_scale": finite,
+    "eta": finite,
+}
+
+
 @dataclass(frozen=True)
 class Request:
     """One picture. None stands for what the recipe says, without one 4 steps, guidance_scale 1 and
-    eta 0; of `negative_prompt`, `height` and `width` for what the pipeline does without them.
-    `options` are other arguments of the pipeline's call.
+    eta 0; of `negative_prompt` for none, of `height` and `width`, in pixels, for the side that the
+    pipeline draws at. `options` are other arguments of the pipeline's call.
     """
 
     prompt: str
@@ -41,48 +58,61 @@ class Request:
     width: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def arguments(self, pipe: Any, recipe: Recipe | None) -> dict[str, Any]:
+    def arguments(
+        self, pipe: Any, recipe: Recipe | None, max_pixels: int = MAX_PIXELS
+    ) -> dict[str, Any]:
         """The arguments of the pipeline's call. Raises TypeError or ValueError for what it would
         pass over in silence or misunderstand.
         """
-        defaults = recipe.call_defaults() if recipe else CallDefaults()
-        steps, guidance_scale = self.num_inference_steps, self.guidance_scale
-        if steps is None:
-            steps = defaults.num_inference_steps
-        if guidance_scale is None:
-            guidance_scale = defaults.guidance_scale
-        if not isinstance(self.prompt, str):
-            raise TypeError(
-                "prompt must be one string, a request is one picture; got "
-                f"{type(self.prompt).__name__}"
-            )
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"num_inference_steps must be a positive integer; got {steps!r}")
-        if not isinstance(guidance_scale, numbers.Real) or not math.isfinite(guidance_scale):
-            raise ValueError(f"guidance_scale must be a finite number; got {guidance_scale!r}")
-        if not isinstance(self.seed, numbers.Integral) or not -(2**63) <= self.seed < 2**64:
+        self.check_options()
+        for name in ("prompt", "negative_prompt"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (value is None and name != "prompt"):
+                raise TypeError(
+                    f"{name} must be one string, a request is one picture; got "
+                    f"{type(value).__name__}"
+                )
+        if not isinstance(self.seed, Integral) or not -(2**63) <= self.seed < 2**64:
             raise ValueError(f"seed must be an integer of 64 bits; got {self.seed!r}")
-        eta = defaults.eta if self.eta is None else self.eta
-        perhaps = {
-            "negative_prompt": self.negative_prompt,
-            "height": self.height,
-            "width": self.width,
-            "eta": eta or None,
-        }
         own = {
             "prompt": self.prompt,
-            "num_inference_steps": steps,
-            "guidance_scale": guidance_scale,
+            **self.numbers(pipe, recipe),
+            **both_sides(pipe, self.height, self.width),
             "generator": torch.Generator().manual_seed(int(self.seed)),
-            **{name: value for name, value in perhaps.items() if value is not None},
         }
-        self.check_options(pipe, own)
+        if self.negative_prompt is not None:
+            own["negative_prompt"] = self.negative_prompt
+        check_arguments(call_class(pipe), [*own, *self.options], type(pipe).__name__)
+        self.check_size(pipe, own, max_pixels)
         return {**self.options, **own}
 
-    def check_options(self, pipe: Any, own: Mapping[str, Any]) -> None:
-        """Raises TypeError or ValueError for an option that the call lacks, or that is not the
-        request's to set.
-        """
+    def numbers(self, pipe: Any, recipe: Recipe | None) -> dict[str, Any]:
+        """The numbers that a recipe has too. Raises ValueError for what is none."""
+        own: dict[str, Any] = {}
+        for name, default in vars(recipe.call_defaults() if recipe else CallDefaults()).items():
+            said = getattr(self, name, self.options.get(name))
+            value = default if said is None else said
+            # those of a recipe are left out where the call has no such argument
+            if value is not None and (name in accepted(pipe) or said):
+                own[name] = CHECKS[name](name, value) if name in CHECKS else value
+        return own
+
+    def check_size(self, pipe: Any, own: Mapping[str, Any], max_pixels: int) -> None:
+        """Raises ValueError for a picture of more pixels, whether they are asked for or given."""
+        pixels = own["height"] * own["width"] if "height" in own else 0
+        if not pixels and "height" in accepted(pipe):
+            pixels = math.prod(own_sides(pipe))
+        pixels = max([pixels, *map(count_pixels, self.options.values())])
+        if pixels > max_pixels:
+            raise ValueError(
+                f"the picture would have {pixels} pixels, this engine draws {max_pixels} at most; "
+                "pass a smaller height and width, or image"
+            )
+
+    def check_options(self) -> None:
+        """Raises TypeError or ValueError for an option that is not the request's to set."""
+        if not isinstance(self.options, Mapping):
+            raise TypeError(f"options must be a mapping; got {type(self.options).__name__}")
         for name in self.options:
             if name in self.__dataclass_fields__:
                 raise ValueError(f"options: {name!r} is a field of Request; set it there")
@@ -90,5 +120,34 @@ class Request:
                 raise ValueError(
                     f"options: {name!r} cannot be set for one request: {REFUSED[name]}"
                 )
-        stock_class = getattr(pipe, "stock_class", type(pipe))
-        check_arguments(stock_class, [*own, *self.options], type(pipe).__name__)
+
+
+def call_class(pipe: Any) -> Any:
+    """The class whose call has all arguments by name."""
+    return getattr(pipe, "stock_class", type(pipe))
+
+
+def accepted(pipe: Any) -> Mapping[str, Any]:
+    return inspect.signature(call_class(pipe).__call__).parameters
+
+
+def count_pixels(image: Any) -> int:
+    """Those of a picture, the largest of several; 0 for what is no picture."""
+    if isinstance(image, list | tuple):
+        return max(map(count_pixels, image), default=0)
+    if isinstance(image, Image.Image):
+        return image.width * image.height
+    if isinstance(image, torch.Tensor) and image.ndim >= 3:
+        return math.prod(image.shape[-2:])
+    if isinstance(image, np.ndarray) and image.ndim >= 3:
+        return math.prod(image.shape[-3:-1])
+    return 0
+
+
+def as_request(request: Any) -> Request:
+    """The request, of a prompt one with defaults. Raises TypeError for anything else."""
+    if isinstance(request, str):
+        return Request(request)
+    if not isinstance(request, Request):
+        raise TypeError(f"pass a lcm.Request or a prompt; got {type(request).__name__}")
+    return request

@@ -1,0 +1,77 @@
+"""What a call of a pipeline with an adapter has where the caller says nothing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from lcm.adapter.lora import adaptable, lora_modules
+from lcm.adapter.recipe import CallDefaults
+from lcm.inference.call_warnings import look_at_negative_prompt
+from lcm.inference.grid import check_steps
+from lcm.inference.state import Attachment
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Those by position and those by name."""
+
+
+def supply(
+    pipe: Any,
+    found: Attachment,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+) -> Arguments:
+    """The arguments of a call, with the recipe's numbers where it lacks them. Says what a negative
+    prompt cannot do.
+
+    Raises ValueError for a number of steps that the adapter's grid does not have.
+    """
+    found.steps = None  # of an earlier call, if that broke off
+    if is_off(pipe, found):
+        return args, options
+    signature = inspect.signature(call)
+    try:
+        bound = signature.bind_partial(pipe, *args, **options)
+    except TypeError:
+        return args, options  # the call says itself what is wrong with them
+    fill(bound, found.recipe.call_defaults())
+    defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+    said = {**defaults, **bound.arguments}
+    if said.get("timesteps") is None and said.get("sigmas") is None:
+        original = said.get("original_inference_steps")
+        check_steps(pipe.scheduler, said.get("num_inference_steps"), found.recipe, original)
+    look_at_negative_prompt(pipe, found, said)
+    return bound.args[1:], bound.kwargs
+
+
+def fill(bound: inspect.BoundArguments, defaults: CallDefaults) -> None:
+    """Adds what the call takes and the caller has not said. None says something only where the
+    call itself has it by default.
+    """
+    for name, value in vars(defaults).items():
+        parameter = bound.signature.parameters.get(name)
+        if parameter is None or value is None:
+            continue
+        if bound.arguments.get(name) is None and (
+            name not in bound.arguments or parameter.default is not None
+        ):
+            bound.arguments[name] = value
+
+
+def is_off(pipe: Any, found: Attachment) -> bool:
+    """Whether the adapter is in the U-Net and plays no part: the pipeline is then what its user
+    makes of it.
+    """
+    layers = [
+        layer
+        for layer in lora_modules(adaptable(pipe)["unet"]).values()
+        if found.lead in layer.r and not layer.merged
+    ]
+    return bool(layers) and not any(
+        found.lead in layer.active_adapters
+        and not layer.disable_adapters
+        and float(layer.scaling[found.lead])
+        for layer in layers
+    )
