@@ -7,15 +7,16 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median_low
 
 from PIL import Image, ImageDraw, ImageFont
 
 from lcm.data.buckets import Buckets, one_square
+from lcm.data.dropped import NO_CAPTION, Dropped
 from lcm.data.loaded import LoadedData
-from lcm.data.records import NO_CAPTION, Record
+from lcm.data.records import Record
 from lcm.system.image_grid import draw_images, save_png
 
 JSON_NAME, PICTURE_NAME = "data_report.json", "data_report.png"
@@ -28,7 +29,8 @@ class DataReport:
     """Counts of samples, pixels along the shorter sides of the images, and how many are cut to
     which width x height.
 
-    What is about images is None or empty without any.
+    What is about images is None or empty without any. `left_out` names what was dropped or hidden,
+    of each reason the first `dropped.LISTED`, as file, reason, and what lies behind it.
     """
 
     source: str
@@ -42,6 +44,8 @@ class DataReport:
     largest_side: int | None
     enlarged: int
     buckets: dict[str, int]
+    hidden: int = 0
+    left_out: list[dict[str, str]] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Lines for the log, which has what was kept and dropped already."""
@@ -74,6 +78,7 @@ def make_report(data: LoadedData, resolution: int, buckets: Buckets | None = Non
     shapes = [buckets.shape(index) for index in range(len(pictures))]
     needed = [max(h / p.height, w / p.width) for (h, w), p in zip(shapes, pictures, strict=True)]
     sides = [min(picture.width, picture.height) for picture in pictures]
+    dropped = data.dropped if isinstance(data.dropped, Dropped) else Dropped(data.dropped)
     return DataReport(
         source=data.source,
         kept=len(data.records),
@@ -86,6 +91,8 @@ def make_report(data: LoadedData, resolution: int, buckets: Buckets | None = Non
         largest_side=max(sides, default=None),
         enlarged=sum(scale > 1.0 for scale in needed),
         buckets=buckets.counts() if pictures else {},
+        hidden=dropped.hidden,
+        left_out=[asdict(one) for one in dropped.left_out()],
     )
 
 

@@ -60,6 +60,11 @@ def test_the_counts_are_those_of_the_folder(tmp_path: Path) -> None:
         "largest_side": 64,
         "enlarged": 2,
         "buckets": {"16x16": 5},
+        "hidden": 0,
+        "left_out": [
+            {"file": "broken.png", "reason": "unreadable", "why": "its content is none of these"},
+            {"file": "silent.png", "reason": "without a caption", "why": ""},
+        ],
     }
     captions, sides = report.lines()
     assert captions == "captions: 7 for 5 samples; dropped without one: 1"
