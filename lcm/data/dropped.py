@@ -18,7 +18,8 @@ LINKED_OUT = "with captions behind a link that leads elsewhere"
 NAMED_TWICE = "with two files of captions of one name"
 MISSING = "listed in the metadata but missing"
 NOT_MET = "listed in the metadata but hidden or in a folder that is not read"
-NO_FILE = "that are no files (pipes, devices, links to nothing)"
+NO_FILE = "that are links to nothing"
+ENDLESS = "that are pipes or devices"
 NO_FOLDER = "folders that cannot be read"
 READ_ALREADY = "folders that are read under another name, or lie above"
 COMPRESSED = "in a format that is not read"
@@ -85,6 +86,12 @@ class Dropped(Counter[str]):
     def first(self) -> str:
         """The first that was left out, in words; "" where none is known by name."""
         return next((str(one) for one in self.left_out() if one.reason != HIDDEN), "")
+
+
+def example(dropped: Counter[str]) -> str:
+    """The first that was left out, to end a sentence with; "" where none is known by name."""
+    first = dropped.first() if isinstance(dropped, Dropped) else ""
+    return f"; left out is {first}" if first else ""
 
 
 def leave_out(dropped: Counter[str], file: str, reason: str, why: str = "") -> None:

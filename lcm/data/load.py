@@ -11,7 +11,17 @@ from itertools import chain, islice
 from pathlib import Path
 
 from lcm.data.config import DataConfig
-from lcm.data.dropped import NO_CAPTION, SHOWN, Dropped, leave_out
+from lcm.data.dropped import (
+    BAD_TEXT,
+    ENDLESS,
+    LINKED_OUT,
+    NO_CAPTION,
+    NO_FILE,
+    SHOWN,
+    Dropped,
+    example,
+    leave_out,
+)
 from lcm.data.formats import IMAGE_FORMATS
 from lcm.data.loaded import LoadedData
 from lcm.data.pictures import TOO_LARGE, UNREADABLE, Picture, survey
@@ -42,10 +52,14 @@ def open_data(config: DataConfig, team: Team = ALONE) -> Opened:
     name, where = config.reads
     source, dropped = lookup(SOURCES, name, "source of data"), Dropped()
     records = drop_bad_names(source.read(where, config, dropped), dropped)
-    first = team.together(lambda: list(islice(records, 1)))
-    if not first:
-        report_dropped(config, [], dropped)
-    return Opened(config, chain(first, records), dropped)
+
+    def begin() -> list[Record]:
+        first = list(islice(records, 1))
+        if not first:
+            report_dropped(config, first, dropped)
+        return first
+
+    return Opened(config, chain(team.together(begin), records), dropped)
 
 
 def load_data(
@@ -92,15 +106,20 @@ def report_dropped(config: DataConfig, records: list[Record], dropped: Dropped) 
     if records:
         return
     if dropped[NO_CAPTION] and not dropped.keys() & {UNREADABLE, TOO_LARGE}:
-        meant = f"{'; '.join(dropped.hints[:SHOWN])}; " if dropped.hints else ""
+        refused = [
+            str(dropped.named[reason][0])
+            for reason in (LINKED_OUT, BAD_TEXT, ENDLESS, NO_FILE)
+            if reason in dropped.named
+        ]
+        hints = [*dropped.hints[:SHOWN], *(f"left out is {one}" for one in refused)]
+        meant = "".join(f"{text}; " for text in hints)
         raise ValueError(
             f"{where}: none of the {dropped[NO_CAPTION]} images has a caption; {meant}"
             f"{source.add_captions.format(config.caption_column)}"
         )
-    first = f", the first of them {dropped.first()}" if dropped.first() else ""
     raise ValueError(
-        f"{where} gives no usable sample; dropped: {reasons}{first}. Replace the files or point to "
-        "another folder"
+        f"{where} gives no usable sample; dropped: {reasons}{example(dropped)}. Replace the files "
+        "or point to another folder"
     )
 
 

@@ -11,17 +11,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median_low
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from lcm.data.buckets import Buckets, one_square
 from lcm.data.dropped import NO_CAPTION, Dropped
 from lcm.data.loaded import LoadedData
 from lcm.data.records import Record
+from lcm.system.fonts import legible, letters_across
 from lcm.system.image_grid import draw_images, save_png
 
 JSON_NAME, PICTURE_NAME = "data_report.json", "data_report.png"
 TILE, MARGIN = (256, 384), 8
-LINES, LINE_LENGTH, FONT_SIZE = 7, 36, 14
+LINES, LINE_LENGTH, LINE_HEIGHT, FONT_SIZE = 7, 36, 18, 14
+LONGEST = LINES * LINE_LENGTH
+"""Letters of a caption that have room."""
 
 
 @dataclass(frozen=True)
@@ -115,16 +118,12 @@ def draw_example(record: Record) -> Image.Image:
     picture = record.image()
     picture.thumbnail((TILE[0] - 2 * MARGIN,) * 2)
     tile.paste(picture, (MARGIN, MARGIN))
-    # the font that comes with PIL has ASCII alone: other letters are spelled out, where it would
-    # draw boxes
-    captions = [caption.encode("ascii", "backslashreplace").decode() for caption in record.captions]
-    lines = [
-        line
-        for caption in captions
-        for line in textwrap.wrap(caption, LINE_LENGTH, subsequent_indent="  ")
-    ]
-    font = ImageFont.load_default(FONT_SIZE)
-    ImageDraw.Draw(tile).multiline_text(
-        (MARGIN, TILE[0]), "\n".join(lines[:LINES]), fill="black", font=font
-    )
+    lines = []
+    for caption in record.captions[:LINES]:
+        shown, font = legible(caption[:LONGEST], FONT_SIZE)
+        length = letters_across(shown, font, TILE[0] - 2 * MARGIN)
+        lines += [(line, font) for line in textwrap.wrap(shown, length, subsequent_indent="  ")]
+    pen = ImageDraw.Draw(tile)
+    for number, (line, font) in enumerate(lines[:LINES]):
+        pen.text((MARGIN, TILE[0] + number * LINE_HEIGHT), line, fill="black", font=font)
     return tile

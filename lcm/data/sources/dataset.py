@@ -10,11 +10,11 @@ from typing import Any
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from lcm.data.config import DataConfig
-from lcm.data.dropped import NO_FILE, Dropped
+from lcm.data.dropped import ENDLESS, Dropped
 from lcm.data.records import Record
 from lcm.data.sources.base import Source
 from lcm.data.sources.tables import read_table
-from lcm.data.sources.walk import is_picture, walk
+from lcm.data.sources.walk import is_picture, real_path, walk
 from lcm.system.paths import is_endless, is_folder
 from lcm.system.text import plain
 
@@ -59,16 +59,15 @@ def check_place(where: str) -> None:
         return
     dropped = Dropped()
     found = walk(folder, dropped)
-    if no_files := dropped.named.get(NO_FILE):
+    if endless := dropped.named.get(ENDLESS):
         raise ValueError(
-            f"dataset_name: {folder / no_files[0].file} is a pipe, a device or a link to nothing; "
-            "remove it"
+            f"dataset_name: {folder / endless[0].file} is a pipe or a device; remove it"
         )
     pictures = [path for path in found.files if is_picture(path)]
     for path in found.files:
         if path.suffix.lower() in TEXTS and not found.may_read(path, pictures):
             raise ValueError(
-                f"dataset_name: {path} is a link to {path.resolve()}, a text outside of the data "
+                f"dataset_name: {path} is a link to {real_path(path)}, a text outside of the data "
                 "set; copy it there"
             )
 

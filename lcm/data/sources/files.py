@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from lcm.data.dropped import COMPRESSED, NO_FILE, leave_out
+from lcm.data.dropped import COMPRESSED, ENDLESS, example, leave_out
 from lcm.data.sources.walk import is_hidden, walk
 from lcm.system.paths import is_endless, is_folder, is_regular
 from lcm.system.text import plain
@@ -100,10 +100,10 @@ def matches(flag: str, base: Path, word: str, suffix: str, dropped: Counter[str]
     seen = [path for path in found if not is_hidden(path.relative_to(base))]
     for path in seen:
         if is_endless(path):
-            leave_out(dropped, path.relative_to(base).as_posix(), NO_FILE)
+            leave_out(dropped, path.relative_to(base).as_posix(), ENDLESS, "it may never end")
     files = [path for path in seen if is_regular(path)]
     if not files:
-        raise no_file(flag, base / pattern, suffix)
+        raise no_file(flag, base / pattern, suffix, dropped)
     return files
 
 
@@ -114,22 +114,16 @@ def files_below(flag: str, folder: Path, suffix: str, dropped: Counter[str]) -> 
         return path.suffix.lower() == suffix
 
     met = walk(folder, dropped, is_wanted).files
-    others = [path for path in met if path.name.lower().endswith(NOT_READ[suffix])]
-    for path in others:
-        leave_out(dropped, path.relative_to(folder).as_posix(), COMPRESSED)
+    for path in (path for path in met if path.name.lower().endswith(NOT_READ[suffix])):
+        leave_out(dropped, path.relative_to(folder).as_posix(), COMPRESSED, "unpack or convert it")
     files = [path for path in met if is_wanted(path)]
     if not files:
-        raise no_file(flag, folder / f"**/*{suffix}", suffix, others[:1])
+        raise no_file(flag, folder / f"**/*{suffix}", suffix, dropped)
     return files
 
 
-def no_file(
-    flag: str, path: Path, suffix: str, others: list[Path] | None = None
-) -> FileNotFoundError:
-    there = (
-        f"; {others[0].name} is there, which is not read: unpack or convert it" if others else ""
-    )
+def no_file(flag: str, path: Path, suffix: str, dropped: Counter[str]) -> FileNotFoundError:
     return FileNotFoundError(
         f"{flag}: there is no file {plain(path, 500)}; pass a {suffix} file, a folder of them or a "
-        f"pattern{there}"
+        f"pattern{example(dropped)}"
     )

@@ -16,7 +16,7 @@ from lcm.data.dropped import (
     NO_CAPTION,
     NO_IMAGE,
     OTHER_FORMAT,
-    Dropped,
+    example,
     hint,
     leave_out,
 )
@@ -24,7 +24,7 @@ from lcm.data.formats import OTHER_SUFFIXES, readable_suffixes, remedy
 from lcm.data.records import Record, stamp_of
 from lcm.data.sources.base import Source
 from lcm.data.sources.metadata import METADATA_NAMES, Metadata, read_metadata
-from lcm.data.sources.walk import Found, is_picture, lexical, walk
+from lcm.data.sources.walk import Found, is_picture, lexical, real_path, walk
 
 LIKE_CAPTIONS = (
     *(".json", ".jsonl", ".json1", ".ndjson", ".csv", ".tsv", ".parquet", ".xlsx", ".ods"),
@@ -50,10 +50,8 @@ def read_folder(where: str, config: DataConfig, dropped: Counter[str]) -> Iterat
         if path.suffix.lower() in OTHER_SUFFIXES and path.suffix.lower() not in suffixes:
             leave_out(dropped, found_name(found, path), OTHER_FORMAT, remedy(path.suffix.lower()))
     if not images:
-        first = f"; of others it has {dropped.first()}" if isinstance(dropped, Dropped) else ""
         raise ValueError(
-            f"train_data_dir: {folder} holds no images ({', '.join(suffixes)})"
-            f"{first if dropped else ''}"
+            f"train_data_dir: {folder} holds no images ({', '.join(suffixes)}){example(dropped)}"
         )
     metadata = read_metadata(found, images, config.caption_column, dropped)
     beside = Beside(found, images, metadata, dropped)
@@ -139,7 +137,7 @@ class Beside:
         if len(texts) > 1:
             return NAMED_TWICE, " and ".join(path.name for path in texts)
         if not self.found.may_read(texts[0], [image]):
-            return LINKED_OUT, f"{texts[0].name} leads to {texts[0].resolve()}; copy it here"
+            return LINKED_OUT, f"{texts[0].name} leads to {real_path(texts[0])}; copy it here"
         return "", ""
 
 

@@ -20,7 +20,7 @@ from lcm.data.dropped import (
     hint,
     leave_out,
 )
-from lcm.data.sources.walk import Found, is_picture, lexical
+from lcm.data.sources.walk import Found, is_picture, lexical, real_path
 from lcm.system.paths import is_regular
 from lcm.system.text import plain
 
@@ -56,7 +56,7 @@ def read_metadata(
             continue
         if not found.may_read(path, pictures):
             name = path.relative_to(found.root).as_posix()
-            leave_out(dropped, name, LINKED_OUT, f"it leads to {path.resolve()}; copy it here")
+            leave_out(dropped, name, LINKED_OUT, f"it leads to {real_path(path)}; copy it here")
             continue
         add_rows(metadata, found, path, caption_column, known)
     leave_out_others(metadata, found, known, {lexical(path) for path in pictures}, dropped)
@@ -78,6 +78,8 @@ def add_rows(
     for number, row in rows:
         name = row.get("file_name")
         file = named_file(path.parent, str(name or ""), known)
+        if file not in known and (same := found.by_real_path.get(real_path(file))):
+            file = lexical(same)
         if not file.is_relative_to(root):
             raise ValueError(
                 f"{path}: file_name {plain(name, 200)!r} points outside {found.root}; keep "

@@ -12,7 +12,7 @@ from lcm.data.config import DataConfig
 from lcm.data.dropped import leave_out
 from lcm.data.records import Record
 from lcm.data.sources.base import Source
-from lcm.system.paths import is_regular
+from lcm.system.paths import is_endless, is_regular
 
 MOST_SAMPLES = 10**7
 """So many trajectories take years to draw, and their list alone gigabytes."""
@@ -22,6 +22,8 @@ def read_prompts(path: Path) -> list[str]:
     """The lines of a text file, blank ones included. Raises FileNotFoundError, or ValueError where
     none is a prompt.
     """
+    if is_endless(path):
+        raise ValueError(f"prompts_file: {path} is a pipe or a device; write it to a file first")
     if not is_regular(path):
         raise FileNotFoundError(
             f"prompts_file: there is no file {path}; pass a text file with one prompt a line"

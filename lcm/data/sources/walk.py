@@ -13,9 +13,10 @@ import stat
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePath
 
-from lcm.data.dropped import NO_FILE, NO_FOLDER, READ_ALREADY, leave_out, pass_over
+from lcm.data.dropped import ENDLESS, NO_FILE, NO_FOLDER, READ_ALREADY, leave_out, pass_over
 from lcm.data.formats import OTHER_SUFFIXES, readable_suffixes
 
 
@@ -45,6 +46,11 @@ class Found:
     root: Path
     files: list[Path] = field(default_factory=list)
     real_folders: list[Path] = field(default_factory=list)
+
+    @cached_property
+    def by_real_path(self) -> dict[Path, Path]:
+        """The files by their places without links: one folder may have several names."""
+        return {real_path(path): path for path in reversed(self.files)}
 
     def may_read(self, text: Path, pictures: Iterable[Path]) -> bool:
         """Whether a text may be read: it is no link, leads to a file of this data, or lies behind
@@ -136,7 +142,7 @@ class Walk:
         elif stat.S_ISREG(mode):
             self.found.files.append(path)
         else:
-            leave_out(self.dropped, self.name(path), NO_FILE)
+            leave_out(self.dropped, self.name(path), ENDLESS, "it may never end")
 
     def name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
