@@ -35,42 +35,55 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def inspect(directory: Path) -> int:
-    """Prints what every folder of a cache holds. Returns 1 when there is none."""
-    from lcm.data.precomputed.rows import stores
+    """Prints what every folder of a cache holds. Returns 1 when there is none, or one does not say
+    what it is.
+    """
+    from lcm.data.precomputed.rows import MANIFEST, manifest_of, stores
+    from lcm.system.text import plain
 
     found = list(stores(directory))
     for manifest, store in found:
-        facts = ", ".join(f"{name} {value}" for name, value in manifest.items() if name != "kind")
-        print(f"{store.folder}: {manifest['kind']}; {facts}")
+        wrong = manifest_of(store.folder / MANIFEST)[1]
+        facts = [f"{name} {value}" for name, value in manifest.items() if name != "kind"]
+        what = wrong or f"{manifest['kind']}; {', '.join(facts)}"
+        print(f"{plain(store.folder)}: {plain(what)}")
         print(f"  {len(store)} rows in {len(store.files)} files, {store.size() / 2**20:.1f} MiB")
     if not found:
         print(
             f"error: there is no cache in {directory}; lcm cache build makes one", file=sys.stderr
         )
-    return 0 if found else 1
+    return 0 if found and all(manifest for manifest, _ in found) else 1
 
 
 def verify(directory: Path) -> int:
-    """Compares every row with its checksum. Returns 1 when one is damaged or there is no cache."""
-    from lcm.data.precomputed.rows import stores
+    """Compares every row with its checksum. Returns 1 when one is damaged, a folder does not say
+    what it is, or there is no cache.
+    """
+    from lcm.data.precomputed.rows import MANIFEST, manifest_of, stores
+    from lcm.system.text import plain
 
     found, remedies = list(stores(directory)), set()
     for manifest, store in found:
+        wrong = manifest_of(store.folder / MANIFEST)[1]
         damaged = store.damaged()
         rows = sum(map(len, damaged.values()))
+        if wrong:
+            print(f"error: {wrong}", file=sys.stderr)
         if damaged:
-            remedies.add(remedy(manifest["kind"]))
+            remedies.add(remedy(manifest.get("kind", "")))
         whole = sum(not rows for rows in damaged.values())
         state = f"{rows} rows damaged, {whole} files not readable" if damaged else "sound"
-        print(f"{store.folder}: {len(store)} rows, {state}")
+        print(f"{plain(store.folder)}: {len(store)} rows, {state}")
         for path, numbers in damaged.items():
             print(
-                f"  {path.name}: "
+                f"  {plain(path.name)}: "
                 f"{'all of it' if not numbers else 'rows ' + ', '.join(map(str, numbers))}"
             )
     for text in sorted(remedies):
         print(f"{text}, makes the damaged ones again", file=sys.stderr)
-    return int(bool(remedies)) if found else inspect(directory)
+    if not found:
+        return inspect(directory)
+    return int(bool(remedies) or not all(manifest for manifest, _ in found))
 
 
 def remedy(kind: str) -> str:

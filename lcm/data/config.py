@@ -115,6 +115,8 @@ class DataConfig(Section):
         --other_source that says only one of them.
         """
         name, where = self.source, str(getattr(self, self.source))
+        if not where.strip():
+            raise ValueError(f"{name} is empty; pass the place of the data, or leave it out")
         if name != OTHER:
             return name, where
         name, equals, where = where.partition("=")
@@ -140,7 +142,8 @@ class SampleConfig(Section):
     resolution: int | None = flag(
         None,
         "side of the training images in pixels; default: the size that the teacher draws at",
-        above=0,
+        at_least=1,
+        at_most=16384,
     )
     aspect_ratio_buckets: bool = flag(
         False,
@@ -166,7 +169,8 @@ class CacheConfig(Section):
     cache_variants: int = flag(
         1,
         "with cache_latents: crops and mirrors of every picture, taken in turn epoch by epoch",
-        above=0,
+        at_least=1,
+        at_most=1000,
     )
     latent_cache_dir: str | None = flag(
         None,

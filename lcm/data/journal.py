@@ -30,7 +30,7 @@ def read_lines(path: Path, unchecked: int | None = None) -> Iterator[list[Any]]:
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             check, *line = json.loads(text)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue
         if check == check_of(line):
             yield line

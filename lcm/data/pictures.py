@@ -9,7 +9,7 @@ import io
 import os
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass, fields
@@ -18,8 +18,10 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
+from lcm.data.formats import added, remedy
 from lcm.data.journal import read_lines, write_lines
 from lcm.data.records import Record
+from lcm.system.paths import is_regular
 from lcm.system.processes import Team
 
 JOURNALS = "pictures-*.jsonl"
@@ -40,9 +42,28 @@ class Picture:
     error: str = ""
 
 
+FACTS = [str, int, int, str, str]
+"""The types of what a journal has of a picture."""
+
+
+def stamp_of_failure(record: Record) -> str:
+    """The stamp of a picture that cannot be read with what is installed now."""
+    return " ".join((record.stamp, *(one.format for one in added())))
+
+
+def look_up(known: Mapping[str, Picture], record: Record) -> Picture | None:
+    """What is remembered of the picture; of one that could not be read, only where nothing was
+    installed since that reads more.
+    """
+    if not record.stamp:
+        return None
+    found = known.get(record.stamp)
+    return found if found and not found.reason else known.get(stamp_of_failure(record))
+
+
 def examine(record: Record) -> Picture:
     """Reads and decodes the picture. Raises ConnectionError, which says nothing of the picture."""
-    digest = ""
+    digest, content = "", b""
     try:
         content = record.open_bytes()
         digest = hashlib.sha256(content).hexdigest()
@@ -50,7 +71,8 @@ def examine(record: Record) -> Picture:
     except ConnectionError:
         raise
     except UnidentifiedImageError:  # whose text names an object in memory
-        return Picture(digest, 0, 0, UNREADABLE, "its content is none of these")
+        why = remedy(content=content[:16]) or "its content is none of these"
+        return Picture(digest, 0, 0, UNREADABLE, why)
     except Exception as error:
         is_bomb = isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError)
         return Picture(digest, 0, 0, TOO_LARGE if is_bomb else UNREADABLE, str(error))
@@ -69,9 +91,9 @@ def examined(records: Sequence[Record]) -> Iterator[Picture]:
 def remembered(folder: Path) -> dict[str, Picture]:
     """Stamp -> picture of all earlier runs."""
     known: dict[str, Picture] = {}
-    for path in sorted(folder.glob(JOURNALS)):
+    for path in filter(is_regular, sorted(folder.glob(JOURNALS))):
         for stamp, *facts in read_lines(path, unchecked=1 + len(fields(Picture))):
-            if isinstance(stamp, str):
+            if isinstance(stamp, str) and [type(fact) for fact in facts] == FACTS:
                 known[stamp] = Picture(*facts)
     return known
 
@@ -81,18 +103,13 @@ def survey(records: Sequence[Record], team: Team, folder: Path | None = None) ->
     written there.
     """
     known = remembered(folder) if folder else {}
-    unknown = [
-        number
-        for number, record in enumerate(records)
-        if not record.stamp or record.stamp not in known
-    ]
+    there = [look_up(known, record) for record in records]
+    unknown = [number for number, picture in enumerate(there) if picture is None]
     # machines with copies of the data know different ones
     share = team.share(sorted(set(team.gather(unknown))))
     new = dict(team.gather(list(examine_share(records, share, team, folder))))
-    return [
-        new[number] if number in new else known[record.stamp]
-        for number, record in enumerate(records)
-    ]
+    # what another process lacked was looked at again
+    return [new.get(number) or picture for number, picture in enumerate(there)]  # type: ignore[misc]
 
 
 def examine_share(
@@ -112,6 +129,7 @@ def examine_share(
             disable=None if team.rank == 0 else True,
         )
         for number, picture in zip(share, pictures, strict=True):
-            if file and records[number].stamp:
-                write_lines(file, [[records[number].stamp, *astuple(picture)]])
+            if file and (stamp := records[number].stamp):
+                stamp = stamp_of_failure(records[number]) if picture.reason else stamp
+                write_lines(file, [[stamp, *astuple(picture)]])
             yield number, picture

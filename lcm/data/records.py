@@ -10,38 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from lcm.data.captions import is_utf8
+from lcm.data.dropped import BAD_NAME, leave_out
+from lcm.data.formats import readable_formats
+
 logger = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-"""What a file may hold, whatever its name: PIL would start Ghostscript for an EPS named .png."""
-
-OTHER_SUFFIXES = (
-    ".gif",
-    ".avif",
-    ".heic",
-    ".heif",
-    ".jxl",
-    ".jp2",
-    ".svg",
-    ".eps",
-    ".psd",
-    ".ppm",
-    ".tga",
-    ".ico",
-    ".dng",
-)
-"""Images that are not read, and are counted so that nobody takes them for training data."""
-
-NO_CAPTION = "without a caption"
-OTHER_FORMAT = f"in another format than {', '.join(IMAGE_FORMATS)}"
-BAD_NAME = "with a name that is not UTF-8"
-"""Reasons for leaving a sample out."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +34,7 @@ class Record:
     size: int = 0  # of the file in bytes, where that is known for free
     # changes when the picture does, known without reading it; empty where there is no such thing
     stamp: str = ""
+    flaw: str = ""  # why it is no sample, where that is known without the picture
 
     def image(self) -> Image.Image:
         """The picture, the first one of an animation, upright, RGB, white where it is transparent.
@@ -83,7 +61,7 @@ class Record:
     @staticmethod
     def decode(source: io.BytesIO | Path) -> Image.Image:
         """The picture, as `image` has it, of what `open` gave."""
-        with Image.open(source, formats=IMAGE_FORMATS) as image:
+        with Image.open(source, formats=readable_formats()) as image:
             return as_rgb(ImageOps.exif_transpose(image) or image)
 
 
@@ -124,30 +102,7 @@ def drop_bad_names(records: Iterable[Record], dropped: Counter[str]) -> Iterator
             yield record
         else:
             logger.warning("skipping %r, whose name is not UTF-8; rename it", record.key)
-            dropped[BAD_NAME] += 1
-
-
-def is_utf8(text: str) -> bool:
-    """False where bytes of another encoding were read as a name."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def as_captions(value: Any) -> tuple[str, ...]:
-    """The non-empty captions in a cell that holds a string, a list of strings, or nothing."""
-    candidates = value if isinstance(value, list | tuple) else [value]
-    texts = [text.strip() for text in candidates if isinstance(text, str)]
-    # JSON can spell half of a surrogate pair, which no tokenizer takes
-    return tuple(text.encode(errors="replace").decode() for text in texts if text)
-
-
-def caption_lines(text: str) -> tuple[str, ...]:
-    """The captions in a .txt: one on every line that is not blank."""
-    # ends lines at line breaks alone, unlike str.splitlines
-    return as_captions(list(io.StringIO(text, newline=None)))
+            leave_out(dropped, record.key, BAD_NAME)
 
 
 def stamp_of(path: Path) -> str:

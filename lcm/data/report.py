@@ -7,20 +7,24 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median_low
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from lcm.data.buckets import Buckets, one_square
+from lcm.data.dropped import NO_CAPTION, Dropped
 from lcm.data.loaded import LoadedData
-from lcm.data.records import NO_CAPTION, Record
+from lcm.data.records import Record
+from lcm.system.fonts import legible, letters_across
 from lcm.system.image_grid import draw_images, save_png
 
 JSON_NAME, PICTURE_NAME = "data_report.json", "data_report.png"
 TILE, MARGIN = (256, 384), 8
-LINES, LINE_LENGTH, FONT_SIZE = 7, 36, 14
+LINES, LINE_LENGTH, LINE_HEIGHT, FONT_SIZE = 7, 36, 18, 14
+LONGEST = LINES * LINE_LENGTH
+"""Letters of a caption that have room."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class DataReport:
     """Counts of samples, pixels along the shorter sides of the images, and how many are cut to
     which width x height.
 
-    What is about images is None or empty without any.
+    What is about images is None or empty without any. `left_out` names what was dropped or hidden,
+    of each reason the first `dropped.LISTED`, as file, reason, and what lies behind it.
     """
 
     source: str
@@ -42,6 +47,8 @@ class DataReport:
     largest_side: int | None
     enlarged: int
     buckets: dict[str, int]
+    hidden: int = 0
+    left_out: list[dict[str, str]] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Lines for the log, which has what was kept and dropped already."""
@@ -74,6 +81,7 @@ def make_report(data: LoadedData, resolution: int, buckets: Buckets | None = Non
     shapes = [buckets.shape(index) for index in range(len(pictures))]
     needed = [max(h / p.height, w / p.width) for (h, w), p in zip(shapes, pictures, strict=True)]
     sides = [min(picture.width, picture.height) for picture in pictures]
+    dropped = data.dropped if isinstance(data.dropped, Dropped) else Dropped(data.dropped)
     return DataReport(
         source=data.source,
         kept=len(data.records),
@@ -86,6 +94,8 @@ def make_report(data: LoadedData, resolution: int, buckets: Buckets | None = Non
         largest_side=max(sides, default=None),
         enlarged=sum(scale > 1.0 for scale in needed),
         buckets=buckets.counts() if pictures else {},
+        hidden=dropped.hidden,
+        left_out=[asdict(one) for one in dropped.left_out()],
     )
 
 
@@ -108,16 +118,12 @@ def draw_example(record: Record) -> Image.Image:
     picture = record.image()
     picture.thumbnail((TILE[0] - 2 * MARGIN,) * 2)
     tile.paste(picture, (MARGIN, MARGIN))
-    # the font that comes with PIL has ASCII alone: other letters are spelled out, where it would
-    # draw boxes
-    captions = [caption.encode("ascii", "backslashreplace").decode() for caption in record.captions]
-    lines = [
-        line
-        for caption in captions
-        for line in textwrap.wrap(caption, LINE_LENGTH, subsequent_indent="  ")
-    ]
-    font = ImageFont.load_default(FONT_SIZE)
-    ImageDraw.Draw(tile).multiline_text(
-        (MARGIN, TILE[0]), "\n".join(lines[:LINES]), fill="black", font=font
-    )
+    lines = []
+    for caption in record.captions[:LINES]:
+        shown, font = legible(caption[:LONGEST], FONT_SIZE)
+        length = letters_across(shown, font, TILE[0] - 2 * MARGIN)
+        lines += [(line, font) for line in textwrap.wrap(shown, length, subsequent_indent="  ")]
+    pen = ImageDraw.Draw(tile)
+    for number, (line, font) in enumerate(lines[:LINES]):
+        pen.text((MARGIN, TILE[0] + number * LINE_HEIGHT), line, fill="black", font=font)
     return tile

@@ -67,9 +67,10 @@ def full_disk(error: Exception, output_dir: Path) -> OSError | None:
     """A full disk, said with what to do; None for any other error."""
     if not isinstance(error, OSError) or error.errno not in FULL:
         return None
-    free = free_bytes(nearest_existing(output_dir))
+    place = Path(error.filename) if error.filename else output_dir  # a cache may lie elsewhere
+    folder = nearest_existing(place.parent if error.filename else place)
     return OSError(
-        f"the disk is full, free are {readable(free)}; make room. "
+        f"the disk of {folder} is full, free are {readable(free_bytes(folder))}; make room. "
         f"{what_is_saved(output_dir).capitalize()}"
     )
 

@@ -6,10 +6,11 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from lcm.system.atomic import replacing
+from lcm.system.fonts import legible, letters_across
 
 FONT_SIZE, LINE, BORDER = 12, 16, 4
 """The size of the labels' font, the distance of lines, and what stays free around; in pixels."""
@@ -73,14 +74,17 @@ def draw_labelled(
     lefts = [margin + place * column for place in range(len(columns))]
     tops = [top + place * line for place in range(len(rows))]
     grid = Image.new("RGB", (margin + len(columns) * column, top + len(rows) * line), "white")
-    pen, font = ImageDraw.Draw(grid), ImageFont.load_default(FONT_SIZE)
+    pen = ImageDraw.Draw(grid)
     most_lines = max(1, (line - BORDER) // LINE)
     for above, text in zip(tops, rows, strict=True):
-        lines = textwrap.wrap(text, margin // 7, max_lines=most_lines, placeholder=" ...")
+        shown, font = legible(text, FONT_SIZE)
+        length = letters_across(shown, font, margin - 2 * BORDER)
+        lines = textwrap.wrap(shown, length, max_lines=most_lines, placeholder=" ...")
         for number, words in enumerate(lines):
             pen.text((BORDER, above + number * LINE), words, fill="black", font=font)
     for left, text in zip(lefts, columns, strict=True):
-        pen.text((left, 1), text, fill="black", font=font)
+        shown, font = legible(text, FONT_SIZE)
+        pen.text((left, 1), shown, fill="black", font=font)
     places = [(left, above) for above in tops for left in lefts]
     for image, place in zip(images, places, strict=True):
         grid.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), place)

@@ -20,5 +20,24 @@ def is_regular(path: Path) -> bool:
     """Whether the path is a file with an end: no pipe, device or socket, which may never end."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
+    except (OSError, ValueError):  # no such file; a name that no file can have
         return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, through links too; False for a name that no folder can have."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def is_endless(path: Path) -> bool:
+    """Whether there is something that is neither file nor folder, as a pipe or a device: to open it
+    may wait, and to read it may never end.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

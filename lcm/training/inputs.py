@@ -16,7 +16,7 @@ from lcm.data.batch import SampleBatch, collate
 from lcm.data.buckets import Buckets, by_aspect_ratio, one_square
 from lcm.data.config import SampleConfig
 from lcm.data.dataset import TrainDataset
-from lcm.data.load import load_data
+from lcm.data.load import load_data, open_data
 from lcm.data.loaded import LoadedData
 from lcm.data.precomputed.latents import EncodedSamples, Encoder, PictureSet, encode_samples
 from lcm.data.precomputed.prompts import encode_prompts
@@ -97,10 +97,12 @@ class Inputs:
 def load_inputs(
     config: TrainConfig, machine: Machine, workspace: Workspace
 ) -> tuple[list[Family], LoadedData]:
-    """The teachers, on the device, and the data, which are looked at first; a stream is encoded
-    there, by the first.
+    """The teachers, on the device, and the data; a stream is encoded there, by the first.
+
+    What is wrong with the place of the data is known before the teachers are loaded, what is wrong
+    with these before every picture is looked at.
     """
-    data = None if config.data.streaming else load_data(config.data, machine.team, workspace.cache)
+    opened = None if config.data.streaming else open_data(config.data, machine.team)
     dtype = DTYPES[config.loop.mixed_precision]
     families = machine.team.together(lambda: load_teachers(config.teacher, dtype))
     for family in families:
@@ -108,9 +110,9 @@ def load_inputs(
             # gradients pass through it: they would underflow in half precision
             family.pipe.vae.float()
         family.pipe.to(machine.device)
-    if data is None:
-        data = load_encoding(config, workspace, families[0])
-    return families, data
+    if opened is None:
+        return families, load_encoding(config, workspace, families[0])
+    return families, load_data(config.data, machine.team, workspace.cache, opened)
 
 
 def load_encoding(config: TrainConfig, workspace: Workspace, family: Family) -> LoadedData:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from lcm.data.config import DataConfig
 from lcm.data.load import load_data
@@ -19,6 +19,7 @@ from lcm.data.loaded import LoadedData
 from lcm.data.pictures import survey
 from lcm.data.records import Record
 from lcm.data.report import make_report, write_report
+from lcm.system.fonts import fonts
 from lcm.system.processes import Team
 from tests.support.pictures import BLUE, GREEN, RED, encoded, plain
 
@@ -60,6 +61,11 @@ def test_the_counts_are_those_of_the_folder(tmp_path: Path) -> None:
         "largest_side": 64,
         "enlarged": 2,
         "buckets": {"16x16": 5},
+        "hidden": 0,
+        "left_out": [
+            {"file": "broken.png", "reason": "unreadable", "why": "its content is none of these"},
+            {"file": "silent.png", "reason": "without a caption", "why": ""},
+        ],
     }
     captions, sides = report.lines()
     assert captions == "captions: 7 for 5 samples; dropped without one: 1"
@@ -139,12 +145,21 @@ def test_captions_are_written_below(tmp_path: Path) -> None:
     assert 0 < ink(tmp_path, "a ball") < ink(tmp_path, "a ball", "a red and rather round ball")
 
 
-def test_letters_that_the_font_lacks_are_spelled_out(tmp_path: Path) -> None:
-    assert (
-        ink(tmp_path, "größer 貓")
-        == ink(tmp_path, r"gr\xf6\xdfer \u8c93")
-        > ink(tmp_path, "gr er ")
-    )
+def test_letters_that_no_font_has_are_spelled_out(tmp_path: Path) -> None:
+    private = "\U0010fffd"
+    assert ink(tmp_path, f"a {private}") == ink(tmp_path, r"a \U0010fffd") > ink(tmp_path, "a ")
+
+
+def test_letters_that_a_font_of_this_machine_has_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether any has them is looked at by its table of letters, not by what it draws."""
+    monkeypatch.setattr("lcm.system.fonts.fonts", lambda size: (ImageFont.load_default(size),))
+    spelled = ink(tmp_path, "кот")
+    monkeypatch.undo()
+    if not any("DejaVuSans" in str(getattr(font, "path", "")) for font in fonts(14)):
+        pytest.skip("this machine has no such font")
+    assert 0 < ink(tmp_path, "кот") < spelled == ink(tmp_path, r"\u043a\u043e\u0442")
 
 
 @pytest.mark.parametrize(

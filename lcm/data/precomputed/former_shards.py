@@ -34,9 +34,11 @@ def entries_of_shard(path: Path, file: Any) -> list[tuple[str, str]]:
     digest, found = (file.metadata() or {}).get(DIGEST), NAME.fullmatch(path.name)
     if digest is None or found is None:
         return []
+    shape = file.get_slice(TENSOR).get_shape()
+    if not shape:
+        return []
     first = int(found[1]) * SHARD
-    count = int(file.get_slice(TENSOR).get_shape()[0])
-    return [(str(first + row), digest) for row in range(count)]
+    return [(str(first + row), digest) for row in range(int(shape[0]))]
 
 
 def is_sound(tensors: Mapping[str, Tensor], entries: Sequence[tuple[str, str]]) -> bool:

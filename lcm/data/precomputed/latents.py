@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 MOMENTS = "moments"
 Job = tuple[Record, Crop]
+MOST_CROPS = 10**8
+"""So many crops take terabytes on disk, and their list alone tens of gigabytes in memory."""
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -65,7 +67,12 @@ class PictureSet:
         return key_of(self.pictures[index].sha256, crop.resized, cut, crop.mirrored)
 
     def jobs(self) -> dict[str, Job]:
-        """All crops that the epochs draw, by key."""
+        """All crops that the epochs draw, by key. Raises ValueError for more than can be kept."""
+        if (count := self.variants * len(self.records)) > MOST_CROPS:
+            raise ValueError(
+                f"cache_variants: {self.variants} crops of {len(self.records)} pictures are "
+                f"{count}, more than {MOST_CROPS}; pass fewer"
+            )
         found: dict[str, Job] = {}
         for epoch in range(self.variants):
             for index, record in enumerate(self.records):

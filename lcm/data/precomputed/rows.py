@@ -27,13 +27,16 @@ from lcm.data.precomputed.store import (
 )
 from lcm.system.atomic import replacing
 from lcm.system.disk_space import Need, warn_if_short
+from lcm.system.json_input import field, read_object
 from lcm.system.processes import Team
+from lcm.system.text import plain
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Make = Callable[[Sequence[tuple[str, T]]], Iterator[tuple[str, Row]]]
 MANIFEST = "manifest.json"
+MEND = "the next run that reads its rows writes it anew"
 ROWS_READ = 64
 """Rows that are read to know how long reading takes."""
 
@@ -104,7 +107,7 @@ class Rows:
             raise ValueError(
                 f"{self.flag}: {directory} cannot be written ({error}); choose another folder"
             ) from error
-        if not (folder / MANIFEST).exists():
+        if manifest_of(folder / MANIFEST)[1]:  # none yet, or one that a full disk cut short
             with replacing(folder / MANIFEST, f".{uuid.uuid4().hex}") as partial:
                 partial.write_text(json.dumps({"kind": self.kind, **self.facts}, indent=1) + "\n")
         return folder
@@ -194,7 +197,19 @@ def break_even(making: float, reading: float, variants: int) -> int | None:
     return None if reading >= making else int(variants * making / (making - reading)) + 1
 
 
+def manifest_of(path: Path) -> tuple[dict[str, Any], str]:
+    """What a manifest says, and what is wrong with it where it says nothing."""
+    try:
+        manifest = read_object(path, MEND)
+        field(manifest, "kind", str, str(path), MEND)
+    except (ValueError, OSError) as error:
+        return {}, plain(error)
+    return manifest, ""
+
+
 def stores(directory: Path) -> Iterator[tuple[dict[str, Any], Store]]:
-    """The (manifest, store) of every folder with rows in a directory."""
+    """The (manifest, store) of every folder with rows in a directory; the manifest is empty where
+    something is wrong with it.
+    """
     for path in sorted(directory.glob(f"*/{MANIFEST}")):
-        yield json.loads(path.read_text()), Store(path.parent)
+        yield manifest_of(path)[0], Store(path.parent)

@@ -29,6 +29,9 @@ from tqdm.auto import tqdm
 from lcm.data.precomputed.former_shards import entries_of_shard, is_shard, is_sound
 from lcm.data.precomputed.identity import add_tensors
 from lcm.system.atomic import recover, replacing
+from lcm.system.disk_space import FULL
+from lcm.system.json_input import parse
+from lcm.system.paths import is_regular
 from lcm.system.processes import ALONE, Team
 
 ROWS = 256
@@ -58,12 +61,18 @@ def read_entries(path: Path) -> list[tuple[str, str]]:
         with safe_open(path, framework="pt") as file:
             if is_shard(path):
                 return entries_of_shard(path, file)
-            return [
-                (str(key), str(digest))
-                for key, digest in json.loads((file.metadata() or {}).get(ENTRIES, "[]"))
-            ]
-    except (OSError, ValueError, SafetensorError):
+            entries = parse((file.metadata() or {}).get(ENTRIES, "[]"), str(path), "")
+    except (OSError, ValueError, LookupError, SafetensorError):
         return []
+    return [(key, digest) for key, digest in entries] if are_entries(entries) else []
+
+
+def are_entries(entries: object) -> bool:
+    """Whether this is a list of pairs of texts, as `packed` writes it."""
+    return isinstance(entries, list) and all(
+        isinstance(entry, list) and [type(value) for value in entry] == [str, str]
+        for entry in entries
+    )
 
 
 def packed(rows: dict[str, Row]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -80,8 +89,14 @@ def write_rows(folder: Path, rows: dict[str, Row], owner: str | None = None) -> 
     tensors, metadata = packed(rows)
     name = hashlib.sha256(metadata[ENTRIES].encode()).hexdigest()[:32]
     # several runs may be writing the same rows at the same time
-    with replacing(folder / f"{name}{SUFFIX}", f".{owner or uuid.uuid4().hex}") as partial:
-        save_file(tensors, partial, metadata=metadata)
+    path = folder / f"{name}{SUFFIX}"
+    try:
+        with replacing(path, f".{owner or uuid.uuid4().hex}") as partial:
+            save_file(tensors, partial, metadata=metadata)
+    except OSError as error:
+        if error.errno in FULL:  # of this disk, which need not be that of the run
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def bytes_of_rows(count: int, key: str, row: Row) -> int:
@@ -123,7 +138,9 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = sorted(
-            path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith(".")
+            path
+            for path in folder.glob(f"*{SUFFIX}")
+            if not path.name.startswith(".") and is_regular(path)
         )
         self.places: dict[str, tuple[int, int]] = {}
         self._digests: list[list[tuple[str, str]]] = [read_entries(path) for path in self.files]
@@ -199,7 +216,8 @@ class Store:
             return []
         if is_shard(path):
             return None if entries and is_sound(tensors, entries) else []
-        if not entries or any(len(tensor) != len(entries) for tensor in tensors.values()):
+        shapes = [tuple(tensor.shape[:1]) for tensor in tensors.values()]
+        if not entries or any(shape != (len(entries),) for shape in shapes):
             return []
         bad = [
             row

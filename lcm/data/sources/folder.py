@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from lcm.data.captions import CAPTION_SUFFIXES, BadTextError, caption_lines
 from lcm.data.config import DataConfig
-from lcm.data.records import (
-    IMAGE_SUFFIXES,
+from lcm.data.dropped import (
+    BAD_TEXT,
+    LINKED_OUT,
+    NAMED_TWICE,
     NO_CAPTION,
+    NO_IMAGE,
     OTHER_FORMAT,
-    OTHER_SUFFIXES,
-    Record,
-    as_captions,
-    caption_lines,
-    stamp_of,
+    example,
+    hint,
+    leave_out,
 )
+from lcm.data.formats import OTHER_SUFFIXES, readable_suffixes, remedy
+from lcm.data.records import Record, stamp_of
 from lcm.data.sources.base import Source
+from lcm.data.sources.metadata import METADATA_NAMES, Metadata, read_metadata
+from lcm.data.sources.walk import Found, is_picture, lexical, real_path, walk
 
-METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+LIKE_CAPTIONS = (
+    *(".json", ".jsonl", ".json1", ".ndjson", ".csv", ".tsv", ".parquet", ".xlsx", ".ods"),
+    *(".yaml", ".yml", ".toml", ".xml", ".cap", ".captions", ".tags"),
+)
+"""Ends of names of files that may be meant for captions, and are not read."""
 
 
 def read_folder(where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
     """Images below a folder in path order, captions from metadata files and, where those have none,
-    .txt files.
+    from the files of captions beside them.
     """
     folder = Path(where)
     if not folder.is_dir():
@@ -37,114 +43,108 @@ def read_folder(where: str, config: DataConfig, dropped: Counter[str]) -> Iterat
             f"train_data_dir: {folder} is not a folder; pass the folder that holds the "
             "training images"
         )
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    found = walk(folder, dropped)
+    suffixes = readable_suffixes()
+    images = [path for path in found.files if path.suffix.lower() in suffixes]
+    for path in found.files:
+        if path.suffix.lower() in OTHER_SUFFIXES and path.suffix.lower() not in suffixes:
+            leave_out(dropped, found_name(found, path), OTHER_FORMAT, remedy(path.suffix.lower()))
     if not images:
-        raise ValueError(f"train_data_dir: {folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-    captions = read_metadata(folder, config.caption_column)
-    dropped.update("listed in the metadata but missing" for path in captions if not path.is_file())
-    listed = {path for path in captions if path.is_file()} - {lexical(path) for path in images}
-    dropped.update(
-        OTHER_FORMAT
-        for path in files
-        if path.suffix.lower() in OTHER_SUFFIXES or lexical(path) in listed
-    )
+        raise ValueError(
+            f"train_data_dir: {folder} holds no images ({', '.join(suffixes)}){example(dropped)}"
+        )
+    metadata = read_metadata(found, images, config.caption_column, dropped)
+    beside = Beside(found, images, metadata, dropped)
     for path in images:
-        texts = captions.get(lexical(path)) or read_sidecar(path.with_suffix(".txt"))
-        if texts:
-            size = path.stat().st_size
+        if texts := beside.captions(path):
             yield Record(
-                path.relative_to(folder).as_posix(),
+                found_name(found, path),
                 texts,
                 partial(Path, path),
-                size,
+                path.stat().st_size,
                 stamp_of(path),
             )
-        else:
-            dropped[NO_CAPTION] += 1
 
 
-def read_sidecar(path: Path) -> tuple[str, ...]:
-    return (
-        caption_lines(path.read_text(encoding="utf-8-sig", errors="replace"))
-        if path.is_file()
-        else ()
-    )
+def found_name(found: Found, path: Path) -> str:
+    return path.relative_to(found.root).as_posix()
 
 
-def read_metadata(folder: Path, caption_column: str) -> dict[Path, tuple[str, ...]]:
-    """File -> captions from every metadata.jsonl and metadata.csv below `folder`, file names
-    relative to each.
+class Beside:
+    """The captions of images: those of the metadata or of a file of the same name beside each."""
 
-    Several rows of one file add up: each different caption is kept once more.
-    """
-    captions: dict[Path, tuple[str, ...]] = {}
-    for metadata in sorted(path for name in METADATA_NAMES for path in folder.rglob(name)):
-        try:
-            rows = list(read_rows(metadata))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{metadata} is not UTF-8: {error}; save it as UTF-8") from error
-        except csv.Error as error:
-            raise ValueError(f"{metadata} is not valid CSV: {error}") from error
-        columns = sorted({column for row in rows for column in row})
-        if rows and ("file_name" not in columns or caption_column not in columns):
-            raise ValueError(
-                f"{metadata} has the columns {', '.join(columns)} but needs file_name and "
-                f"{caption_column}; pass --caption_column to name another caption column"
-            )
-        for row in rows:
-            path = lexical(metadata.parent / str(row.get("file_name", "")))
-            if not path.is_relative_to(lexical(folder)):
-                raise ValueError(
-                    f"{metadata}: file_name {row['file_name']!r} points outside {folder}; keep "
-                    "images inside it"
-                )
-            earlier = captions.get(path, ())
-            captions[path] = earlier + tuple(
-                text for text in as_captions(row.get(caption_column)) if text not in earlier
-            )
-    return captions
+    def __init__(
+        self, found: Found, images: Sequence[Path], metadata: Metadata, dropped: Counter[str]
+    ) -> None:
+        self.found, self.metadata, self.dropped = found, metadata, dropped
+        self.texts: dict[tuple[Path, str], list[Path]] = {}
+        self.others: dict[tuple[Path, str], Path] = {}
+        pictured = {(path.parent, path.stem) for path in found.files if is_picture(path)}
+        for path in found.files:
+            if is_picture(path) or path.name.lower() in METADATA_NAMES:
+                continue
+            if path.suffix.lower() in CAPTION_SUFFIXES:
+                self.texts.setdefault((path.parent, path.stem), []).append(path)
+                if (path.parent, path.stem) in pictured:
+                    continue
+                if lexical(path) not in metadata.rows:
+                    leave_out(dropped, found_name(found, path), NO_IMAGE)
+            self.keep_apart(path)
 
+    def keep_apart(self, path: Path) -> None:
+        """Remembers a file that is not read by every name before a dot of its own."""
+        parts = path.name.split(".")
+        for count in range(1, len(parts)):
+            self.others.setdefault((path.parent, ".".join(parts[:count])), path)
+        if path.suffix.lower() in LIKE_CAPTIONS:
+            hint(self.dropped, f"{found_name(self.found, path)} is not read")
 
-def lexical(path: Path) -> Path:
-    """Absolute, without "..", links not followed: data folders full of links are common and stay
-    usable.
-    """
-    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps ".."
+    def captions(self, image: Path) -> tuple[str, ...]:
+        """Those of an image. Where there are none, or they cannot be read, it is left out."""
+        name, place = found_name(self.found, image), lexical(image)
+        if place in self.metadata.wrong:
+            leave_out(self.dropped, name, BAD_TEXT, self.metadata.wrong[place])
+            return ()
+        if texts := self.metadata.captions.get(place, ()):
+            return texts
+        files = self.texts.get((image.parent, image.stem), [])
+        for suffix in CAPTION_SUFFIXES:
+            of_kind = [path for path in files if path.suffix.lower() == suffix]
+            if not of_kind:
+                continue
+            reason, why = self.refusal(image, of_kind)
+            if reason:
+                leave_out(self.dropped, name, reason, why)
+                return ()
+            try:
+                texts = caption_lines(of_kind[0].read_bytes())
+            except (BadTextError, OSError) as error:
+                leave_out(self.dropped, name, BAD_TEXT, f"{of_kind[0].name} {error}")
+                return ()
+            if texts:
+                return texts
+        other = self.others.get((image.parent, image.stem))
+        why = f"{other.name} beside it is not read" if other else ""
+        leave_out(self.dropped, name, NO_CAPTION, why)
+        if other:
+            hint(self.dropped, f"{found_name(self.found, other)} is not read")
+        return ()
 
-
-def read_rows(metadata: Path) -> Iterator[dict[str, Any]]:
-    with metadata.open(encoding="utf-8-sig", newline="") as file:
-        if metadata.suffix == ".csv":
-            reader = csv.DictReader(file)
-            for row in reader:
-                if None in row:
-                    raise ValueError(
-                        f"{metadata}, line {reader.line_num} has too many fields; put captions "
-                        "with commas in quotes"
-                    )
-                yield row
-            return
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(
-                        f"{metadata}, line {number} is not valid JSON: {error}"
-                    ) from error
-                if not isinstance(row, dict):
-                    raise ValueError(
-                        f"{metadata}, line {number} must be a JSON object with file_name and a "
-                        "caption"
-                    )
-                yield row
+    def refusal(self, image: Path, texts: Sequence[Path]) -> tuple[str, str]:
+        """The reason for not reading the files of captions of one kind, and what lies behind it;
+        twice nothing where they may be read.
+        """
+        if len(texts) > 1:
+            return NAMED_TWICE, " and ".join(path.name for path in texts)
+        if not self.found.may_read(texts[0], [image]):
+            return LINKED_OUT, f"{texts[0].name} leads to {real_path(texts[0])}; copy it here"
+        return "", ""
 
 
 FOLDER = Source(
     read_folder,
     add_captions=(
         "add a metadata.jsonl with file_name and {} fields, a metadata.csv with these columns, or "
-        "a .txt of the same name beside every image"
+        "a .txt or .caption of the same name beside every image"
     ),
 )

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from lcm.data.config import DataConfig
+from lcm.data.dropped import NO_ROWS, leave_out
 from lcm.data.records import Record
 from lcm.data.sources.base import Source
 from lcm.data.sources.files import find_files
 from lcm.data.sources.tables import read_table
+from lcm.system.text import plain
 
 
 def read_parquet_files(where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
@@ -18,17 +20,21 @@ def read_parquet_files(where: str, config: DataConfig, dropped: Counter[str]) ->
     folder of their parquet file.
     """
     import datasets
+    from pyarrow import parquet
 
-    base, files = find_files("parquet_files", where, ".parquet")
+    base, files = find_files("parquet_files", where, ".parquet", dropped)
     for path in files:
+        name = path.relative_to(base).as_posix()
         try:
+            if parquet.read_metadata(path).num_rows == 0:  # which `datasets` cannot read
+                leave_out(dropped, name, NO_ROWS)
+                continue
             table: Any = datasets.Dataset.from_parquet(str(path), cache_dir=config.cache_dir)
         except Exception as error:
             raise ValueError(
-                f"parquet_files: {path} could not be read ({error.__cause__ or error}); "
-                "download it again or leave it out"
+                f"parquet_files: {path} could not be read ({plain(error.__cause__ or error, 500)}"
+                "); download it again or leave it out"
             ) from error
-        name = path.relative_to(base).as_posix()
         yield from read_table(
             table, name, config, dropped, flag="parquet_files", roots=(path.parent.resolve(),)
         )

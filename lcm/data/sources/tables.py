@@ -10,8 +10,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lcm.data.captions import BadTextError, as_captions
 from lcm.data.config import DataConfig
-from lcm.data.records import NO_CAPTION, Record, as_captions
+from lcm.data.dropped import BAD_TEXT, NO_CAPTION, leave_out
+from lcm.data.records import Record
+from lcm.system.paths import is_endless
+from lcm.system.text import plain
+
+ROWS_AT_ONCE = 1000
 
 
 def read_table(
@@ -29,13 +35,37 @@ def read_table(
     Raises ValueError that names `flag` when a column is missing or holds no images.
     """
     rows = check_columns(table, name, config, flag=flag)
-    for i, value in enumerate(table[config.caption_column]):
-        captions = as_captions(value)
+    for i, found in enumerate(cells_of(table, config.caption_column)):
+        captions, why = (found, "") if isinstance(found, tuple) else ((), f"its caption {found}")
         if captions:
             read = partial(read_cell, rows, config.image_column, i, roots)
             yield Record(f"{name}[{i}]", captions, read, stamp=f"{table._fingerprint}[{i}]")
         else:
-            dropped[NO_CAPTION] += 1
+            leave_out(dropped, f"{name}[{i}]", BAD_TEXT if why else NO_CAPTION, why)
+
+
+def cells_of(table: Any, column: str) -> Iterator[tuple[str, ...] | BadTextError]:
+    """The captions of every row, or why they cannot be read."""
+    cells = table.select_columns([column])
+    for first in range(0, len(table), ROWS_AT_ONCE):
+        numbers = range(first, min(first + ROWS_AT_ONCE, len(table)))
+        try:
+            values = cells[first : numbers.stop][column]
+        except UnicodeDecodeError:  # of one of them; each alone tells which
+            values = [cell_of(cells, column, number) for number in numbers]
+        for value in values:
+            try:
+                yield value if isinstance(value, BadTextError) else as_captions(value)
+            except BadTextError as error:
+                yield error
+
+
+def cell_of(cells: Any, column: str, number: int) -> Any:
+    """What a row holds, an error where that is no text."""
+    try:
+        return cells[number][column]
+    except UnicodeDecodeError as error:
+        return BadTextError(f"is not UTF-8: {error.reason} at byte {error.start}")
 
 
 def check_columns(table: Any, name: str, config: DataConfig, *, flag: str) -> Any:
@@ -85,6 +115,8 @@ def content_of(cell: Any, roots: tuple[Path, ...], repository: str = "") -> io.B
     for root in roots:
         path = (root / cell["path"]).resolve()
         if path.is_relative_to(root):
+            if is_endless(path):
+                raise ValueError(f"its file {plain(cell['path'], 300)} is a pipe or a device")
             return path
     raise ValueError(
         f"its file {cell['path']} is not below {' or '.join(map(str, roots)) or 'the data set'}; "
@@ -125,7 +157,8 @@ def is_part(address: str, roots: tuple[Path, ...], repository: str) -> bool:
             outer.startswith(f"hf://datasets/{repository}@")
             and ".." not in PurePosixPath(outer).parts
         )
-    return any(Path(outer).resolve().is_relative_to(root) for root in roots)
+    path = Path(outer).resolve()
+    return any(path.is_relative_to(root) for root in roots) and not is_endless(path)
 
 
 def without_secrets(error: Exception) -> str:

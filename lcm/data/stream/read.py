@@ -17,10 +17,11 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from lcm.data.config import DataConfig
+from lcm.data.dropped import BAD_TEXT, NO_CAPTION, Dropped, leave_out
 from lcm.data.load import drop_unusable, report_dropped
 from lcm.data.loaded import LoadedData
 from lcm.data.pictures import Picture, examined
-from lcm.data.records import NO_CAPTION, Record, fingerprint
+from lcm.data.records import Record, fingerprint
 from lcm.data.stream.listing import ListedRow, Listing
 from lcm.data.stream.rows import FLAG, Stream
 from lcm.system.processes import Team
@@ -32,10 +33,12 @@ AT_ONCE = 256
 kill.
 """
 
-NOT_LOOKED_AT = Picture("", 0, 0, NO_CAPTION)
-"""The picture of a row without a caption, which is no sample whatever it shows."""
-
 Sink = Callable[[LoadedData], None]
+
+
+def not_looked_at(record: Record) -> Picture:
+    """The picture of a row without a caption, which is no sample whatever it shows."""
+    return Picture("", 0, 0, BAD_TEXT if record.flaw else NO_CAPTION, record.flaw)
 
 
 def load_stream(
@@ -60,7 +63,10 @@ def load_stream(
     rows = listing.rows[: how_many(listing, limit)]
     good = [(number, row) for number, row in enumerate(rows) if not row.picture.reason]
     records = [Record(stream.key(number), row.captions) for number, row in good]
-    dropped = Counter(row.picture.reason for row in rows if row.picture.reason)
+    dropped = Dropped()
+    for number, row in enumerate(rows):
+        if row.picture.reason:
+            leave_out(dropped, stream.key(number), row.picture.reason, row.picture.error)
     logger.info(
         "%s: %d rows as listed in %s, %d of them read now",
         stream.where,
@@ -146,7 +152,7 @@ def read_chunk(records: Iterator[Record], room: int, team: Team, sink: Sink) -> 
     pictures = examined([chunk[number] for number in share])
     found = dict(sorted(team.gather(list(zip(share, pictures, strict=True)))))
     rows = [
-        ListedRow(record.captions, found.get(number, NOT_LOOKED_AT))
+        ListedRow(record.captions, found.get(number) or not_looked_at(record))
         for number, record in enumerate(chunk)
     ]
     good = zip(

@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lcm.data.captions import BadTextError, as_captions
 from lcm.data.config import DataConfig
-from lcm.data.records import Record, as_captions
-from lcm.data.sources.dataset import choose_split, is_saved
+from lcm.data.records import Record
+from lcm.data.sources.dataset import check_place, choose_split, is_saved
 from lcm.data.sources.tables import check_columns, content_of, without_secrets
 
 FLAG = "dataset_name"
@@ -54,6 +55,7 @@ class Stream:
         """The commit on the hub, or what changes when a file of a local folder does. Raises
         ValueError when there is nothing.
         """
+        check_place(self.where)
         if is_saved(self.where):
             return str(self._loaded._fingerprint)
         if str(self._builder.base_path).startswith("hf://"):
@@ -79,12 +81,23 @@ class Stream:
                 for row in table.shard(num_shards=table.num_shards, index=shard):
                     if number >= start:
                         read = Held(row[self.config.image_column], roots, self.where)
-                        yield Record(
-                            self.key(number), as_captions(row[self.config.caption_column]), read
-                        )
+                        captions, flaw = self.captions(row)
+                        yield Record(self.key(number), captions, read, flaw=flaw)
                     number += 1
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{FLAG}: {self.where} has a text that is not UTF-8 in row {number} or soon behind "
+                f"it ({error.reason}); write the data set anew"
+            ) from error
         except Exception as error:
             raise broken(self.where, f"from row {number} on", error) from error
+
+    def captions(self, row: Any) -> tuple[tuple[str, ...], str]:
+        """The captions of a row, and why they cannot be read, nothing where they can."""
+        try:
+            return as_captions(row[self.config.caption_column]), ""
+        except BadTextError as error:
+            return (), f"its caption {error}"
 
     @cached_property
     def _builder(self) -> Any:

@@ -195,13 +195,14 @@ def numbers(lines: list[dict[str, Any]]) -> Pairs:
 
 
 def read_data(output_dir: Path) -> Pairs:
-    """The samples that were kept and dropped and why, as data_report.json has it; nothing without
-    that file.
+    """The samples that were kept and dropped and why, as data_report.json has it, without their
+    names; nothing without that file.
     """
     path = output_dir / JSON_NAME
     if not path.exists():
         return []
     report = json.loads(path.read_text())
+    report.pop("left_out", None)
     return [(name.replace("_", " "), shown(value)) for name, value in report.items()]
 
 

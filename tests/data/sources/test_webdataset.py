@@ -33,7 +33,8 @@ def text(value: Any) -> bytes:
     [
         ({"txt": b"one"}, ("one",)),
         ({"txt": "\ufeffgrößer\r\n\n zwei ".encode()}, ("größer", "zwei")),
-        ({"txt": b"caf\xe9"}, ("caf\ufffd",)),
+        ({"caption": b"one"}, ("one",)),
+        ({"txt": b"from txt", "caption": b"from caption"}, ("from txt",)),
         ({"json": text({"text": "one"})}, ("one",)),
         ({"json": text({"text": ["one", "", None, "two"]})}, ("one", "two")),
         ({"json": b"\xef\xbb\xbf" + text({"text": "one"})}, ("one",)),
@@ -76,6 +77,7 @@ def test_another_field_of_the_json(tmp_path: Path) -> None:
         ({"jpg": PICTURE, "json": b"\xff\xfe"}, "with a .json that is no JSON"),
         ({"jpg": PICTURE, "json": b"[" * 200_000}, "with a .json that is no JSON"),
         ({"jpg": PICTURE, "JPG": PICTURE, "txt": b"x"}, "named twice in a tar"),
+        ({"jpg": PICTURE, "txt": b"caf\xe9"}, "with captions that are not UTF-8"),
         ({"jpg": b"", "txt": b"x"}, "unreadable"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

@@ -1,0 +1,81 @@
+"""Captions as they were written, or an error: a text is never guessed at.
+
+Files are UTF-8, or UTF-16 with its mark at the start. Whatever else they are in cannot be told from
+their bytes, and a caption that was read wrongly would be learnt.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+from typing import Any
+
+CAPTION_SUFFIXES = (".txt", ".caption")
+"""Files of captions beside a picture, in lower case; the first that has any is taken."""
+
+MOST_BYTES = 1 << 24
+"""Of the captions of one picture."""
+
+SEVEN_BIT = ("\x1b$", "\x1b(")
+"""What turns the letters of ISO-2022 (Japanese, Korean) on and off, all in ASCII's bytes."""
+
+
+class BadTextError(ValueError):
+    """A text that cannot be read as it was written. Says why, and what to do about it."""
+
+
+def decode(content: bytes) -> str:
+    """The text of a file. Raises BadTextError where it is not UTF-8, or UTF-16 with its mark."""
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadTextError(
+            f"is not {'UTF-16, as which it begins' if is_wide else 'UTF-8'}: {error.reason} at "
+            f"byte {error.start}; save it as UTF-8"
+        ) from error
+    if "\0" in text:
+        raise BadTextError(
+            "is not UTF-8: it has zero bytes, as UTF-16 and UTF-32 do; save it as UTF-8"
+        )
+    if any(mark in text for mark in SEVEN_BIT):
+        raise BadTextError("is not UTF-8: it has the shifts of ISO-2022; save it as UTF-8")
+    return text
+
+
+def as_captions(value: Any) -> tuple[str, ...]:
+    """The non-empty captions in a cell that holds a string, a list of strings, or nothing.
+
+    Raises BadTextError for one that no tokenizer takes.
+    """
+    candidates = value if isinstance(value, list | tuple) else [value]
+    texts = [decode(text) if isinstance(text, bytes) else text for text in candidates]
+    captions = tuple(
+        stripped for text in texts if isinstance(text, str) and (stripped := text.strip())
+    )
+    for caption in captions:
+        if not is_utf8(caption):  # JSON can spell half of a surrogate pair
+            raise BadTextError("has half of a surrogate pair, which is no character; write it anew")
+    return captions
+
+
+def caption_lines(content: bytes) -> tuple[str, ...]:
+    """The captions in a file beside a picture: one on every line that is not blank.
+
+    Raises BadTextError for what is no such file.
+    """
+    if len(content) > MOST_BYTES:
+        raise BadTextError(
+            f"has more than {MOST_BYTES >> 20} MiB, too much for a caption; shorten it"
+        )
+    # ends lines at line breaks alone, unlike str.splitlines
+    return as_captions(list(io.StringIO(decode(content), newline=None)))
+
+
+def is_utf8(text: str) -> bool:
+    """False where bytes of another encoding were read as a name, or half a surrogate pair was."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
