@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from lcm.system.console import error_exit, hide_loading_bars, is_main, log_plainly, quiet_libraries
-from lcm.system.signals import Stopped, StopRequest
+from lcm.system.signals import Stopped, StopRequest, obeying
 
 if TYPE_CHECKING:
     from lcm.config.run import TrainConfig
@@ -26,21 +26,15 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs training, or a rehearsal of it with --dry_run.
 
-    Returns the exit status: 0, 2 after a mistake of the user, 128 + n where signal n asked to stop.
+    Returns the exit status: 0, 1 where another process is lost, 2 after a mistake of the user, 128
+    + n where signal n asked to stop.
     """
-    stop = StopRequest()
-    try:
-        with stop.listening():
-            return run(argv, stop)
-    except Stopped as stopped:
-        print(f"stopped by {stopped} before the run began", file=sys.stderr)
-        return stopped.status
+    with obeying():
+        return run(argv, StopRequest())
 
 
 def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
-    """Does what `main` does, for a process that listens to signals. Raises Stopped as long as
-    nothing has begun.
-    """
+    """Does what `main` does, listening to signals as soon as all is imported."""
     quiet_libraries()
     log_plainly()
     try:
@@ -49,27 +43,36 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
         config = parse_config(argv)
     except (ValueError, OSError) as error:
         return refuse(error)
+    # all that takes time to import
     from lcm.adapter.export import ExportError
     from lcm.dry_run.memory_fit import out_of_memory
     from lcm.outputs.folder import full_disk, what_is_saved
     from lcm.system.memory import is_out_of_memory
+    from lcm.system.processes import lost_process
+    from lcm.training import loop, setup  # noqa: F401
+    from lcm.training.workspace import written_folders
 
     output_dir = config.output.folder
     try:
-        hide_loading_bars(config.teacher.path)
-        rehearse(config) if config.loop.dry_run else train(config, stop)
+        with stop.listening():
+            hide_loading_bars(config.teacher.path)
+            rehearse(config) if config.loop.dry_run else train(config, stop)
     except (ValueError, OSError, FloatingPointError, ExportError) as error:
-        return refuse(full_disk(error, output_dir) or error)
-    except (Stopped, RuntimeError, MemoryError) as reason:
-        if is_out_of_memory(reason) and not os.environ.get("LCM_TRACEBACK"):
+        return refuse(full_disk(error, written_folders(config.cache, output_dir)) or error)
+    except (Stopped, Exception) as reason:
+        shows_all = bool(os.environ.get("LCM_TRACEBACK"))
+        if is_out_of_memory(reason) and not shows_all:
             return error_exit(out_of_memory(config))
-        # a process that waits for one that has stopped already gets an error of the network
-        if not stop.asked and not isinstance(reason, Stopped):
+        # what is interrupted may answer with an error of its own, and a process that waits for one
+        # that has stopped already gets one of the network
+        if stop.asked or isinstance(reason, Stopped):
+            stopped = reason if isinstance(reason, Stopped) else Stopped(int(stop.signum or 0))
+            if is_main():
+                print(f"stopped by {stopped}: {what_is_saved(output_dir)}", file=sys.stderr)
+            return stopped.status
+        if (lost := lost_process(reason, what_is_saved(output_dir))) is None or shows_all:
             raise
-        stopped = reason if isinstance(reason, Stopped) else Stopped(int(stop.signum or 0))
-        if is_main():
-            print(f"stopped by {stopped}: {what_is_saved(output_dir)}", file=sys.stderr)
-        return stopped.status
+        return error_exit(lost)
     return 0
 
 

@@ -105,7 +105,6 @@ def export_lora(
             f"{len(broken)} adapter tensors are not finite in {dtype}, the first is {broken[0]}; "
             "nothing was written"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         save_tensors(state, partial, metadata=header(unet, recipe, training or {}))
 

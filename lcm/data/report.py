@@ -17,6 +17,7 @@ from lcm.data.buckets import Buckets, one_square
 from lcm.data.dropped import NO_CAPTION, Dropped
 from lcm.data.loaded import LoadedData
 from lcm.data.records import Record
+from lcm.system.atomic import replacing
 from lcm.system.fonts import legible, letters_across
 from lcm.system.image_grid import draw_images, save_png
 
@@ -101,7 +102,8 @@ def make_report(data: LoadedData, resolution: int, buckets: Buckets | None = Non
 
 def write_report(folder: Path, report: DataReport, records: Sequence[Record]) -> None:
     """data_report.json and, of images that can be opened again, data_report.png in `folder`."""
-    (folder / JSON_NAME).write_text(json.dumps(asdict(report), indent=2) + "\n")
+    with replacing(folder / JSON_NAME) as partial:
+        partial.write_text(json.dumps(asdict(report), indent=2) + "\n")
     if records[0].read is not None:
         save_png(draw_examples(records), folder / PICTURE_NAME)
 

@@ -1,12 +1,12 @@
 """Checkpoints: everything resumable as one record, in safetensors and JSON, complete or not there
-at all.
+at all, with the sums of both files.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,30 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lcm.system.atomic import discard, replacing
+from lcm.system.checksums import SUMS_NAME, first_changed, sums_text
 
 PREFIX = "checkpoint-"
 TENSORS, FACTS = "state.safetensors", "state.json"
 
 
+class DamagedError(ValueError):
+    """A folder that is no checkpoint, or no longer; `reason` says why, without its name."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        self.folder, self.reason = folder, reason
+        super().__init__(f"{folder} is damaged: {reason}")
+
+
 @dataclass
 class RunState:
     """`tensors` are live: the adapter, its average, the optimizer's moments. `facts` are JSON
-    values: step, configuration, data fingerprint, learning-rate schedule, loss scale.
+    values: step, configuration, data fingerprint, learning-rate schedule, loss scale. `damaged`
+    are newer checkpoints, which could not be read.
     """
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+    damaged: list[Path] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:
@@ -90,6 +101,8 @@ def save_checkpoint(output_dir: Path, step: int, state: RunState) -> Path:
         partial.mkdir(parents=True)
         save_file(apart(state.tensors), partial / TENSORS)
         (partial / FACTS).write_text(json.dumps({**state.facts, "step": step}, indent=1))
+        sums = sums_text(partial, [partial / TENSORS, partial / FACTS])
+        (partial / SUMS_NAME).write_text(sums)
     return checkpoint_path(output_dir, step)
 
 
@@ -107,42 +120,66 @@ def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_checkpoint(folder: Path) -> RunState:
-    """Raises FileNotFoundError when `folder` is no checkpoint of this toolkit."""
-    if not (folder / FACTS).is_file() or not (folder / TENSORS).is_file():
-        raise FileNotFoundError(
-            f"resume_from_checkpoint: {folder} is not a checkpoint (it lacks {FACTS} or "
-            f"{TENSORS}); pass a checkpoint-<step> folder of an earlier run, or latest"
-        )
+    """Raises DamagedError when `folder` is no checkpoint of this toolkit, or not as it was written.
+
+    Former versions wrote no sums: of theirs, files are noticed that cannot be read.
+    """
+    for name in (FACTS, TENSORS):
+        if not (folder / name).is_file():
+            raise DamagedError(folder, f"{name} is missing")
+    if (changed := first_changed(folder, (TENSORS, FACTS))) is not None:
+        raise DamagedError(folder, changed)
     try:
-        return RunState(load_file(folder / TENSORS), json.loads((folder / FACTS).read_text()))
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"resume_from_checkpoint: {folder} is damaged ({error}); pass an earlier checkpoint"
-        ) from error
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise DamagedError(folder, f"{FACTS} is no JSON ({error})") from error
+    if not isinstance(facts, dict):
+        raise DamagedError(folder, f"{FACTS} is no JSON object")
+    number = number_of(folder)
+    if number is not None and facts.get("step") != number:
+        raise DamagedError(folder, f"{FACTS} is of step {facts.get('step')!r}")
+    try:
+        return RunState(load_file(folder / TENSORS), facts)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise DamagedError(folder, f"{TENSORS} is cut short or overwritten ({error})") from error
+
+
+def number_of(folder: Path) -> int | None:
+    """The step in a checkpoint's name; None where that is another name."""
+    digits = folder.name.removeprefix(PREFIX)
+    is_number = folder.name.startswith(PREFIX) and digits.isascii() and digits.isdecimal()
+    return int(digits) if is_number else None
+
+
+def numbered(output_dir: Path) -> list[Path]:
+    """Whatever has the name of a checkpoint, damaged or not, oldest first."""
+    found = {path: number_of(path) for path in output_dir.glob(f"{PREFIX}*")}
+    numbers = {path: number for path, number in found.items() if number is not None}
+    return sorted(numbers, key=numbers.__getitem__)
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    found = [
+    return [
         path
-        for path in output_dir.glob(f"{PREFIX}*")
-        if path.name[len(PREFIX) :].isdigit() and (path / FACTS).is_file()
+        for path in numbered(output_dir)
+        if (path / FACTS).is_file() and (path / TENSORS).is_file()
     ]
-    return sorted(found, key=lambda path: int(path.name[len(PREFIX) :]))
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a damaged checkpoint, so that it neither counts nor is written over; its new
+    place.
+    """
+    places = (
+        folder.with_name(f"{folder.name}.damaged{f'-{i}' if i else ''}") for i in range(2**20)
+    )
+    place = next(place for place in places if not place.exists() and not place.is_symlink())
+    return folder.rename(place)
 
 
 def prune_checkpoints(output_dir: Path, keep: int | None, step: int) -> None:
     """Deletes all but the newest `keep` checkpoints up to `step`, which was just completed."""
-    reached = [
-        path for path in list_checkpoints(output_dir) if int(path.name[len(PREFIX) :]) <= step
-    ]
+    reached = [path for path in list_checkpoints(output_dir) if (number_of(path) or 0) <= step]
     for path in reached[: -keep if keep else 0]:
         discard(path)
-
-
-def find_checkpoint(output_dir: Path, wanted: str) -> Path | None:
-    """The folder that `resume_from_checkpoint` means; None to start afresh."""
-    if wanted == "latest":
-        checkpoints = list_checkpoints(output_dir)
-        return checkpoints[-1] if checkpoints else None
-    return Path(wanted)

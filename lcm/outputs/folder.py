@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME
+from lcm.config.run import DEFAULTS
 from lcm.data import report as data_report
-from lcm.outputs.checkpoint import PREFIX, list_checkpoints
+from lcm.outputs.checkpoint import FACTS, PREFIX, list_checkpoints, numbered
 from lcm.system.atomic import recover
+from lcm.system.checksums import SUMS_NAME
 from lcm.system.disk_space import FULL, free_bytes, nearest_existing, readable
+from lcm.system.paths import obstacle
 
 UNVERIFIED = f"unverified-{WEIGHTS_NAME}"
 """An adapter that has not yet been reloaded and compared."""
@@ -23,17 +29,11 @@ GRIDS = "validation"
 TRAJECTORIES = "trajectories"
 """The folder of the teacher's trajectories, where no other is named."""
 OVERWRITTEN = (
-    *(CARD_NAME, CONFIG_NAME, METRICS_NAME, REPORT_NAME, PICTURE_NAME),
+    *(CARD_NAME, CONFIG_NAME, METRICS_NAME, REPORT_NAME, SUMS_NAME),
     *(data_report.JSON_NAME, data_report.PICTURE_NAME),
+    *(PICTURE_NAME, f"{GRIDS}/step-*.png"),
 )
-"""Files that a run overwrites in its folder."""
-WRITTEN = (
-    f"{PREFIX}*",
-    *(WEIGHTS_NAME, UNVERIFIED, UNET_FOLDER),
-    *(name for name in OVERWRITTEN if not name.endswith(".png")),
-    "*.png",
-)
-"""What a run writes or replaces in its folders, and may have been killed at."""
+"""Files that a run overwrites in its folder, or patterns of them."""
 
 
 def grid_name(step: int) -> str:
@@ -41,17 +41,50 @@ def grid_name(step: int) -> str:
     return f"{GRIDS}/step-{step:06d}.png"
 
 
+def check_ways(output_dir: Path) -> None:
+    """Raises ValueError where a file lies in the way of a folder that a run writes into, a folder
+    in that of a file, or a link leads nowhere.
+    """
+    for name in ("", Path(PICTURE_NAME).parent, GRIDS):
+        if (what := obstacle(output_dir / name)) is not None:
+            raise ValueError(
+                f"output_dir: {what}, and a run writes there; move it away, or pass another "
+                "--output_dir"
+            )
+    for name in (*(name for name in OVERWRITTEN if "*" not in name), WEIGHTS_NAME):
+        if (output_dir / name).is_dir():
+            raise ValueError(
+                f"output_dir: {output_dir / name} is a folder, and a run writes a file of that "
+                "name; move it away, or pass another --output_dir"
+            )
+
+
+def first_foreign(output_dir: Path) -> str | None:
+    """The first thing in a folder without a run that a run would overwrite."""
+    for pattern in (*OVERWRITTEN, UNET_FOLDER):
+        for path in output_dir.glob(pattern):
+            return path.relative_to(output_dir).as_posix()
+    for path in numbered(output_dir):
+        if not path.is_dir() or any(path.iterdir()):
+            return path.name
+    return None
+
+
 def clear_remains(output_dir: Path) -> None:
-    """Clears up what a killed run left half done in its own folder, if that is there."""
-    if not output_dir.is_dir():
+    """Clears up what a killed run left half done in its own folder; touches no other."""
+    checkpoints = [
+        path
+        for pattern in (f"{PREFIX}*", f".{PREFIX}*.old")
+        for path in output_dir.glob(pattern)
+        if (path / FACTS).is_file()
+    ]
+    if not checkpoints and not has_settings(output_dir):
         return
-    for folder in (
-        output_dir,
-        (output_dir / PICTURE_NAME).parent,
-        output_dir / GRIDS,
-        *output_dir.glob(f"{PREFIX}*"),
-    ):
-        recover(folder, WRITTEN)
+    recover(output_dir, [f"{PREFIX}[0-9]*"])
+    for name in OVERWRITTEN:
+        recover((output_dir / name).parent, [Path(name).name])
+    for folder in (output_dir, *filter(Path.is_dir, numbered(output_dir))):
+        recover(folder, [WEIGHTS_NAME, UNVERIFIED, UNET_FOLDER])
         (folder / UNVERIFIED).unlink(missing_ok=True)
 
 
@@ -63,24 +96,31 @@ def what_is_saved(output_dir: Path) -> str:
     return f"{checkpoints[-1]} is saved; the same command goes on from it"
 
 
-def full_disk(error: Exception, output_dir: Path) -> OSError | None:
-    """A full disk, said with what to do; None for any other error."""
+def full_disk(error: Exception, folders: Iterable[Path]) -> OSError | None:
+    """A full disk, said with what to do; None for any other error. `folders` are those that the run
+    writes into, the output folder first.
+    """
     if not isinstance(error, OSError) or error.errno not in FULL:
         return None
-    place = Path(error.filename) if error.filename else output_dir  # a cache may lie elsewhere
-    folder = nearest_existing(place.parent if error.filename else place)
-    return OSError(
-        f"the disk of {folder} is full, free are {readable(free_bytes(folder))}; make room. "
-        f"{what_is_saved(output_dir).capitalize()}"
-    )
+    output_dir, *others = folders
+    named = [] if error.filename is None else [Path(os.fsdecode(error.filename)).parent]
+    places = [nearest_existing(folder) for folder in named or (output_dir, *others)]
+    place = min(places, key=free_bytes)
+    free = "" if error.errno == errno.EDQUOT else f", free are {readable(free_bytes(place))}"
+    what = "your share of the disk" if error.errno == errno.EDQUOT else "the disk"
+    return OSError(f"{what} of {place} is full{free}; make room ({what_is_saved(output_dir)})")
 
 
 def is_ours(output_dir: Path) -> bool:
     """Whether a folder without checkpoints is what an early interruption of a run leaves."""
+    return has_settings(output_dir) and not (output_dir / CARD_NAME).exists()
+
+
+def has_settings(output_dir: Path) -> bool:
+    """Whether config.yaml there is that of a run, which has all flags; people write some."""
     try:
-        return (
-            "pretrained_teacher_model" in (output_dir / CONFIG_NAME).read_text()
-            and not (output_dir / CARD_NAME).exists()
-        )
-    except OSError:
+        lines = (output_dir / CONFIG_NAME).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
         return False
+    named = {line.partition(":")[0] for line in lines}
+    return 2 * len(named & DEFAULTS.keys()) > len(DEFAULTS)

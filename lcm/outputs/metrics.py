@@ -23,17 +23,46 @@ def is_kept(line: str, step: int) -> bool:
     left it empty.
     """
     try:
-        return line.endswith("\n") and json.loads(line)["step"] <= step
-    except (ValueError, TypeError, KeyError):
+        number = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError, RecursionError):
         return False
+    return line.endswith("\n") and isinstance(number, int) and number <= step
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines with their ends, whole or not; none without the file."""
+    if not path.exists():
+        return []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+
+
+def gaps_of(lines: list[str], step: int) -> list[tuple[int, int]]:
+    """The first and the last update of every stretch up to `step` whose lines are gone: a line is
+    written with every checkpoint, so the last one must be that of `step`, and between two that are
+    whole nothing is missing unless something broken lies there.
+    """
+    gaps, last, is_broken = [], 0, False
+    for line in lines:
+        if not is_kept(line, sys.maxsize):
+            is_broken = True
+            continue
+        number = json.loads(line)["step"]
+        if number > step:
+            break
+        if is_broken and number > last + 1:
+            gaps.append((last + 1, number - 1))
+        last, is_broken = number, False
+    return [*gaps, (last + 1, step)] if last < step else gaps
 
 
 def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
     """The whole lines that are there, in order of their steps."""
-    path = output_dir / METRICS_NAME
-    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
     return sorted(
-        (json.loads(line) for line in lines if is_kept(line, sys.maxsize)),
+        (
+            json.loads(line)
+            for line in read_lines(output_dir / METRICS_NAME)
+            if is_kept(line, sys.maxsize)
+        ),
         key=lambda line: line["step"],
     )
 
@@ -46,13 +75,18 @@ class MetricsLog:
     def __init__(self, output_dir: Path, step: int) -> None:
         self.path = output_dir / METRICS_NAME
         self._waiting = ""
-        lines = (
-            self.path.read_text(errors="replace").splitlines(keepends=True)
-            if self.path.exists()
-            else []
-        )
+        lines = read_lines(self.path)
+        kept = [line for line in lines if is_kept(line, step)]
+        if gaps := gaps_of(lines, step):
+            words = (f"{first} to {last}" if first < last else str(last) for first, last in gaps)
+            logger.warning(
+                "%s has no lines of the updates %s, which were lost or logged elsewhere; the run "
+                "goes on without them",
+                METRICS_NAME,
+                ", ".join(words),
+            )
         with replacing(self.path) as partial:
-            partial.write_text("".join(line for line in lines if is_kept(line, step)))
+            partial.write_text("".join(kept))
 
     def append(self, metrics: dict[str, float | None]) -> None:
         """Writes a line; while the disk is full, lines wait here for the next one."""

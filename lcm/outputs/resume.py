@@ -4,7 +4,10 @@ overwritten.
 
 from __future__ import annotations
 
+import logging
 import tempfile
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,25 +17,14 @@ from accelerate.utils import broadcast
 from lcm.adapter.names import WEIGHTS_NAME, is_full
 from lcm.config.output_sections import OutputConfig
 from lcm.config.run import DEFAULTS, PLACES
-from lcm.outputs.checkpoint import (
-    RunState,
-    find_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-)
-from lcm.outputs.folder import (
-    CARD_NAME,
-    OVERWRITTEN,
-    is_ours,
-)
+from lcm.outputs.checkpoint import RunState, checkpoint_path, list_checkpoints
+from lcm.outputs.find_checkpoint import find_checkpoint
+from lcm.outputs.finished import flaw, flaw_of_result
+from lcm.outputs.folder import check_ways, first_foreign, is_ours
 from lcm.system.disk_space import nearest_existing
 from lcm.system.processes import Team
 
-NEEDED = {
-    *("step", "config", "data", "samples_per_step"),
-    *("optimizer_groups", "lr_scheduler", "skipped"),
-}
-"""Facts without which a checkpoint is none."""
+logger = logging.getLogger(__name__)
 
 
 class AlreadyFinished(Exception):  # noqa: N818 - good news
@@ -85,25 +77,19 @@ def open_output(config: OutputConfig) -> RunState | None:
     """Returns the checkpoint to go on from, None to start afresh. Nothing is written.
 
     Raises ValueError when the folder holds another run, or other things that would be overwritten,
-    or cannot be written, and FileNotFoundError when the wanted checkpoint is none.
+    or cannot be written, or when no checkpoint is sound, and FileNotFoundError when the wanted one
+    is none.
     """
     output_dir = config.folder
-    folder = find_checkpoint(output_dir, config.resume_from_checkpoint)
-    state = None if folder is None else load_checkpoint(folder)
-    taken = (
-        (output_dir / WEIGHTS_NAME).exists() or is_full(output_dir) or list_checkpoints(output_dir)
-    )
-    goes_on_here = folder is not None and folder.resolve().parent == output_dir.resolve()
-    if taken and not goes_on_here:
+    check_ways(output_dir)
+    found = find_checkpoint(output_dir, config.resume_from_checkpoint)
+    checkpoints = list_checkpoints(output_dir)
+    taken = (output_dir / WEIGHTS_NAME).exists() or is_full(output_dir) or checkpoints
+    if taken and not (found and is_one_of(found[0], checkpoints)):
+        raise ValueError(f"output_dir: {output_dir} already holds a run, {why_not(output_dir)}")
+    if not taken and not is_ours(output_dir) and (foreign := first_foreign(output_dir)):
         raise ValueError(
-            f"output_dir: {output_dir} already holds a run, which would be overwritten; pass "
-            "another --output_dir, or leave --resume_from_checkpoint out to go on with it (a run "
-            "without a checkpoint-<step> folder cannot go on)"
-        )
-    foreign = [name for name in OVERWRITTEN if (output_dir / name).exists()]
-    if foreign and not taken and not is_ours(output_dir):
-        raise ValueError(
-            f"output_dir: {output_dir} holds a {foreign[0]} of something else; pass another "
+            f"output_dir: {output_dir} holds a {foreign} of something else; pass another "
             "--output_dir"
         )
     try:
@@ -113,7 +99,27 @@ def open_output(config: OutputConfig) -> RunState | None:
         raise ValueError(
             f"output_dir: {output_dir} cannot be written ({error}); choose another folder"
         ) from error
-    return state
+    return found and found[1]
+
+
+def is_one_of(folder: Path, checkpoints: Iterable[Path]) -> bool:
+    """Whether a folder is one of these, by whatever path or link it was named."""
+    return any(folder.samefile(path) for path in checkpoints)
+
+
+def why_not(output_dir: Path) -> str:
+    """Why a run cannot be gone on with, and what to do."""
+    if list_checkpoints(output_dir):
+        return (
+            "which would be overwritten; pass another --output_dir, or leave "
+            "--resume_from_checkpoint out to go on with it"
+        )
+    what = flaw_of_result(output_dir)
+    broken = "" if what is None else f" Its result is not whole: {what}."
+    return (
+        "which would be overwritten, and no checkpoint-<step> folder to go on from; pass another "
+        f"--output_dir.{broken}"
+    )
 
 
 def differences(mine: dict[str, Any], theirs: dict[str, Any], free: set[str]) -> list[str]:
@@ -133,11 +139,6 @@ def check_same_run(state: RunState, output_dir: str, free: set[str], facts: dict
     """Raises ValueError when the checkpoint was made with other settings, other style LoRAs or
     other data than the run that has these `facts`. `free` are the flags that may differ.
     """
-    if missing := NEEDED - state.facts.keys():
-        raise ValueError(
-            f"resume_from_checkpoint: the checkpoint lacks {', '.join(sorted(missing))}; pass an "
-            "earlier one"
-        )
     theirs = state.facts
     where = f"resume_from_checkpoint: step {theirs['step']} in {output_dir}"
     different = differences(facts["config"], theirs["config"], free)
@@ -175,8 +176,19 @@ def check_together(
 
     def is_finished() -> bool:
         check_same_run(state, output.output_dir, free, facts)
-        # the card comes last
-        return bool(state.facts["step"] == last and (output.folder / CARD_NAME).exists())
+        if state.facts["step"] != last:
+            return False
+        what = flaw(output.folder, last)
+        if what is not None:
+            logger.warning(
+                "%s has all %d updates but no whole result (%s): it is made again from %s, "
+                "without training",
+                output.output_dir,
+                last,
+                what,
+                checkpoint_path(output.folder, last).name,
+            )
+        return what is None
 
     if team.from_main(is_finished):
         raise AlreadyFinished(

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lcm.adapter.names import WEIGHTS_NAME, is_full
 from lcm.outputs.checkpoint import RunState, checkpoint_path, prune_checkpoints, save_checkpoint
+from lcm.outputs.finished import flaw_of_weights
 from lcm.system.disk_space import FULL, check_room, free_bytes, optional, readable
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Saver:
         of those that are too old.
         """
         folder = checkpoint_path(self.output_dir, step)
-        if folder.is_dir() and not (folder / WEIGHTS_NAME).exists() and not is_full(folder):
+        if folder.is_dir() and flaw_of_weights(folder) is not None:
             with optional(f"the adapter in {folder}"):
                 self.export(folder)
         prune_checkpoints(self.output_dir, self.keep, step)

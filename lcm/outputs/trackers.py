@@ -34,7 +34,6 @@ def run_id(folder: Path, step: int) -> str:
     """A new one for a run from the start, the same as before for one that goes on after `step`."""
     path = folder / RUN_ID_NAME
     if step == 0 or not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             partial.write_text(uuid.uuid4().hex[:8])
     return path.read_text()

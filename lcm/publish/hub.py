@@ -11,11 +11,13 @@ from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER, WEIGHTS_NAME, is_full
 from lcm.adapter.recipe import RECIPE_KEY
 from lcm.config.output_sections import HubConfig
 from lcm.inference import read_recipe
+from lcm.outputs.finished import flaw_of_result
 from lcm.outputs.folder import CARD_NAME, PICTURE_NAME
 from lcm.publish.card import card_for_hub
 from lcm.publish.hub_access import check_license, open_repo
 from lcm.publish.hub_errors import explained
 from lcm.publish.public_names import public_name
+from lcm.system.checksums import SUMS_NAME
 from lcm.system.processes import Team
 
 
@@ -70,7 +72,8 @@ def public_files(output_dir: Path) -> list[Path]:
     """The files that are uploaded: the adapter, or the whole U-Net's folder, its card and picture;
     no settings, no checkpoints.
 
-    Raises FileNotFoundError for a folder in which no run has ended.
+    Raises FileNotFoundError for a folder in which no run has ended, and ValueError where one of
+    them is damaged.
     """
     weights = [output_dir / WEIGHTS_NAME]
     if is_full(output_dir):
@@ -79,6 +82,11 @@ def public_files(output_dir: Path) -> list[Path]:
     if missing := [str(path.relative_to(output_dir)) for path in files if not path.is_file()]:
         raise FileNotFoundError(
             f"{output_dir} holds no {missing[0]}; pass the output_dir of a finished run"
+        )
+    if (what := flaw_of_result(output_dir)) is not None:
+        raise ValueError(
+            f"{output_dir}: {what}. Nothing was uploaded; the training command makes it again, or "
+            f"remove {SUMS_NAME} if you changed the file yourself"
         )
     return files
 

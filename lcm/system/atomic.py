@@ -5,18 +5,17 @@ found; a full disk is no crash.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-logger = logging.getLogger(__name__)
-
+from lcm.system.disk_space import FULL
 
 # --- whole or absent ------------------------------------------------------------------------------
 
@@ -55,7 +54,7 @@ def put_back(path: Path) -> None:
     """
     if path.exists():
         remove(aside(path))
-    elif aside(path).exists():
+    elif os.path.lexists(aside(path)):
         aside(path).rename(path)
 
 
@@ -72,32 +71,60 @@ def system_errors() -> Iterator[None]:
         raise
 
 
+def usual_mode(path: Path) -> int:
+    """The permissions that a new file of this name gets from the umask and its folder: asked by
+    making one, for the umask of a process cannot be read without changing it.
+    """
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.unlink()
+    return mode
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Gives a file the permissions `mode`: safetensors makes its files for their owner alone."""
+    if path.is_symlink() or not path.is_file() or stat.S_IMODE(path.stat().st_mode) == mode:
+        return
+    try:
+        path.chmod(mode)
+    except OSError as error:
+        # a file system that knows no permissions, or keeps them for itself
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
 @contextmanager
 def replacing(path: Path, owner: str = "") -> Iterator[Path]:
     """Yields where to write a file or folder: it gets the name `path` when the block ends well,
-    else nothing of it stays.
+    else nothing of it stays. The folder that it goes into is made.
 
     All of it is synced before, since after a power loss the name could otherwise stand for an empty
-    file. One rename replaces a file; a folder that has the name steps aside first, and `recover`
-    puts it back should the process be killed in between. `owner` keeps apart those that may write
-    the same file at the same time.
+    file, and is as readable for others as the umask says. One rename replaces a file; where a
+    folder gets the name, what has it steps aside first, and `recover` puts it back should the
+    process be killed in between. `owner` keeps apart those that may write the same file at the same
+    time. The OSError of a full disk names the file.
     """
     partial = path.with_name(f".{path.name}{owner}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
     remove(partial)
     try:
+        mode = usual_mode(partial)
         with system_errors():
             yield partial
         for written in [*partial.rglob("*"), partial] if partial.is_dir() else [partial]:
+            set_mode(written, mode)
             sync(written)
-        if path.is_dir():
+        if partial.is_dir() and os.path.lexists(path):
             remove(aside(path))
             path.rename(aside(path))
         partial.replace(path)
         sync(path.parent)
         remove(aside(path))
-    except BaseException:
+    except BaseException as error:
         remove(partial)
         put_back(path)
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            error.filename = str(path)
         raise
 
 
@@ -120,6 +147,3 @@ def recover(folder: Path, names: Iterable[str]) -> None:
             put_back(folder / old.name[1 : -len(".old")])
         for partial in folder.glob(f".{name}.part"):
             remove(partial)
-
-
-# --- room -----------------------------------------------------------------------------------------

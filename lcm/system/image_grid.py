@@ -27,7 +27,6 @@ def save_png(image: Image.Image, path: Path, text: str | None = None) -> None:
     if text is not None:
         info = PngInfo()
         info.add_text("parameters", text)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         image.save(partial, format="PNG", pnginfo=info)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from lcm.system.paths import obstacle
+
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
@@ -22,15 +24,15 @@ saving its last step.
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Holds the folder, which is made, against other commands inside the block.
+def alone_in(folder: Path, flag: str = "output_dir") -> Iterator[None]:
+    """Holds the folder of this flag, which is made, against other commands inside the block.
 
     The system drops the lock with the process, however it ends. Folders that were made here and in
     which nothing was written are gone afterwards. Raises ValueError when another command keeps the
     folder, or it cannot be written.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    lock = take(folder)
+    lock = take(folder, flag)
     try:
         yield
     finally:
@@ -41,25 +43,27 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def take(folder: Path) -> FileLock:
+def take(folder: Path, flag: str) -> FileLock:
     """The lock of a folder, held; says so where it has to be waited for."""
     try:
-        return hold(folder, AT_ONCE)
+        return hold(folder, flag, AT_ONCE)
     except Timeout:
         logger.info("waiting for another command to leave %s", folder)
     try:
-        return hold(folder, PATIENCE)
+        return hold(folder, flag, PATIENCE)
     except Timeout as error:
         raise ValueError(
-            f"output_dir: another command is working in {folder}; wait until it has ended, or "
-            "pass another --output_dir"
+            f"{flag}: another command is working in {folder}; wait until it has ended, or pass "
+            f"another --{flag}"
         ) from error
 
 
-def hold(folder: Path, patience: float) -> FileLock:
+def hold(folder: Path, flag: str, patience: float) -> FileLock:
     """The lock of a folder, held within so many seconds. Raises Timeout, or ValueError where the
     folder cannot be written.
     """
+    if (what := obstacle(folder)) is not None:
+        raise ValueError(f"{flag}: {what}; move it away, or choose another folder")
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +74,7 @@ def hold(folder: Path, patience: float) -> FileLock:
             raise
         except OSError as error:
             raise ValueError(
-                f"output_dir: {folder} cannot be written ({error}); choose another folder"
+                f"{flag}: {folder} cannot be written ({error}); choose another folder"
             ) from error
 
 

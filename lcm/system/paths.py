@@ -41,3 +41,15 @@ def is_endless(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def obstacle(folder: Path) -> str | None:
+    """What is in the way of a folder that is there or can be made, in words; None if nothing is."""
+    for path in (folder, *folder.parents):
+        if path.is_dir():
+            return None
+        if path.is_symlink() and not path.exists():
+            return f"{path} is a link to {path.readlink()}, which is not there"
+        if path.exists():
+            return f"{path} is no folder"
+    return None

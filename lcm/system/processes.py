@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
@@ -10,6 +11,32 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+LOST = re.compile(
+    r"/gloo/|connection (closed|reset|refused)|broken pipe|NCCL|remote process", re.IGNORECASE
+)
+"""What the back ends say where a process that they wait for has ended."""
+
+
+class ProcessLostError(RuntimeError):
+    """A process that this one works with has ended, or cannot be reached."""
+
+    status = 1
+
+
+def lost_process(error: BaseException, saved: str) -> ProcessLostError | None:
+    """What to say where `error` is that of a network whose other end is gone; None for others.
+    `saved` is what is safe.
+    """
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not LOST.search(text):
+        return None
+    what = re.sub(r"^\[.*?\] ?", "", text.strip().splitlines()[0])
+    return ProcessLostError(
+        f"another process of this run has ended, or cannot be reached ({what}); what it printed "
+        f"last says why ({saved})"
+    )
 
 
 def nothing() -> None:

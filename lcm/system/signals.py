@@ -1,5 +1,5 @@
-"""Stopping when asked: SIGTERM or Ctrl-C ends a run after the step that it is in; a second Ctrl-C
-ends it at once.
+"""Stopping when asked: SIGTERM, SIGHUP or Ctrl-C ends a run after the step that it is in; a second
+Ctrl-C ends it at once, as the first one does before there is anything to save.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-ASKING = (signal.SIGTERM, signal.SIGINT)
+HANGUP: int | None = getattr(signal, "SIGHUP", None)
+"""What a terminal sends as it is closed, where there are such."""
+ASKING = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if HANGUP else []))
 NOTICE = b"\nstopping after this step, with a checkpoint; Ctrl-C again stops at once\n"
 
 
@@ -31,6 +33,41 @@ class Stopped(BaseException):
     def status(self) -> int:
         """The exit status by which shells and schedulers know the signal."""
         return 128 + self.signum
+
+
+@contextmanager
+def obeying() -> Iterator[None]:
+    """Inside the block Ctrl-C ends the process at once, by the system itself: an exception is
+    swallowed or renamed by what loads libraries, and would be shown as a traceback.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being loaded where the signal arrived."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def let_go_of_terminal() -> None:
+    """Whatever is printed once a terminal is closed goes nowhere, where it would be an error."""
+    for number in (1, 2):
+        try:
+            os.write(number, b"")
+        except OSError:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 class StopRequest:
@@ -81,7 +118,9 @@ class StopRequest:
         if self.signum is not None:
             raise Stopped(self.signum)
 
-    def _receive(self, signum: int, _frame: FrameType | None) -> None:
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        if signum == HANGUP:
+            let_go_of_terminal()
         # the system itself obeys the second one, even inside a call that hangs
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if signum == signal.SIGINT:
@@ -93,9 +132,13 @@ class StopRequest:
             return
         self.signum = signum
         if not self._deferring:
+            if is_importing(frame):  # which swallows exceptions, and holds nothing to save
+                signal.signal(signum, signal.SIG_DFL)
+                signal.raise_signal(signum)
             raise Stopped(signum)
         if os.environ.get("RANK", "0") == "0":
-            os.write(2, NOTICE)  # print could meet itself here
+            with suppress(OSError):
+                os.write(2, NOTICE)  # print could meet itself here
 
     def _watch_launcher(self, launcher: int, ended: threading.Event) -> None:
         """`accelerate launch` of one process dies of a SIGTERM without passing it on: what it
@@ -113,6 +156,8 @@ def outlive_signals(_worker: int) -> None:
     the reader alone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if HANGUP is not None:
+        signal.signal(HANGUP, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_reader, daemon=True).start()

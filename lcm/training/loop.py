@@ -11,7 +11,8 @@ from accelerate.utils import gather_object
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.config.run import to_yaml
 from lcm.data.report import write_report
-from lcm.outputs.checkpoint import RunState
+from lcm.outputs.checkpoint import RunState, set_aside
+from lcm.outputs.finished import steps_of
 from lcm.outputs.folder import CARD_NAME, CONFIG_NAME
 from lcm.outputs.metrics import MetricsLog
 from lcm.outputs.progress import Progress, Window
@@ -66,6 +67,8 @@ class Trainer:
             need = guess_output_need(run, plan_of(run, state.step), self.record())
             warn_if_short([need])
             self.open_folder()
+        if self.stop.asked:  # what was being imported may have kept it from being heard
+            raise Stopped(self.stop.signum or signal.SIGTERM)
         settings = run.facts.settings
         start_trackers(run.machine.accelerator, run.config.output, settings, state.step)
         logger.info("%s", summarize(run, state.student))
@@ -88,7 +91,10 @@ class Trainer:
             partial.write_text(to_yaml(run.facts.settings))
         write_report(folder, run.facts.report, run.loaded.records)
         self.metrics = MetricsLog(folder, self.state.step)
-        if not self.is_done:  # a card of a shorter run says that all is done
+        for damaged in self.state.damaged:
+            logger.warning("%s is now %s", damaged, set_aside(damaged).name)
+        # a card of a shorter or a longer run says that all is done
+        if not self.is_done or steps_of(folder) not in (None, self.state.step):
             (folder / CARD_NAME).unlink(missing_ok=True)
         if self.state.step:
             self.saver.complete(self.state.step)

@@ -16,7 +16,8 @@ from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
 from lcm.inference import make_scheduler
 from lcm.models.families import Family
-from lcm.outputs.folder import PICTURE_NAME, REPORT_NAME, grid_name
+from lcm.outputs.finished import flaw_of_card, write_result_sums
+from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, REPORT_NAME, grid_name
 from lcm.outputs.trackers import log_picture
 from lcm.outputs.validation import GridSpec, draw_grid
 from lcm.publish.card import write_card
@@ -81,14 +82,18 @@ class Publisher:
             self.student.result.export(path, self.recipe, training, self.family.unet.dtype)
 
     def publish(self, step: int) -> None:
-        """The finished adapter, its picture drawn from the reloaded file, and its card."""
+        """The finished adapter, its picture drawn from the reloaded file, and its card; a whole one
+        that is there stays, for it may have been edited.
+        """
         output_dir, result = self.folder, self.student.result
         self.export(output_dir / WEIGHTS_NAME, step)
         grid = self._draw(result.reload(output_dir / WEIGHTS_NAME), (0, 1))
         assert grid is not None  # nothing asked it to stop
         save_png(grid, output_dir / PICTURE_NAME)
         self.report(finished=True)
-        write_card(output_dir, self.recipe, self.config, self.settings, self.prompts)
+        write_result_sums(output_dir)
+        if flaw_of_card(output_dir / CARD_NAME) is not None:
+            write_card(output_dir, self.recipe, self.config, self.settings, self.prompts)
         logger.info(
             "done: %s, verified by reloading it. Use it with\n"
             "    lcm.attach(pipe, %r)\n"

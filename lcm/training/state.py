@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lcm.outputs.checkpoint import RunState, flatten_optimizer, restore_optimizer
+from lcm.system.memory import is_out_of_memory
 from lcm.training.student import Student
 
 logger = logging.getLogger(__name__)
@@ -17,7 +19,7 @@ logger = logging.getLogger(__name__)
 @dataclass
 class TrainState:
     """`step` updates were made; `skipped` of the last ones in a row were not, for the fp16 loss
-    scaler found their gradients infinite.
+    scaler found their gradients infinite. `damaged` are newer checkpoints that were passed over.
     """
 
     student: Student
@@ -25,6 +27,7 @@ class TrainState:
     scaler: Any
     step: int = 0
     skipped: int = 0
+    damaged: list[Path] = field(default_factory=list)
 
     def record(self, facts: dict[str, Any]) -> RunState:
         """What a checkpoint holds, live, beside these `facts` of the run."""
@@ -38,7 +41,20 @@ class TrainState:
         return RunState({**self.student.tensors(), **moments}, {**facts, **changing})
 
     def restore(self, saved: RunState, device: torch.device) -> None:
-        """Takes everything from a checkpoint."""
+        """Takes everything from a checkpoint. Raises ValueError for one that does not fit."""
+        try:
+            self._take(saved, device)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"resume_from_checkpoint: that of step {saved.facts['step']} does not fit this run "
+                f"({type(error).__name__}: {error}); pass an earlier one, or start again in "
+                "another --output_dir"
+            ) from error
+        logger.info("resuming after step %d", self.step)
+
+    def _take(self, saved: RunState, device: torch.device) -> None:
         self.student.restore(saved.tensors, device)
         groups = saved.facts["optimizer_groups"]
         restore_optimizer(self.student.optimizer, saved.tensors, groups)
@@ -46,4 +62,4 @@ class TrainState:
         if self.scaler is not None:
             self.scaler.load_state_dict(saved.facts["scaler"])
         self.step, self.skipped = saved.facts["step"], saved.facts["skipped"]
-        logger.info("resuming after step %d", self.step)
+        self.damaged = saved.damaged

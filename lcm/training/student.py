@@ -110,7 +110,12 @@ class Student:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], device: torch.device) -> None:
-        """Takes the values of a checkpoint."""
+        """Takes the values of a checkpoint. Raises KeyError or ValueError for those of another
+        network.
+        """
+        for name, value in self.tensors().items():
+            if tensors[name].shape != value.shape:  # which copying might stretch
+                raise ValueError(f"{name} is {list(tensors[name].shape)}, not {list(value.shape)}")
         for i, parameter in enumerate(self.parameters):
             parameter.copy_(tensors[f"trained.{i}"])
         for name, ema in (("ema", self.nets.ema), ("export_ema", self.export_ema)):

@@ -94,6 +94,12 @@ def trajectory_folder(cache: CacheConfig, output_dir: Path) -> Path:
     return Path(cache.trajectory_dir or output_dir / TRAJECTORIES)
 
 
+def written_folders(cache: CacheConfig, output_dir: Path) -> list[Path]:
+    """The folders that a run writes into, its own first."""
+    others = [trajectory_folder(cache, output_dir), Path(tempfile.gettempdir())]
+    return [output_dir, *([cache.folder] if cache.folder else []), *others]
+
+
 def make_shared(folder: Path, flag: str, team: Team) -> None:
     """Makes a folder of all processes. Raises ValueError, on all of them, when it cannot be made,
     or is not the same for all.

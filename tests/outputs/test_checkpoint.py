@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lcm.outputs.checkpoint import (
+    DamagedError,
     RunState,
-    find_checkpoint,
     flatten_optimizer,
     list_checkpoints,
     load_checkpoint,
@@ -21,6 +23,7 @@ from lcm.outputs.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from tests.support.damage import flip_bit
 
 
 def save(output_dir: Path, step: int, value: float = 0.0) -> Path:
@@ -40,6 +43,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
+
+CONTENTS: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda content: content[: len(content) // 2],
+    "cut at its start": lambda content: content[:5],
+    "zeroed": lambda content: bytes(len(content)),
+    "empty": lambda content: b"",
+    "binary": lambda content: bytes(range(128, 256)),
+}
+"""What a disk or a power loss makes of a file."""
 
 TENSORS = {
     "float32": torch.tensor([0.1, -0.0, 1e-45, 3.4e38, math.pi]),
@@ -173,9 +185,7 @@ def test_optimizer_tensors_share_no_name_with_other_tensors() -> None:
 def test_a_partial_folder_is_never_a_checkpoint(tmp_path: Path) -> None:
     save(tmp_path, 4).rename(tmp_path / ".checkpoint-5.part")
     assert list_checkpoints(tmp_path) == []
-    assert find_checkpoint(tmp_path, "latest") is None
     save(tmp_path, 2)
-    assert find_checkpoint(tmp_path, "latest") == tmp_path / "checkpoint-2"
     prune_checkpoints(tmp_path, 1, step=100)
     assert list_checkpoints(tmp_path) == [tmp_path / "checkpoint-2"]
 
@@ -184,7 +194,7 @@ def test_leftovers_of_a_partial_folder_do_not_enter_the_next_checkpoint(tmp_path
     partial = tmp_path / ".checkpoint-5.part"
     partial.mkdir()
     (partial / "leftover.json").write_text("{}")
-    assert names(save(tmp_path, 5)) == {"state.safetensors", "state.json"}
+    assert names(save(tmp_path, 5)) == {"state.safetensors", "state.json", "SHA256SUMS"}
     assert not partial.exists()
 
 
@@ -215,7 +225,6 @@ def test_the_list_is_in_numeric_order(tmp_path: Path) -> None:
     assert [path.name for path in list_checkpoints(tmp_path)] == [
         f"checkpoint-{step}" for step in (2, 9, 10, 100)
     ]
-    assert find_checkpoint(tmp_path, "latest") == tmp_path / "checkpoint-100"
 
 
 @pytest.mark.parametrize(
@@ -237,37 +246,47 @@ def test_prune_leaves_later_checkpoints_to_a_run_that_went_back(tmp_path: Path) 
     assert names(tmp_path) == {"checkpoint-4", "checkpoint-6"}
 
 
-@pytest.mark.parametrize("damage", ["state.json", "state.safetensors"])
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
-    folder = save(tmp_path, 2)
-    (folder / damage).write_bytes((folder / damage).read_bytes()[:5])
-    with pytest.raises(ValueError, match=r"checkpoint-2 is damaged .* pass an earlier checkpoint"):
-        load_checkpoint(folder)
-
-
 @pytest.mark.parametrize("folder", ["", "does/not/exist"])
-def test_without_checkpoints_latest_starts_afresh(tmp_path: Path, folder: str) -> None:
-    assert find_checkpoint(tmp_path / folder, "latest") is None
+def test_there_may_be_nothing_to_prune(tmp_path: Path, folder: str) -> None:
     prune_checkpoints(tmp_path / folder, 1, step=100)
 
 
-def test_a_path_means_itself(tmp_path: Path) -> None:
-    save(tmp_path / "new", 8)
-    old = save(tmp_path / "old", 1)
-    assert find_checkpoint(tmp_path / "new", str(old)) == old
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors", "SHA256SUMS"])
+@pytest.mark.parametrize("kind", [*CONTENTS, "a bit"])
+def test_damage_is_named(tmp_path: Path, name: str, kind: str) -> None:
+    path = save(tmp_path, 2) / name
+    if kind == "a bit":
+        flip_bit(path, -3)
+    else:
+        path.write_bytes(CONTENTS[kind](path.read_bytes()))
+    with pytest.raises(DamagedError, match=rf"checkpoint-2 is damaged: {name} is "):
+        load_checkpoint(path.parent)
 
 
-@pytest.mark.parametrize(
-    "remove", [[], ["state.json"], ["state.safetensors"], ["state.json", "state.safetensors"]]
-)
-def test_loading_what_is_no_checkpoint_names_the_fix(tmp_path: Path, remove: list[str]) -> None:
-    folder = save(tmp_path, 5) if remove else tmp_path / "nowhere"
-    for name in remove:
-        (folder / name).unlink()
-    with pytest.raises(FileNotFoundError) as error:
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
+def test_what_is_missing_is_named(tmp_path: Path, name: str) -> None:
+    folder = save(tmp_path, 5)
+    (folder / name).unlink()
+    with pytest.raises(DamagedError, match=f"checkpoint-5 is damaged: {name} is missing"):
         load_checkpoint(folder)
-    for part in ("resume_from_checkpoint", str(folder), "checkpoint-<step>", "latest"):
-        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_damage_is_named_without_sums_too(tmp_path: Path, name: str, kind: str) -> None:
+    """As former versions wrote checkpoints."""
+    path = save(tmp_path, 2) / name
+    (path.parent / "SHA256SUMS").unlink()
+    assert load_checkpoint(path.parent).facts == {"value": 0.0, "step": 2}
+    path.write_bytes(CONTENTS[kind](path.read_bytes()))
+    with pytest.raises(DamagedError, match=rf"checkpoint-2 is damaged: {name} is "):
+        load_checkpoint(path.parent)
+
+
+def test_the_sums_are_those_that_other_programs_read(tmp_path: Path) -> None:
+    folder = save(tmp_path, 2)
+    words = ["sha256sum", "--check", "SHA256SUMS"]
+    assert subprocess.run(words, cwd=folder, capture_output=True, check=False).returncode == 0
 
 
 def test_no_pickles_are_written(tmp_path: Path) -> None:
@@ -277,5 +296,5 @@ def test_no_pickles_are_written(tmp_path: Path) -> None:
     tensors, groups = flatten_optimizer(optimizer)
     save_checkpoint(tmp_path, 2, RunState(tensors, {"groups": groups}))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".safetensors", ".json"}
+    assert {path.suffix for path in files} == {".safetensors", ".json", ""}
     json.loads((tmp_path / "checkpoint-2" / "state.json").read_text())

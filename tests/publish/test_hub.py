@@ -18,6 +18,7 @@ from lcm.adapter.full_unet import export_unet
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import RECIPE_KEY
 from lcm.cli import main as cli
+from lcm.outputs.finished import write_result_sums
 from lcm.publish.hub import public_files, push
 from tests.support.hub import TOKEN, FakeHub
 from tests.support.outputs import snapshot
@@ -41,6 +42,7 @@ def of_hub(finished: Path, folder: Path) -> Path:
     header = read_header(path)
     recipe = {**json.loads(header[RECIPE_KEY]), "teacher": "someone/teacher"}
     save_file(load_file(path), path, {**header, RECIPE_KEY: json.dumps(recipe)})
+    write_result_sums(folder)
     return folder
 
 
@@ -151,6 +153,7 @@ def test_a_whole_unet_goes_out_without_what_names_folders(
     (output / WEIGHTS_NAME).unlink()
     unet.register_to_config(_name_or_path="/home/alice/.cache/huggingface/teacher/unet")
     export_unet(unet, output, recipe, torch.float32)
+    write_result_sums(output)
     push(output)
     files = hub.repositories["alice/out"].files
     folder = {

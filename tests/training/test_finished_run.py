@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import lcm
 import train_lcm_lora
 from lcm.adapter.lora import lora_modules
 from lcm.adapter.names import WEIGHTS_NAME
-from tests.support.outputs import snapshot
+from tests.support.damage import flip_bit
+from tests.support.outputs import differences, snapshot
 from tests.support.runs import expect_refusal, flags, run, trainer_of
 from tests.support.worlds import write_images
 
@@ -43,6 +45,7 @@ def test_the_output_folder_holds_what_the_readme_promises(finished: Path) -> Non
         "data_report.json",
         "data_report.png",
         "report.html",
+        "SHA256SUMS",
         "images/grid.png",
         "validation/step-000000.png",
         "validation/step-000002.png",
@@ -134,6 +137,28 @@ def test_what_a_kill_left_of_the_end_is_made_by_the_same_command(
         assert after[name] == before[name], name
 
 
+def test_a_result_that_is_not_whole_is_made_again_without_training(
+    finished: Path,
+    sd_folder: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All else stays as it is, and a card that somebody edited."""
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    card = (output / "README.md").read_text() + "\nMy own words.\n"
+    (output / "README.md").write_text(card)
+    os.truncate(output / WEIGHTS_NAME, (output / WEIGHTS_NAME).stat().st_size // 2)
+    assert run(sd_folder, images, output, **FINISHED) == 0
+    said = capsys.readouterr().err
+    assert f"no whole result ({WEIGHTS_NAME} is not what was written" in said
+    assert "it is made again from checkpoint-4, without training" in said
+    assert (output / "README.md").read_text() == card
+    logs = {f"only in one: {name}" for name in snapshot(output) if name.startswith("logs/")}
+    assert set(differences(output, finished)) - logs == {"differs: README.md"}
+
+
 def test_a_grid_that_a_kill_prevented_is_drawn_by_the_same_command(
     finished: Path, sd_folder: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -190,7 +215,7 @@ def test_a_finished_run_is_never_overwritten(
         "already holds",
     )
     path = {"resume_from_checkpoint": tmp_path}
-    expect_refusal(capsys, flags(sd_folder, images, finished, **path), "is not a checkpoint")
+    expect_refusal(capsys, flags(sd_folder, images, finished, **path), "is no checkpoint")
     assert snapshot(finished) == before
 
 
@@ -201,8 +226,16 @@ def test_an_adapter_without_checkpoints_is_never_overwritten(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copy(finished / "pytorch_lora_weights.safetensors", tmp_path)
+    adapter = shutil.copy(finished / "pytorch_lora_weights.safetensors", tmp_path)
     expect_refusal(capsys, flags(sd_folder, images, tmp_path), "already holds a run")
+    os.truncate(adapter, 1000)
+    expect_refusal(
+        capsys,
+        flags(sd_folder, images, tmp_path),
+        "already holds a run",
+        "no checkpoint-<step> folder",
+        "is not whole",
+    )
 
 
 def test_a_run_interrupted_before_its_first_checkpoint_starts_again(
@@ -216,20 +249,40 @@ def test_a_run_interrupted_before_its_first_checkpoint_starts_again(
     ] == [1]
 
 
-def test_a_damaged_checkpoint_is_named(
+def test_a_damaged_checkpoint_costs_the_updates_after_the_one_before(
     finished: Path,
     sd_folder: Path,
     images: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copytree(finished, tmp_path / "out")
-    state = tmp_path / "out" / "checkpoint-4" / "state.json"
-    arguments = flags(sd_folder, images, tmp_path / "out")
-    state.write_text('{"step": 4}')
-    expect_refusal(capsys, arguments, "lacks config, data")
-    state.write_text("{")
-    expect_refusal(capsys, arguments, "checkpoint-4 is damaged", "pass an earlier checkpoint")
+    """It stays, under another name; named, it is refused. Without anything to go back to, so is
+    the command.
+    """
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    damaged = output / "checkpoint-4"
+    flip_bit(damaged / "state.safetensors", -1)
+    line = flags(sd_folder, images, output, **FINISHED)
+    expect_refusal(
+        capsys,
+        [*line, "--resume_from_checkpoint", "checkpoint-4"],
+        f"{damaged} is no checkpoint, or damaged: state.safetensors is not what was written",
+        f"pass {output / 'checkpoint-2'}, which is sound",
+    )
+    assert train_lcm_lora.main(line) == 0
+    said = capsys.readouterr().err
+    assert "checkpoint-4: state.safetensors is not what was written" in said
+    assert "going on from checkpoint-2, the newest sound one" in said
+    assert f"{damaged} is now checkpoint-4.damaged" in said
+    shutil.rmtree(output / "checkpoint-4.damaged")
+    logs = {f"only in one: {name}" for name in snapshot(output) if name.startswith("logs/")}
+    assert set(differences(output, finished)) <= logs
+    for step in (2, 4):
+        (output / f"checkpoint-{step}" / "state.json").write_text("{")
+    before = snapshot(output)
+    expect_refusal(capsys, line, "no checkpoint in", "start again in another --output_dir")
+    assert snapshot(output) == before
 
 
 def test_resuming_with_other_data_is_refused(

@@ -1,0 +1,119 @@
+"""Whether the result of a run is there and whole: what is said to be finished, and what may be
+given away.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from lcm.adapter.files import opened, read_header
+from lcm.adapter.full_unet import read_full_recipe
+from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME, is_full
+from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, REPORT_NAME
+from lcm.system.atomic import replacing
+from lcm.system.checksums import SUMS_NAME, first_changed, sums_text
+from lcm.system.paths import is_regular
+
+
+def result_files(output_dir: Path) -> list[Path]:
+    """The files of what was trained: the adapter, or those of the whole U-Net's folder."""
+    if is_full(output_dir):
+        return sorted((output_dir / UNET_FOLDER).glob("[!.]*"))
+    return [output_dir / WEIGHTS_NAME]
+
+
+def write_result_sums(output_dir: Path) -> None:
+    """Writes SHA256SUMS of what was trained. The card and the picture stay out, since people may
+    put others there.
+    """
+    with replacing(output_dir / SUMS_NAME) as partial:
+        partial.write_text(sums_text(output_dir, result_files(output_dir)))
+
+
+def flaw(output_dir: Path, steps: int) -> str | None:
+    """What a run of so many updates lacks, or what is wrong with its result, in words; None where
+    all is whole.
+    """
+    page, made = output_dir / REPORT_NAME, steps_of(output_dir)
+    if (what := flaw_of_result(output_dir)) is not None:
+        return what
+    if made not in (None, steps):
+        return f"{WEIGHTS_NAME} is that of {made} updates"
+    if not is_regular(page) or not page.read_bytes().rstrip().endswith(b"</html>"):
+        return f"{REPORT_NAME} is missing or cut short"
+    return None
+
+
+def steps_of(output_dir: Path) -> int | None:
+    """The updates that made the adapter, as its header says; None where nothing does."""
+    try:
+        return int(read_header(output_dir / WEIGHTS_NAME)["ss_steps"])
+    except (KeyError, ValueError, OSError):
+        return None
+
+
+def flaw_of_result(output_dir: Path) -> str | None:
+    """What is wrong with what is given away, in words; None where it is whole.
+
+    Former versions wrote no sums: of theirs, files are noticed that cannot be read.
+    """
+    return (
+        first_changed(output_dir)
+        or flaw_of_weights(output_dir)
+        or flaw_of_picture(output_dir / PICTURE_NAME)
+        or flaw_of_card(output_dir / CARD_NAME)
+    )
+
+
+def flaw_of_weights(output_dir: Path) -> str | None:
+    """Reads every byte of the weights, and the recipe of a U-Net."""
+    files = result_files(output_dir)
+    if missing := [path.name for path in files if not is_regular(path)]:
+        return f"{missing[0]} is missing"
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    if not weights:
+        return f"{UNET_FOLDER} holds no weights"
+    try:
+        for path in weights:
+            read_through(path)
+        if is_full(output_dir):
+            read_full_recipe(output_dir)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None
+
+
+def read_through(path: Path) -> None:
+    """Raises ValueError or OSError for a safetensors file that is not whole."""
+    with opened(path) as file:
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            if not file.get_tensor(name).isfinite().all():
+                raise ValueError(f"{path.name}: {name} is not finite")
+
+
+def flaw_of_picture(path: Path) -> str | None:
+    """What is wrong with a picture."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        what = "missing" if not path.exists() else f"cut short or overwritten ({error})"
+        return f"{path.parent.name}/{path.name} is {what}"
+    return None
+
+
+def flaw_of_card(path: Path) -> str | None:
+    """What is wrong with a card, which people may have edited."""
+    if not is_regular(path):
+        return f"{path.name} is missing"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (ValueError, OSError) as error:
+        return f"{path.name} is no text ({error})"
+    if not text.strip() or "\0" in text:
+        return f"{path.name} is empty or overwritten"
+    if text.startswith("---\n") and "\n---\n" not in text:
+        return f"{path.name} is cut short"
+    return None
