@@ -24,6 +24,7 @@ from lcm.models.single_file import (
     is_single_file,
     load_file,
 )
+from lcm.system.secrets import one_line
 
 REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -209,7 +210,8 @@ def load_base(
             else {}
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise FileNotFoundError(f"vae_path: {vae_path} could not be loaded: {error}") from error
+        reason = one_line(error)
+        raise FileNotFoundError(f"vae_path: {vae_path} could not be loaded: {reason}") from error
     if is_single_file(path):
         pipe = load_file(
             path, pipeline_class or getattr(diffusers, str(class_name)), base_config, dtype, vae
@@ -226,7 +228,9 @@ def load_base(
                 **vae,
             )
         except (OSError, ValueError, SafetensorError) as error:
-            raise FileNotFoundError(f"path: {path} could not be loaded: {error}") from error
+            raise FileNotFoundError(
+                f"path: {path} could not be loaded: {one_line(error)}"
+            ) from error
     # a hub id is known for what it is only once it is here
     if pipeline_class is None:
         check_class(type(pipe).__name__, path, "path")

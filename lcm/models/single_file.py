@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from lcm.adapter.files import read_header, refuse_pickle, tensor_names
 from lcm.adapter.names import PICKLED
+from lcm.system.secrets import one_line
 
 UNET, VAE = "model.diffusion_model.input_blocks.", "first_stage_model."
 
@@ -55,10 +56,6 @@ def is_single_file(path: str | os.PathLike[str]) -> bool:
     id.
     """
     return not Path(path).is_dir() and Path(path).suffix in (".safetensors", *PICKLED)
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def check_file(path: Path, vae_replaced: bool) -> str:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME
+from lcm.adapter.names import UNET_FOLDER, UNVERIFIED, WEIGHTS_NAME
 from lcm.data import report as data_report
 from lcm.outputs.checkpoint import PREFIX, list_checkpoints
 from lcm.system.atomic import recover
 from lcm.system.disk_space import FULL, free_bytes, nearest_existing, readable
 
-UNVERIFIED = f"unverified-{WEIGHTS_NAME}"
-"""An adapter that has not yet been reloaded and compared."""
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
 REPORT_NAME = "report.html"
 CARD_NAME = "README.md"
+CARD_DATA_NAME = "card.json"
+"""What the card is made of, for a card that others can read."""
+WORKFLOW_NAME = "comfyui_workflow.json"
+"""What opens in ComfyUI with everything set; the picture carries it too."""
 PICTURE_NAME = "images/grid.png"
 """The grid that was drawn with the finished result, reloaded."""
 GRIDS = "validation"
@@ -23,7 +25,8 @@ GRIDS = "validation"
 TRAJECTORIES = "trajectories"
 """The folder of the teacher's trajectories, where no other is named."""
 OVERWRITTEN = (
-    *(CARD_NAME, CONFIG_NAME, METRICS_NAME, REPORT_NAME, PICTURE_NAME),
+    *(CARD_NAME, CARD_DATA_NAME, CONFIG_NAME, METRICS_NAME, REPORT_NAME, PICTURE_NAME),
+    WORKFLOW_NAME,
     *(data_report.JSON_NAME, data_report.PICTURE_NAME),
 )
 """Files that a run overwrites in its folder."""

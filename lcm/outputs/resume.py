@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from lcm.adapter.names import WEIGHTS_NAME, is_full
+from lcm.adapter.names import is_full
 from lcm.config.output_sections import OutputConfig
 from lcm.config.run import DEFAULTS, PLACES
 from lcm.outputs.checkpoint import (
@@ -91,7 +91,9 @@ def open_output(config: OutputConfig) -> RunState | None:
     folder = find_checkpoint(output_dir, config.resume_from_checkpoint)
     state = None if folder is None else load_checkpoint(folder)
     taken = (
-        (output_dir / WEIGHTS_NAME).exists() or is_full(output_dir) or list_checkpoints(output_dir)
+        (output_dir / config.weights_file).exists()
+        or is_full(output_dir)
+        or list_checkpoints(output_dir)
     )
     goes_on_here = folder is not None and folder.resolve().parent == output_dir.resolve()
     if taken and not goes_on_here:

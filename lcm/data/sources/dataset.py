@@ -13,6 +13,7 @@ from lcm.data.config import DataConfig
 from lcm.data.records import Record
 from lcm.data.sources.base import Source
 from lcm.data.sources.tables import read_table
+from lcm.system.secrets import one_line
 
 
 def read_dataset(where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
@@ -27,7 +28,7 @@ def read_dataset(where: str, config: DataConfig, dropped: Counter[str]) -> Itera
                 where, config.dataset_config_name, cache_dir=config.cache_dir
             )
     except Exception as error:
-        raise ValueError(f"dataset_name: {where} could not be loaded: {error}") from error
+        raise ValueError(f"dataset_name: {where} could not be loaded: {one_line(error)}") from error
     loaded = choose_split(loaded, where)
     # where those of the hub are
     caches = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 
 from lcm.data.config import DataConfig
 from lcm.data.records import NO_CAPTION, Record, as_captions
+from lcm.system.secrets import one_line
 
 
 def read_table(
@@ -108,9 +108,7 @@ def read_address(address: str, roots: tuple[Path, ...], repository: str) -> io.B
     except Exception as error:
         if "hf://" not in address:
             raise
-        raise ConnectionError(
-            f"{address}: {type(error).__name__}: {without_secrets(error)}"
-        ) from error
+        raise ConnectionError(f"{address}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def is_part(address: str, roots: tuple[Path, ...], repository: str) -> bool:
@@ -126,11 +124,3 @@ def is_part(address: str, roots: tuple[Path, ...], repository: str) -> bool:
             and ".." not in PurePosixPath(outer).parts
         )
     return any(Path(outer).resolve().is_relative_to(root) for root in roots)
-
-
-def without_secrets(error: Exception) -> str:
-    """The text of an error on one line, without tokens and without the signatures that addresses of
-    the hub carry.
-    """
-    text = re.sub(r"(://[^\s?'\"]+)\?[^\s'\"]+", r"\1", str(error))
-    return " ".join(re.sub(r"hf_\w{8,}", "hf_...", text).split())

@@ -17,7 +17,8 @@ from typing import Any
 from lcm.data.config import DataConfig
 from lcm.data.records import Record, as_captions
 from lcm.data.sources.dataset import choose_split, is_saved
-from lcm.data.sources.tables import check_columns, content_of, without_secrets
+from lcm.data.sources.tables import check_columns, content_of
+from lcm.system.secrets import one_line
 
 FLAG = "dataset_name"
 
@@ -155,14 +156,12 @@ def naming(where: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(
-            f"{FLAG}: {where} could not be loaded: {without_secrets(error)}"
-        ) from error
+        raise ValueError(f"{FLAG}: {where} could not be loaded: {one_line(error)}") from error
 
 
 def broken(where: str, place: str, error: Exception) -> ConnectionError:
     """An error that `datasets` gave up at after its retries, with what to do about it."""
     return ConnectionError(
         f"{FLAG}: {where} could not be read {place} ({type(error).__name__}: "
-        f"{without_secrets(error)}); what was read is kept, and the same command goes on"
+        f"{one_line(error)}); what was read is kept, and the same command goes on"
     )
