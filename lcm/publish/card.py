@@ -19,12 +19,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
-from lcm.config.sections import AdapterConfig
-from lcm.data.config import SampleConfig
 from lcm.data.report import JSON_NAME
-from lcm.methods import METHODS
 from lcm.outputs.folder import CARD_DATA_NAME, CARD_NAME, PICTURE_NAME
-from lcm.publish.code import Code, Models, View, view_from_here
+from lcm.publish.code import Code, Models, View, view_from_here, view_of_others
+from lcm.publish.limits import limits, steps_in_words
 from lcm.publish.other_programs import other_tools
 from lcm.publish.training_facts import (
     data_facts,
@@ -70,6 +68,10 @@ class Card:
     def render_here(self) -> str:
         """The text for this machine, as it was written."""
         return self.render(view_from_here(self.folder))
+
+    def view_of_others(self, repo_id: str) -> View:
+        """That of anybody who has the repository of the hub."""
+        return view_of_others(repo_id, self.made.models)
 
     def render(self, view: View) -> str:
         """The text for a reader. It has the same lines for all, but for the names in code."""
@@ -242,65 +244,6 @@ def giving_away(file: str | None) -> str:
     )
 
 
-def steps_in_words(recipe: Recipe) -> str:
-    """The numbers of steps that it was made for, such as "1, 2, 4"."""
-    return ", ".join(map(str, recipe.num_inference_steps))
-
-
 def recipe_text(recipe: Recipe) -> str:
     """A recipe as YAML, in the order of its fields."""
     return yaml.safe_dump(visible(asdict(recipe)), sort_keys=False, allow_unicode=True).strip()
-
-
-def limits(
-    recipe: Recipe, words: Wording, adapter: AdapterConfig, samples: SampleConfig
-) -> list[str]:
-    """What is known to be out of reach, one sentence each."""
-    family = "SDXL" if recipe.family == "sdxl" else "Stable Diffusion 1.x and 2.x"
-    sides = "other sizes and shapes were not trained"
-    if samples.aspect_ratio_buckets:
-        sides = "shapes of about as many pixels were trained, other sizes were not"
-    return [
-        (
-            f"Made for {steps_in_words(recipe)} steps with `{recipe.scheduler}` as it is set above;"
-            " nothing else was tried."
-        ),
-        (
-            f"Fits {family} U-Nets with text width {recipe.cross_attention_dim} that predict "
-            f"{recipe.prediction_type}; {words.fits}"
-        ),
-        f"Trained at {recipe.resolution} x {recipe.resolution} pixels: {sides}.",
-        *method_limits(recipe, adapter.w_embedding),
-        (
-            "What the teacher and the training data lack or distort, this does too; their licences "
-            "and terms of use apply."
-        ),
-        (
-            f"The run did not measure the quality of this {words.noun}; the picture above is what "
-            "there is."
-        ),
-    ]
-
-
-def method_limits(recipe: Recipe, w_embedding: bool) -> list[str]:
-    """The limits that come from the method, one sentence each."""
-    lines = []
-    in_weights = recipe.guidance_scale == 1 and max(recipe.trained_guidance_scale) > 1
-    if in_weights and not w_embedding:
-        lines.append(
-            "Guidance is in the weights: it cannot be lowered, and at `guidance_scale=1` negative "
-            "prompts do nothing."
-        )
-    if recipe.scheduler == "TCDScheduler":
-        lines.append(
-            f"`eta={recipe.eta:g}` belongs to how it is played; programs that cannot pass it play "
-            "something else."
-        )
-    if recipe.injection:
-        lines.append(
-            "Stock schedulers play it without its own noise; "
-            "`lcm.diffusion.sampling.sample_stochastic_flow` plays it as trained."
-        )
-    if METHODS[recipe.objective].experimental:
-        lines.append(f"The method, {code(recipe.objective)}, is experimental.")
-    return lines

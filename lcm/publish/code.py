@@ -15,6 +15,7 @@ from lcm.adapter.recipe import Recipe
 from lcm.config.sections import TeacherConfig
 from lcm.models.single_file import is_single_file
 from lcm.models.styles import Style
+from lcm.publish.other_programs import clip_skip_of
 from lcm.system.public_names import Named, expanded, public_name
 from lcm.system.text import literal
 
@@ -124,9 +125,11 @@ class Code:
         """The arguments of a call besides prompt and size."""
         recipe = self.recipe
         eta = f"\n    eta={recipe.eta:g}," if recipe.eta else ""
+        skipped = clip_skip_of(recipe)
+        clip_skip = f"\n    clip_skip={skipped}," if skipped else ""
         return (
             f"num_inference_steps={recipe.usual_steps},\n    "
-            f"guidance_scale={recipe.guidance_scale:g},{eta}"
+            f"guidance_scale={recipe.guidance_scale:g},{eta}{clip_skip}"
         )
 
     def teacher_call(self, view: View, more: str = "") -> str:

@@ -5,6 +5,7 @@ that its server takes, of one structure.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -187,60 +188,29 @@ def graph_of(
     the eyes of others: models have their public names.
     """
     recipe, graph = recipe.public(), Graph()
-    base = graph.add("CheckpointLoaderSimple", (0, 0), {}, ckpt_name=checkpoint(recipe.teacher))
-    model, clip, vae = (base, 0), (base, 1), (base, 2)
-    if file is None:
-        unet = graph.add(
-            *("UNETLoader", (0, 1), {}),
-            unet_name="diffusion_pytorch_model.safetensors",
-            weight_dtype="default",
-        )
-        model = (unet, 0)
-    else:
-        for row, style in enumerate(recipe.teacher_loras, 1):
-            weight = float(style["weight"])
-            node = graph.add(
-                *("LoraLoader", (0, row), {"model": model, "clip": clip}),
-                lora_name=lora_name(str(style["file"])),
-                strength_model=weight,
-                strength_clip=weight,
-            )
-            model, clip = (node, 0), (node, 1)
-        model = (
-            graph.add(
-                *("LoraLoaderModelOnly", (1, 0), {"model": model}),
-                lora_name=file,
-                strength_model=1.0,
-            ),
-            0,
-        )
+    model, clip, vae = load(graph, recipe, file)
     if settings.sampling is not None:
-        node = graph.add(
-            *("ModelSamplingDiscrete", (2, 0), {"model": model}),
-            sampling=settings.sampling,
-            zsnr=settings.zsnr,
-        )
-        model = (node, 0)
-    clip = with_clip_skip(graph, recipe, clip)
-    texts = [
+        options = {"sampling": settings.sampling, "zsnr": settings.zsnr}
+        model = graph.add("ModelSamplingDiscrete", (2, 0), {"model": model}, **options), 0
+    if settings.clip_layer is not None:
+        layer = settings.clip_layer
+        clip = graph.add("CLIPSetLastLayer", (1, 2), {"clip": clip}, stop_at_clip_layer=layer), 0
+    positive, negative = (
         graph.add("CLIPTextEncode", (2, row), {"clip": clip}, text=text)
-        for row, text in ((1, plain(prompt)), (2, ""))
-    ]
-    latent = graph.add(
-        *("EmptyLatentImage", (2, 3), {}),
-        width=recipe.resolution,
-        height=recipe.resolution,
-        batch_size=1,
+        for row, text in ((1, written(prompt)), (2, ""))
     )
+    side = recipe.resolution
+    latent = graph.add("EmptyLatentImage", (2, 3), {}, width=side, height=side, batch_size=1)
+    sockets = {
+        "model": model,
+        "positive": (positive, 0),
+        "negative": (negative, 0),
+        "latent_image": (latent, 0),
+    }
     sampler = graph.add(
         "KSampler",
         (3, 0),
-        {
-            "model": model,
-            "positive": (texts[0], 0),
-            "negative": (texts[1], 0),
-            "latent_image": (latent, 0),
-        },
+        sockets,
         seed=seed,
         control_after_generate="fixed",
         steps=settings.steps,
@@ -255,23 +225,33 @@ def graph_of(
     return graph
 
 
-def with_clip_skip(graph: Graph, recipe: Recipe, clip: Socket) -> Socket:
-    """The text encoder, cut off where the teacher was: ComfyUI counts -1 for the last layer."""
-    skipped = getattr(recipe, "clip_skip", None)
-    if not skipped:
-        return clip
-    return graph.add("CLIPSetLastLayer", (1, 2), {"clip": clip}, stop_at_clip_layer=-1 - skipped), 0
+def load(graph: Graph, recipe: Recipe, file: str | None) -> tuple[Socket, Socket, Socket]:
+    """The nodes that load the teacher, its styles and what was trained: model, clip and VAE."""
+    base = graph.add("CheckpointLoaderSimple", (0, 0), {}, ckpt_name=single_file(recipe.teacher))
+    model, clip, vae = (base, 0), (base, 1), (base, 2)
+    if file is None:  # it has the styles in its weights
+        name = "diffusion_pytorch_model.safetensors"
+        unet = graph.add("UNETLoader", (0, 1), {}, unet_name=name, weight_dtype="default")
+        return (unet, 0), clip, vae
+    for row, style in enumerate(recipe.teacher_loras, 1):
+        weight = float(style["weight"])
+        options = {"strength_model": weight, "strength_clip": weight}
+        sockets, name = {"model": model, "clip": clip}, single_file(str(style["file"]))
+        node = graph.add("LoraLoader", (0, row), sockets, lora_name=name, **options)
+        model, clip = (node, 0), (node, 1)
+    ours = {"lora_name": file, "strength_model": 1.0}
+    return (graph.add("LoraLoaderModelOnly", (1, 0), {"model": model}, **ours), 0), clip, vae
 
 
-def checkpoint(teacher: str) -> str:
-    """The file that the teacher's name stands for in ComfyUI, which knows single files alone."""
-    name = plain(PurePath(teacher).name)
+def written(prompt: str) -> str:
+    """A prompt as ComfyUI is told it: brackets would be weights."""
+    return re.sub(r"([()])", r"\\\1", plain(prompt))
+
+
+def single_file(name: str) -> str:
+    """The file that a model's name stands for in ComfyUI, which knows single files alone."""
+    name = plain(PurePath(name).name)
     return name if name.endswith(SUFFIX) else f"{name}{SUFFIX}"
-
-
-def lora_name(style: str) -> str:
-    """The file of a style in ComfyUI's folder of LoRAs."""
-    return checkpoint(style)
 
 
 def notes(recipe: Recipe, settings: ComfySettings, file: str | None) -> Sequence[str]:

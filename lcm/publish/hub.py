@@ -14,7 +14,6 @@ from lcm.adapter.recipe import Recipe
 from lcm.config.output_sections import HubConfig
 from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, WORKFLOW_NAME
 from lcm.publish.card import WRITE_ANEW, Card
-from lcm.publish.code import view_of_others
 from lcm.publish.edits import check_no_paths, with_edits
 from lcm.publish.hub_access import check_license, open_repo
 from lcm.publish.hub_errors import explained
@@ -103,7 +102,7 @@ def public_card(output_dir: Path, card: Card, repo_id: str) -> str:
     user has changed in the one that lies here. Raises ValueError where such a line names a path.
     """
     path, models = output_dir / CARD_NAME, card.made.models
-    found, theirs = path.read_text(encoding="utf-8"), card.render(view_of_others(repo_id, models))
+    found, theirs = path.read_text(encoding="utf-8"), card.render(card.view_of_others(repo_id))
     text, changed = with_edits(found, card.render_here(), theirs)
     local = [name.local for name in models.all_names if name.is_local]
     check_no_paths(

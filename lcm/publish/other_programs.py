@@ -38,6 +38,8 @@ class ComfySettings:
     zsnr: bool
     limits: tuple[str, ...]
     scheduler: str = "sgm_uniform"
+    clip_layer: int | None = None
+    """What CLIPSetLastLayer is set to, None without one."""
 
 
 def comfy_settings(recipe: Recipe, w_embedding: bool) -> ComfySettings | None:
@@ -52,7 +54,21 @@ def comfy_settings(recipe: Recipe, w_embedding: bool) -> ComfySettings | None:
         sampling=sampling,
         zsnr=zsnr,
         limits=tuple(limits(recipe, sampling)),
+        clip_layer=clip_layer_of(recipe),
     )
+
+
+def clip_skip_of(recipe: Recipe) -> int:
+    """How many layers of the text encoders were left out."""
+    return int(getattr(recipe, "clip_skip", None) or 0)
+
+
+def clip_layer_of(recipe: Recipe) -> int | None:
+    """The last layer of the text encoders, as ComfyUI counts from the end, -1 being the last;
+    SDXL has -2 without any node.
+    """
+    skipped = clip_skip_of(recipe)
+    return -(skipped + (2 if recipe.family == "sdxl" else 1)) if skipped else None
 
 
 def cfg_of(recipe: Recipe) -> float:
@@ -125,11 +141,30 @@ def comfy_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> st
         [
             f"ComfyUI: {loads}{node}, sampler {sampler}, scheduler `{settings.scheduler}`, "
             f"{settings.steps} steps, cfg {settings.cfg:g}.",
+            *clip_words(settings),
             *settings.limits,
             f"`{WORKFLOW_NAME}` has all of it: drop it on ComfyUI's window, or `images/grid.png`, "
             "and choose your checkpoint.",
         ]
     )
+
+
+def clip_words(settings: ComfySettings) -> list[str]:
+    """The node of a teacher that left layers of its text encoders out, in a sentence."""
+    if settings.clip_layer is None:
+        return []
+    return [
+        f"A node CLIP Set Last Layer with {settings.clip_layer} between the model and the prompts."
+    ]
+
+
+def a1111_clip_words(recipe: Recipe) -> str:
+    """The same for A1111, which takes the usual layers of SDXL whatever is set."""
+    if not clip_skip_of(recipe):
+        return ""
+    if recipe.family == "sdxl":
+        return " It cannot leave out layers of SDXL's text encoders, which this was trained with."
+    return f" Clip skip {clip_skip_of(recipe) + 1}."
 
 
 def a1111_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> str:
@@ -139,6 +174,6 @@ def a1111_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> st
     tag = code(f"<lora:{file.removesuffix('.safetensors')}:1>")
     return (
         f"A1111: {tag}, sampler {SAMPLERS[recipe.scheduler][1]}, schedule type SGM Uniform, "
-        f"{settings.steps} steps, CFG {settings.cfg:g}. A file that you rename has its new name in "
-        "the prompt."
+        f"{settings.steps} steps, CFG {settings.cfg:g}.{a1111_clip_words(recipe)} A file that you "
+        "rename has its new name in the prompt."
     )

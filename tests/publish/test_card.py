@@ -18,8 +18,9 @@ from lcm.config.run import PLACES, TrainConfig
 from lcm.methods import METHODS
 from lcm.methods.build import make_recipe
 from lcm.outputs.resume import differences
-from lcm.publish.card import front_matter, limits, make_card
+from lcm.publish.card import front_matter, make_card
 from lcm.publish.code import Code, Models, view_from_here
+from lcm.publish.limits import limits
 from lcm.publish.other_programs import other_tools
 from lcm.publish.training_facts import settings_text
 from lcm.publish.usage import guidance_advice
