@@ -18,9 +18,9 @@ from lcm.adapter.lora import (
     lora_parameters,
     swapped,
 )
-from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import RECIPE_KEY, Recipe
 from lcm.system.atomic import replacing
+from lcm.system.text import plain
 
 
 def kohya_state_dict(unet: Any, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
@@ -76,13 +76,14 @@ def header(unet: Any, recipe: Recipe, training: dict[str, str]) -> dict[str, str
             recipe.family, recipe.cross_attention_dim, recipe.prediction_type, rank, alpha
         ),
         "modelspec.implementation": "diffusers",
-        "modelspec.title": f"{recipe.objective.upper()}-LoRA of {Path(recipe.teacher).name}",
+        "modelspec.title": plain(
+            f"{recipe.objective.upper()}-LoRA of {Path(recipe.public().teacher).name}"
+        ),
         "modelspec.resolution": f"{recipe.resolution}x{recipe.resolution}",
         "modelspec.prediction_type": recipe.prediction_type,
         "modelspec.usage_hint": f"{recipe.scheduler}, "
         f"{min(recipe.num_inference_steps)}-{max(recipe.num_inference_steps)} "
         f"steps, guidance_scale {recipe.guidance_scale}",
-        "ss_output_name": Path(WEIGHTS_NAME).stem,
         **training,
     }
 

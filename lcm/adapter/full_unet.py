@@ -47,7 +47,15 @@ def export_unet(unet: Any, folder: Path, recipe: Recipe, dtype: torch.dtype) -> 
     with replacing(folder / UNET_FOLDER) as partial:
         shell.save_pretrained(partial, safe_serialization=True)
         (partial / RECIPE_NAME).write_text(recipe.to_json())
+        forget_origin(partial / "config.json")
         verify_unet(unet, partial, dtype)
+
+
+def forget_origin(path: Path) -> None:
+    """Takes from a model's configuration where diffusers had loaded it from."""
+    facts = json.loads(path.read_text())
+    if facts.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from lcm.adapter.files import AdapterFile, refuse_pickle
 from lcm.adapter.full_unet import read_full_recipe
 from lcm.adapter.names import PEFT_WEIGHTS, WEIGHTS_NAME, is_full
 from lcm.adapter.recipe import Recipe
+from lcm.system.secrets import one_line
 
 
 def choose_file(names: Iterable[str], where: str) -> str:
@@ -49,7 +50,8 @@ def fetch_file(repo_id: str, name: str) -> Path:
         return Path(hf_hub_download(repo_id, name))
     except Exception as error:
         raise FileNotFoundError(
-            f"{repo_id} is neither a local path nor a hub id that answers with {name} ({error})"
+            f"{repo_id} is neither a local path nor a hub id that answers with {name} "
+            f"({one_line(error)})"
         ) from error
 
 

@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 """The adapter file of an output folder, as diffusers calls it."""
+
+UNVERIFIED = f"unverified-{WEIGHTS_NAME}"
+"""An adapter that has not yet been reloaded and compared."""
 
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """The two files of a PEFT folder."""
@@ -47,6 +51,38 @@ on SDXL.
 def is_full(path: str | os.PathLike[str]) -> bool:
     """Whether this is the output folder of a run that trained the whole U-Net."""
     return Path(path, UNET_FOLDER, RECIPE_NAME).is_file()
+
+
+SUFFIX = ".safetensors"
+LONGEST_NAME = 100
+"""Letters of a file's name, and twice as many bytes: file systems end at 255, and a file that is
+being written has a longer name.
+"""
+OF_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices, with any suffix."""
+
+
+def file_stem(name: str) -> str:
+    """A name for an adapter file, without .safetensors. Raises ValueError, naming what is wrong,
+    for one that some system could not write or some program could not read.
+    """
+    stem = name[: -len(SUFFIX)] if name.lower().endswith(SUFFIX) else name
+    taken = (Path(UNVERIFIED).stem, Path(PEFT_WEIGHTS).stem)
+    if not stem.strip(" ."):
+        wrong = "is empty"
+    elif len(stem) > LONGEST_NAME or len(stem.encode("utf-8", "replace")) > 2 * LONGEST_NAME:
+        wrong = f"is longer than {LONGEST_NAME} letters"
+    elif found := re.search(r'[\\/<>:"|?*\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]', stem):
+        wrong = f"has {found[0]!r} in it, which is not allowed in file names everywhere"
+    elif stem[0] in " .~-" or stem[-1] in " .":
+        wrong = "begins or ends with a character that hides it or that programs take away"
+    elif OF_WINDOWS.fullmatch(stem) or stem in taken:
+        wrong = "is taken, by Windows or by another file"
+    else:
+        return stem
+    raise ValueError(
+        f"{name!r} {wrong}; pass a plain name such as my-lcm, of which {SUFFIX} is made"
+    )
 
 
 def path_and_weight(word: str, flag: str) -> tuple[str, float]:

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lcm.adapter.scheduler_values import check_scheduler_values
 from lcm.diffusion.prediction_types import PREDICTION_TYPES
 from lcm.system.json_input import content, parse_object
+from lcm.system.public_names import public_name
 from lcm.system.values import TRUTH, Rule, list_of, number, object_of, one_of, text, whole, word
 
 RECIPE_KEY = "lcm.recipe"
@@ -181,8 +182,20 @@ class Recipe:
         """The steps to begin with, the guidance and the stochasticity to call a pipeline with."""
         return CallDefaults(self.usual_steps, self.guidance_scale, self.eta)
 
+    def public(self) -> Recipe:
+        """The same without paths of this machine: of local models their names alone."""
+        return replace(
+            self,
+            teacher=public_name(self.teacher),
+            extra_teachers=[public_name(path) for path in self.extra_teachers],
+            teacher_loras=[
+                {**style, "file": public_name(str(style["file"]))} for style in self.teacher_loras
+            ],
+        )
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        """As files hold it: they go out into the world, so it names no path of this machine."""
+        return json.dumps(asdict(self.public()), sort_keys=True)
 
     @classmethod
     def from_header(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from lcm.config.output_sections import ValidationConfig
+from lcm.config.output_sections import OutputConfig, ValidationConfig
 from lcm.config.sections import AdapterConfig, LoopConfig, TeacherConfig
 from lcm.data.config import DataConfig, SampleConfig
 from lcm.methods import METHODS
@@ -88,11 +88,20 @@ def check_embedding(method: MethodConfig, data: DataConfig, adapter: AdapterConf
 
 
 def check_result(
-    adapter: AdapterConfig, teacher: TeacherConfig, method: MethodConfig, loop: LoopConfig
+    adapter: AdapterConfig,
+    teacher: TeacherConfig,
+    method: MethodConfig,
+    loop: LoopConfig,
+    output: OutputConfig,
 ) -> None:
     """Raises ValueError for flags that do not go with training a whole U-Net."""
     if not adapter.full_finetune:
         return
+    if output.output_name is not None:
+        raise ValueError(
+            "output_name names an adapter's file, and full_finetune writes a folder, unet/; leave "
+            "one of the two out"
+        )
     if teacher.extra_teachers:
         raise ValueError(
             "extra_teachers: an adapter is trained on the weights of several models, "

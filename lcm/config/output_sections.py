@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lcm.adapter.names import SUFFIX, WEIGHTS_NAME, file_stem
 from lcm.system.flags import Section, flag
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -59,11 +60,25 @@ def known_trackers(names: list[str]) -> list[str]:
     return names
 
 
+def plain_file_name(name: str | None) -> str | None:
+    """The name of the adapter's file, without its suffix. Raises ValueError."""
+    try:
+        return None if name is None else file_stem(name)
+    except ValueError as error:
+        raise ValueError(f"output_name: {error}") from error
+
+
 @dataclass(frozen=True)
 class OutputConfig(Section):
     """What is written, where and how often."""
 
     output_dir: str = flag("lcm-lora", "where everything is written", is_free=True, is_place=True)
+    output_name: str | None = flag(
+        None,
+        "name of the adapter's file in output_dir, as programs show it; default: "
+        "pytorch_lora_weights, which diffusers looks for",
+        read=plain_file_name,
+    )
     checkpointing_steps: int = flag(500, "updates between checkpoints", above=0, is_free=True)
     checkpoints_total_limit: int | None = flag(
         None, "keep only the newest so many checkpoints", above=0, is_free=True
@@ -97,6 +112,11 @@ class OutputConfig(Section):
     def folder(self) -> Path:
         """The output folder."""
         return Path(self.output_dir)
+
+    @property
+    def weights_file(self) -> str:
+        """The adapter's file in the output folder."""
+        return WEIGHTS_NAME if self.output_name is None else f"{self.output_name}{SUFFIX}"
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class TrainConfig:
         check_composition(self.method)
         check_samples(self.method, self.data, self.samples)
         check_embedding(self.method, self.data, self.adapter)
-        check_result(self.adapter, self.teacher, self.method, self.loop)
+        check_result(self.adapter, self.teacher, self.method, self.loop, self.output)
         check_columns(self.validation, self.method)
 
     def flat(self) -> dict[str, Any]:

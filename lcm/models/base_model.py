@@ -25,8 +25,8 @@ from lcm.models.single_file import (
     default_config,
     is_single_file,
     load_file,
-    one_line,
 )
+from lcm.system.secrets import one_line
 from lcm.system.text import plain
 
 

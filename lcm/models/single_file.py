@@ -16,7 +16,7 @@ from transformers import CLIPTextModel
 
 from lcm.adapter.files import opened, read_header, refuse_pickle, tensor_names
 from lcm.adapter.names import PICKLED
-from lcm.system.text import plain
+from lcm.system.secrets import one_line
 
 UNET, VAE = "model.diffusion_model.input_blocks.", "first_stage_model."
 
@@ -48,10 +48,6 @@ def is_single_file(path: str | os.PathLike[str]) -> bool:
     id.
     """
     return not Path(path).is_dir() and Path(path).suffix in (".safetensors", *PICKLED)
-
-
-def one_line(error: BaseException) -> str:
-    return plain(" ".join(str(error).split()), 500)
 
 
 def check_file(path: Path, vae_replaced: bool) -> str:

@@ -18,6 +18,7 @@ from lcm.adapter.recipe import RECIPE_KEY
 from lcm.formats.advice import check_sound
 from lcm.formats.apply import add_deltas
 from lcm.formats.read import read_adapter, understand
+from lcm.system.public_names import public_name
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,7 @@ class Style:
 
     def facts(self) -> dict[str, Any]:
         """What a recipe says of it: the name without its folder, the weight."""
-        return {
-            "file": Path(self.path).name if Path(self.path).exists() else self.path,
-            "weight": self.weight,
-        }
+        return {"file": public_name(self.path), "weight": self.weight}
 
     def file(self) -> Path:
         """The file behind the path. Raises FileNotFoundError that says what was tried."""

@@ -17,59 +17,61 @@ from lcm.system.checksums import SUMS_NAME, first_changed, sums_text
 from lcm.system.paths import is_regular
 
 
-def result_files(output_dir: Path) -> list[Path]:
-    """The files of what was trained: the adapter, or those of the whole U-Net's folder."""
-    if is_full(output_dir):
+def result_files(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> list[Path]:
+    """The files of what was trained: the adapter of this name, or those of the whole U-Net's
+    folder.
+    """
+    if adapter is None or is_full(output_dir):
         return sorted((output_dir / UNET_FOLDER).glob("[!.]*"))
-    return [output_dir / WEIGHTS_NAME]
+    return [output_dir / adapter]
 
 
-def write_result_sums(output_dir: Path) -> None:
+def write_result_sums(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> None:
     """Writes SHA256SUMS of what was trained. The card and the picture stay out, since people may
     put others there.
     """
     with replacing(output_dir / SUMS_NAME) as partial:
-        partial.write_text(sums_text(output_dir, result_files(output_dir)))
+        partial.write_text(sums_text(output_dir, result_files(output_dir, adapter)))
 
 
-def flaw(output_dir: Path, steps: int) -> str | None:
+def flaw(output_dir: Path, steps: int, adapter: str = WEIGHTS_NAME) -> str | None:
     """What a run of so many updates lacks, or what is wrong with its result, in words; None where
     all is whole.
     """
-    page, made = output_dir / REPORT_NAME, steps_of(output_dir)
-    if (what := flaw_of_result(output_dir)) is not None:
+    page, made = output_dir / REPORT_NAME, steps_of(output_dir, adapter)
+    if (what := flaw_of_result(output_dir, adapter)) is not None:
         return what
     if made not in (None, steps):
-        return f"{WEIGHTS_NAME} is that of {made} updates"
+        return f"{adapter} is that of {made} updates"
     if not is_regular(page) or not page.read_bytes().rstrip().endswith(b"</html>"):
         return f"{REPORT_NAME} is missing or cut short"
     return None
 
 
-def steps_of(output_dir: Path) -> int | None:
+def steps_of(output_dir: Path, adapter: str = WEIGHTS_NAME) -> int | None:
     """The updates that made the adapter, as its header says; None where nothing does."""
     try:
-        return int(read_header(output_dir / WEIGHTS_NAME)["ss_steps"])
+        return int(read_header(output_dir / adapter)["ss_steps"])
     except (KeyError, ValueError, OSError):
         return None
 
 
-def flaw_of_result(output_dir: Path) -> str | None:
+def flaw_of_result(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> str | None:
     """What is wrong with what is given away, in words; None where it is whole.
 
     Former versions wrote no sums: of theirs, files are noticed that cannot be read.
     """
     return (
         first_changed(output_dir)
-        or flaw_of_weights(output_dir)
+        or flaw_of_weights(output_dir, adapter)
         or flaw_of_picture(output_dir / PICTURE_NAME)
         or flaw_of_card(output_dir / CARD_NAME)
     )
 
 
-def flaw_of_weights(output_dir: Path) -> str | None:
+def flaw_of_weights(output_dir: Path, adapter: str | None) -> str | None:
     """Reads every byte of the weights, and the recipe of a U-Net."""
-    files = result_files(output_dir)
+    files = result_files(output_dir, adapter)
     if missing := [path.name for path in files if not is_regular(path)]:
         return f"{missing[0]} is missing"
     weights = [path for path in files if path.suffix == ".safetensors"]

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME
+from lcm.adapter.names import SUFFIX, UNET_FOLDER, UNVERIFIED, WEIGHTS_NAME
 from lcm.config.run import DEFAULTS
 from lcm.data import report as data_report
 from lcm.outputs.checkpoint import FACTS, PREFIX, list_checkpoints, numbered
@@ -16,12 +16,14 @@ from lcm.system.checksums import SUMS_NAME
 from lcm.system.disk_space import FULL, free_bytes, nearest_existing, readable
 from lcm.system.paths import obstacle
 
-UNVERIFIED = f"unverified-{WEIGHTS_NAME}"
-"""An adapter that has not yet been reloaded and compared."""
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
 REPORT_NAME = "report.html"
 CARD_NAME = "README.md"
+CARD_DATA_NAME = "card.json"
+"""What the card is made of, for a card that others can read."""
+WORKFLOW_NAME = "comfyui_workflow.json"
+"""What opens in ComfyUI with everything set; the picture carries it too."""
 PICTURE_NAME = "images/grid.png"
 """The grid that was drawn with the finished result, reloaded."""
 GRIDS = "validation"
@@ -29,7 +31,8 @@ GRIDS = "validation"
 TRAJECTORIES = "trajectories"
 """The folder of the teacher's trajectories, where no other is named."""
 OVERWRITTEN = (
-    *(CARD_NAME, CONFIG_NAME, METRICS_NAME, REPORT_NAME, SUMS_NAME),
+    *(CARD_NAME, CARD_DATA_NAME, WORKFLOW_NAME),
+    *(CONFIG_NAME, METRICS_NAME, REPORT_NAME, SUMS_NAME),
     *(data_report.JSON_NAME, data_report.PICTURE_NAME),
     *(PICTURE_NAME, f"{GRIDS}/step-*.png"),
 )
@@ -84,7 +87,7 @@ def clear_remains(output_dir: Path) -> None:
     for name in OVERWRITTEN:
         recover((output_dir / name).parent, [Path(name).name])
     for folder in (output_dir, *filter(Path.is_dir, numbered(output_dir))):
-        recover(folder, [WEIGHTS_NAME, UNVERIFIED, UNET_FOLDER])
+        recover(folder, [f"*{SUFFIX}", UNET_FOLDER])
         (folder / UNVERIFIED).unlink(missing_ok=True)
 
 

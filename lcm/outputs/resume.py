@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from lcm.adapter.names import WEIGHTS_NAME, is_full
+from lcm.adapter.names import is_full
 from lcm.config.output_sections import OutputConfig
 from lcm.config.run import DEFAULTS, PLACES
 from lcm.outputs.checkpoint import RunState, checkpoint_path, list_checkpoints
@@ -84,7 +84,7 @@ def open_output(config: OutputConfig) -> RunState | None:
     check_ways(output_dir)
     found = find_checkpoint(output_dir, config.resume_from_checkpoint)
     checkpoints = list_checkpoints(output_dir)
-    taken = (output_dir / WEIGHTS_NAME).exists() or is_full(output_dir) or checkpoints
+    taken = (output_dir / config.weights_file).exists() or is_full(output_dir) or checkpoints
     if taken and not (found and is_one_of(found[0], checkpoints)):
         raise ValueError(f"output_dir: {output_dir} already holds a run, {why_not(output_dir)}")
     if not taken and not is_ours(output_dir) and (foreign := first_foreign(output_dir)):
@@ -178,7 +178,7 @@ def check_together(
         check_same_run(state, output.output_dir, free, facts)
         if state.facts["step"] != last:
             return False
-        what = flaw(output.folder, last)
+        what = flaw(output.folder, last, output.weights_file)
         if what is not None:
             logger.warning(
                 "%s has all %d updates but no whole result (%s): it is made again from %s, "

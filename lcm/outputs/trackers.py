@@ -15,6 +15,7 @@ from PIL import Image
 from lcm.config.output_sections import OutputConfig
 from lcm.system.atomic import replacing
 from lcm.system.disk_space import FULL, optional
+from lcm.system.secrets import one_line
 
 RUN_ID_NAME = "run_id"
 """File inside --logging_dir: the name under which a tracker that is not a folder knows the run."""
@@ -65,8 +66,8 @@ def start_trackers(
             raise
         names = " or ".join(config.report_to)
         raise ValueError(
-            f"report_to: {names} did not start ({error}); log in to it, or leave it out of "
-            "--report_to"
+            f"report_to: {names} did not start ({one_line(error)}); log in to it, or leave it out "
+            "of --report_to"
         ) from error
 
 

@@ -1,30 +1,29 @@
 """The model card of a run's result: front matter for the hub, code that runs, what was trained and
 how, its limits. The text is the template card.md beside this file.
+
+A card is kept as data beside its text, in card.json, so that it can be written for others too.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from lcm.adapter.recipe import Recipe
-from lcm.config.output_sections import HubConfig
 from lcm.config.run import TrainConfig
-from lcm.config.sections import AdapterConfig
-from lcm.data.config import DataConfig, SampleConfig
 from lcm.data.report import JSON_NAME
-from lcm.methods import METHODS
-from lcm.outputs.folder import CARD_NAME, PICTURE_NAME
-from lcm.publish.public_names import on_the_hub, public_name
+from lcm.outputs.folder import CARD_DATA_NAME, CARD_NAME, PICTURE_NAME
+from lcm.publish.code import Code, Models, View, view_from_here, view_of_others
+from lcm.publish.limits import limits, steps_in_words
+from lcm.publish.other_programs import other_tools
 from lcm.publish.training_facts import (
     data_facts,
     loop_facts,
@@ -33,19 +32,82 @@ from lcm.publish.training_facts import (
     settings_text,
     teacher_facts,
 )
-from lcm.publish.usage import (
-    attaching,
-    guidance_advice,
-    literal,
-    other_tools,
-    snippet,
-    styles_in_words,
-)
-from lcm.publish.wording import THIS_FOLDER, Wording, title, wording
+from lcm.publish.usage import guidance_advice, styles_in_words
+from lcm.publish.wording import Wording, title, wording
 from lcm.system.atomic import replacing
+from lcm.system.json_input import read_object
+from lcm.system.public_names import on_the_hub, public_name
+from lcm.system.text import code, fenced, markdown, plain, visible
 
-RUN_HERE = "To be run in the folder of this file:\n\n"
 LIBRARIES = ("torch", "diffusers", "peft", "accelerate")
+WRITE_ANEW = (
+    f"remove {CARD_NAME} and give the command of the run once more: it trains no further and "
+    "writes both anew"
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card as data: `front` is its front matter, `texts` what every reader gets, as Markdown, and
+    `made` the code, which names models as the reader knows them. `folder` is the one that it was
+    written for, which may have moved since.
+    """
+
+    front: dict[str, Any]
+    texts: dict[str, Any]
+    made: Code
+    folder: str
+
+    def write(self) -> None:
+        """Writes card.json, and then README.md for this machine."""
+        texts = {CARD_DATA_NAME: self.to_json(), CARD_NAME: self.render_here()}
+        for name, text in texts.items():
+            with replacing(Path(self.folder, name)) as partial:
+                partial.write_text(text, encoding="utf-8", newline="\n")
+
+    def render_here(self) -> str:
+        """The text for this machine, as it was written."""
+        return self.render(view_from_here(self.folder))
+
+    def view_of_others(self, repo_id: str) -> View:
+        """That of anybody who has the repository of the hub."""
+        return view_of_others(repo_id, self.made.models)
+
+    def render(self, view: View) -> str:
+        """The text for a reader. It has the same lines for all, but for the names in code."""
+        attaching = fenced(self.made.attaching(view), "python") if self.made.file else None
+        body = template().render(
+            **self.texts,
+            where=view.where,
+            snippet=fenced(self.made.snippet(view), "python"),
+            attaching=attaching,
+        )
+        front = yaml.safe_dump(self.front, sort_keys=False, allow_unicode=True)
+        return f"---\n{front}---\n\n{body}"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def read(cls, output_dir: Path) -> Card:
+        """The card of a finished run. Raises ValueError, or FileNotFoundError for a folder that has
+        none.
+        """
+        path = output_dir / CARD_DATA_NAME
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{output_dir} holds no {CARD_DATA_NAME}, of which {CARD_NAME} is made for others; "
+                f"pass the output_dir of a finished run, or where an earlier version made it, "
+                f"{WRITE_ANEW}"
+            )
+        values = read_object(path, WRITE_ANEW)
+        try:
+            made = {**values["made"]}
+            made["recipe"] = Recipe(**made["recipe"])
+            made["models"] = Models.from_dict(made["models"])
+            return cls(values["front"], values["texts"], Code(**made), str(values["folder"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error!r}); {WRITE_ANEW}") from error
 
 
 def write_card(
@@ -55,14 +117,11 @@ def write_card(
     settings: dict[str, Any],
     prompts: Sequence[str],
 ) -> None:
-    """Writes README.md into `output_dir`. `settings` are the flat ones, as the run resolved them;
-    `prompts` are the rows of the picture.
+    """Writes README.md into `output_dir`, and before it card.json. `settings` are the flat ones,
+    as the run resolved them; `prompts` are the rows of the picture.
     """
-    words = wording(config.adapter)
-    facts = front_matter(recipe, words, config.data, config.hub, prompts).to_yaml()
-    text = card_text(recipe, config, settings, prompts, count_samples(output_dir))
-    with replacing(output_dir / CARD_NAME) as partial:
-        ModelCard(f"---\n{facts}\n---\n\n{text}").save(partial)
+    card = make_card(recipe, config, settings, prompts, count_samples(output_dir))
+    replace(card, folder=str(output_dir.absolute())).write()
 
 
 def count_samples(output_dir: Path) -> int | None:
@@ -72,12 +131,13 @@ def count_samples(output_dir: Path) -> int | None:
 
 
 def front_matter(
-    recipe: Recipe, words: Wording, data: DataConfig, hub: HubConfig, prompts: Sequence[str]
+    recipe: Recipe, words: Wording, config: TrainConfig, prompts: Sequence[str]
 ) -> ModelCardData:
     """The facts that the hub reads. A teacher or data set that lies in a folder is not named: it
     would be taken for one of the hub.
     """
-    base = recipe.teacher if on_the_hub(recipe.teacher) else None
+    data, hub = config.data, config.hub
+    base = config.teacher.path if on_the_hub(config.teacher.path) else None
     return ModelCardData(
         license=hub.license,
         library_name="diffusers",
@@ -92,7 +152,7 @@ def front_matter(
             recipe.objective,
         ],
         inference=False,  # the hub's own would use neither the scheduler nor the number of steps
-        widget=[{"text": prompt, "output": {"url": PICTURE_NAME}} for prompt in prompts[:1]],
+        widget=[{"text": plain(text), "output": {"url": PICTURE_NAME}} for text in prompts[:1]],
     )
 
 
@@ -100,7 +160,7 @@ def front_matter(
 
 
 def template() -> Template:
-    """The text of the card. It is Markdown: nothing that is put into it is escaped."""
+    """The text of the card. What is put into it is Markdown already: nothing is escaped here."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,
@@ -111,125 +171,79 @@ def template() -> Template:
     ).get_template("card.md")
 
 
-def card_text(
+def make_card(
     recipe: Recipe,
     config: TrainConfig,
     settings: dict[str, Any],
     prompts: Sequence[str],
     samples: int | None = None,
-) -> str:
-    """The card without its front matter; the parameters are those of `write_card`."""
-    words, teacher = wording(config.adapter), public_name(recipe.teacher)
-    w_embedding, seed = config.adapter.w_embedding, config.validation.validation_seed
+) -> Card:
+    """The card; the parameters are those of `write_card`."""
+    words = wording(config.adapter)
+    file = config.output.weights_file if words.is_adapter else None
+    made = Code(
+        recipe=recipe.public(),
+        models=Models.of(config.teacher),
+        file=file,
+        seed=config.validation.validation_seed,
+        prompt=prompts[0],
+    )
+    texts = card_texts(made, words, config, settings, prompts, samples)
+    front = visible(front_matter(recipe, words, config, prompts).to_dict())
+    return Card(front, texts, made, str(config.output.folder.absolute()))
+
+
+def card_texts(
+    made: Code,
+    words: Wording,
+    config: TrainConfig,
+    settings: dict[str, Any],
+    prompts: Sequence[str],
+    samples: int | None,
+) -> dict[str, Any]:
+    """What every reader of a card gets, as Markdown, by its name in the template."""
+    recipe, w_embedding = made.recipe, config.adapter.w_embedding
+    teacher = public_name(config.teacher.path)
     facts = {
-        **teacher_facts(recipe),
+        **teacher_facts(recipe, teacher),
         **method_facts(config.method),
         **result_facts(config.adapter, words),
         **data_facts(config.data, samples),
         **loop_facts(config.loop, config.optimizer, settings["max_train_steps"], recipe.resolution),
     }
-    return template().render(
-        title=title(recipe, words),
-        purpose=words.purpose.format(teacher=teacher),
-        steps=steps_in_words(recipe),
-        styles=styles_in_words(recipe.teacher_loras),
-        words=words,
-        columns=", ".join(map(str, config.validation.validation_num_steps)),
-        picture=PICTURE_NAME,
-        run_here=RUN_HERE,
-        snippet=snippet(recipe, words, config.teacher, seed, prompts[0]),
-        guidance_advice=guidance_advice(recipe, w_embedding),
-        attaching=attaching(recipe, config.teacher.base_config),
-        other_tools=other_tools(recipe, words, w_embedding),
-        seed=seed,
-        prompts=prompts,
-        facts=facts,
-        changes=settings_text(config.changes(settings)),
-        recipe=recipe_text(replace(recipe, teacher=teacher)),
-        limits=limits(recipe, words, config.adapter, config.samples),
-        libraries=", ".join(f"{name} {version(name)}" for name in LIBRARIES),
+    return {
+        "title": markdown(title(recipe, words)),
+        "purpose": words.purpose.format(teacher=code(teacher)),
+        "steps": steps_in_words(recipe),
+        "styles": styles_in_words(recipe.teacher_loras),
+        "about_styles": words.styles,
+        "with_style": fenced(words.with_style, "python"),
+        "columns": ", ".join(map(str, config.validation.validation_num_steps)),
+        "picture": PICTURE_NAME,
+        "guidance_advice": guidance_advice(recipe, w_embedding),
+        "other_tools": other_tools(recipe, made.file, w_embedding),
+        "seed": made.seed,
+        "prompts": [markdown(prompt) for prompt in prompts],
+        "facts": [[name, fact] for name, fact in facts.items() if fact is not None],
+        "changes": fenced(settings_text(config.changes(settings)), "yaml"),
+        "recipe": fenced(recipe_text(recipe), "yaml"),
+        "limits": limits(recipe, words, config.adapter, config.samples),
+        "giving_away": giving_away(made.file),
+        "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
+    }
+
+
+def giving_away(file: str | None) -> str:
+    """Where others get it from."""
+    on_the_hub = "On the hub: `lcm push` uploads weights, this card, the picture and the workflow."
+    if file is None:
+        return on_the_hub
+    return (
+        f"{on_the_hub} Elsewhere, such as on Civitai: upload {code(file)} as a LoRA, with "
+        f"`{PICTURE_NAME}`, and name its base model."
     )
-
-
-def steps_in_words(recipe: Recipe) -> str:
-    """The numbers of steps that it was made for, such as "1, 2, 4"."""
-    return ", ".join(map(str, recipe.num_inference_steps))
 
 
 def recipe_text(recipe: Recipe) -> str:
     """A recipe as YAML, in the order of its fields."""
-    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True).strip()
-
-
-def limits(
-    recipe: Recipe, words: Wording, adapter: AdapterConfig, samples: SampleConfig
-) -> list[str]:
-    """What is known to be out of reach, one sentence each."""
-    family = "SDXL" if recipe.family == "sdxl" else "Stable Diffusion 1.x and 2.x"
-    sides = "other sizes and shapes were not trained"
-    if samples.aspect_ratio_buckets:
-        sides = "shapes of about as many pixels were trained, other sizes were not"
-    return [
-        (
-            f"Made for {steps_in_words(recipe)} steps with `{recipe.scheduler}` as it is set above;"
-            " nothing else was tried."
-        ),
-        (
-            f"Fits {family} U-Nets with text width {recipe.cross_attention_dim} that predict "
-            f"{recipe.prediction_type}; {words.fits}"
-        ),
-        f"Trained at {recipe.resolution} x {recipe.resolution} pixels: {sides}.",
-        *method_limits(recipe, adapter.w_embedding),
-        (
-            "What the teacher and the training data lack or distort, this does too; their licences "
-            "and terms of use apply."
-        ),
-        (
-            f"The run did not measure the quality of this {words.noun}; the picture above is what "
-            "there is."
-        ),
-    ]
-
-
-def method_limits(recipe: Recipe, w_embedding: bool) -> list[str]:
-    """The limits that come from the method, one sentence each."""
-    lines = []
-    in_weights = recipe.guidance_scale == 1 and max(recipe.trained_guidance_scale) > 1
-    if in_weights and not w_embedding:
-        lines.append(
-            "Guidance is in the weights: it cannot be lowered, and at `guidance_scale=1` negative "
-            "prompts do nothing."
-        )
-    if recipe.scheduler == "TCDScheduler":
-        lines.append(
-            f"`eta={recipe.eta:g}` belongs to how it is played; programs that cannot pass it play "
-            "something else."
-        )
-    if recipe.injection:
-        lines.append(
-            "Stock schedulers play it without its own noise; "
-            "`lcm.diffusion.sampling.sample_stochastic_flow` plays it as trained."
-        )
-    if METHODS[recipe.objective].experimental:
-        lines.append(f"The method, {recipe.objective}, is experimental.")
-    return lines
-
-
-# --- for others -----------------------------------------------------------------------------------
-
-
-def card_for_hub(text: str, repo_id: str, teacher: str) -> str:
-    """A card as others are to read it: its code loads from the hub, and it names no folder of this
-    machine.
-    """
-    # the configuration that a single file was loaded with
-    text = re.sub(
-        r'(?<=, config=)"(?:[^"\\\n]|\\.)*"',
-        lambda found: literal(public_name(json.loads(found[0]))),
-        text,
-    )
-    return (
-        text.replace(RUN_HERE, "")
-        .replace(THIS_FOLDER, f'"{repo_id}"')
-        .replace(teacher, public_name(teacher))
-    )
+    return yaml.safe_dump(visible(asdict(recipe)), sort_keys=False, allow_unicode=True).strip()

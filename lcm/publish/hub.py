@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER, WEIGHTS_NAME, is_full
-from lcm.adapter.recipe import RECIPE_KEY
+from lcm.adapter.files import read_header
+from lcm.adapter.names import RECIPE_NAME, SUFFIX, UNET_FOLDER
+from lcm.adapter.recipe import Recipe
 from lcm.config.output_sections import HubConfig
-from lcm.inference import read_recipe
 from lcm.outputs.finished import flaw_of_result
-from lcm.outputs.folder import CARD_NAME, PICTURE_NAME
-from lcm.publish.card import card_for_hub
+from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, WORKFLOW_NAME
+from lcm.publish.card import WRITE_ANEW, Card
+from lcm.publish.edits import check_no_paths, with_edits
 from lcm.publish.hub_access import check_license, open_repo
 from lcm.publish.hub_errors import explained
-from lcm.publish.public_names import public_name
 from lcm.system.checksums import SUMS_NAME
 from lcm.system.processes import Team
+from lcm.system.public_names import expanded
 
 
 def check_may_push(hub: HubConfig, output_dir: Path, team: Team, *, create: bool) -> None:
@@ -42,23 +44,24 @@ def push(output_dir: Path, hub_model_id: str | None = None, private: bool = Fals
     out. Returns the commit's address.
 
     Raises FileNotFoundError for a folder without a result, and ValueError, with the command to try
-    again, when the upload fails.
+    again, when the upload fails, and for what would tell others of folders of this machine.
     """
-    files, teacher = public_files(output_dir), read_recipe(output_dir).teacher
+    card = Card.read(output_dir)
+    files = public_files(output_dir, card.made.file)
+    check_public(files)
     try:
         repo_id = open_repo(output_dir, hub_model_id, private)
+        text = public_card(output_dir, card, repo_id)
         additions = [
-            CommitOperationAdd(
-                path.relative_to(output_dir).as_posix(), public_content(path, repo_id, teacher)
-            )
-            for path in files
+            CommitOperationAdd(path.relative_to(output_dir).as_posix(), path) for path in files
         ]
+        additions.append(CommitOperationAdd(CARD_NAME, text.encode()))
         with explained(f"push_to_hub: {repo_id}"):
             commit = HfApi().create_commit(
                 repo_id, additions, commit_message="Upload weights and card"
             )
     except ValueError as error:
-        again = f"lcm push {output_dir}"
+        again = f"lcm push {shlex.quote(str(output_dir))}"
         again += f" --hub_model_id {hub_model_id}" if hub_model_id else ""
         again += " --hub_private" if private else ""
         raise ValueError(
@@ -68,65 +71,67 @@ def push(output_dir: Path, hub_model_id: str | None = None, private: bool = Fals
     return str(commit.commit_url)
 
 
-def public_files(output_dir: Path) -> list[Path]:
-    """The files that are uploaded: the adapter, or the whole U-Net's folder, its card and picture;
-    no settings, no checkpoints.
+def public_files(output_dir: Path, adapter: str | None) -> list[Path]:
+    """The files that are uploaded as they are, beside the card: the adapter of this name, or where
+    it is None the whole U-Net's folder, the picture, the workflow; no settings, no checkpoints.
 
     Raises FileNotFoundError for a folder in which no run has ended, and ValueError where one of
     them is damaged.
     """
-    weights = [output_dir / WEIGHTS_NAME]
-    if is_full(output_dir):
-        weights = sorted((output_dir / UNET_FOLDER).glob("[!.]*"))
-    files = [*weights, output_dir / CARD_NAME, output_dir / PICTURE_NAME]
-    if missing := [str(path.relative_to(output_dir)) for path in files if not path.is_file()]:
-        raise FileNotFoundError(
-            f"{output_dir} holds no {missing[0]}; pass the output_dir of a finished run"
-        )
-    if (what := flaw_of_result(output_dir)) is not None:
+    weights = [output_dir / str(adapter)]
+    if adapter is None:
+        parts = ("config.json", RECIPE_NAME, f"[!.]*{SUFFIX}", f"[!.]*{SUFFIX}.index.json")
+        folder = output_dir / UNET_FOLDER
+        weights = sorted(path for part in parts for path in folder.glob(part))
+    files = [*weights, output_dir / PICTURE_NAME]
+    for path in [*files, output_dir / CARD_NAME]:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{output_dir} holds no {path.relative_to(output_dir)}; pass the output_dir of a "
+                "finished run"
+            )
+    if (what := flaw_of_result(output_dir, adapter)) is not None:
         raise ValueError(
             f"{output_dir}: {what}. Nothing was uploaded; the training command makes it again, or "
             f"remove {SUMS_NAME} if you changed the file yourself"
         )
-    return files
+    workflow = output_dir / WORKFLOW_NAME
+    return [*files, *([workflow] if workflow.is_file() else [])]
 
 
 # --- without the paths of this machine, which often name people -----------------------------------
 #
-# Files in the output folder keep them: there the teacher is found by its path.
+# Recipes, workflows and weights are written without any. Code in the card that lies here names
+# them, since it is to run here.
 
 
-def public_content(path: Path, repo_id: str, teacher: str) -> bytes | Path:
-    """A file as others get it, or where it names no folder of this machine, the file itself."""
-    name = public_name(teacher)
-    if path.name == CARD_NAME:
-        return card_for_hub(path.read_text(encoding="utf-8"), repo_id, teacher).encode()
-    if path.name == RECIPE_NAME:
-        return with_teacher(path.read_text(), name).encode()
-    if path.name == WEIGHTS_NAME and name != teacher:
-        return adapter_with_teacher(path.read_bytes(), name)
-    if path.name == "config.json":  # diffusers notes where it loaded the model from
-        facts = json.loads(path.read_text())
-        if facts.pop("_name_or_path", None) is not None:
-            return (json.dumps(facts, indent=2) + "\n").encode()
-    return path
-
-
-def with_teacher(recipe: str, teacher: str) -> str:
-    """A recipe, as JSON, with another name of the teacher."""
-    return json.dumps({**json.loads(recipe), "teacher": teacher}, sort_keys=True)
-
-
-def adapter_with_teacher(content: bytes, teacher: str) -> bytes:
-    """An adapter file with another name of the teacher in its recipe.
-
-    The header is rewritten by hand, since safetensors writes the keys of the metadata in another
-    order every time, and the hub takes equal bytes alone for the file that it has.
+def public_card(output_dir: Path, card: Card, repo_id: str) -> str:
+    """The card as others are to read it: made of the same data with their names, and with what the
+    user has changed in the one that lies here. Raises ValueError where such a line names a path.
     """
-    end = 8 + int.from_bytes(content[:8], "little")  # the header's length, the header, the tensors
-    header = json.loads(content[8:end])
-    facts = header["__metadata__"]
-    facts[RECIPE_KEY] = with_teacher(facts[RECIPE_KEY], teacher)
-    renamed = json.dumps(header).encode()
-    renamed += b" " * (-len(renamed) % 8)  # tensors begin at a multiple of eight bytes
-    return len(renamed).to_bytes(8, "little") + renamed + content[end:]
+    path, models = output_dir / CARD_NAME, card.made.models
+    found, theirs = path.read_text(encoding="utf-8"), card.render(card.view_of_others(repo_id))
+    text, changed = with_edits(found, card.render_here(), theirs)
+    local = [name.local for name in models.all_names if name.is_local]
+    check_no_paths(
+        changed, [*local, card.folder, str(output_dir.absolute()), str(expanded("~"))], str(path)
+    )
+    return text
+
+
+def check_public(files: list[Path]) -> None:
+    """Raises ValueError where a recipe or a configuration names folders of this machine, as those
+    of earlier versions do.
+    """
+    for path in files:
+        recipe, origin = None, None
+        if path.name == RECIPE_NAME:
+            recipe = Recipe.from_json(path.read_text())
+        elif path.name == "config.json":
+            origin = json.loads(path.read_text()).get("_name_or_path")
+        elif path.suffix == SUFFIX:
+            recipe = Recipe.from_header(read_header(path))
+        if origin is not None or (recipe is not None and recipe != recipe.public()):
+            raise ValueError(
+                f"{path} names folders of this machine, as earlier versions wrote it; {WRITE_ANEW}"
+            )

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from lcm.data.sources.tables import without_secrets
+from lcm.system.secrets import one_line
 
 LOG_IN = (
     "run `hf auth login`, or set HF_TOKEN, with a token that may write "
@@ -45,9 +45,9 @@ def reason(error: Exception) -> str:
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
         return reason(error.__cause__)  # the upload of one file among several
     if isinstance(error, ValueError):
-        return without_secrets(error)
+        return one_line(error)
     host = urlsplit(constants.ENDPOINT).hostname
-    message = f"{type(error).__name__}: {without_secrets(error)}"
+    message = f"{type(error).__name__}: {one_line(error)}"
     return (
         f"the exchange with {host} failed ({message}); look at the network, or leave --push_to_hub "
         "out"
@@ -59,7 +59,7 @@ def answer(error: HfHubHTTPError) -> str:
     status = error.response.status_code
     text = f"the hub answered {status}"
     if error.server_message:
-        text += f", {without_secrets(ValueError(error.server_message))}"
+        text += f", {one_line(error.server_message)}"
     if status >= 500:
         return f"{text}; try again later"
     return f"{text}: {ADVICE[status]}" if status in ADVICE else text

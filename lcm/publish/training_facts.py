@@ -13,37 +13,40 @@ from lcm.config.run import FREE_TO_CHANGE, PLACES
 from lcm.config.sections import AdapterConfig, LoopConfig, OptimizerConfig
 from lcm.data.config import SOURCE_FLAGS, DataConfig
 from lcm.methods.config import MethodConfig
-from lcm.publish.public_names import on_the_hub, public_name
 from lcm.publish.usage import guidance_range, styles_in_words
 from lcm.publish.wording import Wording
+from lcm.system.public_names import on_the_hub, public_name
+from lcm.system.text import code, markdown, visible
 
 Facts = dict[str, str | int | None]
 
 
-def teacher_facts(recipe: Recipe) -> Facts:
-    """The models that were distilled, and their guidance."""
+def teacher_facts(recipe: Recipe, teacher: str) -> Facts:
+    """The models that were distilled, the first by its public name, and their guidance."""
     zero_snr = ", zero terminal SNR" if recipe.zero_terminal_snr else ""
-    others = ", ".join(f"`{public_name(path)}`" for path in recipe.extra_teachers)
+    others = ", ".join(code(public_name(path)) for path in recipe.extra_teachers)
     return {
-        "teacher": f"`{public_name(recipe.teacher)}` ({recipe.prediction_type}{zero_snr})",
+        "teacher": f"{code(teacher)} ({recipe.prediction_type}{zero_snr})",
         "extra teachers": others or None,
         "style LoRAs in the teacher": styles_in_words(recipe.teacher_loras) or None,
         "guidance_scale of the teacher": guidance_range(recipe),
-        "method": recipe.objective,
+        "method": markdown(recipe.objective),
     }
 
 
 def method_facts(method: MethodConfig) -> Facts:
     """Solver, loss and target."""
-    solver = f"{method.solver}, {method.solver_steps} steps a pair"
+    solver = f"{markdown(method.solver)}, {method.solver_steps} steps a pair"
     if method.solver_steps is None:
-        solver = f"none: coupling {method.coupling}" if method.coupling else "none: no teacher"
+        solver = (
+            f"none: coupling {markdown(method.coupling)}" if method.coupling else "none: no teacher"
+        )
     grid = f", grid of {method.num_ddim_timesteps}" if method.num_ddim_timesteps else ""
     huber_c = f", c = {method.huber_c:g}" if method.huber_c else ""
     decay = f", decay {method.ema_decay:g}" if method.target == "ema" else ""
     return {
         "solver": solver + grid,
-        "loss": f"{method.loss_type}{huber_c}",
+        "loss": f"{markdown(method.loss_type)}{huber_c}",
         "target": (method.target or "the teacher's own point") + decay,
     }
 
@@ -54,7 +57,7 @@ def result_facts(adapter: AdapterConfig, words: Wording) -> Facts:
     start = adapter.init_adapter
     return {
         "trained": words.trained.format(rank=adapter.lora_rank, alpha=alpha),
-        "starts from": None if start is None else f"`{public_name(start)}`",
+        "starts from": None if start is None else code(public_name(start)),
     }
 
 
@@ -62,7 +65,7 @@ def data_facts(data: DataConfig, samples: int | None) -> Facts:
     """Data on the hub by its name, other data by its kind; how many samples, where it is known."""
     name = SOURCE_FLAGS[data.source]
     if on_the_hub(data.dataset_name):
-        name = f"`{data.dataset_name}`"
+        name = code(data.dataset_name)
     return {"data": name if samples is None else f"{name}, {samples} samples"}
 
 
@@ -87,4 +90,4 @@ def settings_text(changes: dict[str, Any]) -> str:
     shown = {
         name: value for name, value in changes.items() if name not in left_out and value is not None
     }
-    return yaml.safe_dump(shown, sort_keys=True, allow_unicode=True).strip()
+    return yaml.safe_dump(visible(shown), sort_keys=True, allow_unicode=True).strip()

@@ -1,18 +1,12 @@
-"""The words and lines of code in which cards and pages differ between an adapter and a whole
-U-Net.
-"""
+"""The words in which cards and pages differ between an adapter and a whole U-Net."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME
 from lcm.adapter.recipe import Recipe
 from lcm.config.sections import AdapterConfig
-
-THIS_FOLDER = '"."'
-"""How the code names the folder that it is run in, which is that of the files."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +27,8 @@ class Wording:
     """The end of the sentence on the U-Nets that it fits."""
     styles: str
     """What the style LoRAs of the teacher mean for the use of it."""
-    extra_imports: str
-    before_pipe: str
-    """Code before the line that loads the teacher, and, below, that line's further arguments and
-    the code after it."""
-    pipe_arguments: str
-    after_pipe: str
     with_style: str
     """What to add before the picture is drawn, to draw it in a style."""
-    comfy: str
-    a1111: str
     attach: str
     """What `lcm.attach` does in the place of the code for diffusers."""
 
@@ -55,23 +41,13 @@ ADAPTER = Wording(
     noun="adapter",
     hub_relation="adapter",
     hub_tags=("lora",),
-    purpose="An adapter that lets `{teacher}` and models fine-tuned from it",
+    purpose="An adapter that lets {teacher} and models fine-tuned from it",
     trained="LoRA, rank {rank}, alpha {alpha:g}",
     fits="others than the teacher's own were not tried.",
     styles="Load this adapter beside them, with these weights: so it was trained",
-    extra_imports="",
-    before_pipe="",
-    pipe_arguments=", dtype=torch.float32",
-    after_pipe=(
-        f'\npipe.load_lora_weights({THIS_FOLDER}, weight_name="{WEIGHTS_NAME}", adapter_name="lcm")'
-    ),
     with_style=(f'{LOAD_STYLE}\npipe.set_adapters(["lcm", "style"], adapter_weights=[1.0, 0.8])'),
-    comfy="Load LoRA at strength 1",
-    a1111=(
-        "A1111: `<lora:pytorch_lora_weights:1>`, sampler {sampler}, schedule type SGM Uniform, "
-        "{steps} steps, CFG {cfg}."
-    ),
-    attach="replaces the two lines after `from_pretrained`",
+    attach="loads the adapter and sets the scheduler, in the place of all lines after that with "
+    "`pipe =` and before that with `image =`",
 )
 
 WHOLE_UNET = Wording(
@@ -80,20 +56,11 @@ WHOLE_UNET = Wording(
     noun="U-Net",
     hub_relation="finetune",
     hub_tags=(),
-    purpose="A U-Net that lets `{teacher}`",
+    purpose="A U-Net that lets {teacher}",
     trained="the whole U-Net",
     fits="it replaces one and cannot be scaled.",
     styles="They are part of this U-Net",
-    extra_imports=", UNet2DConditionModel",
-    before_pipe=(
-        f"unet = UNet2DConditionModel.from_pretrained({THIS_FOLDER}, "
-        f'subfolder="{UNET_FOLDER}", dtype=torch.float32)\n'
-    ),
-    pipe_arguments=", unet=unet, dtype=torch.float32",
-    after_pipe="",
     with_style=LOAD_STYLE,
-    comfy="Load Diffusion Model on the file in `unet/`",
-    a1111="A1111 does not read a U-Net in this layout.",
     attach="puts U-Net and scheduler into the teacher's own pipeline",
 )
 
@@ -105,4 +72,5 @@ def wording(adapter: AdapterConfig) -> Wording:
 
 def title(recipe: Recipe, words: Wording) -> str:
     """The heading of card and page, such as "LCM-LoRA of sd15"."""
-    return f"{recipe.objective.upper()}-{words.title} of {PurePath(recipe.teacher).name}"
+    teacher = PurePath(recipe.public().teacher).name
+    return f"{recipe.objective.upper()}-{words.title} of {teacher}"

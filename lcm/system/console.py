@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from lcm.system.secrets import without_secrets
 from lcm.system.text import plain
 
 LIBRARIES = ("diffusers", "transformers", "peft")
@@ -31,6 +34,7 @@ def quiet_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # it logs every address, of uploads with their signatures
     logging.getLogger("httpx2").setLevel(logging.WARNING)
+    sys.excepthook = print_traceback
 
 
 @contextmanager
@@ -54,7 +58,22 @@ def silenced() -> Iterator[None]:
 def log_plainly() -> None:
     """Lines of the main process as they are, of others only errors."""
     level = logging.INFO if is_main() else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Discreet("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+class Discreet(logging.Formatter):
+    """Lines without secrets, whoever logs them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
+def print_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """A traceback without secrets: the errors of libraries quote what they had sent."""
+    lines = traceback.format_exception(kind, error, trace)
+    print(without_secrets("".join(lines)), end="", file=sys.stderr)
 
 
 def hide_loading_bars(model: str | None) -> None:
@@ -75,6 +94,6 @@ def error_exit(error: Exception) -> int:
         # what is still buffered must go somewhere, or the interpreter complains as it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # as the shell counts SIGPIPE, a name that not every system has
-    print(f"error: {plain(error)}", file=sys.stderr)
+    print(f"error: {plain(without_secrets(error))}", file=sys.stderr)
     status: int = getattr(error, "status", 2)
     return status

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -19,14 +19,19 @@ LARGEST_SIDE = 16384
 """What no side of a labelled grid is longer than, in pixels."""
 
 
-def save_png(image: Image.Image, path: Path, text: str | None = None) -> None:
-    """Writes a PNG file, complete or not at all, with `text` as its parameters; makes its
-    folder.
+def save_png(
+    image: Image.Image,
+    path: Path,
+    text: str | None = None,
+    chunks: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a PNG file, complete or not at all, with `text` as its parameters and other `chunks`
+    of text; makes its folder.
     """
-    info = None
-    if text is not None:
-        info = PngInfo()
-        info.add_text("parameters", text)
+    info = PngInfo()
+    for name, words in {**({} if text is None else {"parameters": text}), **(chunks or {})}.items():
+        info.add_text(name, words)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         image.save(partial, format="PNG", pnginfo=info)
 

@@ -4,8 +4,10 @@ Markdown would take them for commands.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from typing import Any
 
 INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories that are no characters to look at: control, format (which turn the direction
@@ -25,14 +27,24 @@ def plain(text: object, limit: int | None = None) -> str:
 
     `limit` is the length in characters above which the middle is left out.
     """
-    line = "".join(
-        " " if char in "\t\n\r" else escaped(char) if is_invisible(char) else char
-        for char in str(text)
+    line = str(text)
+    line = (
+        line
+        if line.isprintable()
+        else "".join(
+            " " if char in "\t\n\r" else escaped(char) if is_invisible(char) else char
+            for char in line
+        )
     )
     if limit is not None and len(line) > limit:
         half = (limit - 3) // 2
         line = f"{line[:half]}...{line[-half:]}"
     return line
+
+
+def shown_lines(text: str) -> str:
+    """A text of several lines, each of them `plain`."""
+    return "\n".join(map(plain, text.split("\n")))
 
 
 def is_invisible(char: str) -> bool:
@@ -47,7 +59,9 @@ def markdown(text: object) -> str:
     """One line that Markdown shows as it is written, in a paragraph, a list or a table: no markup,
     no HTML, no link and no picture comes out of it.
     """
-    return MARKDOWN.sub(r"\\\1", plain(text).strip())
+    line = MARKDOWN.sub(r"\\\1", plain(text).strip())
+    # without a scheme, and a number that begins a list
+    return re.sub(r"(?i)(\bwww|^\d+)\.", r"\1\.", line)
 
 
 def code(text: object) -> str:
@@ -57,3 +71,29 @@ def code(text: object) -> str:
     fence = "`" * (longest + 1)
     space = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{fence}{space}{line}{space}{fence}"
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A block of code in Markdown that none of its lines can end."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def literal(value: object) -> str:
+    """A value as formatted Python code has it, on one line; characters that cannot be seen are
+    spelled out.
+    """
+    if not isinstance(value, str):
+        return repr(value)
+    quoted = json.dumps(value, ensure_ascii=False)
+    return "".join(escaped(char) if is_invisible(char) else char for char in quoted)
+
+
+def visible(value: Any) -> Any:
+    """The same value, of dictionaries and lists too, with `plain` texts in it."""
+    if isinstance(value, dict):
+        return {plain(name): visible(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [visible(item) for item in value]
+    return plain(value) if isinstance(value, str) else value

@@ -85,7 +85,8 @@ class Trainer:
 
     def open_folder(self) -> None:
         """Makes the output folder, or makes it ready to go on in."""
-        run, folder = self.run, self.run.config.output.folder
+        run, output = self.run, self.run.config.output
+        folder = output.folder
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / CONFIG_NAME) as partial:
             partial.write_text(to_yaml(run.facts.settings))
@@ -94,7 +95,7 @@ class Trainer:
         for damaged in self.state.damaged:
             logger.warning("%s is now %s", damaged, set_aside(damaged).name)
         # a card of a shorter or a longer run says that all is done
-        if not self.is_done or steps_of(folder) not in (None, self.state.step):
+        if not self.is_done or steps_of(folder, output.weights_file) not in (None, self.state.step):
             (folder / CARD_NAME).unlink(missing_ok=True)
         if self.state.step:
             self.saver.complete(self.state.step)

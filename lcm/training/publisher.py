@@ -11,7 +11,6 @@ from typing import Any
 from accelerate import Accelerator
 from PIL import Image
 
-from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
 from lcm.inference import make_scheduler
@@ -21,6 +20,8 @@ from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, REPORT_NAME, grid_name
 from lcm.outputs.trackers import log_picture
 from lcm.outputs.validation import GridSpec, draw_grid
 from lcm.publish.card import write_card
+from lcm.publish.comfyui import workflow_files, write_workflow
+from lcm.publish.last_words import last_words
 from lcm.publish.report import write_page
 from lcm.system.disk_space import optional
 from lcm.system.image_grid import save_png
@@ -73,7 +74,9 @@ class Publisher:
 
     def export(self, path: Path, step: int) -> None:
         """Writes what was trained. Raises ExportError when it does not reload as that."""
+        name = self.config.output.output_name
         training = {
+            **({} if name is None else {"ss_output_name": name}),
             "ss_steps": str(step),
             "ss_learning_rate": str(self.config.optimizer.learning_rate),
             "ss_mixed_precision": self.config.loop.mixed_precision,
@@ -86,24 +89,18 @@ class Publisher:
         that is there stays, for it may have been edited.
         """
         output_dir, result = self.folder, self.student.result
-        self.export(output_dir / WEIGHTS_NAME, step)
-        grid = self._draw(result.reload(output_dir / WEIGHTS_NAME), (0, 1))
+        path = output_dir / self.config.output.weights_file
+        self.export(path, step)
+        grid = self._draw(result.reload(path), (0, 1))
         assert grid is not None  # nothing asked it to stop
-        save_png(grid, output_dir / PICTURE_NAME)
+        workflow = workflow_files(self.recipe, self.config, self.prompts[0])
+        save_png(grid, output_dir / PICTURE_NAME, chunks=workflow)
+        write_workflow(output_dir, workflow)
         self.report(finished=True)
-        write_result_sums(output_dir)
+        write_result_sums(output_dir, path.name)
         if flaw_of_card(output_dir / CARD_NAME) is not None:
             write_card(output_dir, self.recipe, self.config, self.settings, self.prompts)
-        logger.info(
-            "done: %s, verified by reloading it. Use it with\n"
-            "    lcm.attach(pipe, %r)\n"
-            "    pipe(prompt, num_inference_steps=%s, guidance_scale=%s%s)",
-            output_dir / result.file,
-            str(output_dir),
-            self.recipe.usual_steps,
-            self.recipe.guidance_scale,
-            f", eta={self.recipe.eta}" if self.recipe.eta else "",
-        )
+        logger.info("%s", last_words(self.recipe, self.config, self.prompts[0]))
 
     def report(self, finished: bool = False) -> None:
         """Writes the page of what the output folder holds by now. Whatever is wrong with it, the

@@ -18,12 +18,11 @@ from lcm.adapter.export import export_lora, fresh_with_lora, verify_export
 from lcm.adapter.full_unet import W_EMBEDDING_DIM, export_unet, load_unet
 from lcm.adapter.layers import squared_norm
 from lcm.adapter.lora import add_lora, lora_modules, lora_parameters
-from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME
+from lcm.adapter.names import UNVERIFIED
 from lcm.adapter.recipe import Recipe
 from lcm.config.sections import AdapterConfig
 from lcm.models.families import Family
 from lcm.models.styles import Style, check_unet_alone
-from lcm.outputs.folder import UNVERIFIED
 from lcm.system.atomic import sync
 from lcm.training.init_adapter import FirstAdapter, load_first
 
@@ -32,11 +31,10 @@ class Result(Protocol):
     """What is trained: `unet` is the network that has it, `parameters` its trained tensors.
 
     `teacher_unet` is the teacher where it is another network, None where it is `unet` without its
-    adapter. `name` is what people call it, `file` where it lies in an output folder.
+    adapter. `name` is what people call it.
     """
 
     name: ClassVar[str]
-    file: ClassVar[str]
 
     @property
     def unet(self) -> Any: ...
@@ -76,7 +74,6 @@ class LoraResult:
     pipeline_class: Any
     teacher_unet: None = None
     name: ClassVar[str] = "adapter"
-    file: ClassVar[str] = WEIGHTS_NAME
 
     @staticmethod
     def check_styles(styles: Sequence[Style]) -> None:
@@ -150,7 +147,6 @@ class UNetResult:
     parameters: list[nn.Parameter]
     teacher_unet: Any
     name: ClassVar[str] = "U-Net"
-    file: ClassVar[str] = UNET_FOLDER
 
     @staticmethod
     def check_styles(styles: Sequence[Style]) -> None:

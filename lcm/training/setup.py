@@ -178,7 +178,7 @@ def build_recipe(
         teacher_loras=[style.facts() for style in styles_of(config.teacher)],
         extra_teachers=config.teacher.extra_teachers,
     )
-    recipe = make_recipe(config.method, facts)
+    recipe = make_recipe(config.method, facts).public()
     if config.adapter.w_embedding:
         # the value that the pipeline embeds; it guides nothing by itself
         middle = sum(config.method.guidance_range) / 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -109,8 +108,8 @@ def test_the_cards_snippet_draws_the_first_picture_of_the_grid(
 def test_the_cards_front_matter_says_what_was_made(
     name: str, relation: str, done: Done, arguments: Arguments, tmp_path: Path
 ) -> None:
-    recipe = dataclasses.replace(lcm.read_recipe(done(name)), teacher="someone/teacher")
-    config = parse_config(arguments(name, tmp_path))
+    recipe = lcm.read_recipe(done(name))
+    config = parse_config(arguments(name, tmp_path, pretrained_teacher_model="someone/teacher"))
     write_card(tmp_path, recipe, config, config.flat(), PROMPTS)
     facts = yaml.safe_load((tmp_path / "README.md").read_text().split("---\n")[1])
     assert (facts["base_model"], facts["base_model_relation"]) == ("someone/teacher", relation)

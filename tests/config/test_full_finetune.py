@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import (
     LCMScheduler,
     UNet2DConditionModel,
@@ -38,8 +39,9 @@ def test_the_whole_unet_is_a_stock_one_with_the_trained_weights(
     assert not (output / WEIGHTS_NAME).exists()
     unet = UNet2DConditionModel.from_pretrained(output, subfolder="unet")
     tensors = load_checkpoint(output / "checkpoint-3").tensors
+    settings = yaml.safe_load((output / "config.yaml").read_text())
     teacher = UNet2DConditionModel.from_pretrained(
-        lcm.read_recipe(output).teacher, subfolder="unet"
+        settings["pretrained_teacher_model"], subfolder="unet"
     )
     start = [p.detach() for p in teacher.parameters()]
     assert len(start) == len(weights_at(output, 1))

@@ -73,7 +73,10 @@ def finished(
 def test_recipe_and_card_say_what_the_teacher_had(finished: Path) -> None:
     expected = [{"file": "text.safetensors", "weight": 0.5}, {"file": "sd", "weight": 1.0}]
     assert lcm.read_recipe(finished).teacher_loras == expected
-    assert "text.safetensors (weight 0.5) and sd (weight 1)" in (finished / "README.md").read_text()
+    assert (
+        "`text.safetensors` (weight 0.5) and `sd` (weight 1)"
+        in (finished / "README.md").read_text()
+    )
 
 
 def test_the_cards_snippet_draws_the_grid_with_stock_diffusers(

@@ -18,33 +18,39 @@ from lcm.config.run import PLACES, TrainConfig
 from lcm.methods import METHODS
 from lcm.methods.build import make_recipe
 from lcm.outputs.resume import differences
-from lcm.publish.card import card_for_hub, card_text, front_matter, limits
-from lcm.publish.public_names import on_the_hub, public_name
+from lcm.publish.card import front_matter, make_card
+from lcm.publish.code import Code, Models, view_from_here
+from lcm.publish.limits import limits
+from lcm.publish.other_programs import other_tools
 from lcm.publish.training_facts import settings_text
-from lcm.publish.usage import guidance_advice, other_tools, snippet
+from lcm.publish.usage import guidance_advice
 from lcm.publish.wording import wording
+from lcm.system.public_names import on_the_hub, public_name
 from tests.support.configs import BASE, read_by, write_yaml
 
 PROMPTS = ["a red star", 'a "blue" ring']
 
 
 def made(recipe: dict[str, Any] | None = None, **flags: Any) -> tuple[Recipe, TrainConfig]:
-    config = TrainConfig.of(**{**BASE, "resolution": 512, **flags})
+    base = {**BASE, "pretrained_teacher_model": "someone/teacher", "resolution": 512}
+    config = TrainConfig.of(**{**base, **flags})
     facts = TeacherFacts("sd", 768, "epsilon", False, "someone/teacher", 512)
     plain = make_recipe(config.method, facts)
     return dataclasses.replace(plain, **(recipe or {})), config
 
 
 def facts_for_hub(recipe: Recipe, config: TrainConfig) -> ModelCardData:
-    return front_matter(recipe, wording(config.adapter), config.data, config.hub, PROMPTS)
+    return front_matter(recipe, wording(config.adapter), config, PROMPTS)
 
 
 def text_of(recipe: Recipe, config: TrainConfig, samples: int | None = None) -> str:
-    return card_text(recipe, config, config.flat(), PROMPTS, samples)
+    card = make_card(recipe, config, config.flat(), PROMPTS, samples)
+    return card.render_here()
 
 
 def tools(recipe: Recipe, config: TrainConfig) -> str:
-    return other_tools(recipe, wording(config.adapter), config.adapter.w_embedding)
+    file = None if config.adapter.full_finetune else config.output.weights_file
+    return other_tools(recipe, file, config.adapter.w_embedding)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,7 @@ def test_a_folder_is_not_taken_for_a_model_of_the_hub(
     (tmp_path / "models" / "sd15").mkdir(parents=True)
     (tmp_path / "data" / "pictures").mkdir(parents=True)
     flags = {"train_data_dir": None, "dataset_name": "data/pictures"}
-    recipe, config = made({"teacher": "models/sd15"}, **flags)
+    recipe, config = made(pretrained_teacher_model="models/sd15", **flags)
     facts = facts_for_hub(recipe, config).to_dict()
     assert facts.keys().isdisjoint({"base_model", "base_model_relation", "datasets", "license"})
     assert "| data | a data set, 12 samples |" in text_of(recipe, config, 12)
@@ -168,7 +174,7 @@ LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str]]] =
     "noise": (
         {},
         {"objective": "stochastic_flow"},
-        ["stochastic_flow, is experimental", "sample_stochastic_flow"],
+        ["`stochastic_flow`, is experimental", "sample_stochastic_flow"],
         [],
     ),
     "full": ({}, {"full_finetune": True}, ["it replaces one", "this U-Net"], ["this adapter"]),
@@ -237,23 +243,12 @@ def test_without_guidance_in_training_none_is_said_to_be_in_the_weights() -> Non
     )
 
 
-def test_for_others_the_card_loads_from_the_hub_and_names_no_folder() -> None:
-    teacher = "/home/alice/models/sd15"
-    recipe, config = made(
-        {"teacher": teacher}, train_data_dir="/home/alice/photos", output_dir="/home/alice/out"
-    )
-    here = text_of(recipe, config)
-    assert f'from_pretrained("{teacher}"' in here and 'load_lora_weights("."' in here
-    assert "in the folder of this file" in here
-    there = card_for_hub(here, "alice/few-steps", teacher)
-    assert "/home" not in there and '"."' not in there and "folder of this file" not in there
-    assert 'lcm.attach(pipe, "alice/few-steps")' in there
-
-
 @pytest.mark.parametrize("prompt", ['say "hi"', "it's", "a \\ b", "über\nzwei", "```"])
 def test_the_snippet_quotes_any_prompt(prompt: str) -> None:
     recipe, config = made()
-    code = snippet(recipe, wording(config.adapter), config.teacher, 0, prompt)
+    code = Code(recipe, Models.of(config.teacher), "x.safetensors", 0, prompt).snippet(
+        view_from_here("/out")
+    )
     compile(code, "README.md", "exec")
     (line,) = [line for line in code.splitlines() if line.startswith('    "')]
     assert eval(line)[0] == prompt

@@ -17,7 +17,7 @@ from lcm.dry_run.memory_fit import ENCODERS, UNET
 from lcm.dry_run.preparation import preparations
 from lcm.dry_run.step_memory import held_by
 from lcm.models.families import StableDiffusion
-from lcm.publish.card import card_text
+from lcm.publish.card import make_card
 from lcm.system.memory import memory_of
 from lcm.training.plan import summarize
 from lcm.training.setup import build_recipe
@@ -140,8 +140,9 @@ def test_recipe_and_card_name_all_teachers(
         flags(sd_folder, images, tmp_path, extra_teachers=fine_tunes / "unet", resolution=16)
     )
     recipe = build_recipe(config, StableDiffusion(build_sd()), 16, None)
-    assert (recipe.teacher, recipe.extra_teachers) == (str(sd_folder), [str(fine_tunes / "unet")])
-    assert "| extra teachers | `unet` |" in card_text(recipe, config, config.flat(), ["a red star"])
+    assert (recipe.teacher, recipe.extra_teachers) == (sd_folder.name, ["unet"])
+    card = make_card(recipe, config, config.flat(), ["a red star"])
+    assert ["extra teachers", "`unet`"] in card.texts["facts"]
 
 
 def test_what_teachers_have_in_common_is_held_once(

@@ -16,7 +16,7 @@ from lcm.data.sources.base import Source
 from lcm.data.sources.tables import read_table
 from lcm.data.sources.walk import is_picture, real_path, walk
 from lcm.system.paths import is_endless, is_folder
-from lcm.system.text import plain
+from lcm.system.secrets import one_line
 
 TEXTS = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".xml")
 """Ends of names of files whose content `datasets` takes for texts."""
@@ -35,9 +35,7 @@ def read_dataset(where: str, config: DataConfig, dropped: Counter[str]) -> Itera
                 where, config.dataset_config_name, cache_dir=config.cache_dir
             )
     except Exception as error:
-        raise ValueError(
-            f"dataset_name: {where} could not be loaded: {plain(error, 1000)}"
-        ) from error
+        raise ValueError(f"dataset_name: {where} could not be loaded: {one_line(error)}") from error
     loaded = choose_split(loaded, where)
     # where those of the hub are
     caches = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +14,7 @@ from lcm.data.config import DataConfig
 from lcm.data.dropped import BAD_TEXT, NO_CAPTION, leave_out
 from lcm.data.records import Record
 from lcm.system.paths import is_endless
+from lcm.system.secrets import one_line
 from lcm.system.text import plain
 
 ROWS_AT_ONCE = 1000
@@ -140,9 +140,7 @@ def read_address(address: str, roots: tuple[Path, ...], repository: str) -> io.B
     except Exception as error:
         if "hf://" not in address:
             raise
-        raise ConnectionError(
-            f"{address}: {type(error).__name__}: {without_secrets(error)}"
-        ) from error
+        raise ConnectionError(f"{address}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def is_part(address: str, roots: tuple[Path, ...], repository: str) -> bool:
@@ -159,11 +157,3 @@ def is_part(address: str, roots: tuple[Path, ...], repository: str) -> bool:
         )
     path = Path(outer).resolve()
     return any(path.is_relative_to(root) for root in roots) and not is_endless(path)
-
-
-def without_secrets(error: Exception) -> str:
-    """The text of an error on one line, without tokens and without the signatures that addresses of
-    the hub carry.
-    """
-    text = re.sub(r"(://[^\s?'\"]+)\?[^\s'\"]+", r"\1", str(error))
-    return " ".join(re.sub(r"hf_\w{8,}", "hf_...", text).split())

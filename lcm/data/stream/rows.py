@@ -18,7 +18,8 @@ from lcm.data.captions import BadTextError, as_captions
 from lcm.data.config import DataConfig
 from lcm.data.records import Record
 from lcm.data.sources.dataset import check_place, choose_split, is_saved
-from lcm.data.sources.tables import check_columns, content_of, without_secrets
+from lcm.data.sources.tables import check_columns, content_of
+from lcm.system.secrets import one_line
 
 FLAG = "dataset_name"
 
@@ -168,14 +169,12 @@ def naming(where: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(
-            f"{FLAG}: {where} could not be loaded: {without_secrets(error)}"
-        ) from error
+        raise ValueError(f"{FLAG}: {where} could not be loaded: {one_line(error)}") from error
 
 
 def broken(where: str, place: str, error: Exception) -> ConnectionError:
     """An error that `datasets` gave up at after its retries, with what to do about it."""
     return ConnectionError(
         f"{FLAG}: {where} could not be read {place} ({type(error).__name__}: "
-        f"{without_secrets(error)}); what was read is kept, and the same command goes on"
+        f"{one_line(error)}); what was read is kept, and the same command goes on"
     )

@@ -20,11 +20,13 @@ from lcm.config.run import TrainConfig
 from lcm.data.report import JSON_NAME, PICTURE_NAME
 from lcm.outputs.folder import REPORT_NAME
 from lcm.outputs.metrics import read_metrics
+from lcm.publish.code import Code, Models, view_from_here
 from lcm.publish.report.curves import COLOURS, FAINT, WIDE, Point, Series, chart, smooth
 from lcm.publish.report.pictures import data_uri, grids
-from lcm.publish.usage import advice, snippet
+from lcm.publish.usage import advice
 from lcm.publish.wording import title, wording
 from lcm.system.atomic import replacing
+from lcm.system.text import shown_lines
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "safetensors")
 Pairs = list[tuple[str, Any]]
@@ -44,6 +46,9 @@ def write_page(
     run resolved them; `prompts` are the rows of its grids.
     """
     words, validation = wording(config.adapter), config.validation
+    file = config.output.weights_file if words.is_adapter else None
+    view = view_from_here(str(output_dir.absolute()))
+    made = Code(recipe, Models.of(config.teacher), file, validation.validation_seed, prompts[0])
     lines = read_metrics(output_dir)
     pictures, left_out = grids(output_dir, finished)
     examples = output_dir / PICTURE_NAME
@@ -58,8 +63,8 @@ def write_page(
         charts=charts(lines),
         wide=WIDE,
         finished=finished,
-        snippet=snippet(recipe, words, config.teacher, validation.validation_seed, prompts[0]),
-        advice=paragraphs(advice(recipe, words, config.adapter.w_embedding)),
+        snippet=made.snippet(view),
+        advice=paragraphs(advice(made, view, words, config.adapter.w_embedding)),
         data=read_data(output_dir),
         examples=data_uri(examples, 768) if examples.exists() else None,
         recipe=table(asdict(recipe)),
@@ -74,16 +79,19 @@ def write_page(
 
 
 def template() -> Any:
-    """The page. All that is put into it is escaped, but for what is marked as markup."""
+    """The page. All that is put into it is escaped, but for what is marked as markup; characters
+    that cannot be seen are spelled out.
+    """
     surroundings = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: shown_lines(value) if type(value) is str else value,
     )
     surroundings.filters["ticks"] = lambda text: Markup(
-        re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+        re.sub(r"(`+) ?(.+?) ?\1", r"<code>\2</code>", str(escape(shown_lines(text))))
     )
     return surroundings.get_template("page.html")
 

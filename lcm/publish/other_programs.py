@@ -1,0 +1,179 @@
+"""How ComfyUI and A1111 are set for a recipe, and what of it they cannot play: the one place that
+cards, reports and workflows take it from. What of the weights they take, `lcm.formats.programs`
+knows: of ours all, through their loaders for the model alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lcm.adapter.recipe import Recipe
+from lcm.outputs.folder import WORKFLOW_NAME
+from lcm.system.text import code
+
+SAMPLERS = {
+    "LCMScheduler": ("lcm", "LCM"),
+    "TCDScheduler": ("lcm", "TCD where it is installed, else LCM"),
+    "DDIMScheduler": ("ddim", "Euler"),
+}
+"""What ComfyUI and A1111 call the schedulers of recipes. A1111's own DDIM has leading timesteps,
+whatever the schedule type.
+"""
+COMFY_GRID = 50
+"""The solver steps of training that ComfyUI's sampling `lcm` assumes."""
+SAMPLINGS = {"v_prediction": "v_prediction", "sample": "x0"}
+"""What ComfyUI calls the predictions that it does not assume of an unknown checkpoint."""
+
+
+@dataclass(frozen=True)
+class ComfySettings:
+    """What KSampler is set to, what the node ModelSamplingDiscrete is, None without one, and what
+    of the recipe is played otherwise, in sentences.
+    """
+
+    sampler: str
+    steps: int
+    cfg: float
+    sampling: str | None
+    zsnr: bool
+    limits: tuple[str, ...]
+    scheduler: str = "sgm_uniform"
+    clip_layer: int | None = None
+    """What CLIPSetLastLayer is set to, None without one."""
+
+
+def comfy_settings(recipe: Recipe, w_embedding: bool) -> ComfySettings | None:
+    """The settings of ComfyUI; None where it cannot play what was trained."""
+    if w_embedding:
+        return None
+    sampling, zsnr = sampling_of(recipe)
+    return ComfySettings(
+        sampler=SAMPLERS[recipe.scheduler][0],
+        steps=recipe.usual_steps,
+        cfg=cfg_of(recipe),
+        sampling=sampling,
+        zsnr=zsnr,
+        limits=tuple(limits(recipe, sampling)),
+        clip_layer=clip_layer_of(recipe),
+    )
+
+
+def clip_skip_of(recipe: Recipe) -> int:
+    """How many layers of the text encoders were left out."""
+    return int(getattr(recipe, "clip_skip", None) or 0)
+
+
+def clip_layer_of(recipe: Recipe) -> int | None:
+    """The last layer of the text encoders, as ComfyUI counts from the end, -1 being the last;
+    SDXL has -2 without any node.
+    """
+    skipped = clip_skip_of(recipe)
+    return -(skipped + (2 if recipe.family == "sdxl" else 1)) if skipped else None
+
+
+def cfg_of(recipe: Recipe) -> float:
+    """The guidance of programs: what is in the weights must not be added once more."""
+    return recipe.guidance_scale if max(recipe.trained_guidance_scale, default=1) == 1 else 1.0
+
+
+def grid_of(recipe: Recipe) -> int:
+    """The solver steps that it was trained on."""
+    return int(recipe.scheduler_config.get("original_inference_steps", COMFY_GRID))
+
+
+def sampling_of(recipe: Recipe) -> tuple[str | None, bool]:
+    """What ModelSamplingDiscrete is set to, and its zsnr. Its `lcm` is the boundary and the 50
+    steps of training, of networks that predict epsilon: it takes whatever they predict for that.
+    """
+    if recipe.prediction_type in SAMPLINGS:
+        return SAMPLINGS[recipe.prediction_type], recipe.zero_terminal_snr
+    scaling = recipe.scheduler_config.get("timestep_scaling", 10.0)
+    is_usual = grid_of(recipe) == COMFY_GRID and scaling == 10.0
+    return ("lcm" if recipe.scheduler == "LCMScheduler" and is_usual else None), False
+
+
+def limits(recipe: Recipe, sampling: str | None) -> list[str]:
+    """What ComfyUI does otherwise than the recipe says, in sentences."""
+    lines = []
+    if grid_of(recipe) != COMFY_GRID:
+        lines.append(
+            f"ComfyUI assumes {COMFY_GRID} solver steps; this adapter was trained on "
+            f"{grid_of(recipe)}."
+        )
+    if recipe.scheduler == "TCDScheduler":
+        lines.append(
+            "ComfyUI has no TCD of its own: `lcm` stands in for it, with more noise between steps."
+        )
+    if recipe.scheduler == "LCMScheduler" and recipe.prediction_type != "epsilon":
+        lines.append(
+            f"The sampling `lcm` of ComfyUI is for epsilon: with it, this {recipe.prediction_type} "
+            "model would draw noise."
+        )
+    if recipe.injection:
+        lines.append("It has no sampler with this method's own noise: its pictures are others.")
+    return lines
+
+
+# --- in words -------------------------------------------------------------------------------------
+
+
+def other_tools(recipe: Recipe, file: str | None, w_embedding: bool) -> str:
+    """The settings of ComfyUI and A1111, in Markdown; `file` is that of an adapter, None for a
+    whole U-Net.
+    """
+    settings = comfy_settings(recipe, w_embedding)
+    if settings is None:
+        return "ComfyUI and A1111 cannot tell a U-Net its guidance scale: use diffusers."
+    return f"{comfy_words(recipe, settings, file)}\n\n{a1111_words(recipe, settings, file)}"
+
+
+def comfy_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> str:
+    """The settings of ComfyUI in a paragraph."""
+    loads = "Load LoRA at strength 1" if file else "Load Diffusion Model on the file in `unet/`"
+    node = ""
+    if settings.sampling:
+        zsnr = " and zsnr on" if settings.zsnr else ""
+        node = f", ModelSamplingDiscrete with `{settings.sampling}`{zsnr}"
+    sampler = f"`{settings.sampler}`"
+    if recipe.scheduler == "TCDScheduler":
+        sampler = f"TCD where a node for it is installed, else {sampler}"
+    return " ".join(
+        [
+            f"ComfyUI: {loads}{node}, sampler {sampler}, scheduler `{settings.scheduler}`, "
+            f"{settings.steps} steps, cfg {settings.cfg:g}.",
+            *clip_words(settings),
+            *settings.limits,
+            f"`{WORKFLOW_NAME}` has all of it: drop it on ComfyUI's window, or `images/grid.png`, "
+            "and choose your checkpoint.",
+        ]
+    )
+
+
+def clip_words(settings: ComfySettings) -> list[str]:
+    """The node of a teacher that left layers of its text encoders out, in a sentence."""
+    if settings.clip_layer is None:
+        return []
+    return [
+        f"A node CLIP Set Last Layer with {settings.clip_layer} between the model and the prompts."
+    ]
+
+
+def a1111_clip_words(recipe: Recipe) -> str:
+    """The same for A1111, which takes the usual layers of SDXL whatever is set."""
+    if not clip_skip_of(recipe):
+        return ""
+    if recipe.family == "sdxl":
+        return " It cannot leave out layers of SDXL's text encoders, which this was trained with."
+    return f" Clip skip {clip_skip_of(recipe) + 1}."
+
+
+def a1111_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> str:
+    """The settings of A1111 in a paragraph."""
+    if file is None:
+        return "A1111 does not read a U-Net in this layout."
+    tag = code(f"<lora:{file.removesuffix('.safetensors')}:1>")
+    return (
+        f"A1111: {tag}, sampler {SAMPLERS[recipe.scheduler][1]}, schedule type SGM Uniform, "
+        f"{settings.steps} steps, CFG {settings.cfg:g}.{a1111_clip_words(recipe)} A file that you "
+        "rename has its new name in the prompt."
+    )
