@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lcm.formats.factors import Adapter
 
 HELP = "say what an adapter file is and what will load it"
+EXAMPLE = "lcm inspect lora.safetensors"
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
 IDENTITY = ("modelspec.", "ss_base_model_version", "ss_v2", "ss_output_name", "ss_network_")
 
@@ -37,7 +38,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     file = find(args.file)
     adapter = read_adapter(file, args.alpha)
     facts = {"file": str(file), **describe(adapter), **programs(adapter, file)}
-    print(json.dumps(facts, indent=2) if args.json else "\n".join(lines(facts)))
+    said = json.dumps(facts, indent=2).splitlines() if args.json else lines(facts)
+    print(*said, sep="\n")
     return 1 if adapter.problems else 0
 
 
@@ -147,7 +149,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     if len(facts["problems"]) > 20:
         text.append(f"and {len(facts['problems']) - 20} more problems; --json lists all")
     if facts["repair"] and not facts["problems"]:
-        text.append("\nrun lcm repair: it writes a file that they take")
+        text += ["", "run lcm repair: it writes a file that they take"]
     return text
 
 
