@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lcm.system.version import VERSION
+
 if TYPE_CHECKING:
     from lcm.adapter.recipe import Recipe
     from lcm.inference import attach, detach, read_recipe
     from lcm.inference.serving import Engine, Request, serve
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["Engine", "Recipe", "Request", "__version__", "attach", "detach", "read_recipe", "serve"]
 
 

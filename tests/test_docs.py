@@ -15,8 +15,11 @@ from mkdocs.config import load_config
 
 from benchmarks import counts
 from examples.shapes.tables import filled
-from lcm.config.command_line import DROPPED_FLAGS, parse_config, read_yaml, spellings
+from lcm.config.command_line import parse_config
+from lcm.config.names import spellings
+from lcm.config.other_scripts import FOREIGN_FLAGS
 from lcm.config.run import FIELDS, TrainConfig
+from lcm.config.yaml_file import read_yaml
 from tests.support import ROOT
 from tests.support.documents import DOCUMENTS, blocks, commands, follow, prose
 from tests.support.programs import known_flags
@@ -46,7 +49,7 @@ def test_a_page_can_be_followed(document: str, workplace: Path) -> None:
 def test_flags_and_links_exist(document: str) -> None:
     assert (
         set(re.findall(r"--([a-z0-9][a-z0-9_]+)", prose(document)))
-        <= known_flags() | DROPPED_FLAGS.keys()
+        <= known_flags() | FOREIGN_FLAGS.keys()
     )
     for link in re.findall(r"\]\(([^)#]+)\)", prose(document)):
         assert link.startswith("http") or (ROOT / document).parent.joinpath(link).exists(), link
@@ -94,7 +97,7 @@ def test_example_configurations_parse(path: Path) -> None:
 
 def test_every_flag_has_help_and_the_guide_names_the_defaults() -> None:
     for name, spec in FIELDS.items():
-        assert len(spec.metadata["flag"].help_text) > 4, name
+        assert len(spec.metadata["flag"].help) > 4, name
     guide = (ROOT / "docs" / "training.md").read_text()
     # those of lcm, the default method
     defaults = parse_config(["--pretrained_teacher_model", "x", "--train_data_dir", "y"]).flat()
@@ -140,10 +143,10 @@ def test_every_flag_of_the_public_scripts_is_accepted_or_answered() -> None:
         if ours == "same":
             assert name in FIELDS, name
         elif ours == "none":
-            assert name in DROPPED_FLAGS and name not in spellings(), name
+            assert name in FOREIGN_FLAGS and name not in spellings(), name
         else:
             named = ours.strip("`-")
-            assert spellings().get(name) == named or DROPPED_FLAGS[name].startswith(named), name
+            assert spellings().get(name) == named or FOREIGN_FLAGS[name].startswith(named), name
 
 
 TEACHERS = {

@@ -21,7 +21,9 @@ LAYERS = (
 TORCH_ALONE = ("diffusion",)
 """Folders that need torch and the standard library alone."""
 FRONT = ("lcm", "pipelines", "train_lcm_lora")
-"""The front doors: `lcm` is what users import, which leads to `inference` on demand."""
+"""The front doors: `lcm` is what users import, which leads to `inference` on demand, and as a
+program to `cli`.
+"""
 MAY_BE_FLAT = 3
 
 
@@ -45,7 +47,7 @@ def folder_of(module: str) -> str | None:
     Raises KeyError for a folder without a layer.
     """
     top, *inside = module.split(".")
-    if top != "lcm" or not inside:
+    if top != "lcm" or not inside or inside == ["__main__"]:
         return None
     if inside[0] not in LAYERS:
         raise KeyError(f"{module} has no layer; add {inside[0]} to LAYERS")

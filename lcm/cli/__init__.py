@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lcm.cli import cache, convert, generate, inspect, merge, push, repair, resize, verify
+from lcm.system.parser import Parser
 
 
 class Verb(Protocol):
@@ -18,9 +19,13 @@ class Verb(Protocol):
     def HELP(self) -> str:  # noqa: N802 - a constant of the module
         """One line, without a capital and a full stop."""
 
-    def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Adds arguments, or further verbs. One that sets `takes_rest=True` as a default is given
-        what they do not know.
+    @property
+    def EXAMPLE(self) -> str:  # noqa: N802 - a constant of the module
+        """A command that the help shows."""
+
+    def configure(self, parser: Parser) -> None:
+        """Adds arguments, each with its limits, or further verbs. One that sets `takes_rest=True`
+        as a default is given what they do not know.
         """
 
     def run(self, args: argparse.Namespace, rest: Sequence[str]) -> int:

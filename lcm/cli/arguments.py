@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcm.system.flags import within
 from lcm.system.text import plain
+from lcm.system.words import WrongValueError, number, one_of, place
 
 if TYPE_CHECKING:
     import torch
@@ -17,25 +18,24 @@ if TYPE_CHECKING:
     from lcm.formats.factors import Adapter
 
 
-def finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is no finite number")
-    return value
+LARGEST_RANK = 10_000
+PRECISIONS = ("float16", "bfloat16", "float32")
+factor = within(number, at_least=-1000, at_most=1000)
+"""Reads the weight of an adapter."""
 
 
 def usable_alpha(text: str) -> float:
-    value = finite(text)
+    value = within(number, at_least=-65504, at_most=65504)(text)  # of half precision
     if value == 0:
-        raise argparse.ArgumentTypeError(
-            "an alpha of 0 switches every layer off; pass another number"
-        )
+        raise WrongValueError("must not be 0, which switches every layer off; pass another number")
     return value
 
 
 def add_input(parser: argparse.ArgumentParser, name: str = "file") -> None:
     parser.add_argument(
-        name, help="an adapter: a safetensors file, a folder that holds one, or a hub id"
+        name,
+        type=place,
+        help="an adapter: a safetensors file, a folder that holds one, or a hub id",
     )
     parser.add_argument(
         "--alpha",
@@ -47,11 +47,13 @@ def add_input(parser: argparse.ArgumentParser, name: str = "file") -> None:
 def add_base(parser: argparse.ArgumentParser, use: str, required: bool = False) -> None:
     parser.add_argument(
         "--base",
+        type=place,
         required=required,
         help=f"diffusers folder, hub id, or single .safetensors file: {use}",
     )
     parser.add_argument(
         "--base_config",
+        type=place,
         help="for a single file: a diffusers folder or hub id of the same kind of model; its "
         "weights are not read",
     )
@@ -72,7 +74,8 @@ def load_pipe(args: argparse.Namespace, dtype: torch.dtype | None = None) -> Any
 def add_writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
-        choices=("float16", "bfloat16", "float32"),
+        type=one_of(*PRECISIONS),
+        choices=PRECISIONS,
         help="precision to write; default: that of the input",
     )
     parser.add_argument("--force", action="store_true", help="replace what is already there")

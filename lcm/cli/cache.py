@@ -7,25 +7,47 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lcm.system.parser import Parser
+from lcm.system.words import file_path
+
 HELP = "latents, prompt embeddings and trajectories that are kept on disk"
+EXAMPLE = "lcm cache inspect"
+BUILD = (
+    "lcm cache build",
+    "Encodes the pictures and prompts of a training command, without training: takes all of its "
+    "flags, and writes to --latent_cache_dir, where the run with --cache_latents finds them.",
+    "lcm cache build --pretrained_teacher_model stable-diffusion-v1-5/stable-diffusion-v1-5 \\\n"
+    "  --train_data_dir photos/",
+)
+"""Its name, what it does, and an example, for the help."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     from lcm.data.config import default_cache
 
-    actions = parser.add_subparsers(dest="action", required=True)
-    build = actions.add_parser(
-        "build", help="encode the data of a training command; takes its flags", add_help=False
+    build = parser.add_verb(
+        "build", "encode the data of a training command; takes its flags", "action", add_help=False
     )
     build.set_defaults(takes_rest=True)
+    build.fill = add_training_flags
     for name, text in (
         ("inspect", "say what a cache holds"),
         ("verify", "compare every row with its checksum"),
     ):
-        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        action = parser.add_verb(name, text, "action", example=f"lcm cache {name}")
         action.add_argument(
-            "directory", type=Path, nargs="?", default=default_cache(), help="default: %(default)s"
+            "directory",
+            type=file_path,
+            nargs="?",
+            default=default_cache(),
+            help="default: %(default)s",
         )
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    from lcm.config.command_line import add_flags
+
+    add_flags(parser)
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -60,7 +82,6 @@ def verify(directory: Path) -> int:
     what it is, or there is no cache.
     """
     from lcm.data.precomputed.rows import MANIFEST, manifest_of, stores
-    from lcm.system.text import plain
 
     found, remedies = list(stores(directory)), set()
     for manifest, store in found:
@@ -73,10 +94,10 @@ def verify(directory: Path) -> int:
             remedies.add(remedy(manifest.get("kind", "")))
         whole = sum(not rows for rows in damaged.values())
         state = f"{rows} rows damaged, {whole} files not readable" if damaged else "sound"
-        print(f"{plain(store.folder)}: {len(store)} rows, {state}")
-        for path, numbers in damaged.items():
+        print(f"{store.folder}: {len(store)} rows, {state}")
+        for file, numbers in damaged.items():
             print(
-                f"  {plain(path.name)}: "
+                f"  {file.name}: "
                 f"{'all of it' if not numbers else 'rows ' + ', '.join(map(str, numbers))}"
             )
     for text in sorted(remedies):
@@ -96,11 +117,14 @@ def remedy(kind: str) -> str:
 def build(flags: Sequence[str]) -> int:
     """Encodes the data of a training command without training."""
     from lcm.config.command_line import parse_config
+    from lcm.config.help import Program
     from lcm.system.console import hide_loading_bars, log_plainly
-    from lcm.training.setup import build_cache
+
+    name, about, example = BUILD
+    config = parse_config([*flags, "--cache_latents", "True"], Program(name, "", about, example))
+    from lcm.training.setup import build_cache  # which loads PyTorch, as --help does not
 
     log_plainly()
-    config = parse_config([*flags, "--cache_latents", "True"])
     hide_loading_bars(config.teacher.path)
     build_cache(config)
     return 0

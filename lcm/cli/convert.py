@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from lcm.cli.arguments import add_input, add_writing, dtype_of, print_written, read_file, written
+from lcm.system.words import file_path, one_of
 
 HELP = "write an adapter in another layout"
+EXAMPLE = "lcm convert lora.safetensors converted/ --to peft"
+LAYOUTS = ("kohya", "diffusers", "peft")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_input(parser)
     parser.add_argument(
-        "output", type=Path, help="the file to write, or a folder for it; peft writes a folder"
+        "output", type=file_path, help="the file to write, or a folder for it; peft writes a folder"
     )
     parser.add_argument(
-        "--to", required=True, choices=("kohya", "diffusers", "peft"), help="the layout"
+        "--to", required=True, type=one_of(*LAYOUTS), choices=LAYOUTS, help="the layout"
     )
     add_writing(parser)
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcm.adapter.names import path_and_weight
 from lcm.adapter.recipe import CallDefaults, Recipe
 from lcm.cli.arguments import add_base, load_pipe
+from lcm.system.flags import within
+from lcm.system.words import file_path, number, one_of, place, prompt, text, whole
 
 if TYPE_CHECKING:
     import torch
 
 HELP = "draw pictures with a base model and adapters"
+EXAMPLE = (
+    "lcm generate --base someone/sd15 --adapter out/ \\\n"
+    '  --prompt "a lighthouse at dusk" --steps 1 2 4 8 --output pictures/'
+)
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 
@@ -26,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     adapters_help = "files, output folders or hub ids; default weight: 1"
     add(
         "--adapter",
+        type=place,
         nargs="+",
         action="extend",
         default=[],
@@ -35,47 +40,60 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument(
         "--prompt",
+        type=prompt,
         nargs="+",
         action="extend",
         help="one picture for each, and for each of --steps and --seeds",
     )
-    prompts.add_argument("--prompts_file", type=Path, help="text file, one prompt a line")
-    add("--negative_prompt", help="what to keep away from; needs a guidance_scale above 1")
+    prompts.add_argument("--prompts_file", type=file_path, help="text file, one prompt a line")
+    add(
+        "--negative_prompt",
+        type=prompt,
+        help="what to keep away from; needs a guidance_scale above 1",
+    )
     steps_help = (
         "inference steps, the columns of the grid; default: what the adapter's recipe names"
     )
-    add("--steps", type=int, nargs="+", action="extend", help=steps_help)
+    positive = within(whole, at_least=1, at_most=1000)
+    add("--steps", type=positive, nargs="+", action="extend", help=steps_help)
     add(
         "--seeds",
         "--seed",
-        type=int,
+        type=within(whole, at_least=0, at_most=2**63 - 1),
         nargs="+",
         action="extend",
         help="a picture from each; default: 0",
     )
-    add("--guidance_scale", type=float, help="default: the recipe's; 7.5 without adapters")
+    add(
+        "--guidance_scale",
+        type=within(number, at_least=0, at_most=1000),
+        help="default: the recipe's; 7.5 without adapters",
+    )
     add(
         "--scheduler",
+        type=text,
         help="a class of diffusers, for example DDIMScheduler; default: the recipe's, or the "
         "base's own",
     )
+    side = within(whole, at_least=1, at_most=16384)
     add(
         "--height",
-        type=int,
+        type=side,
         help="pixels; default: what the adapter was trained at, or the base draws at",
     )
-    add("--width", type=int, help="likewise")
-    add("--batch_size", type=int, default=1, help="pictures drawn together")
+    add("--width", type=side, help="likewise")
+    add("--batch_size", type=positive, default=1, help="pictures drawn together; default: 1")
     add(
         "--dtype",
+        type=one_of("auto", *DTYPES),
         choices=["auto", *DTYPES],
         default="auto",
         help="auto: fp16 on a GPU, fp32 without",
     )
-    add("--device", default="auto", help="auto: a GPU where there is one")
+    add("--device", type=text, default="auto", help="auto: a GPU where there is one")
     add(
         "--output",
-        type=Path,
+        type=file_path,
         required=True,
         metavar="DIR",
         help="folder of the pictures, the grids and images.json",
@@ -104,7 +122,6 @@ def settings_of(args: argparse.Namespace, recipe: Recipe | None, defaults: CallD
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     args.seeds = args.seeds or [0]
-    check_numbers(args)
     from lcm.data.sources.prompts import read_prompts
     from lcm.inference.generate import (
         FEW_STEP,
@@ -157,15 +174,15 @@ def write(
     from lcm.system.image_grid import save_png
 
     scheduler, entries = type(pipe.scheduler).__name__, []
-    named = ", ".join(f"{path}={weight:g}" for path, weight in adapters.items())
+    named = ", ".join(f"{name}={weight:g}" for name, weight in adapters.items())
     shows_bar = sys.stderr.isatty()
     with tqdm(
         total=len(pictures), unit="picture", disable=not shows_bar, dynamic_ncols=True
     ) as bar:
         for picture, image in draw(pipe, pictures, settings, args.batch_size):
-            path = args.output / picture.name
+            file = args.output / picture.name
             save_png(
-                image, path, parameters(picture, image.size, settings, scheduler, args.base, named)
+                image, file, parameters(picture, image.size, settings, scheduler, args.base, named)
             )
             width, height = image.size
             entries.append(
@@ -173,7 +190,7 @@ def write(
             )
             bar.update()
             if not shows_bar:
-                print(path, flush=True)
+                print(file, flush=True)
     # the grids are made of the files, since a picture that is done is not kept in memory
     for seed in dict.fromkeys(picture.seed for picture in pictures):
         save_png(
@@ -201,25 +218,11 @@ def first_of(*values: Any) -> Any:
 def read_weights(words: Sequence[str]) -> dict[str, float]:
     """PATH[=WEIGHT] -> weights by path. Raises ValueError for a path that is named twice."""
     adapters: dict[str, float] = {}
-    for path, weight in (path_and_weight(word, "adapter") for word in words):
-        if path in adapters:
-            raise ValueError(f"adapter: {path} is named twice; name it once, with one weight")
-        adapters[path] = weight
+    for name, weight in (path_and_weight(word, "adapter") for word in words):
+        if name in adapters:
+            raise ValueError(f"adapter: {name} is named twice; name it once, with one weight")
+        adapters[name] = weight
     return adapters
-
-
-def check_numbers(args: argparse.Namespace) -> None:
-    """Raises ValueError, naming the flag, for a number that is out of its range."""
-    for name in ("steps", "batch_size", "height", "width"):
-        value = getattr(args, name)
-        for number in value if isinstance(value, list) else [value]:
-            if number is not None and number < 1:
-                raise ValueError(f"{name} must be positive; got {number}")
-    for seed in args.seeds:
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"seeds must lie in 0..2^63 - 1; got {seed}")
-    if args.guidance_scale is not None and not 0 <= args.guidance_scale < math.inf:
-        raise ValueError(f"guidance_scale must be a number from 0 on; got {args.guidance_scale:g}")
 
 
 def choose_device(name: str) -> torch.device:

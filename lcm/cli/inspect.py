@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 HELP = "say what an adapter file is and what will load it"
 LONGEST = 500
 """Characters of a line: names and texts of a file may be of any length."""
+EXAMPLE = "lcm inspect lora.safetensors"
 SHOWN = 20
 """Problems that are printed."""
 IDENTITY = ("modelspec.", "ss_base_model_version", "ss_v2", "ss_output_name", "ss_network_")
@@ -44,10 +45,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     file = AdapterFile.read(find(args.file))
     adapter = understand(file, args.alpha)
     facts = {"file": str(file.path), **describe(adapter), **programs(adapter, file)}
+    said = lines(facts)
     if args.json:
-        print(json.dumps(facts, indent=2))
-    else:
-        print("\n".join(plain(line, LONGEST) for line in lines(facts)))
+        said = json.dumps(facts, indent=2).splitlines()
+    print(*said if args.json else (plain(line, LONGEST) for line in said), sep="\n")
     return 1 if adapter.problems else 0
 
 

@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
-import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from lcm.system.console import error_exit, quiet_libraries
+from lcm.system.about import add_about
+from lcm.system.console import error_exit, log_from, plain_output, quiet_libraries
+from lcm.system.parser import Parser
+
+OTHER_NAMES = {
+    **dict.fromkeys(("model", "pretrained_teacher_model", "checkpoint", "ckpt"), "base"),
+    **dict.fromkeys(("lora", "loras", "lora_path", "adapters"), "adapter"),
+    **dict.fromkeys(("num_inference_steps", "num_steps"), "steps"),
+    **dict.fromkeys(("guidance", "cfg", "cfg_scale"), "guidance_scale"),
+    **dict.fromkeys(("output_dir", "out", "outdir"), "output"),
+    **dict.fromkeys(("prompts", "text"), "prompt"),
+    **dict.fromkeys(("batch", "n"), "batch_size"),
+    "sampler": "scheduler",
+    "hub_token": "`hf auth login`, or HF_TOKEN in the environment",
+}
+"""Flags of other programs, and what they are called here where a verb has them."""
+
+
+def make_parser() -> Parser:
+    """A parser of every verb."""
+    from lcm.cli import VERBS
+
+    parser = Parser(
+        prog="lcm",
+        description="Tools around the distillation of few-step adapters.",
+        example="lcm generate --help",
+    )
+    add_about(parser, "lcm")
+    for name, verb in VERBS.items():
+        verb.configure(parser.add_verb(name, verb.HELP, example=verb.EXAMPLE, others=OTHER_NAMES))
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 where something is wrong with a file, 2 after a mistake of the user."""
     quiet_libraries()
-    from lcm.cli import VERBS
-
-    parser = argparse.ArgumentParser(
-        prog="lcm", description="Tools around the distillation of few-step adapters."
-    )
-    parsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, verb in VERBS.items():
-        verb.configure(
-            parsers.add_parser(
-                name, help=verb.HELP, description=f"{verb.HELP[0].upper()}{verb.HELP[1:]}."
-            )
-        )
-    args, rest = parser.parse_known_args(argv)
-    if rest and not getattr(args, "takes_rest", False):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    log_from(logging.WARNING)
     try:
-        status = VERBS[args.verb].run(args, rest)
-        sys.stdout.flush()  # where a reader has left, it is found out here and not at the end
+        from lcm.cli import VERBS
+
+        args, rest = make_parser().parse_known_args(argv)
+        with plain_output():
+            status = VERBS[args.verb].run(args, rest)
+            sys.stdout.flush()  # where a reader has left, it is found out here and not at the end
         return status
     except (ValueError, OSError) as error:
         if os.environ.get("LCM_TRACEBACK"):

@@ -8,37 +8,42 @@ from pathlib import Path
 
 from lcm.adapter.recipe import Recipe
 from lcm.cli.arguments import (
+    LARGEST_RANK,
     add_base,
     add_writing,
     dtype_of,
-    finite,
+    factor,
     load_pipe,
     print_written,
     read,
     say,
 )
+from lcm.system.flags import within
+from lcm.system.words import file_path, place, whole
 
 HELP = "add an adapter to a base model's weights, or several adapters to one"
+EXAMPLE = "lcm merge out/ style.safetensors --weights 1.0 0.8 --output merged.safetensors"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "adapters",
         nargs="+",
+        type=place,
         help="one with --base, two or more without: files, folders or hub ids",
     )
     add_base(parser, "the result is a base model with the adapters in it")
     parser.add_argument(
-        "--weights", type=finite, nargs="+", help="one for each adapter; default: 1"
+        "--weights", type=factor, nargs="+", help="one for each adapter; default: 1"
     )
     parser.add_argument(
         "--rank",
-        type=int,
+        type=within(whole, at_least=1, at_most=LARGEST_RANK),
         help="rank of the merged adapter; default: the sum of the ranks, which is exact",
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=file_path,
         required=True,
         help="with --base a folder, else a file or a folder for it",
     )
@@ -79,16 +84,16 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     )
     pipe = load_pipe(args)
     recipe = None
-    for path, weight in zip(args.adapters, weights, strict=True):
-        adapter = read(args, path, pipe.unet.config.layers_per_block)
+    for name, weight in zip(args.adapters, weights, strict=True):
+        adapter = read(args, name, pipe.unet.config.layers_per_block)
         # one of them says how the sum is sampled with; styles carry no recipe
-        if recipe is None and (recipe := Recipe.from_header(adapter.header, path)):
+        if recipe is None and (recipe := Recipe.from_header(adapter.header, name)):
             config = pipe.scheduler.config
-            pipe.scheduler = fitting_scheduler(pipe, recipe, config, path)
+            pipe.scheduler = fitting_scheduler(pipe, recipe, config, name)
         if pruned := pruned_warning(*adapted_kinds(pipe, adapter)):
-            say(f"warning: {path}: {pruned}")
+            say(f"warning: {name}: {pruned}")
         add_deltas(pipe, adapter, weight)
-        say(f"{path}: {len(adapter.modules)} layers, weight {weight:g}")
+        say(f"{name}: {len(adapter.modules)} layers, weight {weight:g}")
     if args.dtype:
         pipe.to(dtype=getattr(torch, args.dtype))
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +117,7 @@ def into_adapter(args: argparse.Namespace, weights: list[float]) -> int:
     from lcm.formats.write import check_free, identified, place, save
 
     output = place(args.output)
-    files = [find(path) for path in args.adapters]
+    files = [find(name) for name in args.adapters]
     check_free(output, files, args.force)
     adapters = [read(args, file) for file in files]
     merged, errors = add(adapters, weights, args.rank)

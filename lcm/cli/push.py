@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
+
+from lcm.system.words import file_path, text
 
 HELP = "upload the adapter and card of a finished run to the hub"
+EXAMPLE = "lcm push out/ --hub_model_id someone/few-steps"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output_dir", type=Path, help="the --output_dir of the run")
+    parser.add_argument("output_dir", type=file_path, help="the --output_dir of the run")
     parser.add_argument(
-        "--hub_model_id", help="someone/name; default: the folder's name among your own"
+        "--hub_model_id", type=text, help="someone/name; default: the folder's name among your own"
     )
     parser.add_argument(
         "--hub_private",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcm.adapter.recipe import Recipe, TeacherFacts
@@ -20,6 +19,7 @@ from lcm.cli.arguments import (
     say,
     written,
 )
+from lcm.system.words import file_path, one_of, text
 
 if TYPE_CHECKING:
     from lcm.formats.factors import Adapter
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 HELP = (
     "write an adapter of any layout, mixed or half converted too, as one file that loads everywhere"
 )
+EXAMPLE = "lcm repair lora.safetensors rescued/ --objective lcm --base someone/sd15"
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_input(parser)
-    parser.add_argument("output", type=Path, help="the file to write, or a folder for it")
+    parser.add_argument("output", type=file_path, help="the file to write, or a folder for it")
     add_writing(parser)
     add_base(parser, "the result is also proved on it")
     parser.add_argument(
@@ -44,11 +46,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--objective",
+        type=text,
         help="the method that the adapter was trained with, e.g. lcm; writes its standard recipe",
     )
     parser.add_argument(
         "--prediction_type",
-        choices=("epsilon", "v_prediction", "sample"),
+        type=one_of(*PREDICTIONS),
+        choices=PREDICTIONS,
         help="of the recipe; default: that of --base, or epsilon",
     )
 

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from lcm.cli.arguments import add_input, add_writing, dtype_of, print_written, read
+from lcm.cli.arguments import (
+    LARGEST_RANK,
+    add_input,
+    add_writing,
+    dtype_of,
+    print_written,
+    read,
+)
+from lcm.system.flags import within
+from lcm.system.words import file_path, number, whole
 
 HELP = (
     "write an adapter at a smaller rank, the best there is by singular values, and print the error"
 )
+EXAMPLE = "lcm resize lora.safetensors --rank 16 --output small.safetensors"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_input(parser)
     size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--rank", type=int, help="the rank of every layer")
+    size.add_argument(
+        "--rank",
+        type=within(whole, at_least=1, at_most=LARGEST_RANK),
+        help="the rank of every layer",
+    )
     size.add_argument(
         "--error",
-        type=float,
+        type=within(number, at_least=0, below=1),
         help="the smallest rank that keeps every layer's relative error below this, as 0.05",
     )
     parser.add_argument(
-        "--output", type=Path, required=True, help="the file to write, or a folder for it"
+        "--output", type=file_path, required=True, help="the file to write, or a folder for it"
     )
     add_writing(parser)
 

@@ -11,6 +11,7 @@ HELP = (
     "attach an adapter to a base by stock diffusers, and compare with W + alpha / rank B A done "
     "by hand"
 )
+EXAMPLE = "lcm verify out/ --base someone/sd15"
 TOLERANCE = 1e-3
 """Largest difference of the two outputs relative to the adapter's effect: float32 sums in another
 order stay far below it.

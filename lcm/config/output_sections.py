@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from lcm.adapter.names import SUFFIX, WEIGHTS_NAME, file_stem
 from lcm.system.flags import Section, flag
+from lcm.system.words import LARGEST_SEED, quoted
 
+NEVER = 10**12
+"""Updates between two of something, more than any run has."""
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """Packages that --report_to may name."""
 
@@ -19,20 +23,29 @@ class ValidationConfig(Section):
 
     validation_prompts: list[str] = flag(
         [],
-        "prompts of the validation grid; default: four captions",
+        "prompts of the validation grid",
         may_be_empty=True,
+        may_be_blank=True,
+        unset="four captions of the data",
         is_free=True,
     )
     validation_steps: int = flag(
         500,
         "updates between validation grids; the first is drawn before training",
         above=0,
+        at_most=NEVER,
         is_free=True,
     )
     validation_num_steps: list[int] = flag(
-        [1, 2, 4, 8], "inference steps of the grid's columns", is_free=True
+        [1, 2, 4, 8],
+        "inference steps of the grid's columns",
+        at_least=1,
+        at_most=1000,
+        is_free=True,
     )
-    validation_seed: int = flag(0, "seed of every validation picture", at_least=0, is_free=True)
+    validation_seed: int = flag(
+        0, "seed of every validation picture", at_least=0, at_most=LARGEST_SEED, is_free=True
+    )
 
 
 def plain_name(name: str) -> str:
@@ -75,13 +88,20 @@ class OutputConfig(Section):
     output_dir: str = flag("lcm-lora", "where everything is written", is_free=True, is_place=True)
     output_name: str | None = flag(
         None,
-        "name of the adapter's file in output_dir, as programs show it; default: "
-        "pytorch_lora_weights, which diffusers looks for",
+        "name of the adapter's file in output_dir, as programs show it",
+        unset="pytorch_lora_weights, which diffusers looks for",
         read=plain_file_name,
     )
-    checkpointing_steps: int = flag(500, "updates between checkpoints", above=0, is_free=True)
+    checkpointing_steps: int = flag(
+        500, "updates between checkpoints", above=0, at_most=NEVER, is_free=True
+    )
     checkpoints_total_limit: int | None = flag(
-        None, "keep only the newest so many checkpoints", above=0, is_free=True
+        None,
+        "keep only the newest so many checkpoints",
+        above=0,
+        at_most=1_000_000,
+        unset="keep all",
+        is_free=True,
     )
     resume_from_checkpoint: str = flag(
         "latest",
@@ -90,11 +110,14 @@ class OutputConfig(Section):
         is_free=True,
         is_place=True,
     )
-    logging_steps: int = flag(10, "updates between lines in metrics.jsonl", above=0, is_free=True)
+    logging_steps: int = flag(
+        10, "updates between lines in metrics.jsonl", above=0, at_most=NEVER, is_free=True
+    )
     report_to: list[str] = flag(
         [],
-        f"also log to some of {', '.join(TRACKERS)}; none: to nothing, the default",
+        f"also log to some of {', '.join(TRACKERS)}; none: to nothing",
         may_be_empty=True,
+        unset="none",
         read=known_trackers,
         is_free=True,
     )
@@ -107,6 +130,16 @@ class OutputConfig(Section):
         is_free=True,
         is_place=True,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        folder, inside = Path(os.path.abspath(self.output_dir)), self.logging_dir  # noqa: PTH100
+        # by their names alone: a link inside output_dir is its owner's own
+        if not Path(os.path.abspath(folder / inside)).is_relative_to(folder):  # noqa: PTH100
+            raise ValueError(
+                f"logging_dir is a folder inside output_dir, and {quoted(inside)} leads out of it; "
+                "pass a name such as logs"
+            )
 
     @property
     def folder(self) -> Path:
@@ -125,8 +158,8 @@ class HubConfig(Section):
 
     license: str | None = flag(
         None,
-        "licence that the card gives, as the hub spells it (openrail++); default: the card gives "
-        "none",
+        "licence that the card gives, as the hub spells it (openrail++)",
+        unset="the card gives none",
         is_free=True,
     )
     push_to_hub: bool = flag(
@@ -136,7 +169,8 @@ class HubConfig(Section):
     )
     hub_model_id: str | None = flag(
         None,
-        "with push_to_hub: someone/name; default: the name of output_dir among your own",
+        "with push_to_hub: someone/name",
+        unset="the name of output_dir among your own",
         is_free=True,
     )
     hub_private: bool = flag(False, "with push_to_hub: make the repository private", is_free=True)

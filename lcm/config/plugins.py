@@ -10,6 +10,8 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from lcm.system.words import place
+
 
 def load_plugins(plugins: Sequence[str]) -> None:
     """Imports every plugin, a file `my_method.py` or a module that Python finds, once.
@@ -19,7 +21,8 @@ def load_plugins(plugins: Sequence[str]) -> None:
     """
     for plugin in plugins:
         try:
-            load_file(Path(plugin)) if plugin.endswith(".py") else import_module(plugin)
+            name = place(plugin)
+            load_file(Path(name)) if name.endswith(".py") else import_module(name)
         except Exception as error:  # whatever it does is its own
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"plugin: {plugin} could not be imported ({reason})") from error

@@ -52,10 +52,11 @@ class TrainConfig:
             for section, names in NAMES.items()
         }
         teacher = TeacherConfig(**own.pop("teacher"))  # the first that a newcomer leaves out
+        parts = {section: SECTIONS[section](**values) for section, values in own.items()}
+        # from here on PyTorch is loaded: what is wrong with a flag alone has been said by now
         draws = ("solver",) if flags.get("prompts_file") is not None else ()
-        method = resolved(MethodConfig(**own.pop("method")), also_read=draws)
-        others = {section: SECTIONS[section](**values) for section, values in own.items()}
-        return cls(teacher=teacher, method=method, **others)
+        method = resolved(parts.pop("method"), also_read=draws)
+        return cls(teacher=teacher, method=method, **parts)
 
     def __post_init__(self) -> None:
         """Raises ValueError for sections that do not go together."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lcm.adapter.names import LORA_TARGETS
-from lcm.system.flags import NO, YES, Section, flag
+from lcm.system.flags import Section, flag
+from lcm.system.words import LARGEST_SEED, NO, YES
 
 LR_SCHEDULERS = (
     *("linear", "cosine", "cosine_with_restarts", "polynomial", "constant"),
@@ -26,7 +27,7 @@ class TeacherConfig(Section):
     pretrained_teacher_model: str | None = flag(
         None,
         "the model to distil, an SD 1.x, SD 2.x or SDXL: a diffusers folder, a hub id or a single "
-        ".safetensors file",
+        ".safetensors file; must be given",
         aliases=("--pretrained_model_name_or_path",),
         is_place=True,
     )
@@ -37,10 +38,13 @@ class TeacherConfig(Section):
         is_place=True,
     )
     pretrained_vae_model_name_or_path: str | None = flag(
-        None, "another VAE, for example an fp16-safe one for SDXL", is_place=True
+        None,
+        "another VAE, for example an fp16-safe one for SDXL",
+        unset="the teacher's own",
+        is_place=True,
     )
     teacher_revision: str | None = flag(
-        None, "hub revision of the teacher", aliases=("--revision",)
+        None, "hub revision of the teacher", aliases=("--revision",), unset="the newest"
     )
     variant: str | None = flag(None, "file variant of the teacher, for example fp16")
     teacher_lora: list[str] = flag(
@@ -76,9 +80,13 @@ class TeacherConfig(Section):
 class AdapterConfig(Section):
     """What is trained: an adapter, or with `full_finetune` the whole U-Net."""
 
-    lora_rank: int = flag(64, "rank of every adapted layer", above=0)
+    lora_rank: int = flag(64, "rank of every adapted layer", above=0, at_most=4096)
     lora_alpha: float | None = flag(
-        None, "the adapter acts with strength alpha / rank; default: rank", above=0
+        None,
+        "the adapter acts with strength alpha / rank",
+        above=0,
+        at_most=65504,  # the largest number of half precision, in which some programs keep it
+        unset="the rank",
     )
     lora_target_modules: list[str] = flag(list(LORA_TARGETS), "name endings of the adapted layers")
     lora_dropout: float = flag(
@@ -106,6 +114,7 @@ class AdapterConfig(Section):
         "export an average of the trained weights with this decay per update",
         at_least=0,
         below=1,
+        unset="export the weights themselves",
     )
 
 
@@ -113,15 +122,23 @@ class AdapterConfig(Section):
 class OptimizerConfig(Section):
     """AdamW and its learning rate."""
 
-    learning_rate: float = flag(1e-4, "peak learning rate", aliases=("--lr",), above=0)
-    lr_scheduler: str = flag(
-        "constant", "a name of diffusers.optimization.get_scheduler", choices=LR_SCHEDULERS
+    learning_rate: float = flag(
+        1e-4, "peak learning rate", aliases=("--lr",), above=0, at_most=1000.0
     )
-    lr_warmup_steps: int = flag(0, "updates over which the learning rate rises", at_least=0)
-    adam_beta1: float = flag(0.9, "AdamW", at_least=0, below=1)
-    adam_beta2: float = flag(0.999, "AdamW", at_least=0, below=1)
-    adam_weight_decay: float = flag(0.0, "AdamW", at_least=0)
-    adam_epsilon: float = flag(1e-8, "AdamW", above=0)
+    lr_scheduler: str = flag(
+        "constant", "how the learning rate changes over the run", choices=LR_SCHEDULERS
+    )
+    lr_warmup_steps: int = flag(
+        0, "updates over which the learning rate rises", at_least=0, at_most=10**9
+    )
+    adam_beta1: float = flag(0.9, "AdamW's decay of the mean of gradients", at_least=0, below=1)
+    adam_beta2: float = flag(
+        0.999, "AdamW's decay of the mean of their squares", at_least=0, below=1
+    )
+    adam_weight_decay: float = flag(0.0, "AdamW's weight decay", at_least=0, at_most=1000.0)
+    adam_epsilon: float = flag(
+        1e-8, "what AdamW adds to the root of the mean square", above=0, at_most=1.0
+    )
     use_8bit_adam: bool = flag(
         False, "keep AdamW's moments in 8 bits, a quarter of their memory; needs bitsandbytes"
     )
@@ -158,18 +175,28 @@ class LoopConfig(Section):
         is_place=True,
         is_optional=True,
     )
-    seed: int = flag(0, "all random numbers of the run follow from it", at_least=0)
-    train_batch_size: int = flag(16, "samples per process and forward pass", above=0, is_free=True)
-    gradient_accumulation_steps: int = flag(1, "forward passes per update", above=0, is_free=True)
-    max_train_steps: int = flag(1000, "updates", above=0)
+    seed: int = flag(
+        0, "all random numbers of the run follow from it", at_least=0, at_most=LARGEST_SEED
+    )
+    train_batch_size: int = flag(
+        16, "samples per process and forward pass", above=0, at_most=100_000, is_free=True
+    )
+    gradient_accumulation_steps: int = flag(
+        1, "forward passes per update", above=0, at_most=1_000_000, is_free=True
+    )
+    max_train_steps: int = flag(1000, "updates", above=0, at_most=10**9)
     num_train_epochs: int | None = flag(
-        None, "instead of max_train_steps: passes over the data", above=0
+        None,
+        "instead of max_train_steps: passes over the data",
+        above=0,
+        at_most=1_000_000,
+        unset="as many as max_train_steps need",
     )
     # it recomputes what it would have kept, bit for bit
     gradient_checkpointing: str = flag(
         "no",
-        "full: recompute activations, least memory, a fifth slower; selective: only what is cheap "
-        "to recompute; no",
+        "full, the bare flag: recompute activations, least memory, a fifth slower; selective: only "
+        "what is cheap to recompute",
         choices=("no", "selective", "full"),
         bare="full",
         read=checkpointing_mode,
@@ -177,11 +204,13 @@ class LoopConfig(Section):
     )
     mixed_precision: str = flag(
         "no",
-        "no, fp16 or bf16: precision of the frozen weights and of compute",
+        "precision of the frozen weights and of compute",
         choices=("no", "fp16", "bf16"),
     )
     allow_tf32: bool = flag(False, "TF32 matrix products on recent GPUs")
-    dataloader_num_workers: int = flag(0, "processes that decode images", at_least=0, is_free=True)
+    dataloader_num_workers: int = flag(
+        0, "processes that decode images", at_least=0, at_most=1024, is_free=True
+    )
     dry_run: bool = flag(
         False,
         "try all of it, write nothing: what the run takes of time, memory and disk, and what to do "

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from lcm.system.flags import Section, flag
+from lcm.system.words import place
 
 INTERPOLATION = {
     "nearest": Image.Resampling.NEAREST,
@@ -21,6 +22,12 @@ INTERPOLATION = {
 def default_cache() -> Path:
     """The folder of what all runs of this user have computed once."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "latent-consistency")
+
+
+def at_home_behind_the_name(word: str | None) -> str | None:
+    """NAME=WHERE with a `~` of WHERE spelled out, which no shell does there."""
+    name, equals, where = (word or "").partition("=")
+    return f"{name}={place(where)}" if equals else word
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class DataConfig(Section):
     other_source: str | None = flag(
         None,
         "NAME=WHERE: data of a source that a --plugin adds, from WHERE",
+        read=at_home_behind_the_name,
         source="data of a source of your own",
         is_free=True,
         is_place=True,
@@ -75,6 +83,7 @@ class DataConfig(Section):
         1,
         "with prompts_file: trajectories of every prompt, each from noise of its own",
         above=0,
+        at_most=10_000,
     )
     streaming: bool = flag(
         False,
@@ -89,11 +98,16 @@ class DataConfig(Section):
         "column (webdataset: .json field) of the captions (a list: one is drawn per epoch)",
     )
     max_train_samples: int | None = flag(
-        None, "use only the first so many samples that can be used", above=0
+        None,
+        "use only the first so many samples that can be used",
+        above=0,
+        at_most=10**12,
+        unset="all",
     )
     cache_dir: str | None = flag(
         None,
         "where `datasets` keeps what it downloads or converts",
+        unset="its own folder, below HF_HOME",
         is_free=True,
         is_place=True,
     )
@@ -141,9 +155,10 @@ class SampleConfig(Section):
 
     resolution: int | None = flag(
         None,
-        "side of the training images in pixels; default: the size that the teacher draws at",
-        at_least=1,
+        "side of the training images in pixels",
+        above=0,
         at_most=16384,
+        unset="the size that the teacher draws at",
     )
     aspect_ratio_buckets: bool = flag(
         False,
@@ -155,7 +170,7 @@ class SampleConfig(Section):
         0.0, "share of samples trained with an empty prompt", at_least=0, at_most=1
     )
     interpolation_type: str = flag(
-        "lanczos", "resizing: " + ", ".join(INTERPOLATION), choices=tuple(INTERPOLATION)
+        "lanczos", "how pictures are resized", choices=tuple(INTERPOLATION)
     )
 
 
@@ -169,19 +184,20 @@ class CacheConfig(Section):
     cache_variants: int = flag(
         1,
         "with cache_latents: crops and mirrors of every picture, taken in turn epoch by epoch",
-        at_least=1,
+        above=0,
         at_most=1000,
     )
     latent_cache_dir: str | None = flag(
         None,
-        "with cache_latents: where, for all runs; default: ~/.cache/latent-consistency",
+        "with cache_latents: where, for all runs",
+        unset="~/.cache/latent-consistency",
         is_free=True,
         is_place=True,
     )
     trajectory_dir: str | None = flag(
         None,
-        "where trajectories are kept, to share them between runs; default: trajectories/ in "
-        "output_dir",
+        "where trajectories are kept, to share them between runs",
+        unset="trajectories/ in output_dir",
         is_free=True,
         is_place=True,
     )

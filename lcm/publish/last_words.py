@@ -12,18 +12,15 @@ from lcm.outputs.folder import CARD_NAME, REPORT_NAME
 from lcm.system.text import plain
 
 
-def last_words(recipe: Recipe, config: TrainConfig, prompt: str) -> str:
+def last_words(recipe: Recipe, config: TrainConfig, prompt: str) -> list[str]:
     """Three lines: the result, the pages about it, and a command that draws with it."""
     folder = config.output.folder
     result = UNET_FOLDER if config.adapter.full_finetune else config.output.weights_file
-    return "\n".join(
-        [
-            f"done: {plain(folder / result)}, verified by reloading it",
-            f"see {plain(folder / REPORT_NAME)}, the run on one page, and "
-            f"{plain(folder / CARD_NAME)}, how to use it",
-            f"next: {plain(generate(config, prompt))}",
-        ]
-    )
+    return [
+        f"done: {folder / result}, verified by reloading it",
+        f"see {folder / REPORT_NAME}, the run on one page, and {folder / CARD_NAME}, how to use it",
+        f"next: {generate(config, prompt)}",
+    ]
 
 
 def generate(config: TrainConfig, prompt: str) -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from lcm.system.secrets import without_secrets
 from lcm.system.text import plain
 
 LIBRARIES = ("diffusers", "transformers", "peft")
 """The model libraries, by the names of their loggers and modules."""
+LONGEST = 4000
+"""Characters of an error; one may quote what it found in a file."""
 
 
 def is_main() -> bool:
@@ -57,17 +60,51 @@ def silenced() -> Iterator[None]:
 
 def log_plainly() -> None:
     """Lines of the main process as they are, of others only errors."""
-    level = logging.INFO if is_main() else logging.ERROR
+    log_from(logging.INFO if is_main() else logging.ERROR)
+
+
+def log_from(level: int) -> None:
+    """Logs lines of this level and above, without what a terminal would take for commands."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Discreet("%(message)s"))
+    handler.setFormatter(PlainFormatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-class Discreet(logging.Formatter):
-    """Lines without secrets, whoever logs them."""
+class PlainFormatter(logging.Formatter):
+    """Log lines for a terminal, without secrets. Ours are the texts that arguments are put into,
+    with the lines that they have; an argument, which may come from a file, is one line.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return without_secrets(super().format(record))
+        ours = copy.copy(record)
+        if isinstance(record.args, tuple):
+            ours.args = tuple(v if isinstance(v, int | float) else plain(v) for v in record.args)
+        return "\n".join(map(plain, without_secrets(super().format(ours)).split("\n")))
+
+
+class PlainOutput:
+    """Standard output for a terminal: each argument of a `print` is one line, whatever is in it.
+    Several lines of ours are several prints, or `print(*lines, sep="\\n")`.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        shown = text if text == "\n" else plain(text)
+        encoding = self._stream.encoding or "utf-8"
+        self._stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def plain_output() -> Iterator[None]:
+    """What is printed inside the block goes through `PlainOutput`."""
+    with redirect_stdout(cast(TextIO, PlainOutput(sys.stdout))):
+        yield
 
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
@@ -94,6 +131,6 @@ def error_exit(error: Exception) -> int:
         # what is still buffered must go somewhere, or the interpreter complains as it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # as the shell counts SIGPIPE, a name that not every system has
-    print(f"error: {plain(without_secrets(error))}", file=sys.stderr)
+    print(f"error: {plain(without_secrets(error), LONGEST)}", file=sys.stderr)
     status: int = getattr(error, "status", 2)
     return status

@@ -8,9 +8,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from lcm.system.registry import lookup
-
-YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
-"""The words by which a switch is on or off."""
+from lcm.system.words import WrongValueError, fault_of_text, not_among, place, quoted
 
 
 @dataclass(frozen=True)
@@ -18,12 +16,13 @@ class Flag:
     """What stands beside a field: its help text, and what its value may be.
 
     `names` gives the entries of a table that the flag chooses from, which may have grown since the
-    import; "{names}" in the help text stands for them. `above`, `at_least`, `at_most` and `below`
-    bound a number, or every number of a list. `bare` is what the flag means without a value. `read`
-    turns other spellings of a value into ours. `is_free`: a resumed run may change it, since it
-    does not touch the path of training. `is_place`: it names files, in which the processes of one
-    run may differ. `is_optional`: it is written down only where it was given. `source`: in words,
-    the data that it chooses.
+    import. `above`, `at_least`, `at_most` and `below` bound a number, or every number of a list.
+    `bare` is what the flag means without a value. `read` turns other spellings of a value into
+    ours. `unset` says what the flag is when it is left out, where its default does not.
+    `may_be_blank`: a text of it may be empty. `is_free`: a resumed run may change it, since it does
+    not touch the path of training. `is_place`: it names files or a repository, in which the
+    processes of one run may differ; a `~` is spelled out. `is_optional`: it is written down only
+    where it was given. `source`: in words, the data that it chooses.
     """
 
     help: str
@@ -35,35 +34,65 @@ class Flag:
     unit: str = ""
     may_be_infinite: bool = False
     may_be_empty: bool = False
+    may_be_blank: bool = False
     choices: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     bare: Any = None
     read: Callable[[Any], Any] | None = None
+    unset: str | None = None
     is_free: bool = False
     is_place: bool = False
     is_optional: bool = False
     source: str | None = None
 
+    def checked(self, name: str, value: Any) -> Any:
+        """The value as the section holds it. Raises ValueError, naming the flag and what it may be;
+        None is always allowed.
+        """
+        try:
+            if self.is_place:
+                value = (
+                    [spelled_out(v) for v in value]
+                    if isinstance(value, list)
+                    else (spelled_out(value))
+                )
+            if self.read is not None:
+                value = self.read(value)
+        except WrongValueError as error:
+            raise ValueError(f"{name} {error}") from error
+        self.check(name, value)
+        return value
+
     def check(self, name: str, value: object) -> None:
         """Raises ValueError, naming the flag and what it may be; None is always allowed."""
         if isinstance(value, list) and not value and not self.may_be_empty:
             raise ValueError(f"{name} must not be empty; leave it out for its default")
+        for part in value if isinstance(value, list) else [value]:
+            if fault := self.fault(part):
+                raise ValueError(f"{name} {fault}; got {quoted(value)}")
+            if isinstance(part, str):
+                fault = fault_of_text(part, self.may_be_blank, self.is_place)
+                if fault:
+                    raise ValueError(f"{name} {fault}")
         if self.names is not None and value is not None:
             lookup(dict.fromkeys(self.names()), str(value), name)
         if self.choices and value is not None and value not in self.choices:
-            raise ValueError(f"{name} must be one of {', '.join(self.choices)}; got {value!r}")
-        for number in value if isinstance(value, list) else [value]:
-            if not isinstance(number, int | float) or isinstance(number, bool):
-                continue
-            if not math.isfinite(number) and not self.may_be_infinite:
-                raise ValueError(f"{name} must be a finite number; got {value}")
-            if not self.holds(number):
-                raise ValueError(f"{name} {self.limits}; got {value}")
+            raise ValueError(f"{name} {not_among(str(value), self.choices)}")
+
+    def fault(self, number: object) -> str | None:
+        """What is wrong with a number, in words that follow the flag; None for nothing, and for
+        what is no number.
+        """
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            return None
+        if not self.may_be_infinite and not -math.inf < number < math.inf:
+            return "must be a finite number"
+        return None if self.holds(number) else self.limits
 
     @property
-    def help_text(self) -> str:
-        """The help text with the names that there are by now."""
-        return self.help.replace("{names}", ", ".join(self.names() if self.names else ()))
+    def words(self) -> tuple[str, ...]:
+        """The words that it may be, those that there are by now; none where any will do."""
+        return self.choices or tuple(self.names() if self.names else ())
 
     def holds(self, number: float) -> bool:
         """Whether a number is within the limits."""
@@ -77,11 +106,26 @@ class Flag:
     @property
     def limits(self) -> str:
         """The limits in words: "must be positive", or "must lie in 0..1, 1 excluded"."""
-        if self.at_most is not None:
-            return f"must lie in {self.at_least:g}..{self.at_most:g}{self.unit}"
         if self.below is not None:
-            return f"must lie in {self.at_least:g}..{self.below:g}, {self.below:g} excluded"
-        return "must be positive" if self.above is not None else "must not be negative"
+            return f"must lie in {said(self.at_least)}..{said(self.below)}, {said(self.below)} " + (
+                "excluded"
+            )
+        if self.at_most is None:
+            return "must be positive" if self.above is not None else "must not be negative"
+        if self.at_least is not None:
+            return f"must lie in {said(self.at_least)}..{said(self.at_most)}{self.unit}"
+        most = f"at most {said(self.at_most)}{self.unit}"
+        return f"must be positive and {most}" if self.above is not None else f"must be {most}"
+
+
+def said(bound: float | None) -> str:
+    """A bound in figures: whole numbers in full."""
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+
+
+def spelled_out(value: Any) -> Any:
+    """A path with its `~` spelled out; what is no text, as it is."""
+    return place(value) if isinstance(value, str) else value
 
 
 def flag(default: Any, text: str, **options: Any) -> Any:
@@ -92,9 +136,29 @@ def flag(default: Any, text: str, **options: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def kind_of(f: Field[Any]) -> tuple[str, bool]:
+    """The type of one value of a flag, and whether it takes several."""
+    name = str(f.type).removesuffix(" | None")
+    inner = name.removeprefix("list[").removesuffix("]")
+    return inner, inner != name
+
+
 def default_of(f: Field[Any]) -> Any:
     """The value of a field that is not given."""
     return f.default if f.default_factory is MISSING else f.default_factory()
+
+
+def within(read: Callable[[str], float], **limits: Any) -> Callable[[str], float]:
+    """Reads a number as `read` does, for argparse, within the `limits` that a `Flag` has."""
+    beside = Flag("", **limits)
+
+    def limited(word: str) -> float:
+        value = read(word)
+        if fault := beside.fault(value):
+            raise WrongValueError(f"{fault}; got {quoted(value)}")
+        return value
+
+    return limited
 
 
 @dataclass(frozen=True)
@@ -106,6 +170,4 @@ class Section:
     def __post_init__(self) -> None:
         for f in fields(self):
             beside: Flag = f.metadata["flag"]
-            if beside.read is not None:
-                object.__setattr__(self, f.name, beside.read(getattr(self, f.name)))
-            beside.check(f.name, getattr(self, f.name))
+            object.__setattr__(self, f.name, beside.checked(f.name, getattr(self, f.name)))

@@ -56,14 +56,14 @@ def read_object(path: Path, fix: str) -> dict[str, Any]:
     return parse_object(content(path, fix), str(path), fix)
 
 
-def content(path: Path, fix: str) -> bytes:
+def content(path: Path, fix: str, largest: int = LARGEST) -> bytes:
     """The bytes of a regular file. A pipe or a device, which may never end, is a ValueError, and so
-    is a file of more than `LARGEST` bytes.
+    is a file of more than `largest` bytes.
     """
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is no file; {fix}")
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path} has more than {LARGEST >> 20} MiB, too much to be one; {fix}")
+    if path.stat().st_size > largest:
+        raise ValueError(f"{path} has more than {largest >> 10} KiB, too much to be one; {fix}")
     return path.read_bytes()
 
 

@@ -100,7 +100,8 @@ class Publisher:
         write_result_sums(output_dir, path.name)
         if flaw_of_card(output_dir / CARD_NAME) is not None:
             write_card(output_dir, self.recipe, self.config, self.settings, self.prompts)
-        logger.info("%s", last_words(self.recipe, self.config, self.prompts[0]))
+        for line in last_words(self.recipe, self.config, self.prompts[0]):
+            logger.info("%s", line)
 
     def report(self, finished: bool = False) -> None:
         """Writes the page of what the output folder holds by now. Whatever is wrong with it, the

@@ -170,10 +170,10 @@ def test_prompts_come_from_a_file_as_in_training(
             ["--adapter", "ADAPTER", "--steps", "1", "60"],
             "steps: the adapter was trained on 50 solver steps; pass 1..50, not 60",
         ),
-        (["--steps", "4", "0"], "steps must be positive; got 0"),
-        (["--batch_size", "0"], "batch_size must be positive; got 0"),
+        (["--steps", "4", "0"], "steps must lie in 1..1000; got 0"),
+        (["--batch_size", "0"], "batch_size must lie in 1..1000; got 0"),
         (["--seeds", "-1"], "seeds must lie in"),
-        (["--guidance_scale", "-2"], "guidance_scale must be a number from 0 on; got -2"),
+        (["--guidance_scale", "-2"], "guidance_scale must lie in 0..1000; got -2"),
         (
             ["--scheduler", "LCMSchedule"],
             "scheduler: there is no 'LCMSchedule' .*Did you mean 'LCMScheduler'",

@@ -94,7 +94,7 @@ def test_commands_that_make_no_sense_are_one_line(
         (("merge", ours, ours, "--weights", 1, *out), "--weights: 1 for 2 adapters"),
         (("merge", ours, "--base", "x", "--rank", 2, *out), "--rank is of a merged adapter"),
         (("resize", ours, "--rank", 9, *out), "the adapter has rank 4"),
-        (("resize", ours, "--error", 2, *out), "pass a fraction"),
+        (("resize", ours, "--error", 2, *out), "error must lie in 0..1, 1 excluded"),
         (("inspect", tmp_path / "nothing.safetensors"), "no adapter at"),
         (("inspect", ours, "--alpha", 2), "states alpha for all its 79 layers"),
     ):
@@ -128,12 +128,11 @@ def test_numbers_that_are_none_are_mistakes(
     for command, message in (
         (
             ("merge", ours, "--base", sd_folder, "--weights", "nan", "--output", tmp_path / "out"),
-            "nan is no finite number",
+            "weights must be a finite number; got nan",
         ),
-        (("repair", ours, tmp_path / "out", "--alpha", "0"), "an alpha of 0"),
+        (("repair", ours, tmp_path / "out", "--alpha", "0"), "alpha must not be 0"),
     ):
-        with pytest.raises(SystemExit, match="2"):
-            run(*command)
+        assert run(*command) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

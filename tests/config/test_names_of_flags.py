@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lcm.config.command_line import DROPPED_FLAGS, spellings
+from lcm.config.names import spellings
+from lcm.config.other_scripts import FOREIGN_FLAGS, PUBLIC_SCRIPTS
 from tests.support.configs import (
     FIELDS,
     parse,
@@ -67,10 +68,10 @@ def test_abbreviations_are_not_accepted(flag: str) -> None:
 def assert_says_what_to_use(line: list[str], name: str) -> None:
     with pytest.raises(ValueError, match=name.replace("_", "[-_]")) as error:
         parse(*line)
-    assert f"use {DROPPED_FLAGS[name]}" in str(error.value), line
+    assert f"use {FOREIGN_FLAGS[name]}" in str(error.value), line
 
 
-@pytest.mark.parametrize("name", DROPPED_FLAGS)
+@pytest.mark.parametrize("name", PUBLIC_SCRIPTS)
 def test_flags_of_other_scripts_say_what_to_use(tmp_path: Path, name: str) -> None:
     for line in (
         [f"--{name}", "3"],
@@ -83,12 +84,12 @@ def test_flags_of_other_scripts_say_what_to_use(tmp_path: Path, name: str) -> No
 
 
 def test_hyphenated_yaml_keys_of_other_scripts_say_what_to_use(tmp_path: Path) -> None:
-    for name in DROPPED_FLAGS:
+    for name in PUBLIC_SCRIPTS:
         assert_says_what_to_use(write_yaml(tmp_path, f"{name.replace('_', '-')}: 3\n"), name)
 
 
 def test_the_other_scripts_flags_name_fields_that_exist() -> None:
-    assert not set(DROPPED_FLAGS) & set(spellings())
+    assert not set(FOREIGN_FLAGS) & set(spellings())
     for name, field_name in {
         "w_min": "guidance_scale_min",
         "w_max": "guidance_scale_max",
@@ -96,5 +97,5 @@ def test_the_other_scripts_flags_name_fields_that_exist() -> None:
         "num_validation_images": "validation_num_steps",
         "cast_teacher_unet": "mixed_precision",
     }.items():
-        assert field_name in DROPPED_FLAGS[name]
+        assert field_name in FOREIGN_FLAGS[name]
         assert field_name in FIELDS

@@ -246,7 +246,7 @@ AWKWARD: dict[str, Any] = {
     "output_dir": "a: b #c",
     "learning_rate": 1 / 3 * 1e-4,
     "adam_epsilon": 1e-12,
-    "lora_alpha": 1e22,
+    "max_grad_norm": 1e22,
 }
 """Values that YAML could take for others."""
 

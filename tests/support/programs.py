@@ -20,7 +20,8 @@ from torch.distributed.run import get_args_parser
 import lcm.cli.main
 import train_lcm_lora
 from lcm.cli import VERBS
-from lcm.config.command_line import parse_config, spellings
+from lcm.config.command_line import make_parser, parse_config
+from lcm.config.names import spellings
 from tests.support import ROOT
 
 
@@ -160,14 +161,9 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def known_flags() -> set[str]:
     """The parsers of training, of every verb, and of the launchers."""
-    parser = argparse.ArgumentParser()
-    verbs = parser.add_subparsers()
-    for name, verb in VERBS.items():
-        verb.configure(verbs.add_parser(name))
     return {
-        "config",
-        *spellings(),
-        *options(parser),
+        *options(make_parser()),
+        *options(lcm.cli.main.make_parser()),
         *options(launch_command_parser()),
         *options(get_args_parser()),
     }

@@ -9,7 +9,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-import train_lcm_lora
 from lcm.outputs.checkpoint import load_checkpoint
 from tests.support.outputs import snapshot
 from tests.support.runs import expect_refusal, flags, run, trainer_of, update
@@ -170,7 +169,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
             {"lora_target_modules": ["to_x"]},
             ["no linear or conv layer of the U-Net is named 'to_x'"],
         ),
-        ({"learning_rate": "fast"}, []),
+        ({"learning_rate": "fast"}, ["learning_rate must be a number; got 'fast'"]),
     ],
 )
 def test_bad_flags_are_one_line_and_leave_nothing_behind(
@@ -182,10 +181,5 @@ def test_bad_flags_are_one_line_and_leave_nothing_behind(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = flags(sd_folder, images, tmp_path / "new" / "out", **changes)
-    if not messages:  # a value of the wrong type is argparse's own usage error
-        with pytest.raises(SystemExit):
-            train_lcm_lora.main(arguments)
-        assert "invalid float value: 'fast'" in capsys.readouterr().err
-    else:
-        expect_refusal(capsys, arguments, *messages)
+    expect_refusal(capsys, arguments, *messages)
     assert list(tmp_path.iterdir()) == []
