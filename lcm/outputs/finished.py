@@ -69,7 +69,7 @@ def flaw_of_result(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> str 
     )
 
 
-def flaw_of_weights(output_dir: Path, adapter: str | None) -> str | None:
+def flaw_of_weights(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> str | None:
     """Reads every byte of the weights, and the recipe of a U-Net."""
     files = result_files(output_dir, adapter)
     if missing := [path.name for path in files if not is_regular(path)]:
