@@ -46,15 +46,15 @@ def card_with(text: str) -> Card:
         teacher=text,
         teacher_loras=[{"file": text, "weight": 0.5}],
         extra_teachers=[text],
-        scheduler_config={"original_inference_steps": 50, "prediction_type": text},
     )
+    name = "x" if fault_of_text(text) else text  # which no flag takes
     config = TrainConfig.of(
-        pretrained_teacher_model=f"/home/alice/{text}" if text.strip() else "/",
+        pretrained_teacher_model=f"/home/alice/{name}",
         train_data_dir="x",
-        init_adapter=text,
-        image_column=text,
-        caption_column=text or "x",
-        teacher_lora=[f"/home/alice/{text}=0.5"],
+        init_adapter=name,
+        image_column=name,
+        caption_column=name,
+        teacher_lora=[f"/home/alice/{name}=0.5"],
     )
     return make_card(recipe, config, config.flat(), [text, text])
 
