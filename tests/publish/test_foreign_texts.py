@@ -14,6 +14,7 @@ from markdown_it.token import Token
 from lcm.config.run import TrainConfig
 from lcm.publish.card import Card, make_card
 from lcm.publish.code import view_of_others
+from lcm.system.words import fault_of_text
 from tests.support.adapters import make_recipe
 
 TEXTS = {
