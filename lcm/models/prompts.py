@@ -74,8 +74,8 @@ def final_norm(pipe: Any) -> Iterator[None]:
 
 def stock_encode(pipe: Any) -> Any:
     """The `encode_prompt` of diffusers, which pipelines of this package wrap."""
-    kinds = (kind for kind in reversed(type(pipe).__mro__) if "encode_prompt" in vars(kind))
-    return next(kinds).encode_prompt
+    found = (vars(kind).get("encode_prompt") for kind in reversed(type(pipe).__mro__))
+    return next(method for method in found if method is not None)
 
 
 # --- what does not fit ----------------------------------------------------------------------------
