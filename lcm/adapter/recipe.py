@@ -14,7 +14,18 @@ from lcm.adapter.scheduler_values import check_scheduler_values
 from lcm.diffusion.prediction_types import PREDICTION_TYPES
 from lcm.system.json_input import content, parse_object
 from lcm.system.public_names import public_name
-from lcm.system.values import TRUTH, Rule, list_of, number, object_of, one_of, text, whole, word
+from lcm.system.values import (
+    TRUTH,
+    Rule,
+    list_of,
+    number,
+    object_of,
+    one_of,
+    optional,
+    text,
+    whole,
+    word,
+)
 
 RECIPE_KEY = "lcm.recipe"
 """Header key of the safetensors file; the value is JSON."""
@@ -51,6 +62,7 @@ class CallDefaults:
     num_inference_steps: int = 4
     guidance_scale: float = 1.0
     eta: float = 0.0
+    clip_skip: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,8 @@ class TeacherFacts:
     resolution: int
     teacher_loras: list[dict[str, Any]] = field(default_factory=list)
     extra_teachers: list[str] = field(default_factory=list)
+    clip_skip: int | None = None
+    prompt_chunks: int = 1
 
     @classmethod
     def of(cls, pipe: Any, teacher: str = "unknown") -> TeacherFacts:
@@ -109,7 +123,9 @@ class Recipe:
     the stochasticity to pass where the scheduler is `TCDScheduler`, `injection` the noise of
     `lcm.diffusion.sampling.sample_stochastic_flow`. `teacher_loras` are the style LoRAs that the
     teacher had, each with its `file` and `weight`: an adapter is to be attached beside them.
-    `extra_teachers` are those that it was trained on besides.
+    `extra_teachers` are those that it was trained on besides. `clip_skip` is the value to pass
+    where layers of the text encoders were left out in training, `prompt_chunks` the number of
+    chunks of 77 tokens that all prompts had (`lcm.models.long_prompts`).
     """
 
     objective: str = field(metadata=ruled(NAME))
@@ -133,6 +149,8 @@ class Recipe:
         default_factory=list, metadata=ruled(list_of(STYLE, 0, 100))
     )
     extra_teachers: list[str] = field(default_factory=list, metadata=ruled(list_of(PATH, 0, 100)))
+    clip_skip: int | None = field(default=None, metadata=ruled(optional(whole(0, 100))))
+    prompt_chunks: int = field(default=1, metadata=ruled(whole(1, 100)))
 
     def __post_init__(self) -> None:
         """Raises ValueError naming the field that is not what it may be, and the fix."""
@@ -171,6 +189,8 @@ class Recipe:
             injection=play.injection,
             teacher_loras=facts.teacher_loras,
             extra_teachers=facts.extra_teachers,
+            clip_skip=facts.clip_skip,
+            prompt_chunks=facts.prompt_chunks,
         )
 
     @property
@@ -179,8 +199,10 @@ class Recipe:
         return min(self.num_inference_steps, key=lambda n: abs(n - 4))
 
     def call_defaults(self) -> CallDefaults:
-        """The steps to begin with, the guidance and the stochasticity to call a pipeline with."""
-        return CallDefaults(self.usual_steps, self.guidance_scale, self.eta)
+        """The steps to begin with, the guidance and the stochasticity to call a pipeline with, and
+        the layers of the text encoders to leave out.
+        """
+        return CallDefaults(self.usual_steps, self.guidance_scale, self.eta, self.clip_skip)
 
     def public(self) -> Recipe:
         """The same without paths of this machine: of local models their names alone."""

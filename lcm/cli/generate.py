@@ -70,6 +70,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="default: the recipe's; 7.5 without adapters",
     )
     add(
+        "--clip_skip",
+        type=within(whole, at_least=0, at_most=100),
+        help='last layers of the text encoders to leave out, as diffusers counts them; 1 is "Clip '
+        "skip 2\" of web UIs; default: the recipe's, else none",
+    )
+    add(
+        "--long_prompts",
+        type=one_of("truncate", "chunks"),
+        choices=["truncate", "chunks"],
+        help="of prompts longer than 75 words' tokens leave out the rest, or draw all of it, in up "
+        "to 4 chunks of 75 (needs the package compel); default: as the adapter was trained, else "
+        "truncate",
+    )
+    add(
         "--scheduler",
         type=text,
         help="a class of diffusers, for example DDIMScheduler; default: the recipe's, or the "
@@ -108,6 +122,8 @@ def settings_of(args: argparse.Namespace, recipe: Recipe | None, defaults: CallD
     settings = Settings(
         guidance_scale=first_of(args.guidance_scale, defaults.guidance_scale),
         eta=defaults.eta,
+        clip_skip=first_of(args.clip_skip, defaults.clip_skip) or None,
+        prompt_chunks=recipe.prompt_chunks if recipe else 1,
         negative_prompt=args.negative_prompt,
         height=first_of(args.height, recipe and recipe.resolution),
         width=first_of(args.width, recipe and recipe.resolution),
@@ -132,6 +148,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         plan,
         prepare,
     )
+    from lcm.inference.texts import settle_texts
+    from lcm.models.prompts import check_clip_skip
 
     weights = read_weights(args.adapter)
     adapters = look_up_all(weights)
@@ -146,7 +164,11 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         check_names_free(args.output, pictures)
     device = choose_device(args.device)
     pipe = load_pipe(args, choose_dtype(args.dtype, device))
+    check_clip_skip(pipe, settings.clip_skip)
     prepare(pipe, adapters, list(weights.values()), args.scheduler)
+    settings, problem = settle_texts(pipe, prompts, settings, args.long_prompts)
+    if problem is not None:
+        print(f"warning: {problem}", file=sys.stderr)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     write(pipe, pictures, settings.with_size(pipe), args, weights)
@@ -205,6 +227,8 @@ def write(
             "scheduler": scheduler,
             "guidance_scale": settings.guidance_scale,
             "eta": settings.eta,
+            "clip_skip": settings.clip_skip,
+            "prompt_chunks": settings.prompt_chunks,
         },
     }
     write_json(args.output / INDEX_NAME, {**facts, "images": entries})

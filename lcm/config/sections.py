@@ -8,6 +8,7 @@ what is written in `lcm.config.output_sections`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lcm.adapter.names import LORA_TARGETS
 from lcm.system.flags import Section, flag
@@ -18,6 +19,11 @@ LR_SCHEDULERS = (
     "constant_with_warmup",
 )
 """Names of diffusers.optimization.SchedulerType, without the one that needs arguments."""
+
+
+def skipped(layers: Any) -> Any:
+    """A value of clip_skip: leaving out 0 layers is leaving out none."""
+    return None if layers == 0 else layers
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,13 @@ class TeacherConfig(Section):
         None, "hub revision of the teacher", aliases=("--revision",), unset="the newest"
     )
     variant: str | None = flag(None, "file variant of the teacher, for example fp16")
+    clip_skip: int | None = flag(
+        None,
+        "last layers of the text encoders that are left out, as diffusers counts them: 1 is "
+        '--clip_skip 2 of kohya\'s scripts and "Clip skip 2" of web UIs',
+        at_least=0,
+        read=skipped,
+    )
     teacher_lora: list[str] = flag(
         [],
         "style LoRAs that become part of the teacher, each PATH or PATH=WEIGHT: file, folder or "

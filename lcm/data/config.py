@@ -169,6 +169,12 @@ class SampleConfig(Section):
     proportion_empty_prompts: float = flag(
         0.0, "share of samples trained with an empty prompt", at_least=0, at_most=1
     )
+    long_prompts: str = flag(
+        "truncate",
+        "captions longer than 75 words' tokens: truncate: the rest is not learnt; chunks: all of "
+        "it, in up to 4 chunks of 75, which needs the package compel",
+        choices=("truncate", "chunks"),
+    )
     interpolation_type: str = flag(
         "lanczos", "how pictures are resized", choices=tuple(INTERPOLATION)
     )

@@ -17,6 +17,7 @@ from lcm.data.buckets import Buckets, one_square
 from lcm.data.dropped import NO_CAPTION, Dropped
 from lcm.data.loaded import LoadedData
 from lcm.data.records import Record
+from lcm.models.prompts import Lengths
 from lcm.system.atomic import replacing
 from lcm.system.fonts import legible, letters_across
 from lcm.system.image_grid import draw_images, save_png
@@ -34,7 +35,9 @@ class DataReport:
     which width x height.
 
     What is about images is None or empty without any. `left_out` names what was dropped or hidden,
-    of each reason the first `dropped.LISTED`, as file, reason, and what lies behind it.
+    of each reason the first `dropped.LISTED`, as file, reason, and what lies behind it. Of
+    `captions_counted` captions, all but of very many, `long_captions` have more tokens than are
+    learnt; None where nobody has counted.
     """
 
     source: str
@@ -50,6 +53,8 @@ class DataReport:
     buckets: dict[str, int]
     hidden: int = 0
     left_out: list[dict[str, str]] = field(default_factory=list)
+    captions_counted: int | None = None
+    long_captions: int | None = None
 
     def lines(self) -> list[str]:
         """Lines for the log, which has what was kept and dropped already."""
@@ -73,9 +78,14 @@ class DataReport:
         ]
 
 
-def make_report(data: LoadedData, resolution: int, buckets: Buckets | None = None) -> DataReport:
+def make_report(
+    data: LoadedData,
+    resolution: int,
+    buckets: Buckets | None = None,
+    lengths: Lengths | None = None,
+) -> DataReport:
     """The report on data that will be trained on at `resolution`, in these buckets or all as
-    squares.
+    squares, with captions of these lengths.
     """
     buckets = buckets or one_square(resolution, len(data.records))
     pictures = data.pictures or []
@@ -97,6 +107,8 @@ def make_report(data: LoadedData, resolution: int, buckets: Buckets | None = Non
         buckets=buckets.counts() if pictures else {},
         hidden=dropped.hidden,
         left_out=[asdict(one) for one in dropped.left_out()],
+        captions_counted=None if lengths is None else lengths.counted,
+        long_captions=None if lengths is None else lengths.long,
     )
 
 

@@ -25,6 +25,8 @@ from lcm.inference.attach import attach
 from lcm.inference.judge import sound
 from lcm.inference.load import load
 from lcm.models.base_model import is_base
+from lcm.models.long_prompts import prompt_arguments
+from lcm.models.prompts import final_norm, said_already
 from lcm.system.atomic import replacing
 from lcm.system.image_grid import draw_labelled, fitting
 from lcm.system.registry import closest
@@ -187,6 +189,8 @@ class Settings:
 
     guidance_scale: float
     eta: float = 0.0
+    clip_skip: int | None = None
+    prompt_chunks: int = 1
     negative_prompt: str | None = None
     height: int | None = None
     width: int | None = None
@@ -210,18 +214,30 @@ def draw(
     neither on the batch nor on the device.
     """
     options = asdict(settings)
-    negative = options.pop("negative_prompt")
+    negative, clip_skip, chunks = (
+        options.pop(name) for name in ("negative_prompt", "clip_skip", "prompt_chunks")
+    )
+    is_guided = settings.guidance_scale > 1 and pipe.unet.config.time_cond_proj_dim is None
     for steps in dict.fromkeys(picture.steps for picture in pictures):
         alike = [picture for picture in pictures if picture.steps == steps]
         for start in range(0, len(alike), batch_size):
             batch = alike[start : start + batch_size]
-            images = pipe(
+            seeds = [picture.seed for picture in batch]
+            texts = prompt_arguments(
+                pipe,
                 [picture.prompt for picture in batch],
-                negative_prompt=None if negative is None else [negative] * len(batch),
-                num_inference_steps=steps,
-                generator=[torch.Generator("cpu").manual_seed(picture.seed) for picture in batch],
-                **options,
-            ).images
+                None if negative is None else [negative] * len(batch),
+                chunks=chunks,
+                clip_skip=clip_skip,
+                guided=is_guided,
+            )
+            with final_norm(pipe), said_already(pipe):
+                images = pipe(
+                    **texts,
+                    num_inference_steps=steps,
+                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                    **options,
+                ).images
             yield from zip(batch, images, strict=True)
 
 
@@ -239,6 +255,7 @@ def parameters(
         "Sampler": scheduler.removesuffix("Scheduler"),
         "CFG scale": f"{settings.guidance_scale:g}",
         "Seed": picture.seed,
+        **({"Clip skip": settings.clip_skip + 1} if settings.clip_skip else {}),
         "Size": f"{size[0]}x{size[1]}",
         "Model": Path(base).stem,
         **({"Adapters": json.dumps(adapters, ensure_ascii=False)} if adapters else {}),

@@ -11,6 +11,7 @@ import diffusers
 
 from lcm.adapter.recipe import AGAIN, UNCLIPPED, Recipe, family_name
 from lcm.adapter.scheduler_values import check_scheduler_values
+from lcm.models.prompts import check_clip_skip
 from lcm.system.text import plain
 from lcm.system.values import shown
 
@@ -122,6 +123,7 @@ def check_compatible(pipe: Any, recipe: Recipe, scheduler_config: Any) -> None:
             f"{recipe.cross_attention_dim}, this pipeline has a {family} U-Net with text width "
             f"{width}; use a base model of the adapter's family"
         )
+    check_clip_skip(pipe, recipe.clip_skip)
     prediction_type = scheduler_config.get("prediction_type", "epsilon")
     if prediction_type != recipe.prediction_type:
         raise ValueError(

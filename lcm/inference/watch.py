@@ -19,6 +19,7 @@ from diffusers import DiffusionPipeline
 from lcm.inference.call_defaults import is_off, supply
 from lcm.inference.call_warnings import look_at_settings, look_at_strength
 from lcm.inference.state import MEMBERS, Attachment, attachment, own_attachment, unwrapped
+from lcm.inference.texts import encoding
 
 
 class Watched:
@@ -50,6 +51,8 @@ def watched_class(base: Any) -> Any:
     for name, look in LOOKS.items():
         if hasattr(base, name):
             namespace[name] = looking(getattr(base, name), look)
+    if hasattr(base, "encode_prompt"):
+        namespace["encode_prompt"] = encoding(base.encode_prompt)
     namespace["__call__"] = calling(base.__call__)
     return type(base.__name__, (Watched, base), namespace)
 

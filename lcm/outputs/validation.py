@@ -15,6 +15,8 @@ from PIL import Image
 
 from lcm.data.records import Record
 from lcm.models.families import Family
+from lcm.models.long_prompts import prompt_arguments
+from lcm.models.prompts import final_norm, said_already
 from lcm.system.image_grid import draw_images
 from lcm.system.signals import never
 
@@ -39,6 +41,8 @@ class GridSpec:
     resolution: int
     guidance_scale: float
     eta: float = 0.0
+    clip_skip: int | None = None
+    prompt_chunks: int = 1
 
 
 @torch.no_grad()
@@ -48,20 +52,28 @@ def draw_row(
     """One picture per entry of `num_steps`, every one from
     `torch.Generator("cpu").manual_seed(seed)`. None when `asked` to stop before the last one.
     """
+    text = prompt_arguments(
+        pipe,
+        [prompt],
+        chunks=spec.prompt_chunks,
+        clip_skip=spec.clip_skip,
+        guided=spec.guidance_scale > 1,
+    )
     images = []
     for n in spec.num_steps:
         if asked():
             return None
-        latents = pipe(
-            prompt,
-            num_inference_steps=n,
-            guidance_scale=spec.guidance_scale,
-            eta=spec.eta,
-            height=spec.resolution,
-            width=spec.resolution,
-            generator=torch.Generator("cpu").manual_seed(spec.seed),
-            output_type="latent",
-        ).images
+        with final_norm(pipe), said_already(pipe):
+            latents = pipe(
+                **text,
+                num_inference_steps=n,
+                guidance_scale=spec.guidance_scale,
+                eta=spec.eta,
+                height=spec.resolution,
+                width=spec.resolution,
+                generator=torch.Generator("cpu").manual_seed(spec.seed),
+                output_type="latent",
+            ).images
         images += family.decode(latents)
     return images
 

@@ -14,6 +14,7 @@ import torch
 from lcm.adapter.recipe import CallDefaults, Recipe
 from lcm.inference import attach, current_recipe
 from lcm.inference.arguments import check_arguments
+from lcm.models.prompts import check_clip_skip, check_text, final_norm
 
 
 def count_prompts(prompt: Any, prompt_embeds: Any) -> int:
@@ -97,6 +98,8 @@ class FewStepMixin:
         pipeline does not have (it would ignore it), ValueError for seeds that do not fit.
         """
         check_arguments(self.stock_class, options, self.stock_class.__name__)
+        check_text("prompt", prompt)
+        check_text("negative_prompt", options.get("negative_prompt"))
         recipe = self.recipe
         defaults = recipe.call_defaults() if recipe else CallDefaults()
         if num_inference_steps is None:
@@ -107,6 +110,8 @@ class FewStepMixin:
             guidance_scale = defaults.guidance_scale
         if defaults.eta:
             options.setdefault("eta", defaults.eta)
+        if options.setdefault("clip_skip", defaults.clip_skip) is not None:
+            check_clip_skip(self, options["clip_skip"])
         if seed is not None:
             if options.get("generator") is not None:
                 raise ValueError("seed and generator exclude each other; pass one of them")
@@ -120,6 +125,11 @@ class FewStepMixin:
             guidance_scale=guidance_scale,
             **options,
         )
+
+    def encode_prompt(self, *args: Any, **options: Any) -> Any:
+        """The stock method, in which `clip_skip` works with any version of transformers."""
+        with final_norm(self):
+            return super().encode_prompt(*args, **options)  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """Saves as the stock class, which everybody can load.

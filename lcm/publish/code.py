@@ -190,6 +190,17 @@ class Code:
         adapters = ", ".join(map(literal, ["lcm", *names]))
         return [*loads, f"pipe.set_adapters([{adapters}], {weights})"]
 
+    def final_norm(self) -> str:
+        """Further lines of Python without which `clip_skip` of Stable Diffusion fails in diffusers
+        0.42 with transformers from 5.6 on.
+        """
+        if not clip_skip_of(self.recipe) or self.recipe.family == "sdxl":
+            return ""
+        return """
+# clip_skip needs it: https://github.com/huggingface/diffusers/issues/14124
+if not hasattr(pipe.text_encoder, "text_model"):
+    vars(pipe.text_encoder)["text_model"] = pipe.text_encoder"""
+
     def snippet(self, view: View) -> str:
         """Python code that draws one picture with stock diffusers."""
         recipe = self.recipe
@@ -203,7 +214,7 @@ from diffusers import {self.imports()}
 {self.loading(view)}
 pipe.scheduler = {recipe.scheduler}.from_config(
     pipe.scheduler.config,
-{overrides})
+{overrides}){self.final_norm()}
 image = pipe(
     {literal(self.prompt)},
     {self.call_options()}

@@ -60,7 +60,7 @@ def comfy_settings(recipe: Recipe, w_embedding: bool) -> ComfySettings | None:
 
 def clip_skip_of(recipe: Recipe) -> int:
     """How many layers of the text encoders were left out."""
-    return int(getattr(recipe, "clip_skip", None) or 0)
+    return recipe.clip_skip or 0
 
 
 def clip_layer_of(recipe: Recipe) -> int | None:
@@ -124,7 +124,8 @@ def other_tools(recipe: Recipe, file: str | None, w_embedding: bool) -> str:
     settings = comfy_settings(recipe, w_embedding)
     if settings is None:
         return "ComfyUI and A1111 cannot tell a U-Net its guidance scale: use diffusers."
-    return f"{comfy_words(recipe, settings, file)}\n\n{a1111_words(recipe, settings, file)}"
+    words = f"{comfy_words(recipe, settings, file)}\n\n{a1111_words(recipe, settings, file)}"
+    return f"{words}{about_chunks(recipe)}"
 
 
 def comfy_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> str:
@@ -176,4 +177,15 @@ def a1111_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> st
         f"A1111: {tag}, sampler {SAMPLERS[recipe.scheduler][1]}, schedule type SGM Uniform, "
         f"{settings.steps} steps, CFG {settings.cfg:g}.{a1111_clip_words(recipe)} A file that you "
         "rename has its new name in the prompt."
+    )
+
+
+def about_chunks(recipe: Recipe) -> str:
+    """A further paragraph where prompts had several chunks."""
+    if recipe.prompt_chunks == 1:
+        return ""
+    return (
+        f"\n\nIt was trained with prompts of {recipe.prompt_chunks} chunks of 77 tokens. ComfyUI "
+        "and A1111 cut long prompts into chunks by themselves; diffusers takes them as "
+        "`prompt_embeds`, which the package `compel` makes."
     )

@@ -151,6 +151,8 @@ class Publisher:
             resolution=self.recipe.resolution,
             guidance_scale=self.recipe.guidance_scale,
             eta=self.recipe.eta,
+            clip_skip=self.recipe.clip_skip,
+            prompt_chunks=self.recipe.prompt_chunks,
         )
         with self.family.at_hand(self.accelerator.device):
             return draw_grid(self.family, pipe, spec, process, asked)

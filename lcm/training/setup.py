@@ -27,6 +27,7 @@ from lcm.methods.config import MethodConfig
 from lcm.methods.objective import Objective
 from lcm.methods.perceptual import make_lpips
 from lcm.models.families import Family
+from lcm.models.prompts import Lengths
 from lcm.outputs.checkpoint import RunState
 from lcm.outputs.resume import check_same_command, check_together, open_together
 from lcm.outputs.validation import prompts_of
@@ -41,6 +42,7 @@ from lcm.training.inputs import (
     resolution_of,
 )
 from lcm.training.launch import Machine, make_machine
+from lcm.training.prompts import check_prompts, measure_prompts
 from lcm.training.publisher import Publisher
 from lcm.training.result import kind_of
 from lcm.training.run import Run, RunFacts
@@ -63,11 +65,13 @@ def build_run(config: TrainConfig) -> tuple[Run, TrainState]:
     saved = open_together(config.output, machine.accelerator, machine.team)
     workspace = open_workspace(config.loop, config.cache, config.output, machine.team)
     check_may_push(config.hub, config.output.folder, machine.team, create=workspace.is_kept)
+    check_prompts(config)
     styles = identify_styles(config.teacher, machine.team)
     kind = kind_of(config.adapter)
     kind.check_styles(styles_of(config.teacher))
     families, loaded = load_inputs(config, machine, workspace)
-    facts = make_facts(config, machine, families[0], loaded, styles)
+    lengths = measure_prompts(config, families, loaded)
+    facts = make_facts(config, machine, families[0], loaded, styles, lengths)
     if saved is not None:
         free = config.free_to_change()
         check_together(saved, config.output, free, facts.record(), machine.team)
@@ -111,15 +115,20 @@ def make_facts(
     family: Family,
     loaded: LoadedData,
     styles: list[list[Any]],
+    lengths: Lengths | None = None,
 ) -> RunFacts:
-    """Fills in what only the teacher and the data know, and logs what the data are."""
+    """Fills in what only the teacher and the data know, and logs what the data are; `lengths` are
+    those of their captions.
+    """
     loop, records = config.loop, loaded.records
     samples = loop.train_batch_size * loop.gradient_accumulation_steps * machine.process[1]
     updates = loop.max_train_steps
     if loop.num_train_epochs is not None:
         updates = math.ceil(loop.num_train_epochs * len(records) / samples)
     resolution = resolution_of(config.samples, family)
-    report = make_report(loaded, resolution, make_buckets(config.samples, family, loaded))
+    prompts = config.validation.validation_prompts
+    buckets = make_buckets(config.samples, family, loaded)
+    report = make_report(loaded, resolution, buckets, lengths)
     for line in report.lines():
         logger.info("%s", line)
     filled = {
@@ -135,7 +144,7 @@ def make_facts(
         styles=styles,
         settings={**config.flat(), **filled},
         report=report,
-        prompts=config.validation.validation_prompts or prompts_of(records),
+        prompts=prompts or prompts_of(records),
     )
 
 
@@ -177,6 +186,8 @@ def build_recipe(
         resolution=resolution,
         teacher_loras=[style.facts() for style in styles_of(config.teacher)],
         extra_teachers=config.teacher.extra_teachers,
+        clip_skip=config.teacher.clip_skip,
+        prompt_chunks=family.chunks,
     )
     recipe = make_recipe(config.method, facts).public()
     if config.adapter.w_embedding:
@@ -233,6 +244,8 @@ def build_cache(config: TrainConfig) -> None:
     """Encodes the data of a run without training."""
     machine = make_machine(config.loop, config.output, config.optimizer)
     check_same_command(config.flat(), machine.team)
+    check_prompts(config)
     workspace = RunWorkspace.open(config.output.folder, config.cache, machine.team)
     families, data = load_inputs(config, machine, workspace)
+    measure_prompts(config, families, data)
     encode_once(config, families, data, workspace)

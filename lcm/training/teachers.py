@@ -119,6 +119,7 @@ def load_teachers(config: TeacherConfig, dtype: torch.dtype) -> list[Family]:
         revision=config.teacher_revision,
         variant=config.variant,
         vae_path=config.pretrained_vae_model_name_or_path,
+        clip_skip=config.clip_skip,
     )
     fold_styles(first.pipe, styles_of(config))
     return [first, *(load_extra(config, path, first) for path in config.extra_teachers)]
@@ -128,7 +129,9 @@ def load_extra(config: TeacherConfig, path: str, first: Family) -> Family:
     """A further teacher. Revision, variant and VAE are flags for the first alone."""
     base_config = config.base_config if is_single_file(path) else None
     try:
-        family = load_family(path, base_config=base_config, dtype=first.unet.dtype)
+        family = load_family(
+            path, base_config=base_config, dtype=first.unet.dtype, clip_skip=config.clip_skip
+        )
         fold_styles(family.pipe, styles_of(config))
     except (ValueError, OSError) as error:
         raise type(error)(

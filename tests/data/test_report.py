@@ -19,6 +19,7 @@ from lcm.data.loaded import LoadedData
 from lcm.data.pictures import survey
 from lcm.data.records import Record
 from lcm.data.report import make_report, write_report
+from lcm.models.prompts import Lengths
 from lcm.system.fonts import fonts
 from lcm.system.processes import Team
 from tests.support.pictures import BLUE, GREEN, RED, encoded, plain
@@ -48,7 +49,7 @@ def test_the_counts_are_those_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_text("no picture")
     (tmp_path / "broken.txt").write_text("x")
     data = load_data(DataConfig(train_data_dir=str(tmp_path)))
-    report = make_report(data, 16)
+    report = make_report(data, 16, lengths=Lengths(7, 6, 2, 77))
     assert dataclasses.asdict(report) == {
         "source": f"--train_data_dir {tmp_path}",
         "kept": 5,
@@ -66,6 +67,8 @@ def test_the_counts_are_those_of_the_folder(tmp_path: Path) -> None:
             {"file": "broken.png", "reason": "unreadable", "why": "its content is none of these"},
             {"file": "silent.png", "reason": "without a caption", "why": ""},
         ],
+        "captions_counted": 6,
+        "long_captions": 2,
     }
     captions, sides = report.lines()
     assert captions == "captions: 7 for 5 samples; dropped without one: 1"

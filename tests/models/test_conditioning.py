@@ -24,25 +24,30 @@ def record_unet_calls(pipe: Any, **options: Any) -> list[dict[str, Any]]:
         calls.append(kwargs)
         return forward(*args, **kwargs)
 
+    if not hasattr(pipe.text_encoder, "text_model"):  # huggingface/diffusers#14124
+        vars(pipe.text_encoder)["text_model"] = pipe.text_encoder
     pipe.unet.forward = spy
     pipe(PROMPTS, num_inference_steps=1, height=16, width=16, output_type="latent", **options)
     pipe.unet.forward = forward
     return calls
 
 
-def test_sd_conditions_as_the_stock_pipeline_does(sd_folder: Path) -> None:
-    family = load_family(str(sd_folder))
-    (call,) = record_unet_calls(build_sd(), guidance_scale=3.0)
+@pytest.mark.parametrize("clip_skip", [None, 1, 2])
+def test_sd_conditions_as_the_stock_pipeline_does(sd_folder: Path, clip_skip: int | None) -> None:
+    family = load_family(str(sd_folder), clip_skip=clip_skip)
+    (call,) = record_unet_calls(build_sd(), guidance_scale=3.0, clip_skip=clip_skip)
     cond = family.encode_prompts(PROMPTS, SIZES)
     both = family.unconditional(cond).cat(cond)
     torch.testing.assert_close(both.prompt_embeds, call["encoder_hidden_states"])
 
 
-@pytest.mark.parametrize("force_zeros", [True, False])
-def test_sdxl_conditions_as_the_stock_pipeline_does(tmp_path: Path, force_zeros: bool) -> None:
+@pytest.mark.parametrize(("force_zeros", "clip_skip"), [(True, None), (False, None), (False, 1)])
+def test_sdxl_conditions_as_the_stock_pipeline_does(
+    tmp_path: Path, force_zeros: bool, clip_skip: int | None
+) -> None:
     build_sdxl(force_zeros).save_pretrained(tmp_path)
-    family = load_family(str(tmp_path))
-    (call,) = record_unet_calls(build_sdxl(force_zeros), guidance_scale=3.0)
+    family = load_family(str(tmp_path), clip_skip=clip_skip)
+    (call,) = record_unet_calls(build_sdxl(force_zeros), guidance_scale=3.0, clip_skip=clip_skip)
     cond = family.encode_prompts(PROMPTS, SIZES)
     both = family.unconditional(cond).cat(cond)
     torch.testing.assert_close(both.prompt_embeds, call["encoder_hidden_states"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCardData
 
@@ -17,6 +18,7 @@ from lcm.config.command_line import parse_config
 from lcm.config.run import PLACES, TrainConfig
 from lcm.methods import METHODS
 from lcm.methods.build import make_recipe
+from lcm.models.prompts import final_norm
 from lcm.outputs.resume import differences
 from lcm.publish.card import front_matter, make_card
 from lcm.publish.code import Code, Models, view_from_here
@@ -27,6 +29,7 @@ from lcm.publish.usage import guidance_advice
 from lcm.publish.wording import wording
 from lcm.system.public_names import on_the_hub, public_name
 from tests.support.configs import BASE, read_by, write_yaml
+from tests.support.worlds import build_sd
 
 PROMPTS = ["a red star", 'a "blue" ring']
 
@@ -211,6 +214,14 @@ TOOLS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         {},
         ["`v_prediction` and zsnr on"],
     ),
+    # ComfyUI counts layers from the end, 1 being the last, and has 2 for SDXL where nothing is set
+    "layers": ({"clip_skip": 1}, {}, ["CLIP Set Last Layer with -2 ", " Clip skip 2."]),
+    "layers of sdxl": (
+        {"clip_skip": 1, "family": "sdxl"},
+        {},
+        ["CLIP Set Last Layer with -3 ", "cannot leave out layers of SDXL"],
+    ),
+    "chunks": ({"prompt_chunks": 3}, {}, ["3 chunks of 77 tokens", "`compel`"]),
     "full": ({}, {"full_finetune": True}, ["Load Diffusion Model", "A1111 does not read"]),
     "w": (
         {},
@@ -241,6 +252,21 @@ def test_without_guidance_in_training_none_is_said_to_be_in_the_weights() -> Non
         guidance_advice(recipe, config.adapter.w_embedding)
         == "Keep `guidance_scale` at 1: it was trained without guidance."
     )
+
+
+def test_the_snippet_leaves_out_layers_with_these_versions_of_the_libraries() -> None:
+    def lines_of(recipe: Recipe, config: TrainConfig) -> str:
+        code = Code(recipe, Models.of(config.teacher), "x.safetensors", 0, "x")
+        text = code.snippet(view_from_here("."))
+        return text[text.rindex(".from_config(") : text.index("image = pipe(")].partition(")")[2]
+
+    pipe = build_sd()
+    exec(lines_of(*made({"clip_skip": 1})), {"pipe": pipe})
+    embeds, _ = pipe.encode_prompt("x", "cpu", 1, False, clip_skip=1)
+    with final_norm(pipe):
+        assert torch.equal(embeds, pipe.encode_prompt("x", "cpu", 1, False, clip_skip=1)[0])
+    for others in ({}, {"clip_skip": 1, "family": "sdxl"}):
+        assert lines_of(*made(others)).strip() == ""
 
 
 @pytest.mark.parametrize("prompt", ['say "hi"', "it's", "a \\ b", "über\nzwei", "```"])

@@ -58,8 +58,9 @@ def prompt_rows(family: Family, prompts: Sequence[str]) -> tuple[Rows, dict[str,
         keys[prompt] = key_of(tokens.tolist())
         requested[keys[prompt]] = (prompt, tokens)
     encoders = family.text_encoders()
-    model = key_of(family.name, identity_of(*encoders))
-    facts = {"model": model, "family": family.name, "dtype": str(encoders[0].dtype)}
+    settings = family.text_settings
+    model = key_of(family.name, identity_of(*encoders), *settings.items())
+    facts = {"model": model, "family": family.name, "dtype": str(encoders[0].dtype), **settings}
     make: Callable[..., Iterator[tuple[str, Row]]] = partial(make_embeds, family=family)
     rows = Rows(
         kind="prompts",

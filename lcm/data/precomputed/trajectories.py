@@ -85,6 +85,8 @@ def trajectory_key(family: Family, records: Sequence[Record], spec: TrajectorySp
     digest = hashlib.sha256()
     schedule = family.schedule
     facts = [asdict(spec), [[r.key, r.captions[0]] for r in records], schedule.prediction_type]
+    if settings := family.text_settings:
+        facts.append(settings)
     digest.update(
         json.dumps([*facts, family.name, family.pipeline_options()], sort_keys=True).encode()
     )

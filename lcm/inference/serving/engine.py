@@ -25,7 +25,9 @@ from lcm.inference.serving.calls import Call, groups, make
 from lcm.inference.serving.drawing import Drawing, gather_facts, inside
 from lcm.inference.serving.futures import Picture, check_outside, settle
 from lcm.inference.serving.request import MAX_PIXELS, Request, as_request
+from lcm.inference.texts import say_once
 from lcm.models.families.base import PIXELS_AT_ONCE
+from lcm.models.prompts import final_norm, said_already
 
 PIPELINES = (
     *(StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline),
@@ -81,6 +83,7 @@ class Engine:
         self._changed = threading.Condition()
         self._stepping = threading.RLock()
         self._closed = False
+        self._warned: set[str] = set()
 
     def submit(self, request: Request | str) -> Future[Any]:
         """A future of the image of a request, or of a prompt alone. It raises what is wrong with
@@ -95,6 +98,7 @@ class Engine:
         except Exception as error:
             future.set_exception(error)
             return future
+        say_once(self.pipe, self._warned, arguments)
         with self._changed:
             if self._closed:
                 raise RuntimeError("this engine is closed; make another")
@@ -127,7 +131,14 @@ class Engine:
         """
         check_outside(self, "call Engine.step")
         try:
-            with self._stepping, torch.inference_mode(False), torch.no_grad(), inside(self):
+            with (
+                self._stepping,
+                torch.inference_mode(False),
+                torch.no_grad(),
+                inside(self),
+                final_norm(self.pipe),
+                said_already(self.pipe),
+            ):
                 self._drop_ended()
                 self._admit()
                 self._settle()

@@ -16,6 +16,7 @@ from PIL import Image
 
 from lcm.adapter.recipe import CallDefaults, Recipe
 from lcm.inference.arguments import both_sides, check_arguments, finite, own_sides, whole
+from lcm.models.prompts import check_clip_skip, check_text
 
 REFUSED = {
     "generator": "it follows from the seed",
@@ -43,9 +44,9 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Request:
-    """One picture. None stands for what the recipe says, without one 4 steps, guidance_scale 1 and
-    eta 0; of `negative_prompt` for none, of `height` and `width`, in pixels, for the side that the
-    pipeline draws at. `options` are other arguments of the pipeline's call.
+    """One picture. None stands for what the recipe says, without one 4 steps, guidance_scale 1, eta
+    0 and no clip_skip; of `negative_prompt` for none, of `height` and `width`, in pixels, for the
+    side that the pipeline draws at. `options` are other arguments of the pipeline's call.
     """
 
     prompt: str
@@ -54,6 +55,7 @@ class Request:
     guidance_scale: float | None = None
     negative_prompt: str | None = None
     eta: float | None = None
+    clip_skip: int | None = None
     height: int | None = None
     width: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Request:
                     f"{name} must be one string, a request is one picture; got "
                     f"{type(value).__name__}"
                 )
+            check_text(name, value)
         if not isinstance(self.seed, Integral) or not -(2**63) <= self.seed < 2**64:
             raise ValueError(f"seed must be an integer of 64 bits; got {self.seed!r}")
         own = {
@@ -95,6 +98,7 @@ class Request:
             # those of a recipe are left out where the call has no such argument
             if value is not None and (name in accepted(pipe) or said):
                 own[name] = CHECKS[name](name, value) if name in CHECKS else value
+        check_clip_skip(pipe, own.get("clip_skip"))
         return own
 
     def check_size(self, pipe: Any, own: Mapping[str, Any], max_pixels: int) -> None:

@@ -78,9 +78,10 @@ def load_family(
     revision: str | None = None,
     variant: str | None = None,
     vae_path: str | None = None,
+    clip_skip: int | None = None,
 ) -> Family:
     """Loads a teacher as `load_base` does, all components in `dtype` (a VAE that asks for it stays
-    in float32).
+    in float32). `clip_skip` is the number of layers of the text encoders that are left out.
 
     Raises FileNotFoundError or ValueError that name what is missing, and ValueError for a
     checkpoint that cannot be distilled.
@@ -119,7 +120,7 @@ def load_family(
     # the VAE of SDXL overflows in float16
     if pipe.vae.config.get("force_upcast", False):
         pipe.vae.to(torch.float32)
-    return FAMILIES[type(pipe).__name__](pipe)
+    return FAMILIES[type(pipe).__name__](pipe, clip_skip)
 
 
 __all__ = ["FAMILIES", "Family", "ImageSize", "StableDiffusion", "StableDiffusionXL", "load_family"]

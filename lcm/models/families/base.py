@@ -18,6 +18,14 @@ from torch import Tensor, nn
 
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.models.conditioning import Conditioning
+from lcm.models.long_prompts import MOST_CHUNKS, embed_in_chunks, limit_of
+from lcm.models.prompts import (
+    check_clip_skip,
+    encoders_of,
+    final_norm,
+    said_already,
+    tokenizers_of,
+)
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,15 @@ class Family(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, pipe: Any) -> None:
-        self.pipe = pipe
+    def __init__(self, pipe: Any, clip_skip: int | None = None) -> None:
+        """`clip_skip` layers of the text encoders are left out, counted as diffusers does. Raises
+        ValueError where they have fewer.
+
+        Set `chunks` before any prompt is embedded: with more than one, every prompt has so many.
+        """
+        check_clip_skip(pipe, clip_skip)
+        self.pipe, self.clip_skip = pipe, clip_skip
+        self.chunks = 1
         for component in (pipe.unet, pipe.vae, *self.text_encoders()):
             component.requires_grad_(False).eval()
         # LCMScheduler carries over betas, prediction type and the zero-SNR flag: the schedule of
@@ -63,7 +78,7 @@ class Family(ABC):
         )
 
     def text_encoders(self) -> list[Any]:
-        return [self.pipe.text_encoder]
+        return encoders_of(self.pipe)
 
     @property
     def unet(self) -> Any:
@@ -155,9 +170,30 @@ class Family(ABC):
         """One row per prompt."""
         return self.condition(self.embed_prompts(prompts), sizes)
 
-    @abstractmethod
+    def stock_encode(self, *args: Any, **options: Any) -> Any:
+        """What the stock pipeline's `encode_prompt` returns. Prompts that are too long for it have
+        been counted by then.
+        """
+        with final_norm(self.pipe), said_already(self.pipe):
+            return self.pipe.encode_prompt(*args, **options)
+
+    @property
+    def text_settings(self) -> dict[str, int]:
+        """What embeddings follow from besides encoders and prompts; empty where nothing is set, so
+        that what was kept without settings is found.
+        """
+        chunks = {"chunks": self.chunks} if self.chunks > 1 else {}
+        return chunks if self.clip_skip is None else {**chunks, "clip_skip": self.clip_skip}
+
     def embed_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What the text encoders say, one row per prompt, named as in Conditioning."""
+        if self.chunks > 1:
+            return embed_in_chunks(self.pipe, prompts, self.chunks, self.clip_skip)
+        return self.embed_seen(prompts)
+
+    @abstractmethod
+    def embed_seen(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """The same of so much of every prompt as the encoders see at once."""
 
     @abstractmethod
     def condition(self, embeds: dict[str, Tensor], sizes: Sequence[ImageSize]) -> Conditioning:
@@ -166,19 +202,15 @@ class Family(ABC):
         """
 
     def token_ids(self, prompts: Sequence[str]) -> Tensor:
-        """[B, n, 77] int64 of the n tokenizers, cut and padded: all that the text encoders see of a
-        prompt.
+        """[B, n, L] int64 of the n tokenizers, cut and padded: all that the text encoders see of a
+        prompt, L = 77, or what there can be of chunks.
         """
-        tokenizers = [
-            t
-            for t in (self.pipe.tokenizer, getattr(self.pipe, "tokenizer_2", None))
-            if t is not None
-        ]
+        most = limit_of(self.pipe, 1 if self.chunks == 1 else MOST_CHUNKS)
         options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         return torch.stack(
             [
-                t(list(prompts), max_length=t.model_max_length, **options).input_ids
-                for t in tokenizers
+                t(list(prompts), max_length=most, **options).input_ids
+                for t in tokenizers_of(self.pipe)
             ],
             dim=1,
         )
@@ -186,7 +218,10 @@ class Family(ABC):
     @property
     @abstractmethod
     def unconditional_row(self) -> tuple[Tensor, ...]:
-        """What the text encoders say in the place of no prompt, one row; they are asked once."""
+        """What the text encoders say in the place of no prompt, one row; they are asked once.
+
+        As in the stock pipelines, `clip_skip` does not count for it.
+        """
 
     @abstractmethod
     def unconditional(self, like: Conditioning) -> Conditioning:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lcm.models.conditioning import Conditioning
 from lcm.models.families.base import Family, ImageSize
+from lcm.models.long_prompts import unconditional_in_chunks
 
 
 class StableDiffusion(Family):
@@ -21,10 +22,9 @@ class StableDiffusion(Family):
     name = "sd"
 
     @torch.no_grad()
-    def embed_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def embed_seen(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """[B, 77, D]."""
-        embeds, _ = self.pipe.encode_prompt(list(prompts), self.pipe.text_encoder.device, 1, False)
-        return {"prompt_embeds": embeds}
+        return {"prompt_embeds": self._encode(list(prompts), self.clip_skip)}
 
     def condition(self, embeds: dict[str, Tensor], sizes: Sequence[ImageSize]) -> Conditioning:
         """The image sizes have no meaning here."""
@@ -32,8 +32,17 @@ class StableDiffusion(Family):
 
     @cached_property
     def unconditional_row(self) -> tuple[Tensor, ...]:
-        """[1, 77, D]."""
-        return (self.embed_prompts([""])["prompt_embeds"],)
+        """[1, L, D]."""
+        if self.chunks > 1:
+            return tuple(unconditional_in_chunks(self.pipe, self.chunks).values())
+        with torch.no_grad():
+            return (self._encode([""], None),)
+
+    def _encode(self, prompts: list[str], clip_skip: int | None) -> Tensor:
+        device = self.pipe.text_encoder.device
+        embeds: Tensor
+        embeds, _ = self.stock_encode(prompts, device, 1, False, clip_skip=clip_skip)
+        return embeds
 
     def unconditional(self, like: Conditioning) -> Conditioning:
         (embeds,) = self.unconditional_row

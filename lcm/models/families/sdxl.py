@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lcm.models.conditioning import Conditioning
 from lcm.models.families.base import Family, ImageSize
+from lcm.models.long_prompts import unconditional_in_chunks
 
 
 class StableDiffusionXL(Family):
@@ -20,15 +21,8 @@ class StableDiffusionXL(Family):
 
     name = "sdxl"
 
-    def text_encoders(self) -> list[Any]:
-        return [
-            encoder
-            for encoder in (self.pipe.text_encoder, self.pipe.text_encoder_2)
-            if encoder is not None
-        ]
-
     @torch.no_grad()
-    def embed_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def embed_seen(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """[B, 77, D] of both encoders, pooled [B, P] of the second."""
         embeds, _, pooled, _ = self._encode(list(prompts), guided=False)
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
@@ -41,7 +35,9 @@ class StableDiffusionXL(Family):
 
     @cached_property
     def unconditional_row(self) -> tuple[Tensor, ...]:
-        """[1, 77, D] and pooled [1, P]."""
+        """[1, L, D] and pooled [1, P]."""
+        if self.chunks > 1:
+            return tuple(unconditional_in_chunks(self.pipe, self.chunks).values())
         with torch.no_grad():
             _, embeds, _, pooled = self._encode([""], guided=True)
         return embeds, pooled
@@ -52,10 +48,11 @@ class StableDiffusionXL(Family):
         return Conditioning(embeds.expand(rows, -1, -1), pooled.expand(rows, -1), like.time_ids)
 
     def _encode(self, prompts: list[str], guided: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        result: tuple[Tensor, Tensor, Tensor, Tensor] = self.pipe.encode_prompt(
+        result: tuple[Tensor, Tensor, Tensor, Tensor] = self.stock_encode(
             prompt=prompts,
             device=self.text_encoders()[0].device,
             do_classifier_free_guidance=guided,
+            clip_skip=self.clip_skip,
         )
         return result
 
