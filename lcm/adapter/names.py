@@ -48,6 +48,10 @@ on SDXL.
 """
 
 
+LARGEST_WEIGHT = 1000
+"""Of an adapter in a sum; usual ones are around 1."""
+
+
 def is_full(path: str | os.PathLike[str]) -> bool:
     """Whether this is the output folder of a run that trained the whole U-Net."""
     return Path(path, UNET_FOLDER, RECIPE_NAME).is_file()
@@ -89,7 +93,7 @@ def path_and_weight(word: str, flag: str) -> tuple[str, float]:
     """PATH or PATH=WEIGHT, as commands take them. A path that is there may have an equals sign of
     its own.
 
-    Raises ValueError, naming the flag, for a weight that is no finite number.
+    Raises ValueError, naming the flag, for a weight that is no number within `LARGEST_WEIGHT`.
     """
     path, equals, weight = word.rpartition("=")
     if not equals or Path(word).exists():
@@ -100,6 +104,10 @@ def path_and_weight(word: str, flag: str) -> tuple[str, float]:
         raise ValueError(f"{flag}: {weight!r} in {word} is no weight; write PATH=0.8") from error
     if not math.isfinite(value):
         raise ValueError(f"{flag}: the weight in {word} must be a finite number")
+    if abs(value) > LARGEST_WEIGHT:
+        raise ValueError(
+            f"{flag}: the weight in {word} must lie in -{LARGEST_WEIGHT}..{LARGEST_WEIGHT}"
+        )
     return path, value
 
 

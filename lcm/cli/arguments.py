@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcm.adapter.names import LARGEST_WEIGHT
 from lcm.system.flags import within
 from lcm.system.text import plain
 from lcm.system.words import WrongValueError, number, one_of, place
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 LARGEST_RANK = 10_000
 PRECISIONS = ("float16", "bfloat16", "float32")
-factor = within(number, at_least=-1000, at_most=1000)
+factor = within(number, at_least=-LARGEST_WEIGHT, at_most=LARGEST_WEIGHT)
 """Reads the weight of an adapter."""
 
 

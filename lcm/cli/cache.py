@@ -44,10 +44,11 @@ def configure(parser: Parser) -> None:
         )
 
 
-def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    from lcm.config.command_line import add_flags
+def add_training_flags(parser: Parser) -> None:
+    from lcm.config.command_line import add_flags, offer_words
 
     add_flags(parser)
+    offer_words(parser)
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -32,7 +32,7 @@ class TrainParser(Parser):
 
     def unknown_name(self, name: str, what: str) -> ValueError:
         """The error for a name that is no flag."""
-        return unknown_name(name, what)
+        return unknown_name(name, what, ("config", "help", "version", "print_completion"))
 
 
 class ShowHelp(argparse.Action):
@@ -69,9 +69,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=file_path, help="YAML file with any of these flags")
 
 
+def offer_words(parser: Parser) -> None:
+    """Tells a shell what each flag chooses from; whether a word is one of them the sections say."""
+    for action in parser.actions():
+        if action.dest in FIELDS and (words := FIELDS[action.dest].metadata["flag"].words):
+            action.choices = words
+
+
 def make_parser(program: Program = TRAIN) -> TrainParser:
     """A parser of every flag and of those of a command."""
     parser = TrainParser(program)
+    parser.fill = offer_words
     add_flags(parser)
     parser.add_argument(
         *("-h", "--help"), action=ShowHelp, nargs="?", default=argparse.SUPPRESS, help="print this"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lcm.config.other_scripts import FOREIGN_FLAGS
 from lcm.config.run import FIELDS
 from lcm.system.registry import closest
@@ -16,9 +18,14 @@ def spellings() -> dict[str, str]:
     return names
 
 
-def unknown_name(name: str, what: str) -> ValueError:
-    """The error for a name that is no flag: what to use instead, or what is spelt like it."""
+def unknown_name(name: str, what: str, besides: Iterable[str] = ()) -> ValueError:
+    """The error for a name that is no flag: what to use instead, or what is spelt like it, which
+    may be one of the names `besides`.
+    """
     if name in FOREIGN_FLAGS:
         return ValueError(f"unknown {what} {quoted(name)}: use {FOREIGN_FLAGS[name]}")
-    near = closest(name, spellings()) or " --help lists all, --help WORD those with a word."
+    near = (
+        closest(name, [*spellings(), *besides])
+        or " --help lists all, --help WORD those with a word."
+    )
     return ValueError(f"unknown {what} {quoted(name)}.{near}")

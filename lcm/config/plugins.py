@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-from lcm.system.words import place
+from lcm.system.words import WrongValueError, place
 
 
 def load_plugins(plugins: Sequence[str]) -> None:
@@ -22,6 +22,9 @@ def load_plugins(plugins: Sequence[str]) -> None:
     for plugin in plugins:
         try:
             name = place(plugin)
+        except WrongValueError as error:
+            raise ValueError(f"plugin {error}") from error
+        try:
             load_file(Path(name)) if name.endswith(".py") else import_module(name)
         except Exception as error:  # whatever it does is its own
             reason = f"{type(error).__name__}: {error}"

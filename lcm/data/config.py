@@ -26,7 +26,9 @@ def default_cache() -> Path:
 
 def at_home_behind_the_name(word: str | None) -> str | None:
     """NAME=WHERE with a `~` of WHERE spelled out, which no shell does there."""
-    name, equals, where = (word or "").partition("=")
+    if word is None:
+        return None
+    name, equals, where = word.partition("=")
     return f"{name}={place(where)}" if equals else word
 
 

@@ -18,7 +18,7 @@ from lcm.system.text import plain
 
 LIBRARIES = ("diffusers", "transformers", "peft")
 """The model libraries, by the names of their loggers and modules."""
-LONGEST = 4000
+LONGEST = 2000
 """Characters of an error; one may quote what it found in a file."""
 
 
@@ -65,9 +65,17 @@ def log_plainly() -> None:
 
 def log_from(level: int) -> None:
     """Logs lines of this level and above, without what a terminal would take for commands."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrHandler()
     handler.setFormatter(PlainFormatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to the standard error of the moment, which may be another one than at the start."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class PlainFormatter(logging.Formatter):

@@ -51,11 +51,8 @@ class Flag:
         """
         try:
             if self.is_place:
-                value = (
-                    [spelled_out(v) for v in value]
-                    if isinstance(value, list)
-                    else (spelled_out(value))
-                )
+                value = each(place, value)
+            each(self.check_text, value)
             if self.read is not None:
                 value = self.read(value)
         except WrongValueError as error:
@@ -63,17 +60,20 @@ class Flag:
         self.check(name, value)
         return value
 
+    def check_text(self, text: str) -> None:
+        """Raises WrongValueError for what is no text to use."""
+        if fault := fault_of_text(text, self.may_be_blank, self.is_place):
+            raise WrongValueError(fault)
+
     def check(self, name: str, value: object) -> None:
-        """Raises ValueError, naming the flag and what it may be; None is always allowed."""
+        """Raises ValueError, naming the flag, for a number beyond its limits, a word that is no
+        choice and a list without anything; None is always allowed.
+        """
         if isinstance(value, list) and not value and not self.may_be_empty:
             raise ValueError(f"{name} must not be empty; leave it out for its default")
         for part in value if isinstance(value, list) else [value]:
             if fault := self.fault(part):
                 raise ValueError(f"{name} {fault}; got {quoted(value)}")
-            if isinstance(part, str):
-                fault = fault_of_text(part, self.may_be_blank, self.is_place)
-                if fault:
-                    raise ValueError(f"{name} {fault}")
         if self.names is not None and value is not None:
             lookup(dict.fromkeys(self.names()), str(value), name)
         if self.choices and value is not None and value not in self.choices:
@@ -123,9 +123,11 @@ def said(bound: float | None) -> str:
     return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
-def spelled_out(value: Any) -> Any:
-    """A path with its `~` spelled out; what is no text, as it is."""
-    return place(value) if isinstance(value, str) else value
+def each(function: Callable[[str], Any], value: Any) -> Any:
+    """What a function makes of a text, or of each text of a list; what is none stays as it is."""
+    if isinstance(value, list):
+        return [each(function, part) for part in value]
+    return function(value) if isinstance(value, str) else value
 
 
 def flag(default: Any, text: str, **options: Any) -> Any:

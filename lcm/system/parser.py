@@ -5,6 +5,7 @@ verbs have an example.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,11 +49,15 @@ class Parser(argparse.ArgumentParser):
         )
         return self.verbs[name]
 
+    def actions(self) -> list[argparse.Action]:
+        """What may be written behind this command, without what may behind its verbs."""
+        return list(self._actions)
+
     def everything(self) -> Iterator[argparse.Action]:
         """What may be written behind this command and all of its verbs."""
         if self.fill is not None:
             self.fill(self)
-        yield from self._actions
+        yield from self.actions()
         for verb in self.verbs.values():
             yield from verb.everything()
 
@@ -68,6 +73,8 @@ class Parser(argparse.ArgumentParser):
         words = [self.spelt(word) for word in (sys.argv[1:] if args is None else args)]
         if self.verbs:
             self.check_verb(words)
+        elif not self.get_default("takes_rest"):
+            self.check_flags(words)
         found, rest = super().parse_known_args(words, namespace)
         if rest and not getattr(found, "takes_rest", False):
             raise self.unknown(rest[0])
@@ -91,14 +98,25 @@ class Parser(argparse.ArgumentParser):
                 f"unknown verb {quoted(words[0])}; choose one of {', '.join(self.verbs)}.{near}"
             )
 
+    def check_flags(self, words: Sequence[str]) -> None:
+        """Raises ValueError for a flag that there is not, before argparse misses another one."""
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            # argparse too takes what has a space in it for a text
+            is_flag = word.startswith("--") and " " not in word
+            if is_flag and word.partition("=")[0] not in self._option_string_actions:
+                raise self.unknown(word)
+
     def unknown(self, word: str) -> ValueError:
         """The error for a word that nothing here takes: what to use instead, or what is near."""
-        if not word.startswith("-"):
+        name = word.lstrip("-").partition("=")[0].replace("-", "_")
+        if not word.startswith("-") or not name:
             return ValueError(
                 f"unexpected word {quoted(word)} on the command line; values follow a --flag, and "
                 "a text with spaces is put in quotes"
             )
-        return self.unknown_name(word.lstrip("-").partition("=")[0].replace("-", "_"), "flag")
+        if f"--{name.lower()}" in self._option_string_actions:
+            return ValueError(f"unknown flag {quoted(word)}; write --{name.lower()}")
+        return self.unknown_name(name, "flag")
 
     def unknown_name(self, name: str, what: str) -> ValueError:
         """The error for a name that is no flag."""

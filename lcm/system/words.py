@@ -34,10 +34,7 @@ def quoted(value: object) -> str:
 def fault_of_text(text: str, may_be_blank: bool = False, is_path: bool = False) -> str | None:
     """What is wrong with a text, in words that follow the name of its flag; None for nothing."""
     if not text.strip() and not may_be_blank:
-        return (
-            "is empty, as an unset variable of the shell is; give it a value, or leave it out for "
-            "its default"
-        )
+        return "is empty, as an unset variable of the shell is; give it a value or leave it out"
     if "\0" in text:
         return f"has a NUL character in it, {quoted(text)}; write it without"
     if is_path:  # which may have any other

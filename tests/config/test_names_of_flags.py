@@ -99,3 +99,49 @@ def test_the_other_scripts_flags_name_fields_that_exist() -> None:
     }.items():
         assert field_name in FOREIGN_FLAGS[name]
         assert field_name in FIELDS
+
+
+FIRST_GUESSES = {
+    "teacher": "pretrained_teacher_model",
+    "steps": "max_train_steps",
+    "batch_size": "train_batch_size",
+    "rank": "lora_rank",
+    "network_dim": "lora_rank",
+    "network_alpha": "lora_alpha",
+    "train_data": "train_data_dir",
+    "output": "output_dir",
+    "epochs": "num_train_epochs",
+    "workers": "dataloader_num_workers",
+}
+"""What people type who have used other programs, and what they mean."""
+
+
+@pytest.mark.parametrize(("name", "meant"), FIRST_GUESSES.items())
+def test_first_guesses_are_answered_with_the_flag(name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown flag '{name}': use {meant}$"):
+        parse(f"--{name}", "4")
+
+
+@pytest.mark.parametrize("name", FOREIGN_FLAGS)
+def test_an_answer_is_a_flag_a_command_or_that_nothing_is_needed(name: str) -> None:
+    first = FOREIGN_FLAGS[name].replace(",", " ").replace(":", " ").split()[0]
+    assert first in FIELDS or first == "nothing" or first.startswith("`"), name
+    assert name not in spellings()
+
+
+@pytest.mark.parametrize("word", ["-seed", "---seed", "--Seed", "--SEED"])
+def test_a_flag_in_another_hand_is_named(word: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown flag '{word}'; write --seed"):
+        parse(word, "1")
+
+
+@pytest.mark.parametrize(("word", "meant"), [("--versoin", "version"), ("--hlep", "help")])
+def test_flags_of_the_command_are_near_too(word: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"Did you mean '{meant}'"):
+        parse(word)
+
+
+@pytest.mark.parametrize("number", ["-1e-3", "-.5", "-inf"])
+def test_a_negative_number_is_a_value(number: str) -> None:
+    with pytest.raises(ValueError, match=r"^learning_rate must be"):
+        parse("--learning_rate", number)
