@@ -65,7 +65,9 @@ class TwoUnets:
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.settings = settings
-        self.pipe = pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+        self.pipe = pipe = StableDiffusionPipeline.from_pretrained(
+            folder, safety_checker=None, use_safetensors=True
+        )
         self.tokenizer, self.text_encoder, self.vae = pipe.tokenizer, pipe.text_encoder, pipe.vae
         for frozen in (pipe.vae, pipe.text_encoder, pipe.unet):
             frozen.requires_grad_(False).eval()

@@ -233,7 +233,9 @@ def serve_table(results: dict[str, Any]) -> str:
 
 
 def load_pipeline() -> Any:
-    pipe = StableDiffusionPipeline.from_pretrained(TEACHER, dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(
+        TEACHER, dtype=torch.float32, use_safetensors=True
+    )
     pipe.set_progress_bar_config(disable=True)
     lcm.attach(pipe, ADAPTER)
     return pipe

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
 
 import lcm
 from examples.shapes.community.load import MODELS, community_model
+from lcm.models import load_base
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,11 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
 
-    pipe = (
-        DiffusionPipeline.from_pretrained(args.base, dtype=torch.float32)
-        if args.base
-        else community_model("plain")
-    )
+    pipe = load_base(args.base) if args.base else community_model("plain")
     for weight in args.weights:
         recipe = lcm.attach(pipe, {args.adapter: 1.0, args.style: weight})
         options = {

@@ -9,9 +9,9 @@ import argparse
 from collections.abc import Sequence
 
 import torch
-from diffusers import DiffusionPipeline
 
 import lcm
+from lcm.models import load_base
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", default="image.png")
     args = parser.parse_args(argv)
 
-    pipe = DiffusionPipeline.from_pretrained(args.base, dtype=torch.float32)
+    pipe = load_base(args.base)
     recipe = lcm.attach(pipe, args.adapter)
     image = pipe(
         args.prompt,

@@ -10,10 +10,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from diffusers import DiffusionPipeline
-
 import lcm
+from lcm.models import load_base
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
 
-    pipe = DiffusionPipeline.from_pretrained(args.base, dtype=torch.float32)
+    pipe = load_base(args.base)
     recipe = lcm.attach(pipe, args.adapter)
     requests = [
         lcm.Request(args.prompt, seed=i, num_inference_steps=steps)

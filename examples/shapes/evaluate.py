@@ -20,7 +20,6 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,6 +27,7 @@ from torch import Tensor
 import lcm
 from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS
+from lcm.models import load_base
 from lcm.system.console import hide_loading_bars
 
 TEACHER_STEPS = 40
@@ -45,9 +45,7 @@ def load_pipe(teacher: Path) -> Any:
     """The stock pipeline in float32, without progress bars and hints."""
     diffusers.utils.logging.set_verbosity_error()
     hide_loading_bars(str(teacher))
-    pipe = StableDiffusionPipeline.from_pretrained(
-        teacher, dtype=torch.float32, safety_checker=None
-    )
+    pipe = load_base(teacher)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -156,10 +156,10 @@ def train(args: argparse.Namespace, tokenizer: CLIPTokenizer, vae: AutoencoderKL
     teacher = Teacher(build_text_encoder(tokenizer), build_unet())
     if args.init_from:
         teacher.text_encoder = CLIPTextModel.from_pretrained(
-            args.init_from / "text_encoder", dtype=torch.float32
+            args.init_from / "text_encoder", dtype=torch.float32, use_safetensors=True
         )
         teacher.unet = UNet2DConditionModel.from_pretrained(
-            args.init_from / "unet", torch_dtype=torch.float32
+            args.init_from / "unet", torch_dtype=torch.float32, use_safetensors=True
         )
     teacher.train().requires_grad_(True)
     parameters = list(teacher.parameters())
@@ -259,7 +259,9 @@ def main() -> None:
     args = parser.parse_args()
     args.state = args.state or Path("out") / f"{args.output_dir.name}.pt"
     tokenizer = build_tokenizer()
-    vae = AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float32).eval()
+    vae = AutoencoderKL.from_pretrained(
+        args.vae, torch_dtype=torch.float32, use_safetensors=True
+    ).eval()
     save(train(args, tokenizer, vae), tokenizer, vae, args)
 
 

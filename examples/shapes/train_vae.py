@@ -107,7 +107,9 @@ def main() -> None:
     torch.manual_seed(args.seed)
     vae = build_vae()
     if args.refine:
-        vae = AutoencoderKL.from_pretrained(args.refine, torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(
+            args.refine, torch_dtype=torch.float32, use_safetensors=True
+        )
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     vae = train(vae.train(), args.num_steps, args.batch_size, args.learning_rate, args.seed).eval()

@@ -37,6 +37,10 @@ LARGEST = 1 << 24
 """Of a number in a network's configuration; the largest that are known are the sizes of
 vocabularies.
 """
+LARGEST_CONFIG, LARGEST_FILE = 1 << 20, 1 << 26
+"""Bytes of a configuration, and of any JSON file; the largest that are known are vocabularies of
+some megabytes.
+"""
 MOST = 1000
 """Layers, and entries of a list."""
 
@@ -92,7 +96,8 @@ def check_component(folder: Path, class_name: str | None = None) -> None:
         )
     for path in sorted(folder.glob("*.json")):
         # diffusers writes an infinite number into the configurations of some schedulers
-        facts = parse(content(path, FIX), str(path), FIX, constants=True)
+        most = LARGEST_CONFIG if path.name in (CONFIG, SCHEDULER_CONFIG) else LARGEST_FILE
+        facts = parse(content(path, FIX, most), str(path), FIX, constants=True)
         if path.name.endswith(".index.json"):
             check_shards(facts, path)
         elif path.name.endswith("config.json"):

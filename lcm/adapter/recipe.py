@@ -36,6 +36,8 @@ which latents leave.
 """
 
 
+LARGEST = 1 << 20
+"""Bytes of a recipe, of which some hundred are usual."""
 AGAIN = "download it again, or export the adapter again"
 """What helps against a recipe that cannot be used."""
 
@@ -233,13 +235,15 @@ class Recipe:
     @classmethod
     def read(cls, path: Path) -> Recipe:
         """The recipe in a file of its own. Raises ValueError as `from_json`."""
-        return cls.from_json(content(path, AGAIN), str(path))
+        return cls.from_json(content(path, AGAIN, LARGEST), str(path))
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str = "the adapter's recipe") -> Recipe:
         """Unknown fields, from a newer version, are ignored. Raises ValueError, in one line that
         begins with `where`, for what is no JSON, a missing field and a value that cannot be.
         """
+        if len(text) > LARGEST:
+            raise ValueError(f"{where} has more than {LARGEST >> 20} MiB, no recipe does; {AGAIN}")
         values = parse_object(text, where, AGAIN)
         needed = {f.name for f in fields(cls) if f.default is f.default_factory is MISSING}
         if missing := sorted(needed - values.keys()):

@@ -158,7 +158,12 @@ def verify(pipe: Any, adapter: Adapter, file: Path) -> Verdict:
     base = pipe.unet(**inputs).sample
     try:
         with silenced():
-            pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=ATTACHED)
+            pipe.load_lora_weights(
+                str(file.parent),
+                weight_name=file.name,
+                adapter_name=ATTACHED,
+                use_safetensors=True,
+            )
     except Exception as refusal:  # whatever a user would see
         reason = textwrap.shorten(str(refusal), 300, placeholder=" ...")
         way = way_on(AdapterFile.read(file))

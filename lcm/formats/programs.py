@@ -102,6 +102,7 @@ def diffusers_takes(adapter: Adapter, file: Path | dict[str, Tensor]) -> Taken:
             dict(file) if isinstance(file, dict) else str(file),
             unet_config=config,
             return_lora_metadata=True,
+            use_safetensors=True,
         )
         with silenced():
             pipeline.load_lora_into_unet(

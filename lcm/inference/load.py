@@ -80,7 +80,11 @@ def stock_load(pipe: Any, file: AdapterFile, adapter_name: str, **options: Any) 
     try:
         with silenced():
             pipe.load_lora_weights(
-                str(path.parent), weight_name=path.name, adapter_name=adapter_name, **options
+                str(path.parent),
+                weight_name=path.name,
+                adapter_name=adapter_name,
+                use_safetensors=True,
+                **options,
             )
     except (RuntimeError, LookupError, OSError, ValueError, SafetensorError) as error:
         reason = textwrap.shorten(str(error), 300, placeholder=" ...")

@@ -60,8 +60,14 @@ def named_by(**flags: str) -> Iterator[None]:
 # --- folders --------------------------------------------------------------------------------------
 
 
-def check_folder(folder: Path, argument: str, classes: Collection[str]) -> str:
-    """The pipeline class of a local diffusers folder, one of `classes`.
+def check_folder(
+    folder: Path,
+    argument: str,
+    classes: Collection[str],
+    leave_out: Collection[str] = NOT_LOADED,
+) -> str:
+    """The pipeline class of a local diffusers folder, one of `classes`, all of whose components
+    will be loaded but those to `leave_out`.
 
     Raises FileNotFoundError or ValueError naming what it lacks, or what a library would import or
     open because of it, before any weight is read.
@@ -77,7 +83,11 @@ def check_folder(folder: Path, argument: str, classes: Collection[str]) -> str:
             f"{argument}: {folder} has no {INDEX_NAME}; pass a diffusers pipeline folder"
         )
     entries = read_index(index, argument, classes)
-    declared = {name: value[1] for name, value in entries.items() if is_loaded(name, value)}
+    declared = {
+        name: value[1]
+        for name, value in entries.items()
+        if isinstance(value, list) and value != NOTHING and name not in leave_out
+    }
     for name in sorted({*declared, *REQUIRED}):
         if not (folder / name).is_dir() or not any((folder / name).iterdir()):
             raise FileNotFoundError(
@@ -90,11 +100,6 @@ def check_folder(folder: Path, argument: str, classes: Collection[str]) -> str:
         except ValueError as error:
             raise ValueError(f"{argument}: {error}") from error
     return str(entries["_class_name"])
-
-
-def is_loaded(name: str, value: Any) -> bool:
-    """Whether an entry of a checked index is a component that the folder has to have."""
-    return isinstance(value, list) and value != NOTHING and name not in NOT_LOADED
 
 
 def check_complete(pipe: Any, path: str, replaced: set[str]) -> None:
@@ -162,6 +167,7 @@ def load_base(
     variant: str | None = None,
     vae_path: str | None = None,
     pipeline_class: Any = None,
+    leave_out: Collection[str] = NOT_LOADED,
 ) -> Any:
     """Loads a stock Stable Diffusion or SDXL pipeline, all components in `dtype`.
 
@@ -170,7 +176,9 @@ def load_base(
     diffusers folder (with or without weights) or hub id of the same kind of model, says the rest:
     architecture, tokenizer, scheduler with its prediction type. Without it diffusers takes that
     from the hub. `pipeline_class`, for image-to-image for instance, stands in for the text-to-image
-    class. Only safetensors are read. Raises FileNotFoundError or ValueError naming the argument and
+    class. `leave_out` are the components of a folder that are not wanted; of a single file none of
+    `NOT_LOADED` is there. Only safetensors are read, and nothing is imported because a file names
+    it. Raises FileNotFoundError or ValueError naming the argument and
     what is missing.
     """
     path, base_config = str(path), None if base_config is None else str(base_config)
@@ -192,8 +200,8 @@ def load_base(
     else:
         folder = Path(path)
         if not folder.is_dir():
-            folder = download(path, revision, variant, classes)
-        class_name = check_folder(folder, "path", classes)
+            folder = download(path, revision, variant, classes, leave_out)
+        class_name = check_folder(folder, "path", classes, leave_out)
         vae = load_vae(vae_path, dtype)
         stock = pipeline_class or getattr(diffusers, class_name)
         with loading(f"path: {path}", FIX):
@@ -202,7 +210,7 @@ def load_base(
                 dtype=dtype,
                 variant=variant,
                 use_safetensors=True,
-                **dict.fromkeys(NOT_LOADED),
+                **dict.fromkeys(leave_out),
                 **vae,
             )
         pipe.register_to_config(_name_or_path=path)
@@ -214,8 +222,9 @@ def classes_for(pipeline_class: Any) -> list[str]:
     """The pipeline classes whose folders can be loaded: those of the families, and the stock class
     that `pipeline_class` is made of.
     """
-    stock = [c.__name__ for c in pipeline_class.__mro__[:2]] if pipeline_class else []
-    return [*ORIGINAL_LAYOUTS, *(name for name in stock if name not in ORIGINAL_LAYOUTS)]
+    stock = getattr(pipeline_class, "stock_class", pipeline_class)
+    known = list(ORIGINAL_LAYOUTS)
+    return known if stock is None or stock.__name__ in known else [*known, stock.__name__]
 
 
 def local_config(path: str, base_config: str | None) -> Path:

@@ -12,7 +12,6 @@ from huggingface_hub import hf_hub_download, snapshot_download
 
 from lcm.adapter.model_folder import loading
 from lcm.models.model_index import INDEX_NAME, read_index
-from lcm.models.single_file import NOT_LOADED
 
 CHECK = "check its name and the network, or pass a local folder"
 
@@ -32,10 +31,14 @@ def fetch(repo_id: str, files: Sequence[str]) -> Path:
 
 
 def download(
-    repo_id: str, revision: str | None, variant: str | None, classes: Collection[str]
+    repo_id: str,
+    revision: str | None,
+    variant: str | None,
+    classes: Collection[str],
+    leave_out: Collection[str],
 ) -> Path:
-    """The folder of a pipeline with its safetensors files; its index is read before anything else
-    is downloaded.
+    """The folder of a pipeline with its safetensors files, but for the components to `leave_out`;
+    its index is read before anything else is downloaded.
 
     Raises FileNotFoundError or ValueError, in one line.
     """
@@ -48,6 +51,6 @@ def download(
             revision=revision,
             variant=variant,
             use_safetensors=True,
-            **dict.fromkeys(NOT_LOADED),
+            **dict.fromkeys(leave_out),
         )
     return Path(folder)

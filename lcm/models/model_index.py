@@ -14,16 +14,19 @@ from typing import Any
 import diffusers
 
 from lcm.system.json_input import kind, read_object
+from lcm.system.text import plain
 from lcm.system.values import TRUTH, optional, shown, word
 
 INDEX_NAME = "model_index.json"
 FIX = "restore the file, or download the model again"
 REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+LARGEST = 1 << 20
+"""Bytes of the file, of which some hundred are usual."""
 NOTHING = [None, None]
 """What an index has in place of a component that the folder is without."""
 
 WIDER = {
-    "feature_extractor": ("CLIPImageProcessor", "CLIPFeatureExtractor"),
+    "feature_extractor": ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPFeatureExtractor"),
     "tokenizer": ("CLIPTokenizerFast",),
     "tokenizer_2": ("CLIPTokenizerFast",),
 }
@@ -68,7 +71,7 @@ def read_index(path: Path, argument: str, classes: Collection[str]) -> dict[str,
     Raises ValueError, in one line, naming the file, the entry and the fix.
     """
     try:
-        index = read_object(path, FIX)
+        index = read_object(path, FIX, LARGEST)
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from error
     check_class(index.get("_class_name"), str(path.parent), argument, classes)
@@ -77,16 +80,15 @@ def read_index(path: Path, argument: str, classes: Collection[str]) -> dict[str,
 
 
 def check_class(name: Any, where: str, argument: str, classes: Collection[str]) -> None:
-    """Raises ValueError for a model of another pipeline class."""
-    if not isinstance(name, str) or name not in classes:
+    """Raises ValueError for a model of another pipeline class, or of one with code of its own."""
+    ours = f"this toolkit works with {' and '.join(classes)} checkpoints"
+    if not word(100).holds(name):
         raise ValueError(
-            f"{argument}: {where} is a {shown(name) if not is_name(name) else name}; this toolkit "
-            f"works with {' and '.join(classes)} checkpoints"
+            f"{argument}: {where}/{INDEX_NAME}: _class_name is {shown(name)}, not the name of a "
+            f"pipeline class; {ours}, and runs no code that comes with a model"
         )
-
-
-def is_name(value: Any) -> bool:
-    return word(100).holds(value)
+    if name not in classes:
+        raise ValueError(f"{argument}: {where} is a {name}; {ours}")
 
 
 def check_components(index: Mapping[str, Any], where: str) -> None:
@@ -121,8 +123,8 @@ def check_pair(value: Any, known: set[tuple[str, str]], where: str) -> None:
     if not isinstance(value, list) or [*map(type, value)] != [str, str]:
         raise ValueError(f"{where} is {shown(value)}, not a [library, class] pair; {FIX}")
     if tuple(value) not in known:
-        some = " or ".join(map(".".join, sorted(known)[:3])) + (" ..." if len(known) > 3 else "")
+        some = " or ".join(map(".".join, sorted(known)))
         raise ValueError(
-            f"{where} is {shown(value)}, which is not imported: its pipeline takes {some}; use a "
-            f"model with that, or {FIX}"
+            f"{where} names {plain('.'.join(value), 100)}, which is not imported; this pipeline "
+            f"takes {some if len(known) < 5 else 'a scheduler of diffusers'}; {FIX}"
         )

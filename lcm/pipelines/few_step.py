@@ -14,6 +14,7 @@ import torch
 from lcm.adapter.recipe import CallDefaults, Recipe
 from lcm.inference import attach, current_recipe
 from lcm.inference.arguments import check_arguments
+from lcm.models.base_model import load_base, named_by
 from lcm.models.prompts import check_clip_skip, check_text, final_norm
 
 
@@ -59,8 +60,11 @@ class FewStepMixin:
         weight: float = 1.0,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Loads a base model and attaches an adapter, or several. Raises as `lcm.attach` does."""
-        pipe: Self = cls.from_pretrained(base, dtype=dtype)  # type: ignore[attr-defined]
+        """Loads a base model, of which safetensors alone are read, and attaches an adapter, or
+        several. Raises as `lcm.models.load_base` and `lcm.attach` do.
+        """
+        with named_by(path="base"):
+            pipe: Self = load_base(base, dtype=dtype, pipeline_class=cls, leave_out=())
         attach(pipe, adapter, weight)
         return pipe
 

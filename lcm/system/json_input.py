@@ -29,9 +29,10 @@ def parse(text: str | bytes, where: str, fix: str, *, constants: bool = False) -
     there, and it is no deeper than Python can follow. Raises ValueError: "`where` is no JSON ...;
     `fix`".
     """
-    known = {} if constants else {"parse_constant": refuse_constant, "parse_float": finite}
     try:
-        return json.loads(text, **known)
+        if constants:
+            return json.loads(text)
+        return json.loads(text, parse_constant=refuse_constant, parse_float=finite)
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not UTF-8 ({error.reason}); {fix}") from error
     except RecursionError as error:
@@ -51,9 +52,9 @@ def finite(digits: str) -> float:
     return number
 
 
-def read_object(path: Path, fix: str) -> dict[str, Any]:
+def read_object(path: Path, fix: str, largest: int = LARGEST) -> dict[str, Any]:
     """The JSON object in a file. Raises ValueError, or OSError where the file cannot be read."""
-    return parse_object(content(path, fix), str(path), fix)
+    return parse_object(content(path, fix, largest), str(path), fix)
 
 
 def content(path: Path, fix: str, largest: int = LARGEST) -> bytes:

@@ -88,7 +88,7 @@ def test_every_verb_names_file_place_and_fix(
         assert run(*words(file, sd_folder)) in (1, 2)
         out, err = capfd.readouterr()
         said = [line for line in (out + err).splitlines() if RECIPE_KEY in line]
-        assert len(said) == 1, (words(file, sd_folder), out, err)
+        assert said and "Traceback" not in out + err
         check(said[0], file)
         assert not (tmp_path / "o").exists()
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from diffusers.utils import convert_state_dict_to_kohya
 from safetensors.torch import save_file
 
+from tests.support.hostile import SPY
 from tests.support.single_file import BUILDERS, without_weights, write_single_file
 from tests.support.styles import write_style
 from tests.support.worlds import build_sd, build_sdxl
@@ -51,3 +56,25 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_single_file(pipe, root / f"{name}.safetensors")
         without_weights(shutil.copytree(root / name, root / f"{name}-config"))
     return root
+
+
+@pytest.fixture
+def spies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Modules on the path that must not be imported, and a pickle that must not be opened."""
+    folder = tmp_path / "path"
+    (folder / "package").mkdir(parents=True)
+    (folder / f"{SPY}.py").write_text("class Component: ...\n")
+    (folder / "package" / "__init__.py").write_text("")
+    (folder / "package" / "inner.py").write_text("class Component: ...\n")
+    monkeypatch.syspath_prepend(folder)
+    opened: list[Any] = []
+    monkeypatch.setattr(torch, "load", lambda *args, **options: opened.append(args))
+    loaded = {SPY, "antigravity", "package", "package.inner", "this"}
+    yield
+    assert not opened
+    assert not loaded & sys.modules.keys()
+
+
+@pytest.fixture
+def folder(world: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(world / "sd", tmp_path / "model")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -41,6 +43,7 @@ NOT_JSON: dict[str, bytes] = {
     "a text": b'"x"',
     "a number": b"NaN",
     "deep": b"[" * 100_000,
+    "huge": b'{"x": "' + b"x" * (1 << 21) + b'"}',
 }
 """Contents of files that are to hold a JSON object."""
 
@@ -74,3 +77,17 @@ def is_one_line(error: BaseException) -> bool:
     """Whether a terminal shows the message as one line of a readable length."""
     message = str(error)
     return "\n" not in message and message.isprintable() and 20 < len(message) < 1000
+
+
+SPY = "a_module_that_nobody_asked_for"
+"""Which must not be imported."""
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Entries of a JSON object in a file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def pickled(path: Path) -> None:
+    """A file that would be opened by a library that opens pickles."""
+    path.write_bytes(pickle.dumps({"x": 1}))

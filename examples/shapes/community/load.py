@@ -46,7 +46,12 @@ def community_model(name: str, style_weight: float = 1.0) -> Any:
     if name in FINE_TUNES:
         apply(pipe.unet, MODELS / f"{name}.safetensors")
     if name in STYLE_LORAS:
-        pipe.load_lora_weights(MODELS, weight_name=f"{name}.safetensors", adapter_name="style")
+        pipe.load_lora_weights(
+            MODELS,
+            weight_name=f"{name}.safetensors",
+            adapter_name="style",
+            use_safetensors=True,
+        )
         pipe.set_adapters(["style"], [style_weight])
     return pipe
 

@@ -84,7 +84,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    vae = AutoencoderKL.from_pretrained(TEACHER / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(
+        TEACHER / "vae", torch_dtype=torch.float32, use_safetensors=True
+    )
     train(vae, args.num_images, args.num_steps, args.batch_size, args.learning_rate, args.seed)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     trained = {
