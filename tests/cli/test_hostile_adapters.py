@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from lcm.formats.configuration import METADATA_KEY
 from lcm.formats.read import read_adapter
 from tests.support.foreign_files import LAYER, lora, peft
 from tests.support.verbs import run
-from tests.support.worlds import build_sd
 
 DEEP = "[" * 100_000
 HEADER = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
@@ -73,11 +73,16 @@ VERBS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def refused_in_one_line(file: Path, capsys: pytest.CaptureFixture[str], verbs: Any = VERBS) -> str:
+def refused_in_one_line(
+    file: Path,
+    capsys: pytest.CaptureFixture[str],
+    verbs: Sequence[str] = ("inspect", "repair"),
+    base: Path | None = None,
+) -> str:
     """What all of the verbs say; nothing is written."""
     error = ""
     for verb in verbs:
-        named = {"OUT": file.parent / "out", "FILE": file, "BASE": file.parent.parent / "base"}
+        named = {"OUT": file.parent / "out", "FILE": file, "BASE": base}
         words = [named.get(word, word) for word in VERBS[verb]]
         status = run(verb, file, *words)
         printed = capsys.readouterr()
@@ -90,60 +95,55 @@ def refused_in_one_line(file: Path, capsys: pytest.CaptureFixture[str], verbs: A
     return error
 
 
-@pytest.fixture(autouse=True)
-def base(tmp_path: Path) -> Path:
-    """The verbs that need a base refuse the file before they compute."""
-    folder = tmp_path / "base"
-    build_sd().save_pretrained(folder)
-    (tmp_path / "x").mkdir()
-    return tmp_path / "x"
-
-
 @pytest.mark.parametrize("kind", BYTES)
 def test_bytes_that_are_no_file_of_tensors(
-    kind: str, base: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (file := base / "a.safetensors").write_bytes(BYTES[kind])
-    refused_in_one_line(file, capsys, ("inspect", "repair"))
+    (file := tmp_path / "a.safetensors").write_bytes(BYTES[kind])
+    refused_in_one_line(file, capsys)
 
 
 @pytest.mark.parametrize("kind", METADATA)
 def test_texts_in_a_header_that_are_none(
-    kind: str, base: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = peft(f"unet.{LAYER}") if METADATA_KEY in METADATA[kind] else lora()
-    save_file(state, file := base / "a.safetensors", metadata=METADATA[kind])
-    refused_in_one_line(file, capsys, ("inspect", "repair"))
+    save_file(state, file := tmp_path / "a.safetensors", metadata=METADATA[kind])
+    refused_in_one_line(file, capsys)
 
 
-def test_every_verb_refuses_alike(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_file({**lora(), "stray\x1b[31m": torch.ones(1)}, file := base / "a.safetensors")
-    assert "stray\\x1b[31m is dropped" in refused_in_one_line(file, capsys)
+def test_every_verb_refuses_alike(
+    sd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({**lora(), "stray\x1b[31m": torch.ones(1)}, file := tmp_path / "a.safetensors")
+    assert "stray\\x1b[31m is dropped" in refused_in_one_line(file, capsys, tuple(VERBS), sd_folder)
 
 
-def test_what_is_no_regular_file(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    os.mkfifo(base / "pipe.safetensors")
-    (base / "folder.safetensors").mkdir()
-    (base / "loop.safetensors").symlink_to(base / "loop.safetensors")
+def test_what_is_no_regular_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "loop.safetensors").symlink_to(tmp_path / "loop.safetensors")
     for name in ("pipe", "folder", "loop", "nothing", "a\nb\x1b[31m"):
-        file = base / f"{name}.safetensors"
+        file = tmp_path / f"{name}.safetensors"
         status = run("inspect", file)
         error = capsys.readouterr().err
         assert (status, error.count("\n")) == (2, 1) and "\x1b" not in error and name[:1] in error
 
 
-def test_a_configuration_beside_the_weights(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_file(peft(f"base_model.model.{LAYER}"), base / PEFT_WEIGHTS)
-    (base / PEFT_CONFIG).write_text(DEEP)
-    assert run("inspect", base) == 1
+def test_a_configuration_beside_the_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(peft(f"base_model.model.{LAYER}"), tmp_path / PEFT_WEIGHTS)
+    (tmp_path / PEFT_CONFIG).write_text(DEEP)
+    assert run("inspect", tmp_path) == 1
     assert PEFT_CONFIG in (error := capsys.readouterr().err) and error.count("\n") == 1
-    (base / PEFT_CONFIG).unlink()
-    os.mkfifo(base / PEFT_CONFIG)
-    assert run("inspect", base) == 1
+    (tmp_path / PEFT_CONFIG).unlink()
+    os.mkfifo(tmp_path / PEFT_CONFIG)
+    assert run("inspect", tmp_path) == 1
     assert PEFT_CONFIG in (error := capsys.readouterr().err) and error.count("\n") == 1
 
 
-def test_a_terminal_gets_no_commands(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_gets_no_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evil = "\x1b]0;owned\x07\x9b31m\u202e"
     recipe = json.dumps({"objective": evil, "teacher": evil, "num_inference_steps": 5})
     metadata = {
@@ -152,7 +152,7 @@ def test_a_terminal_gets_no_commands(base: Path, capsys: pytest.CaptureFixture[s
         "modelspec.title": f"{evil}\nproblem: x",
     }
     state = {**lora(), f"stray{evil}": torch.ones(1), f"{'x' * 9000}": torch.ones(1)}
-    save_file(state, file := base / "a.safetensors", metadata=metadata)
+    save_file(state, file := tmp_path / "a.safetensors", metadata=metadata)
     for words in ((), ("--json",)):
         assert run("inspect", file, *words) == 1
         printed = capsys.readouterr().out
@@ -162,7 +162,7 @@ def test_a_terminal_gets_no_commands(base: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_way_to_convert_a_pickle_converts_it(
-    base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = {"state_dict": lora(), "epoch": 3}
     for name, content in (
@@ -170,7 +170,7 @@ def test_the_way_to_convert_a_pickle_converts_it(
         ("nested name.ckpt", checkpoint),
         ("zip.safetensors", lora()),
     ):
-        torch.save(content, file := base / name)
+        torch.save(content, file := tmp_path / name)
         assert run("inspect", file) == 1
         command = shlex.split(capsys.readouterr().err.split(" which runs none: ")[1])
         assert command[:2] == ["python", "-c"] and ast.parse(command[2])

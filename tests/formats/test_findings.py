@@ -70,16 +70,20 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> State:
     return {k: v for k, v in load_file(folder / WEIGHTS_NAME).items() if "mid_block" in k}
 
 
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return build_sd()
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_attach_refuses_what_inspect_calls_a_problem(
-    kind: str, state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pipe: Any, kind: str, state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     REFUSED[kind](changed := dict(state))
     save_file(changed, file := tmp_path / "a.safetensors")
     first = read_adapter(file).problems[0]
     assert run("inspect", file) == 1
     assert f"problem: {first}" in capsys.readouterr().out
-    pipe = build_sd()
     before = everything(pipe)
     with pytest.raises(ValueError, match=re.escape(first)):
         lcm.attach(pipe, file, recipe=lcm.Recipe.lcm_lora(pipe))
@@ -88,14 +92,13 @@ def test_attach_refuses_what_inspect_calls_a_problem(
 
 @pytest.mark.parametrize("kind", PLAYED)
 def test_attach_plays_and_warns_of_what_inspect_warns_of(
-    kind: str, state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pipe: Any, kind: str, state: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     PLAYED[kind](changed := dict(state))
     save_file(changed, file := tmp_path / "a.safetensors")
     adapter = read_adapter(file)
     assert run("inspect", file) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
-    pipe = build_sd()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         lcm.attach(pipe, file, recipe=lcm.Recipe.lcm_lora(pipe))
@@ -106,6 +109,7 @@ def test_attach_plays_and_warns_of_what_inspect_warns_of(
         layer = pipe.unet.get_submodule(name.removeprefix("unet."))
         delta = layer.get_delta_weight("lcm").float()
         assert torch.allclose(delta, factors.delta(), rtol=1e-3, atol=1e-5), name
+    lcm.detach(pipe)
 
 
 def test_dora_of_peft_is_played_and_cannot_be_written(
