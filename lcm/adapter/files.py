@@ -58,7 +58,8 @@ def unpickling(path: str | os.PathLike[str]) -> str:
     torch refuses to read anything else from it.
     """
     code = (
-        "import sys,torch,safetensors.torch as s; d=torch.load(sys.argv[1],weights_only=True); "
+        "import sys,torch,safetensors.torch as s; "
+        "d=torch.load(open(sys.argv[1],'rb'),weights_only=True); "
         "s.save_file({k:v.contiguous().clone() for k,v in d.get('state_dict',d).items() "
         "if torch.is_tensor(v)},sys.argv[2])"
     )

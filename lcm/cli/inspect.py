@@ -79,13 +79,11 @@ def recipe_of(adapter: Adapter) -> dict[str, Any] | None:
     """The recipe with all its fields, those of newer versions too; None without one, and for one
     that cannot be used, which is among the problems.
     """
-    from lcm.adapter.recipe import RECIPE_KEY, Recipe
+    from lcm.adapter.recipe import RECIPE_KEY
 
-    try:
-        recipe = Recipe.from_header(adapter.header)
-    except ValueError:
+    if RECIPE_KEY not in adapter.header or RECIPE_KEY in adapter.unusable:
         return None
-    return {**json.loads(adapter.header[RECIPE_KEY])} if recipe else None
+    return {**json.loads(adapter.header[RECIPE_KEY])}
 
 
 def component(part: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_base(parser, "the result is also proved on it")
     parser.add_argument(
         "--drop",
+        type=text,
         nargs="+",
         default=(),
         metavar="NAME",

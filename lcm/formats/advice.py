@@ -19,6 +19,8 @@ from lcm.formats.kinds import identify
 from lcm.formats.read import understand
 from lcm.formats.write import identified, rehearse, save, usual_dtype
 
+LARGEST_ALPHA = 65504
+"""That `--alpha` takes."""
 MOST_NAMES = 8
 """Of tensors, or patterns, in a command that can still be read."""
 
@@ -86,7 +88,7 @@ def candidates(file: AdapterFile, adapter: Adapter) -> Iterator[Mend]:
             alpha = usual_alpha(understand(file, drop=names))
         except ValueError:
             continue
-        if alpha is not None:
+        if alpha is not None and abs(alpha) <= LARGEST_ALPHA:
             yield Mend(names, alpha)
     yield Mend(layout="diffusers")
 
@@ -138,4 +140,5 @@ def check_sound(
     """Raises AdapterError with the first problem and the way on, if there are any."""
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise AdapterError(f"{file.path}: {problems[0]}{more}; {way_on(file, check)}")
+        problem = problems[0].removeprefix(f"{file.path}: ")
+        raise AdapterError(f"{file.path}: {problem}{more}; {way_on(file, check)}")
