@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lcm.adapter.names import path_and_weight
 from lcm.adapter.recipe import CallDefaults, Recipe
@@ -13,15 +13,12 @@ from lcm.cli.arguments import add_base, load_pipe
 from lcm.system.flags import within
 from lcm.system.words import file_path, number, one_of, place, prompt, text, whole
 
-if TYPE_CHECKING:
-    import torch
-
 HELP = "draw pictures with a base model and adapters"
 EXAMPLE = (
     "lcm generate --base someone/sd15 --adapter out/ \\\n"
     '  --prompt "a lighthouse at dusk" --steps 1 2 4 8 --output pictures/'
 )
-DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+DTYPES = ("fp16", "bf16", "fp32")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +136,7 @@ def settings_of(args: argparse.Namespace, recipe: Recipe | None, defaults: CallD
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     args.seeds = args.seeds or [0]
     from lcm.data.sources.prompts import read_prompts
+    from lcm.inference.devices import choose_device, choose_dtype
     from lcm.inference.generate import (
         FEW_STEP,
         check_names_free,
@@ -247,33 +245,3 @@ def read_weights(words: Sequence[str]) -> dict[str, float]:
             raise ValueError(f"adapter: {name} is named twice; name it once, with one weight")
         adapters[name] = weight
     return adapters
-
-
-def choose_device(name: str) -> torch.device:
-    """The device to draw on. Raises ValueError for one that this machine does not have."""
-    import torch
-
-    found = (
-        torch.accelerator.current_accelerator()
-        if torch.accelerator.is_available()
-        else torch.device("cpu")
-    )
-    assert found is not None
-    if name == "auto":
-        return found
-    kind = name.partition(":")[0]
-    if kind not in ("cpu", found.type):
-        raise ValueError(
-            f"device: this machine has no {name}; pass "
-            f"cpu{'' if found.type == 'cpu' else f' or {found.type}'}, or leave it out"
-        )
-    return torch.device(name)
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    import torch
-
-    chosen: torch.dtype = getattr(
-        torch, DTYPES[("fp32" if device.type == "cpu" else "fp16") if name == "auto" else name]
-    )
-    return chosen

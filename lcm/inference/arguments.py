@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -25,19 +25,25 @@ def check_arguments(pipeline_class: Any, names: Iterable[str], shown: str) -> No
     """Raises TypeError for a name that is no argument of the class's call, which would pass over
     it in silence; `shown` is what the message calls the pipeline.
     """
-    accepted = inspect.signature(pipeline_class.__call__).parameters
+    known = accepted(pipeline_class)
     for name in names:
-        if name not in accepted:
-            raise TypeError(f"{shown} has no argument {name!r}.{hint(str(name), accepted)}")
+        if name not in known:
+            raise TypeError(f"{shown} has no argument {name!r}.{hint(str(name), known)}")
 
 
-def hint(name: str, accepted: Iterable[str]) -> str:
-    """ " Did you mean 'x'?" for the argument that has the name as one of its words, or that other
-    programs call so, or the nearest; an empty string when nothing is near.
+def accepted(pipeline_class: Any) -> Mapping[str, inspect.Parameter]:
+    """The arguments of the class's call, after the pipeline itself, in their order."""
+    parameters = inspect.signature(pipeline_class.__call__).parameters
+    return {name: parameter for name, parameter in parameters.items() if name != "self"}
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """ " Did you mean 'x'?" for the argument that other programs call so, or that has all words of
+    the name, or the nearest; an empty string when nothing is near.
     """
-    names = list(accepted)
-    with_the_word = [other for other in names if name in other.split("_")]
-    likely = [CALLED_ELSEWHERE.get(name), *with_the_word]
+    names, words = list(known), set(name.split("_"))
+    with_the_words = [other for other in names if words <= set(other.split("_"))]
+    likely = [CALLED_ELSEWHERE.get(name), *with_the_words]
     found = next((other for other in likely if other in names), None)
     return f" Did you mean {found!r}?" if found else closest(name, names)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from inspect import Parameter
 from typing import Any
 
 from lcm.adapter.lora import adaptable, lora_modules
@@ -36,9 +37,12 @@ def supply(
         bound = signature.bind_partial(pipe, *args, **options)
     except TypeError:
         return args, options  # the call says itself what is wrong with them
-    fill(bound, found.recipe.call_defaults())
+    kinds = {parameter.kind: name for name, parameter in signature.parameters.items()}
+    if not bound.arguments.get(kinds.get(Parameter.VAR_POSITIONAL, "")):
+        fill(bound, found.recipe.call_defaults())  # nothing was said by a place that has no name
+    others = bound.arguments.get(kinds.get(Parameter.VAR_KEYWORD, ""), {})
     defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
-    said = {**defaults, **bound.arguments}
+    said = {**defaults, **bound.arguments, **others}
     if said.get("timesteps") is None and said.get("sigmas") is None:
         original = said.get("original_inference_steps")
         check_steps(pipe.scheduler, said.get("num_inference_steps"), found.recipe, original)

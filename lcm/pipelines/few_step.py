@@ -13,9 +13,10 @@ import torch
 
 from lcm.adapter.recipe import CallDefaults, Recipe
 from lcm.inference import attach, current_recipe
-from lcm.inference.arguments import check_arguments
-from lcm.models.base_model import load_base, named_by
+from lcm.inference.arguments import accepted, both_sides, check_arguments
+from lcm.inference.grid import check_steps
 from lcm.models.prompts import check_clip_skip, check_text, final_norm
+from lcm.pipelines.load import load_pipeline
 
 
 def count_prompts(prompt: Any, prompt_embeds: Any) -> int:
@@ -49,6 +50,7 @@ class FewStepMixin:
     """
 
     stock_class: ClassVar[Any]
+    scheduler: Any
     components: dict[str, Any]
 
     @classmethod
@@ -58,13 +60,20 @@ class FewStepMixin:
         adapter: str | os.PathLike[str] | Mapping[Any, float],
         *,
         weight: float = 1.0,
-        dtype: torch.dtype = torch.float32,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> Self:
-        """Loads a base model, of which safetensors alone are read, and attaches an adapter, or
-        several. Raises as `lcm.models.load_base` and `lcm.attach` do.
+        """Loads a base model, a diffusers folder, a hub id or a .safetensors file in the original
+        layout, and attaches an adapter, or several.
+
+        `device` is where the pipeline is moved to, "auto" a GPU where there is one; without it the
+        pipeline stays where `from_pretrained` loads it. `dtype` is float16 on a GPU and float32
+        elsewhere unless it is said. `options` are `variant` and `revision`, of a file
+        `base_config`, and parts of the pipeline, such as `vae`, which stand in for its own. Only safetensors are read. Raises ValueError or OSError for what cannot be
+        loaded, and as `lcm.attach` does.
         """
-        with named_by(path="base"):
-            pipe: Self = load_base(base, dtype=dtype, pipeline_class=cls, leave_out=())
+        pipe: Self = load_pipeline(cls, base, device, dtype, options)
         attach(pipe, adapter, weight)
         return pipe
 
@@ -87,35 +96,35 @@ class FewStepMixin:
     def __call__(
         self,
         prompt: Any = None,
-        *,
+        *positional: Any,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         seed: int | Sequence[int] | None = None,
         **options: Any,
     ) -> Any:
         """The stock call with defaults for a distilled model: those of the attached recipe, else 4
-        steps without guidance.
+        steps without guidance. Of height and width one may be said alone.
 
         `seed` is one number per picture, prompts x num_images_per_prompt of them, or the first of
         numbers that count up. A seed gives the same picture whatever else is in the batch.
-        `options` are the stock pipeline's other arguments. Raises TypeError for one that the stock
-        pipeline does not have (it would ignore it), ValueError for seeds that do not fit.
+        `positional` and `options` are the stock pipeline's other arguments, in its order. Raises
+        TypeError for one that the stock pipeline does not have (it would ignore it), ValueError for
+        seeds that do not fit.
         """
+        said = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        options |= {name: value for name, value in said.items() if value is not None}
+        options |= self._by_name(positional, options)
         check_arguments(self.stock_class, options, self.stock_class.__name__)
         check_text("prompt", prompt)
         check_text("negative_prompt", options.get("negative_prompt"))
         recipe = self.recipe
-        defaults = recipe.call_defaults() if recipe else CallDefaults()
-        if num_inference_steps is None:
-            num_inference_steps = defaults.num_inference_steps
-        if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1; got {num_inference_steps}")
-        if guidance_scale is None:
-            guidance_scale = defaults.guidance_scale
-        if defaults.eta:
-            options.setdefault("eta", defaults.eta)
-        if options.setdefault("clip_skip", defaults.clip_skip) is not None:
+        for name, value in vars(recipe.call_defaults() if recipe else CallDefaults()).items():
+            if name in accepted(self.stock_class) and options.get(name) is None:
+                options[name] = value
+        if options.get("clip_skip") is not None:
             check_clip_skip(self, options["clip_skip"])
+        check_steps(self.scheduler, options["num_inference_steps"], recipe)
+        options |= both_sides(self, options.get("height"), options.get("width"))
         if seed is not None:
             if options.get("generator") is not None:
                 raise ValueError("seed and generator exclude each other; pass one of them")
@@ -123,12 +132,22 @@ class FewStepMixin:
             options["generator"] = generators(
                 seed, prompts * (options.get("num_images_per_prompt") or 1)
             )
-        return super().__call__(  # type: ignore[misc]
-            prompt,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            **options,
-        )
+        return super().__call__(prompt, **options)  # type: ignore[misc]
+
+    def _by_name(self, positional: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments after the prompt by the names that the stock call has for them. Raises
+        TypeError for too many, and for one that is said twice.
+        """
+        names = list(accepted(self.stock_class))[1:]
+        if len(positional) > len(names):
+            raise TypeError(
+                f"{self.stock_class.__name__} takes {len(names) + 1} arguments by position, got "
+                f"{len(positional) + 1}"
+            )
+        found = dict(zip(names, positional, strict=False))
+        for name in found.keys() & options.keys():
+            raise TypeError(f"{name} is given twice, by position and by name")
+        return found
 
     def encode_prompt(self, *args: Any, **options: Any) -> Any:
         """The stock method, in which `clip_skip` works with any version of transformers."""

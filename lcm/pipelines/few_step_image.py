@@ -4,11 +4,11 @@ belong to their prompts.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, ClassVar
 
 import torch
 
+from lcm.inference.grid import check_strength, knows_strength
 from lcm.pipelines.few_step import FewStepMixin, count_prompts
 
 
@@ -42,14 +42,14 @@ class FewStepImageMixin(FewStepMixin):
     lower part, as stock ones do.
     """
 
-    scheduler: Any
     has_own_timesteps = False
     pictures: ClassVar[tuple[str, ...]] = ("image",)
 
-    def __call__(self, prompt: Any = None, **options: Any) -> Any:
+    def __call__(self, prompt: Any = None, *positional: Any, **options: Any) -> Any:
         """Calls as `FewStepMixin.__call__` does. `image`, and `mask_image` where there is one, are
         one picture or one per prompt.
         """
+        options |= self._by_name(positional, options)
         prompts = count_prompts(prompt, options.get("prompt_embeds"))
         per_prompt = options.get("num_images_per_prompt") or 1
         for name in self.pictures:
@@ -70,10 +70,14 @@ class FewStepImageMixin(FewStepMixin):
         """The descending timesteps [steps] int64 of this call, and how many they are. Raises
         ValueError where the adapter's grid has fewer below `strength`.
         """
-        knows_strength = "strength" in inspect.signature(self.scheduler.set_timesteps).parameters
-        if self.has_own_timesteps or denoising_start is not None or not knows_strength:
+        if (
+            self.has_own_timesteps
+            or denoising_start is not None
+            or not knows_strength(self.scheduler)
+        ):
             given = {} if denoising_start is None else {"denoising_start": denoising_start}
             return super().get_timesteps(num_inference_steps, strength, device, **given)  # type: ignore[misc]
+        check_strength(self.scheduler, num_inference_steps, strength)
         self.scheduler.set_timesteps(num_inference_steps, device=device, strength=strength)
         self.scheduler.set_begin_index(0)
         return self.scheduler.timesteps, num_inference_steps

@@ -82,7 +82,7 @@ def test_seeds_and_steps_that_do_not_fit_are_refused() -> None:
         draw(pipe, ["a", "b"], seed=[1], num_images_per_prompt=2)
     with pytest.raises(ValueError, match="seed and generator exclude each other"):
         draw(pipe, seed=1, generator=torch.Generator())
-    with pytest.raises(ValueError, match="num_inference_steps must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="num_inference_steps must be a positive integer; got 0"):
         draw(pipe, num_inference_steps=0)
     for seed in (1.5, "x"):
         with pytest.raises(ValueError, match="seed must be an integer"):
@@ -127,8 +127,6 @@ def test_the_steps_asked_for_are_made_and_begin_at_the_strength(
         seen.clear()
         draw(pipe, **{**options, "strength": strength}, num_inference_steps=steps, seed=0)
         assert seen == expected
-    with pytest.raises(ValueError, match="smaller than `num_inference_steps`"):
-        draw(pipe, **{**options, "strength": 0.04}, num_inference_steps=4)
 
 
 def test_at_full_strength_it_is_the_stock_pipeline(adapters: dict[Any, Path]) -> None:

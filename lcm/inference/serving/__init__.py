@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from lcm.inference.serving.engine import Engine, QueueFullError
 from lcm.inference.serving.request import Request
-from lcm.inference.serving.serve import Result, serve
+from lcm.inference.serving.results import Result, serve
 
 __all__ = ["Engine", "QueueFullError", "Request", "Result", "serve"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,14 @@ import torch
 from PIL import Image
 
 from lcm.adapter.recipe import CallDefaults, Recipe
-from lcm.inference.arguments import both_sides, check_arguments, finite, own_sides, whole
+from lcm.inference.arguments import (
+    accepted,
+    both_sides,
+    check_arguments,
+    finite,
+    own_sides,
+    whole,
+)
 from lcm.models.prompts import check_clip_skip, check_text
 
 REFUSED = {
@@ -96,7 +102,7 @@ class Request:
             said = getattr(self, name, self.options.get(name))
             value = default if said is None else said
             # those of a recipe are left out where the call has no such argument
-            if value is not None and (name in accepted(pipe) or said):
+            if value is not None and (name in accepted(call_class(pipe)) or said):
                 own[name] = CHECKS[name](name, value) if name in CHECKS else value
         check_clip_skip(pipe, own.get("clip_skip"))
         return own
@@ -104,7 +110,7 @@ class Request:
     def check_size(self, pipe: Any, own: Mapping[str, Any], max_pixels: int) -> None:
         """Raises ValueError for a picture of more pixels, whether they are asked for or given."""
         pixels = own["height"] * own["width"] if "height" in own else 0
-        if not pixels and "height" in accepted(pipe):
+        if not pixels and "height" in accepted(call_class(pipe)):
             pixels = math.prod(own_sides(pipe))
         pixels = max([pixels, *map(count_pixels, self.options.values())])
         if pixels > max_pixels:
@@ -129,10 +135,6 @@ class Request:
 def call_class(pipe: Any) -> Any:
     """The class whose call has all arguments by name."""
     return getattr(pipe, "stock_class", type(pipe))
-
-
-def accepted(pipe: Any) -> Mapping[str, Any]:
-    return inspect.signature(call_class(pipe).__call__).parameters
 
 
 def count_pixels(image: Any) -> int:
