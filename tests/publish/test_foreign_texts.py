@@ -46,7 +46,6 @@ def card_with(text: str) -> Card:
         teacher=text,
         teacher_loras=[{"file": text, "weight": 0.5}],
         extra_teachers=[text],
-        scheduler_config={"original_inference_steps": 50, "prediction_type": text},
     )
     config = TrainConfig.of(
         pretrained_teacher_model=f"/home/alice/{text}" if text.strip() else "/",

@@ -19,6 +19,7 @@ import train_lcm_lora
 from lcm.adapter.files import read_header
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.cli import main as cli
+from lcm.outputs.finished import write_result_sums
 from lcm.publish.card import Card
 from lcm.publish.hub import push
 from tests.support.hub import FakeHub
@@ -191,6 +192,7 @@ def rewrite_teacher(path: Path, teacher: str) -> None:
     header = read_header(path)
     recipe = {**json.loads(header["lcm.recipe"]), "teacher": teacher}
     save_file(load_file(path), path, {**header, "lcm.recipe": json.dumps(recipe)})
+    write_result_sums(path.parent, path.name)
 
 
 @pytest.mark.parametrize(
