@@ -44,9 +44,9 @@ def grid_name(step: int) -> str:
     return f"{GRIDS}/step-{step:06d}.png"
 
 
-def check_ways(output_dir: Path) -> None:
+def check_ways(output_dir: Path, adapter: str = WEIGHTS_NAME) -> None:
     """Raises ValueError where a file lies in the way of a folder that a run writes into, a folder
-    in that of a file, or a link leads nowhere.
+    in that of a file, or a link leads nowhere. `adapter` is the file of what is trained.
     """
     for name in ("", Path(PICTURE_NAME).parent, GRIDS):
         if (what := obstacle(output_dir / name)) is not None:
@@ -54,7 +54,7 @@ def check_ways(output_dir: Path) -> None:
                 f"output_dir: {what}, and a run writes there; move it away, or pass another "
                 "--output_dir"
             )
-    for name in (*(name for name in OVERWRITTEN if "*" not in name), WEIGHTS_NAME):
+    for name in (*(name for name in OVERWRITTEN if "*" not in name), adapter):
         if (output_dir / name).is_dir():
             raise ValueError(
                 f"output_dir: {output_dir / name} is a folder, and a run writes a file of that "

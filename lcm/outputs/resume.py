@@ -81,7 +81,7 @@ def open_output(config: OutputConfig) -> RunState | None:
     is none.
     """
     output_dir = config.folder
-    check_ways(output_dir)
+    check_ways(output_dir, config.weights_file)
     found = find_checkpoint(output_dir, config.resume_from_checkpoint)
     checkpoints = list_checkpoints(output_dir)
     taken = (output_dir / config.weights_file).exists() or is_full(output_dir) or checkpoints

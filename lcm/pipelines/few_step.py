@@ -70,7 +70,8 @@ class FewStepMixin:
         `device` is where the pipeline is moved to, "auto" a GPU where there is one; without it the
         pipeline stays where `from_pretrained` loads it. `dtype` is float16 on a GPU and float32
         elsewhere unless it is said. `options` are `variant` and `revision`, of a file
-        `base_config`, and parts of the pipeline, such as `vae`, which stand in for its own. Only safetensors are read. Raises ValueError or OSError for what cannot be
+        `base_config`, and parts of the pipeline, such as `vae`, which stand in for its own. Only
+        safetensors are read. Raises ValueError or OSError for what cannot be
         loaded, and as `lcm.attach` does.
         """
         pipe: Self = load_pipeline(cls, base, device, dtype, options)

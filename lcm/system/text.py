@@ -15,7 +15,7 @@ of writing round), lone surrogates, and what breaks a line or a paragraph.
 """
 JOINERS = "\u200c\u200d\ufe0f"
 """Format characters that writing needs: emoji and the scripts of Persia and India."""
-MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$:@-])")
+MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#!|~&$:@]|^[-+=])")
 """Characters that Markdown, as GitHub and the hub read it, may take for markup, for an address or
 for a name.
 """

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from examples import distil, img2img, inpaint, mix, quickstart, serve, tools
+from examples.shapes import card
 from examples.shapes.render import BACKGROUNDS, COLORS, write_dataset
 from lcm.adapter.names import WEIGHTS_NAME
 from tests.support import ROOT
@@ -122,3 +124,28 @@ def test_the_tools_call_the_bundled_adapter_sound_and_shorten_it(
     assert small.stat().st_size < bundled.stat().st_size / 3  # rank 8 of 32
     (picture,) = tmp_path.glob("0001-*.png")
     assert backgrounds(Image.open(picture)) == {"navy"}
+
+
+def test_the_bundled_card_is_what_a_run_writes_and_its_code_runs_here(tmp_path: Path) -> None:
+    written = (card.FOLDER / "README.md").read_text(encoding="utf-8")
+    made = card.text()
+    last = [text.rstrip().splitlines()[-1] for text in (written, made)]
+    assert all(line.startswith("Made with torch ") for line in last)
+    assert written.replace(last[0], "") == made.replace(last[1], "")
+    _, workflow = card.bundled()
+    with Image.open(card.FOLDER / "images" / "grid.png") as grid:
+        assert grid.text == workflow
+        cell = np.asarray(grid.convert("RGB")).astype(int)[:64, 128:192]  # 4 steps
+    stock, with_style, attaching = [
+        block.split("\n```")[0] for block in written.split("```python\n")[1:]
+    ]
+    assert "path/to/style" in with_style
+    for code in (stock, attaching):
+        names: dict[str, Any] = {}
+        exec(
+            compile(code.replace('"image.png"', repr(str(tmp_path / "x.png"))), "card", "exec"),
+            names,
+        )
+        assert names["image"].size == (64, 64)
+        if code is stock:
+            assert np.abs(np.asarray(names["image"]).astype(int) - cell).max() <= 1

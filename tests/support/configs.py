@@ -86,6 +86,7 @@ VALUES: dict[str, Any] = {
     "target": "ema",
     "ema_decay": 0.5,
     "output_dir": "out put",
+    "output_name": "my lcm",
     "seed": 7,
     "train_batch_size": 3,
     "gradient_accumulation_steps": 4,

@@ -47,6 +47,9 @@ def content(path: Path) -> Any:
             for line in path.read_text().splitlines()
             if not line.startswith(("output_dir:", "latent_cache_dir:"))
         ]
+    if path.name in ("README.md", "card.json"):
+        # code in a card names its folder, so that it runs from any other
+        return path.read_text().replace(str(path.parent.absolute()), "")
     if path.name == "state.json":
         facts = json.loads(path.read_text())
         del facts["config"]["output_dir"], facts["config"]["latent_cache_dir"]
