@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_separators_of_windows_lead_to_the_file(tmp_path: Path, layout: str) -> 
     assert captions_of(load_folder(tmp_path)) == {"img/deep/a.png": ("seen",)}
 
 
-@pytest.mark.skipif(__import__("os").sep == "\\", reason="names of files may hold no backslash")
+@pytest.mark.skipif(os.sep == "\\", reason="names of files may hold no backslash")
 def test_a_file_whose_name_has_a_backslash_is_that_file(tmp_path: Path) -> None:
     for name in ("img\\a.png", "img/a.png"):
         save_image(tmp_path / name)
@@ -79,13 +80,15 @@ def test_a_name_that_no_file_has_costs_its_row_alone(
 
 @pytest.mark.parametrize(
     "name",
-    ["metadata.json1", "metadata.json", "metadata.parquet", "a.jpg.txt", "a.json", "a.tags"]
-    + ["captions.yaml", "all.tsv", "a.jpg.caption", "a.txt.bak"],
+    [
+        *("metadata.json1", "metadata.json", "metadata.parquet", "captions.yaml", "all.tsv"),
+        *("a.jpg.txt", "a.json", "a.tags", "a.jpg.caption", "a.txt.bak"),
+    ],
 )
 def test_files_that_may_be_meant_for_captions_are_named(tmp_path: Path, name: str) -> None:
     save_image(tmp_path / "a.jpg")
     (tmp_path / name).write_text("a cat")
-    with pytest.raises(ValueError, match="has a caption; .* is not read; add a metadata") as error:
+    with pytest.raises(ValueError, match=r"has a caption; .* is not read; add a metadata") as error:
         load_folder(tmp_path)
     assert f"{name} is not read" in str(error.value)
 
