@@ -34,29 +34,35 @@ def decode(content: bytes) -> str:
             f"is not {'UTF-16, as which it begins' if is_wide else 'UTF-8'}: {error.reason} at "
             f"byte {error.start}; save it as UTF-8"
         ) from error
+    check_text(text)
+    return text
+
+
+def check_text(text: str) -> None:
+    """Raises BadTextError for a text that was read in another encoding than it was written in."""
     if "\0" in text:
         raise BadTextError(
             "is not UTF-8: it has zero bytes, as UTF-16 and UTF-32 do; save it as UTF-8"
         )
     if any(mark in text for mark in SEVEN_BIT):
         raise BadTextError("is not UTF-8: it has the shifts of ISO-2022; save it as UTF-8")
-    return text
+    if not is_utf8(text):  # JSON can spell half of a surrogate pair, which no tokenizer takes
+        raise BadTextError("has half of a surrogate pair, which is no character; write it anew")
 
 
 def as_captions(value: Any) -> tuple[str, ...]:
     """The non-empty captions in a cell that holds a string, a list of strings, or nothing.
 
-    Raises BadTextError for one that no tokenizer takes.
+    Raises BadTextError for one that cannot be what was written.
     """
     candidates = value if isinstance(value, list | tuple) else [value]
-    texts = [decode(text) if isinstance(text, bytes) else text for text in candidates]
-    captions = tuple(
-        stripped for text in texts if isinstance(text, str) and (stripped := text.strip())
-    )
-    for caption in captions:
-        if not is_utf8(caption):  # JSON can spell half of a surrogate pair
-            raise BadTextError("has half of a surrogate pair, which is no character; write it anew")
-    return captions
+    captions = []
+    for candidate in candidates:
+        text = decode(candidate) if isinstance(candidate, bytes) else candidate
+        if isinstance(text, str) and (caption := text.removeprefix("\ufeff").strip()):
+            check_text(caption)
+            captions.append(caption)
+    return tuple(captions)
 
 
 def caption_lines(content: bytes) -> tuple[str, ...]:

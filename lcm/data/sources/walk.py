@@ -74,8 +74,13 @@ class Found:
 
 
 def real_path(path: Path) -> Path:
-    """Without links; where these go round in a circle, as far as they were followed."""
-    return Path(os.path.realpath(path))
+    """Without links; where these go round in a circle, as far as they were followed. A name that no
+    file can have stays as it is.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:
+        return path
 
 
 def walk(

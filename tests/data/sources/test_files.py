@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from lcm.data.config import DataConfig
+from lcm.data.load import load_records
 from lcm.data.sources.files import expand_braces, find_files
 from tests.support.samples import captions_of
 from tests.support.tars import load_tar, shard
@@ -83,3 +86,47 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> 
         tmp_path,
         [tmp_path / "x[1]{a,b}*.tar"],
     )
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("x{0..999999}.tar", "{0..999}x{0..999}.tar", "{a,b}{0..9999999999999999999999}.tar"),
+        *("{,}" * 60 + "x.tar", "{0..99}" * 40),
+    ],
+)
+def test_a_pattern_that_means_nothing_or_far_too_much_is_refused(
+    tmp_path: Path, pattern: str
+) -> None:
+    with pytest.raises((FileNotFoundError, ValueError), match=r"there is no file|more than 1"):
+        find_files("webdataset", f"{tmp_path}/{pattern}", ".tar")
+
+
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [
+        *(("webdataset", "x.tar"), ("parquet_files", "x.parquet"), ("prompts_file", "x.txt")),
+        *(("dataset_name", "x.parquet"), ("train_data_dir", "x")),
+    ],
+)
+@pytest.mark.parametrize("where", ["itself", "its folder"])
+def test_a_pipe_is_refused_and_not_opened(tmp_path: Path, flag: str, name: str, where: str) -> None:
+    os.mkfifo(tmp_path / name)
+    place = tmp_path if where == "its folder" else tmp_path / name
+    with pytest.raises((FileNotFoundError, ValueError), match=f"{flag}: ") as error:
+        load_records(DataConfig(**{flag: str(place)}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("copies", [10**9, 10**30])
+def test_more_trajectories_than_can_be_drawn_are_refused(tmp_path: Path, copies: int) -> None:
+    (tmp_path / "prompts.txt").write_text("one\ntwo\n")
+    flags = {"prompts_file": str(tmp_path / "prompts.txt"), "trajectories_per_prompt": copies}
+    with pytest.raises(ValueError, match=r"trajectories_per_prompt: .* pass fewer"):
+        load_records(DataConfig(**flags))
+    assert len(load_records(DataConfig(**flags, max_train_samples=3))) == 3
+
+
+def test_a_limit_beyond_all_numbers_is_none(tmp_path: Path) -> None:
+    shard(tmp_path / "x.tar", 2)
+    assert len(load_tar(tmp_path, max_train_samples=10**30).records) == 2

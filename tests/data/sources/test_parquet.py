@@ -129,3 +129,22 @@ def test_a_replaced_file_is_read_again(tmp_path: Path) -> None:
     write_rows(path, pa.array([encoded(plain(BLUE))] * 3, pa.binary()))
     os.utime(path, (2e9, 2e9))  # in case both were written within one tick of the clock
     assert load(tmp_path, path).records[0].image().getpixel((0, 0)) == BLUE
+
+
+def test_a_file_without_rows_is_left_out_by_name(tmp_path: Path) -> None:
+    write_rows(
+        tmp_path / "rows" / "a.parquet", pa.array([], pa.binary()), pa.array([], pa.string())
+    )
+    with pytest.raises(ValueError, match=r"no usable sample; dropped: 1 without rows.*a\.parquet"):
+        load(tmp_path, tmp_path / "rows")
+    write_rows(tmp_path / "rows" / "b.parquet", pa.array(DATA, pa.binary()))
+    data = load(tmp_path, tmp_path / "rows")
+    assert (len(data.records), data.dropped) == (3, {"without rows": 1})
+
+
+def test_a_row_that_names_a_pipe_is_left_out(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "a.png").write_bytes(DATA[0])
+    path = write_rows(tmp_path / "x.parquet", pa.array(["pipe.png", "a.png"]), ["x", "y"])
+    data = load(tmp_path, path)
+    assert [record.captions for record in data.records] == [("y",)]

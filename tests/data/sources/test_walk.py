@@ -1,4 +1,4 @@
-"""The one rule for what lies below a folder of data: what is entered, read, passed over and named."""
+"""The one rule for what lies below a folder of data: entered, read, passed over, always named."""
 
 from __future__ import annotations
 
@@ -128,9 +128,9 @@ def test_pictures_and_their_captions_may_lie_behind_links_together(
     for number, path in enumerate(sorted(path for path in store.rglob("*") if path.is_file())):
         link = data / path.relative_to(store)
         link.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "blobs":
-            path = path.rename(tmp_path / "blobs" / f"sha{number}")
-        link.symlink_to(os.path.relpath(path, link.parent))
+        blob = tmp_path / "blobs" / f"sha{number}"
+        real = path.rename(blob) if kind == "blobs" else path
+        link.symlink_to(os.path.relpath(real, link.parent))
     assert captions_of(load(data).records) == {"a.png": ("one",), "in/b.png": ("two",)}
 
 
@@ -162,8 +162,10 @@ def test_hidden_pictures_are_passed_over_and_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "hidden"),
-    [("a.png", False), ("./a.png", False), ("../a/b.png", False), ("v1.5/a.b.png", False)]
-    + [(".a.png", True), ("a/.b/c.png", True), ("..a.png", True), ("._a.png", True)],
+    [
+        *((path, False) for path in ("a.png", "./a.png", "../a/b.png", "v1.5/a.b.png")),
+        *((path, True) for path in (".a.png", "a/.b/c.png", "..a.png", "._a.png")),
+    ],
 )
 def test_hidden_is_what_begins_with_a_dot(path: str, hidden: bool) -> None:
     assert is_hidden(Path(path)) == hidden
