@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,14 @@ def test_a_new_run_misses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     MetricsLog(tmp_path, 0)
     assert caplog.messages == []
     assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    "end", ['{"step": 2, "lo', '{"step": 3}\n', "\0\0\0\0\n", "7\n", "\0\0\0", '{"loss": 1}\n']
+)
+def test_a_torn_or_later_line_is_dropped(tmp_path: Path, end: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n' + end)
+    MetricsLog(tmp_path, 2).append({"step": 3})
+    assert [
+        json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ] == [1, 2, 3]

@@ -231,17 +231,6 @@ def test_lines_wait_for_room_and_come_once(tmp_path: Path, monkeypatch: pytest.M
     ] == [1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    "end", ['{"step": 2, "lo', '{"step": 3}\n', "\0\0\0\0\n", "7\n", "\0\0\0", '{"loss": 1}\n']
-)
-def test_a_torn_or_later_line_is_dropped(tmp_path: Path, end: str) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n' + end)
-    MetricsLog(tmp_path, 2).append({"step": 3})
-    assert [
-        json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
-    ] == [1, 2, 3]
-
-
 FILL = """
     import errno, torch
     from pathlib import Path
