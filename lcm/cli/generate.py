@@ -148,6 +148,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     )
     from lcm.inference.texts import settle_texts
     from lcm.models.prompts import check_clip_skip
+    from lcm.system.lock import alone_in
 
     weights = read_weights(args.adapter)
     adapters = look_up_all(weights)
@@ -158,18 +159,19 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     settings = settings_of(args, recipe, defaults)
     prompts = args.prompt or [prompt for prompt in read_prompts(args.prompts_file) if prompt]
     pictures = plan(prompts, args.steps or [defaults.num_inference_steps], args.seeds)
-    if not args.overwrite:
-        check_names_free(args.output, pictures)
-    device = choose_device(args.device)
-    pipe = load_pipe(args, choose_dtype(args.dtype, device))
-    check_clip_skip(pipe, settings.clip_skip)
-    prepare(pipe, adapters, list(weights.values()), args.scheduler)
-    settings, problem = settle_texts(pipe, prompts, settings, args.long_prompts)
-    if problem is not None:
-        print(f"warning: {problem}", file=sys.stderr)
-    pipe.to(device)
-    pipe.set_progress_bar_config(disable=True)
-    write(pipe, pictures, settings.with_size(pipe), args, weights)
+    with alone_in(args.output, "output"):
+        if not args.overwrite:
+            check_names_free(args.output, pictures)
+        device = choose_device(args.device)
+        pipe = load_pipe(args, choose_dtype(args.dtype, device))
+        check_clip_skip(pipe, settings.clip_skip)
+        prepare(pipe, adapters, list(weights.values()), args.scheduler)
+        settings, problem = settle_texts(pipe, prompts, settings, args.long_prompts)
+        if problem is not None:
+            print(f"warning: {problem}", file=sys.stderr)
+        pipe.to(device)
+        pipe.set_progress_bar_config(disable=True)
+        write(pipe, pictures, settings.with_size(pipe), args, weights)
     return 0
 
 

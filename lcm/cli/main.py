@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from lcm.system.about import add_about
 from lcm.system.console import error_exit, log_from, plain_output, quiet_libraries
 from lcm.system.parser import Parser
+from lcm.system.signals import Stopped, StopRequest, obeying
 
 OTHER_NAMES = {
     **dict.fromkeys(("model", "pretrained_teacher_model", "checkpoint", "ckpt"), "base"),
@@ -41,14 +42,22 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0, 1 where something is wrong with a file, 2 after a mistake of the user."""
+    """The exit status: 0, 1 where something is wrong with a file, 2 after a mistake of the user,
+    128 + n where signal n asked to stop.
+    """
+    with obeying():
+        return run(argv, StopRequest())
+
+
+def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
+    """Does what `main` does; the verb hears signals, so that it leaves nothing half-written."""
     quiet_libraries()
     log_from(logging.WARNING)
     try:
         from lcm.cli import VERBS
 
         args, rest = make_parser().parse_known_args(argv)
-        with plain_output():
+        with plain_output(), stop.listening():
             status = VERBS[args.verb].run(args, rest)
             sys.stdout.flush()  # where a reader has left, it is found out here and not at the end
         return status
@@ -56,6 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("LCM_TRACEBACK"):
             raise
         return error_exit(error)
+    except (Stopped, RuntimeError) as reason:
+        # what is interrupted may answer with an error of its own
+        if stop.signum is None:
+            raise
+        stopped = reason if isinstance(reason, Stopped) else Stopped(stop.signum)
+        print(f"stopped by {stopped}", file=sys.stderr)
+        return stopped.status
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     from lcm.formats.coverage import pruned_warning
     from lcm.formats.write import check_free
     from lcm.inference import fitting_scheduler
-    from lcm.system.atomic import replacing
+    from lcm.system.lock import replacing_alone
 
     check_free(
         args.output, [Path(args.base), *map(Path, args.adapters)], args.force, "model_index.json"
@@ -96,8 +96,7 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
         say(f"{name}: {len(adapter.modules)} layers, weight {weight:g}")
     if args.dtype:
         pipe.to(dtype=getattr(torch, args.dtype))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(args.output) as partial:
+    with replacing_alone(args.output) as partial:
         pipe.save_pretrained(partial)
         if recipe is not None:
             (partial / UNET_FOLDER / RECIPE_NAME).write_text(recipe.to_json())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from lcm.system.words import file_path, text
 
@@ -25,6 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from lcm.publish.hub import push
+    from lcm.system.lock import alone_in
 
-    print(push(args.output_dir, args.hub_model_id, args.hub_private))
+    # a run replaces its files one by one; a folder that nobody here may write to stands still
+    is_ours = os.access(args.output_dir, os.W_OK)
+    with alone_in(args.output_dir) if is_ours else nullcontext():
+        print(push(args.output_dir, args.hub_model_id, args.hub_private))
     return 0

@@ -15,7 +15,7 @@ from lcm.formats.configuration import METADATA_KEY
 from lcm.formats.factors import Adapter, common, largest_difference
 from lcm.formats.programs import Taken, diffusers_takes
 from lcm.formats.read import read_adapter, understand
-from lcm.system.atomic import replacing
+from lcm.system.lock import replacing_alone
 
 LAYOUTS = {"kohya": kohya.write, "diffusers": diffusers.write, "peft": peft.write}
 """Layout -> what writes an adapter in it, to a file or, for "peft", to a folder. Those that are
@@ -138,8 +138,7 @@ def save(adapter: Adapter, path: Path, dtype: torch.dtype, layout: str = "kohya"
     Raises AdapterError, with nothing written, when a value does not fit `dtype` or the file is not
     what it was made from.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
+    with replacing_alone(path) as partial:
         LAYOUTS[layout](lowered(adapter, dtype), partial)
         read = read_adapter(partial)
         check_written(adapter, read, dtype)

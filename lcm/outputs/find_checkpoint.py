@@ -90,7 +90,7 @@ def first_sound(
     folders: Iterable[Path],
 ) -> tuple[tuple[Path, RunState] | None, list[DamagedError]]:
     """The first checkpoint that can be read, and what is wrong with those before it."""
-    damaged = []
+    damaged: list[DamagedError] = []
     for folder in folders:
         try:
             return (folder, load_run(folder)), damaged

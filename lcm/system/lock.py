@@ -1,5 +1,5 @@
-"""One command per output folder: a launcher may return before what it started has ended, and the
-command be repeated at once.
+"""One command per output folder, and per output file: a launcher may return before what it started
+has ended, and the command be repeated at once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from lcm.system.atomic import replacing
 from lcm.system.paths import obstacle
 
 logger = logging.getLogger(__name__)
@@ -31,50 +32,68 @@ def alone_in(folder: Path, flag: str = "output_dir") -> Iterator[None]:
     which nothing was written are gone afterwards. Raises ValueError when another command keeps the
     folder, or it cannot be written.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    lock = take(folder, flag)
+    with holding(folder / LOCK_NAME, f"working in {folder}", flag):
+        yield
+
+
+@contextmanager
+def replacing_alone(path: Path, flag: str = "output") -> Iterator[Path]:
+    """What `replacing` does, for a file or folder that two commands may be told to write. Raises
+    ValueError when another one is writing it.
+    """
+    with (
+        holding(path.with_name(f".{path.name}{LOCK_NAME}"), f"writing {path}", flag),
+        replacing(path) as partial,
+    ):
+        yield partial
+
+
+@contextmanager
+def holding(place: Path, work: str, flag: str) -> Iterator[None]:
+    """Holds the lock file at `place` inside the block; `work` is what another holder does."""
+    made = [path for path in place.parents if not path.exists()]
+    lock = take(place, work, flag)
     try:
         yield
     finally:
         with suppress(OSError):  # Windows keeps a file that is open, and none takes a full folder
-            (folder / LOCK_NAME).unlink()
+            place.unlink()
             for path in made:
                 path.rmdir()
         lock.release()
 
 
-def take(folder: Path, flag: str) -> FileLock:
-    """The lock of a folder, held; says so where it has to be waited for."""
+def take(place: Path, work: str, flag: str) -> FileLock:
+    """The lock, held; says so where it has to be waited for."""
+    if (what := obstacle(place.parent)) is not None:
+        raise ValueError(f"{flag}: {what}; move it away, or choose another folder")
     try:
-        return hold(folder, flag, AT_ONCE)
+        return hold(place, flag, AT_ONCE)
     except Timeout:
-        logger.info("waiting for another command to leave %s", folder)
+        logger.info("waiting for another command, which is %s", work)
     try:
-        return hold(folder, flag, PATIENCE)
+        return hold(place, flag, PATIENCE)
     except Timeout as error:
         raise ValueError(
-            f"{flag}: another command is working in {folder}; wait until it has ended, or pass "
-            f"another --{flag}"
+            f"{flag}: another command is {work}; wait until it has ended, or pass another --{flag}"
         ) from error
 
 
-def hold(folder: Path, flag: str, patience: float) -> FileLock:
-    """The lock of a folder, held within so many seconds. Raises Timeout, or ValueError where the
-    folder cannot be written.
+def hold(place: Path, flag: str, patience: float) -> FileLock:
+    """The lock, held within so many seconds. Raises Timeout, or ValueError where its folder cannot
+    be written.
     """
-    if (what := obstacle(folder)) is not None:
-        raise ValueError(f"{flag}: {what}; move it away, or choose another folder")
     while True:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / LOCK_NAME)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(place)
             if held(lock, patience):
                 return lock
         except Timeout:
             raise
         except OSError as error:
             raise ValueError(
-                f"{flag}: {folder} cannot be written ({error}); choose another folder"
+                f"{flag}: {place.parent} cannot be written ({error}); choose another folder"
             ) from error
 
 

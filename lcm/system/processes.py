@@ -32,7 +32,7 @@ def lost_process(error: BaseException, saved: str) -> ProcessLostError | None:
     text = str(error)
     if not isinstance(error, RuntimeError) or not LOST.search(text):
         return None
-    what = re.sub(r"^\[.*?\] ?", "", text.strip().splitlines()[0])
+    what = re.sub(r"^\[.*?\] ?", "", text.strip().splitlines()[0]).partition(". ")[0]
     return ProcessLostError(
         f"another process of this run has ended, or cannot be reached ({what}); what it printed "
         f"last says why ({saved})"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from accelerate.utils import gather_object
 
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.config.run import to_yaml
+from lcm.data.batch import SampleBatch
 from lcm.data.report import write_report
 from lcm.outputs.checkpoint import RunState, set_aside
 from lcm.outputs.finished import steps_of
@@ -116,7 +119,7 @@ class Trainer:
         """Steps, with their lines, checkpoints and grids, until the last one or until any process
         is asked to stop.
         """
-        run, state, config = self.run, self.state, self.run.config
+        run, state = self.run, self.state
         batches = run.inputs.batches(range(state.step, run.facts.num_updates))
         progress = Progress(
             run.machine.accelerator,
@@ -126,6 +129,11 @@ class Trainer:
             total=run.facts.num_updates,
             samples_per_step=run.facts.samples_per_step,
         )
+        with closing(progress):  # what is said after an error begins a line
+            self._train_on(batches, progress)
+
+    def _train_on(self, batches: Iterator[SampleBatch], progress: Progress) -> None:
+        run, state, config = self.run, self.state, self.run.config
         while not self.is_done and not self.stopping:
             output = train_step(run, state, batches, self._asked)
             self.window.add(output.loss, output.times)
@@ -144,7 +152,6 @@ class Trainer:
             if self.stopping and not saving:
                 progress.write_line(state.step, measure(run, state, output))
                 self.save()
-        progress.close()
 
     def _asked(self) -> bool:
         return self.stop.asked

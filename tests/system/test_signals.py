@@ -1,56 +1,28 @@
-"""Signals: what they end and when, in processes of their own; and one command per folder."""
+"""Signals: what they end and when, in processes of their own."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import importlib
 import os
+import pty
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from lcm.system import lock as locking
-from lcm.system.lock import alone_in
-from lcm.system.signals import Stopped, StopRequest
-from tests.support import ROOT
-
-BEGIN = """
-    import os, signal, sys, time
-    from lcm.system.signals import Stopped, StopRequest
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
-    stop = StopRequest()
-"""
+from lcm.cli import inspect as inspect_verb
+from lcm.cli import main as cli_main
+from lcm.system.atomic import replacing
+from lcm.system.signals import ASKING, Stopped, StopRequest
+from tests.support.scripts import said, script
 
 
-def said(process: subprocess.Popen[str]) -> str:
-    """The next line that it prints."""
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def script(code: str, *arguments: Path, **environment: str) -> subprocess.Popen[str]:
-    plain = {key: value for key, value in os.environ.items() if key != "ACCELERATE_MIXED_PRECISION"}
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-u",
-            "-c",
-            textwrap.dedent(BEGIN) + textwrap.dedent(code),
-            *map(str, arguments),
-        ],
-        env={**plain, "PYTHONPATH": str(ROOT), **environment},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", ASKING)
 def test_a_signal_stops_at_once_or_at_the_end_of_what_is_deferred(signum: signal.Signals) -> None:
     for deferring in (False, True):
         stop, done = StopRequest(), []
@@ -101,13 +73,99 @@ def test_after_ctrl_c_a_second_signal_ends_the_process_inside_any_call(
 
 
 def test_what_was_started_to_ignore_a_signal_goes_on_ignoring_it() -> None:
+    """As background jobs do with Ctrl-C, and what nohup starts with the end of the terminal."""
     code = """
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with stop.listening():
-            signal.raise_signal(signal.SIGINT)
+        from lcm.system.signals import obeying
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+            with obeying(), stop.listening():
+                signal.raise_signal(number)
         sys.exit(7)
     """
     assert script(code).wait(30) == 7
+
+
+def test_a_closed_terminal_stops_a_run_that_still_has_something_to_say(tmp_path: Path) -> None:
+    child, terminal = pty.fork()
+    if not child:
+        stop = StopRequest()
+        with contextlib.suppress(BaseException), stop.listening(), stop.deferred():
+            os.write(1, b"begun\n")
+            while not stop.asked:
+                time.sleep(0.01)
+            os.write(1, b"a line of progress")
+            os.write(2, b"a line of progress")
+            (tmp_path / "checkpoint").touch()
+        os._exit(0)
+    os.read(terminal, 5)
+    os.close(terminal)
+    os.waitpid(child, 0)
+    assert (tmp_path / "checkpoint").exists()
+
+
+def test_ctrl_c_ends_a_command_that_is_still_beginning_by_the_system_itself() -> None:
+    """What loads libraries swallows exceptions, or shows them as its own."""
+    code = """
+        from lcm.system.signals import obeying
+        with obeying():
+            try:
+                print("importing")
+                time.sleep(60)
+            except BaseException:
+                print("swallowed")
+    """
+    process = script(code)
+    assert said(process) == "importing"
+    process.send_signal(signal.SIGINT)
+    assert (process.wait(30), process.communicate()[0]) == (-signal.SIGINT, "")
+
+
+def test_a_signal_while_a_module_is_loaded_later_ends_the_process_too(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import signal\n"
+        "try:\n    signal.raise_signal(signal.SIGINT)\n"
+        "except BaseException as error:\n    raise ImportError('renamed') from error\n"
+    )
+    code = """
+        sys.path.insert(0, sys.argv[1])
+        with stop.listening():
+            import slow
+    """
+    assert script(code, tmp_path).wait(30) == -signal.SIGINT
+
+
+@pytest.mark.parametrize("module", ["train_lcm_lora", "lcm.cli.main"])
+def test_every_command_begins_so(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    command, found = importlib.import_module(module), []
+    monkeypatch.setattr(
+        command, "run", lambda argv, stop: found.append(signal.getsignal(signal.SIGINT))
+    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        command.main([])
+        assert found == [signal.SIG_DFL]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("signum", ASKING)
+def test_a_verb_that_is_stopped_leaves_one_line_and_nothing_half_written(
+    signum: signal.Signals,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work(args: argparse.Namespace, rest: Sequence[str]) -> int:
+        with replacing(tmp_path / "out.safetensors") as partial:
+            partial.write_bytes(b"half")
+            signal.raise_signal(signum)
+        return 0
+
+    monkeypatch.setattr(inspect_verb, "run", work)
+    assert cli_main.main(["inspect", "x"]) == 128 + signum
+    assert capsys.readouterr().err == f"stopped by {signum.name}\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_does_not_outlive_its_launcher(tmp_path: Path) -> None:
@@ -138,93 +196,3 @@ def test_without_a_main_thread_signals_stay_what_they_are() -> None:
     thread.start()
     thread.join()
     assert inside == [before]
-
-
-# --- one command per folder -----------------------------------------------------------------------
-
-
-def test_a_folder_belongs_to_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locking, "PATIENCE", 0.3)
-    with alone_in(tmp_path / "out"), alone_in(tmp_path / "other"):
-        with pytest.raises(
-            ValueError,
-            match=r"output_dir: another command is working in .*out; wait until it has ended",
-        ):
-            alone_in(tmp_path / "sub" / ".." / "out").__enter__()
-        assert sorted(tmp_path.glob("*/.lock")) == [
-            tmp_path / "other" / ".lock",
-            tmp_path / "out" / ".lock",
-        ]
-    with alone_in(tmp_path / "out"):
-        pass
-
-
-def test_commands_with_other_temporary_folders_exclude_each_other(tmp_path: Path) -> None:
-    """As the jobs of a cluster do, each of which has one of its own."""
-    code = """
-        from pathlib import Path
-        from lcm.system import lock
-        lock.PATIENCE = 0.3
-        try:
-            with lock.alone_in(Path(sys.argv[1])):
-                print("inside")
-                sys.stdin.read()
-        except ValueError:
-            print("refused")
-    """
-    folders = [tmp_path / name for name in ("one", "two")]
-    for folder in folders:
-        folder.mkdir()
-    first, second = (script(code, tmp_path / "out", TMPDIR=str(folder)) for folder in folders)
-    assert sorted([said(first), said(second)]) == ["inside", "refused"]
-    for process in (first, second):
-        process.communicate("", timeout=30)
-    assert [list(folder.iterdir()) for folder in folders] == [[], []]
-
-
-@pytest.mark.parametrize("ends_well", [True, False])
-def test_a_folder_in_which_nothing_was_written_is_gone_afterwards(
-    tmp_path: Path, ends_well: bool
-) -> None:
-    with contextlib.suppress(KeyError), alone_in(tmp_path / "out"):
-        assert (tmp_path / "out" / ".lock").exists()
-        if not ends_well:
-            raise KeyError
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_stays_that_holds_something_or_was_there_before(tmp_path: Path) -> None:
-    (tmp_path / "before").mkdir()
-    with alone_in(tmp_path / "before"), alone_in(tmp_path / "out"):
-        (tmp_path / "out" / "result").touch()
-    assert (tmp_path / "before").is_dir()
-    assert (tmp_path / "out" / "result").exists()
-
-
-def test_whoever_waits_for_a_command_that_writes_nothing_goes_on_after_it(tmp_path: Path) -> None:
-    """Though the folder is taken away meanwhile."""
-    code = """
-        from pathlib import Path
-        from lcm.system.lock import alone_in
-        print("waits")
-        with alone_in(Path(sys.argv[1])):
-            print("inside")
-    """
-    with alone_in(tmp_path / "out"):
-        process = script(code, tmp_path / "out")
-        assert said(process) == "waits"
-        time.sleep(1)
-    assert said(process) == "inside"
-    assert process.wait(30) == 0
-
-
-def test_the_lock_of_a_killed_command_is_free(tmp_path: Path) -> None:
-    child = os.fork()
-    if not child:
-        held = alone_in(tmp_path / "out")
-        held.__enter__()
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    assert (tmp_path / "out" / ".lock").exists()
-    with alone_in(tmp_path / "out"):
-        pass

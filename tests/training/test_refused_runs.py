@@ -117,7 +117,7 @@ def test_an_output_folder_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("mine")
     output = tmp_path / "file" if occupied == "file" else tmp_path / "file" / "out"
     expect_refusal(
-        capsys, flags(sd_folder, images, output), "cannot be written", "choose another folder"
+        capsys, flags(sd_folder, images, output), "file is no folder", "choose another folder"
     )
     assert (tmp_path / "file").read_text() == "mine"
 
