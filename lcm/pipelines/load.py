@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from lcm.inference.devices import choose_device, choose_dtype
-from lcm.models.base_model import NOT_LOADED, load_base
+from lcm.models.base_model import load_base
+from lcm.models.single_file import NOT_LOADED
 from lcm.system.registry import closest
 
 
