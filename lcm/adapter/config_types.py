@@ -34,11 +34,12 @@ def check_types(facts: Mapping[str, Any], path: Path, class_name: str, fix: str)
     for name, rule in OF_TRANSFORMERS.items() if class_name.startswith("CLIP") else ():
         if name in facts:
             rule.check(facts[name], f"{path}: {name}", fix)
-    model_class = getattr(diffusers, class_name, None)
+    model_class: Any = getattr(diffusers, class_name, None)
     if not hasattr(model_class, "load_config"):
         return
+    hints = get_type_hints(model_class.__init__)
     for name, parameter in inspect.signature(model_class.__init__).parameters.items():
-        hint = get_type_hints(model_class.__init__).get(name)
+        hint = hints.get(name)
         value = facts.get(name, parameter.default)
         if hint is None or name in LEFT or is_default(value, parameter.default):
             continue
