@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lcm.adapter.config_types import check_types
 from lcm.adapter.names import PEFT_CONFIG
 from lcm.adapter.scheduler_values import NOISE, check_scheduler_values
 from lcm.system.json_input import content, kind, parse
@@ -98,7 +99,7 @@ def check_component(folder: Path, class_name: str | None = None) -> None:
         # diffusers writes an infinite number into the configurations of some schedulers
         most = LARGEST_CONFIG if path.name in (CONFIG, SCHEDULER_CONFIG) else LARGEST_FILE
         facts = parse(content(path, FIX, most), str(path), FIX, constants=True)
-        if path.name.endswith(".index.json"):
+        if ".index." in path.name:
             check_shards(facts, path)
         elif path.name.endswith("config.json"):
             check_config(facts, path, class_name)
@@ -126,6 +127,8 @@ def check_config(facts: Any, path: Path, class_name: str | None) -> None:
         is_known = class_name is None or stated == class_name
     if not is_known and stated is not None:
         raise ValueError(f"{path}: _class_name is {shown(stated)}, not {class_name}; {FIX}")
+    if class_name is not None:
+        check_types(facts, path, class_name, FIX)
 
 
 def entries(facts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -167,7 +170,7 @@ def check_shards(facts: Any, path: Path) -> None:
         raise ValueError(f"{path} has no weight_map; {FIX}")
     for name in set(map(str, named.values())):
         check_names(name, f"{path}: weight_map")
-        if path.name.endswith(".safetensors.index.json") and not name.endswith(".safetensors"):
+        if ".safetensors." in path.name and not name.endswith(".safetensors"):
             raise ValueError(
                 f"{path}: weight_map names {shown(name)}, which is no safetensors file and is not "
                 f"opened; {FIX}"

@@ -105,13 +105,14 @@ class TeacherFacts:
     def of(cls, pipe: Any, teacher: str = "unknown") -> TeacherFacts:
         """What a loaded pipeline says of itself; `teacher` is the name of its model."""
         config, scheduler = pipe.unet.config, pipe.scheduler.config
+        side = config.sample_size if isinstance(config.sample_size, int) else 64
         return cls(
             family=family_name(pipe.unet),
             cross_attention_dim=config.cross_attention_dim,
             prediction_type=scheduler.get("prediction_type", "epsilon"),
             zero_terminal_snr=scheduler.get("rescale_betas_zero_snr", False),
             teacher=teacher,
-            resolution=config.sample_size * pipe.vae_scale_factor,
+            resolution=side * pipe.vae_scale_factor,
         )
 
 

@@ -20,6 +20,7 @@ NOISE: dict[str, Rule] = {
     "beta_end": BETA,
     "trained_betas": optional(list_of(number(0, 1), 1, LONGEST)),
     "steps_offset": whole(0, LONGEST),
+    "timestep_spacing": one_of(("leading", "trailing", "linspace")),
 }
 """Entries that all schedulers for models with discrete timesteps share."""
 
@@ -30,7 +31,6 @@ VALUES: dict[str, Rule] = {
     "rescale_betas_zero_snr": TRUTH,
     "original_inference_steps": whole(1, LONGEST),
     "timestep_scaling": number(1e-6, 1e6),
-    "timestep_spacing": one_of(("leading", "trailing", "linspace")),
     "set_alpha_to_one": TRUTH,
     "clip_sample": TRUTH,
     "clip_sample_range": number(1e-6, 1e6),

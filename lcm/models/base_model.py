@@ -121,11 +121,14 @@ def check_complete(pipe: Any, path: str, replaced: set[str]) -> None:
         tokenizer, encoder = (
             getattr(pipe, f"{part}{number}", None) for part in ("tokenizer", "text_encoder")
         )
-        if (
-            tokenizer is not None
-            and encoder is not None
-            and len(tokenizer) < 0.9 * encoder.config.vocab_size
-        ):
+        if tokenizer is None or encoder is None:
+            continue
+        if max(tokenizer.all_special_ids, default=0) >= encoder.config.vocab_size:
+            raise ValueError(
+                f"path: tokenizer{number} of {path} has tokens that its text encoder of "
+                f"{encoder.config.vocab_size} words does not know; {FIX}"
+            )
+        if len(tokenizer) < 0.9 * encoder.config.vocab_size:
             raise ValueError(
                 f"path: tokenizer{number} of {path} knows {len(tokenizer)} of the "
                 f"{encoder.config.vocab_size} words of its text encoder; its vocabulary file is "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from lcm.publish.edits import check_no_paths, with_edits
 from lcm.publish.hub_access import check_license, open_repo
 from lcm.publish.hub_errors import explained
 from lcm.system.checksums import SUMS_NAME
+from lcm.system.json_input import read_object
 from lcm.system.processes import Team
 from lcm.system.public_names import expanded
 
@@ -126,11 +126,11 @@ def check_public(files: list[Path]) -> None:
     for path in files:
         recipe, origin = None, None
         if path.name == RECIPE_NAME:
-            recipe = Recipe.from_json(path.read_text())
+            recipe = Recipe.read(path)
         elif path.name == "config.json":
-            origin = json.loads(path.read_text()).get("_name_or_path")
+            origin = read_object(path, "restore the file").get("_name_or_path")
         elif path.suffix == SUFFIX:
-            recipe = Recipe.from_header(read_header(path))
+            recipe = Recipe.from_header(read_header(path), path)
         if origin is not None or (recipe is not None and recipe != recipe.public()):
             raise ValueError(
                 f"{path} names folders of this machine, as earlier versions wrote it; {WRITE_ANEW}"

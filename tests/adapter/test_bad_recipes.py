@@ -17,7 +17,7 @@ from lcm.adapter.recipe import RECIPE_KEY
 from lcm.config.sections import AdapterConfig
 from lcm.inference import find_recipe
 from lcm.models.families import load_family
-from lcm.outputs.folder import CARD_NAME, PICTURE_NAME
+from lcm.publish.hub import check_public
 from lcm.training.init_adapter import load_first
 from tests.support.adapters import make_recipe
 from tests.support.hostile import NOT_JSON, is_one_line, one_layer, with_header, with_value
@@ -28,6 +28,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "attach": lambda file: lcm.attach(build_sd(), file),
     "attach a folder": lambda file: lcm.attach(build_sd(), file.parent),
     "read_recipe": lcm.read_recipe,
+    "push": lambda file: check_public([file]),
     "find_recipe": lambda file: find_recipe(file.parent),
 }
 VERBS: dict[str, Callable[[Path, Path], tuple[Any, ...]]] = {
@@ -42,7 +43,6 @@ VERBS: dict[str, Callable[[Path, Path], tuple[Any, ...]]] = {
         *("generate", "--base", base, "--adapter", file, "--prompt", "a"),
         *("--output", file.parent / "o"),
     ),
-    "push": lambda file, base: ("push", file.parent, "--hub_model_id", "me/x"),
 }
 BAD = {
     **{name: content for name, content in NOT_JSON.items() if name != "not UTF-8"},
@@ -53,9 +53,6 @@ BAD = {
 
 def write(folder: Path, adapter: Path, content: bytes) -> Path:
     """An output folder with this in place of the recipe, and its adapter file."""
-    for name in (CARD_NAME, PICTURE_NAME):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(b"")
     header = {RECIPE_KEY: content.decode()}
     return with_header(folder / WEIGHTS_NAME, one_layer(adapter), header)
 
@@ -88,7 +85,8 @@ def test_every_verb_names_file_place_and_fix(
         assert run(*words(file, sd_folder)) in (1, 2)
         out, err = capfd.readouterr()
         said = [line for line in (out + err).splitlines() if RECIPE_KEY in line]
-        assert said and "Traceback" not in out + err
+        assert said, (words(file, sd_folder)[0], out, err)
+        assert "Traceback" not in out + err
         check(said[0], file)
         assert not (tmp_path / "o").exists()
 

@@ -133,3 +133,10 @@ def test_a_vae_is_held_to_the_same(folder: Path, world: Path) -> None:
     (vae / "diffusion_pytorch_model.safetensors").unlink()
     pickled(vae / "diffusion_pytorch_model.bin")
     refuse()
+
+
+@pytest.mark.parametrize("variant", ["safetensors.index.fp16", "fp16.safetensors.index"])
+def test_an_index_of_a_variant_names_safetensors_alone(folder: Path, variant: str) -> None:
+    path = folder / "unet" / f"diffusion_pytorch_model.{variant}.json"
+    path.write_text(json.dumps({"weight_map": {"a": "diffusion_pytorch_model.bin"}}))
+    assert "no safetensors file" in refused(folder)
