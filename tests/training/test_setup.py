@@ -197,7 +197,7 @@ def test_what_is_wrong_is_found_before_what_takes_long(
     where = images if wrong == "teacher" else tmp_path / "nowhere"
     config = parse_config(flags(tmp_path, where, tmp_path / "out"))
     machine = make_machine(config.loop, config.output, config.optimizer)
-    with pytest.raises((ValueError, OSError), match="no teacher|nowhere is not a folder"):
+    with pytest.raises((ValueError, OSError), match=r"no teacher|nowhere is not a folder"):
         load_inputs(config, machine, workspace_of(config))
 
 
