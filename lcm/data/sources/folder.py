@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from lcm.data.captions import CAPTION_SUFFIXES, BadTextError, caption_lines
+from lcm.data.captions import CAPTION_SUFFIXES, BadTextError, read_captions
 from lcm.data.config import DataConfig
 from lcm.data.dropped import (
     BAD_TEXT,
@@ -117,7 +117,7 @@ class Beside:
                 leave_out(self.dropped, name, reason, why)
                 return ()
             try:
-                texts = caption_lines(of_kind[0].read_bytes())
+                texts = read_captions(of_kind[0])
             except (BadTextError, OSError) as error:
                 leave_out(self.dropped, name, BAD_TEXT, f"{of_kind[0].name} {error}")
                 return ()
