@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import codecs
 import io
+from pathlib import Path
 from typing import Any
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 """Files of captions beside a picture, in lower case; the first that has any is taken."""
 
-MOST_BYTES = 1 << 24
-"""Of the captions of one picture."""
+MOST_BYTES, MOST_OF_ALL = 1 << 24, 1 << 30
+"""Of the captions of one picture, and of a file for all of them."""
 
 SEVEN_BIT = ("\x1b$", "\x1b(")
 """What turns the letters of ISO-2022 (Japanese, Korean) on and off, all in ASCII's bytes."""
@@ -63,6 +64,24 @@ def as_captions(value: Any) -> tuple[str, ...]:
             check_text(caption)
             captions.append(caption)
     return tuple(captions)
+
+
+def read_text(path: Path) -> str:
+    """A file of many captions. Raises ValueError that names it, or OSError, where it cannot be
+    read.
+    """
+    if path.stat().st_size > MOST_OF_ALL:
+        raise ValueError(f"{path} has more than {MOST_OF_ALL >> 20} MiB; split it")
+    try:
+        return decode(path.read_bytes())
+    except BadTextError as error:
+        raise ValueError(f"{path} {error}") from error
+
+
+def read_captions(path: Path) -> tuple[str, ...]:
+    """The captions in a file beside a picture. Raises BadTextError, or OSError."""
+    with path.open("rb") as file:
+        return caption_lines(file.read(MOST_BYTES + 1))
 
 
 def caption_lines(content: bytes) -> tuple[str, ...]:

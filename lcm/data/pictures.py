@@ -20,13 +20,14 @@ from tqdm.auto import tqdm
 
 from lcm.data.formats import added, remedy
 from lcm.data.journal import read_lines, write_lines
-from lcm.data.records import Record
+from lcm.data.records import Record, TooLargeError
 from lcm.system.paths import is_regular
 from lcm.system.processes import Team
 
 JOURNALS = "pictures-*.jsonl"
 TOO_LARGE = "too large to decode safely"
 UNREADABLE = "unreadable"
+BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError, TooLargeError)
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ def examine(record: Record) -> Picture:
         why = remedy(content=content[:16]) or "its content is none of these"
         return Picture(digest, 0, 0, UNREADABLE, why)
     except Exception as error:
-        is_bomb = isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError)
-        return Picture(digest, 0, 0, TOO_LARGE if is_bomb else UNREADABLE, str(error))
+        return Picture(
+            digest, 0, 0, TOO_LARGE if isinstance(error, BOMBS) else UNREADABLE, str(error)
+        )
 
 
 def examined(records: Sequence[Record]) -> Iterator[Picture]:

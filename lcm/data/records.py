@@ -20,6 +20,13 @@ from lcm.data.formats import readable_formats
 
 logger = logging.getLogger(__name__)
 
+MOST_BYTES = 1 << 30
+"""Of an encoded picture; the largest that are decoded have 270 MB of pixels."""
+
+
+class TooLargeError(ValueError):
+    """A file that is no picture of a size that is decoded."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -54,8 +61,12 @@ class Record:
         return self.read()
 
     def open_bytes(self) -> bytes:
-        """The encoded picture. Raises ValueError where there is none."""
+        """The encoded picture. Raises ValueError where there is none, or one that is too large."""
+        if self.size > MOST_BYTES:
+            raise TooLargeError(f"its file has more than {MOST_BYTES >> 20} MiB")
         source = self.open()
+        if isinstance(source, Path) and source.stat().st_size > MOST_BYTES:
+            raise TooLargeError(f"its file has more than {MOST_BYTES >> 20} MiB")
         return source.read_bytes() if isinstance(source, Path) else source.getvalue()
 
     @staticmethod

@@ -53,7 +53,7 @@ def sections(**flags: Any) -> tuple[DataConfig, SampleConfig, CacheConfig]:
         ),
         (
             {"prompts_file": "x", "trajectories_per_prompt": 0},
-            r"trajectories_per_prompt must be positive; got 0",
+            r"trajectories_per_prompt must be positive and at most 10000; got 0",
         ),
         (
             {"prompts_file": "x", "random_flip": True},

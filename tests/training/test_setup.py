@@ -181,6 +181,26 @@ def test_facts_leave_alone_what_the_flags_say(
     assert facts.settings == config.flat()
 
 
+@pytest.mark.parametrize("wrong", ["teacher", "data"])
+def test_what_is_wrong_is_found_before_what_takes_long(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """Every picture is looked at for a teacher that can be distilled, which is loaded for data that
+    are there.
+    """
+
+    def unfit(*_: Any) -> Any:
+        raise ValueError("no teacher")
+
+    monkeypatch.setattr("lcm.training.inputs.load_teachers", refuse if wrong == "data" else unfit)
+    monkeypatch.setattr("lcm.data.load.survey", refuse)
+    where = images if wrong == "teacher" else tmp_path / "nowhere"
+    config = parse_config(flags(tmp_path, where, tmp_path / "out"))
+    machine = make_machine(config.loop, config.output, config.optimizer)
+    with pytest.raises((ValueError, OSError), match=r"no teacher|nowhere is not a folder"):
+        load_inputs(config, machine, workspace_of(config))
+
+
 # --- the state ------------------------------------------------------------------------------------
 
 

@@ -96,7 +96,13 @@ def find_files(
 def matches(flag: str, base: Path, word: str, suffix: str, dropped: Counter[str]) -> list[Path]:
     """The files that a glob means. Raises FileNotFoundError where there is none."""
     pattern = str(Path(word).relative_to(base))
-    found = sorted(base.glob(pattern)) if any(sign in pattern for sign in "*?[") else [Path(word)]
+    try:
+        is_glob = any(sign in pattern for sign in "*?[")
+        found = sorted(base.glob(pattern)) if is_glob else [Path(word)]
+    except ValueError as error:
+        raise ValueError(
+            f"{flag}: {plain(word, 500)} is no pattern ({error}); ** stands alone between slashes"
+        ) from error
     seen = [path for path in found if not is_hidden(path.relative_to(base))]
     for path in seen:
         if is_endless(path):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from lcm.data.captions import CAPTION_SUFFIXES, BadTextError, caption_lines
+from lcm.data.captions import CAPTION_SUFFIXES, BadTextError, read_captions
 from lcm.data.config import DataConfig
 from lcm.data.dropped import (
     BAD_TEXT,
@@ -25,6 +25,8 @@ from lcm.data.records import Record, stamp_of
 from lcm.data.sources.base import Source
 from lcm.data.sources.metadata import METADATA_NAMES, Metadata, read_metadata
 from lcm.data.sources.walk import Found, is_picture, lexical, real_path, walk
+from lcm.system.paths import is_folder
+from lcm.system.text import plain
 
 LIKE_CAPTIONS = (
     *(".json", ".jsonl", ".json1", ".ndjson", ".csv", ".tsv", ".parquet", ".xlsx", ".ods"),
@@ -38,9 +40,9 @@ def read_folder(where: str, config: DataConfig, dropped: Counter[str]) -> Iterat
     from the files of captions beside them.
     """
     folder = Path(where)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise FileNotFoundError(
-            f"train_data_dir: {folder} is not a folder; pass the folder that holds the "
+            f"train_data_dir: {plain(folder, 500)} is not a folder; pass the folder that holds the "
             "training images"
         )
     found = walk(folder, dropped)
@@ -117,7 +119,7 @@ class Beside:
                 leave_out(self.dropped, name, reason, why)
                 return ()
             try:
-                texts = caption_lines(of_kind[0].read_bytes())
+                texts = read_captions(of_kind[0])
             except (BadTextError, OSError) as error:
                 leave_out(self.dropped, name, BAD_TEXT, f"{of_kind[0].name} {error}")
                 return ()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lcm.data.captions import BadTextError, as_captions, decode
+from lcm.data.captions import BadTextError, as_captions, read_text
 from lcm.data.dropped import (
     LINKED_OUT,
     MISSING,
@@ -133,10 +133,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, row) of every row that is not blank. Raises ValueError that names the file and the
     line.
     """
-    try:
-        text = decode(path.read_bytes())
-    except BadTextError as error:
-        raise ValueError(f"{path} {error}") from error
+    text = read_text(path)
     if path.suffix.lower() == ".csv":
         yield from csv_rows(path, text)
         return

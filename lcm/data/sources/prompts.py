@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from lcm.data.captions import BadTextError, decode
+from lcm.data.captions import read_text
 from lcm.data.config import DataConfig
 from lcm.data.dropped import leave_out
 from lcm.data.records import Record
@@ -29,9 +29,9 @@ def read_prompts(path: Path) -> list[str]:
             f"prompts_file: there is no file {path}; pass a text file with one prompt a line"
         )
     try:
-        text = decode(path.read_bytes())
-    except BadTextError as error:
-        raise ValueError(f"prompts_file: {path} {error}") from error
+        text = read_text(path)
+    except ValueError as error:
+        raise ValueError(f"prompts_file: {error}") from error
     # its lines end at line breaks alone, unlike those of str.splitlines
     prompts = [line.strip() for line in io.StringIO(text, newline=None)]
     if not any(prompts):

@@ -16,8 +16,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
 
+from PIL import Image
+
 from lcm.data.dropped import ENDLESS, NO_FILE, NO_FOLDER, READ_ALREADY, leave_out, pass_over
-from lcm.data.formats import OTHER_SUFFIXES, readable_suffixes
+from lcm.data.formats import OTHER_SUFFIXES, readable_formats, readable_suffixes
+from lcm.system.paths import is_folder
 
 
 def is_hidden(path: PurePath) -> bool:
@@ -68,7 +71,7 @@ class Found:
             if picture.is_symlink() and picture.is_relative_to(text.parent):
                 beside = real_path(picture)
                 there = real.parent / picture.relative_to(text.parent)
-                if real.parent == beside.parent or there == beside:
+                if beside in (there, real.parent / beside.name) and is_image(beside):
                     return True
         return False
 
@@ -81,6 +84,24 @@ def real_path(path: Path) -> Path:
         return Path(os.path.realpath(path))
     except ValueError:
         return path
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file begins as a picture does, whatever its name."""
+    try:
+        with Image.open(path, formats=readable_formats()):
+            return True
+    except Exception:  # of a picture that is none Pillow raises what it likes
+        return False
+
+
+def blobs_of(folder: Path) -> list[Path]:
+    """The folder that the files of a hub's cache are links to, for a folder in such a cache."""
+    return [
+        above.parent / "blobs"
+        for above in folder.parents
+        if above.name == "snapshots" and is_folder(above.parent / "blobs")
+    ]
 
 
 def walk(
@@ -101,9 +122,9 @@ class Walk:
         self, root: Path, dropped: Counter[str], is_wanted: Callable[[PurePath], bool]
     ) -> None:
         self.root, self.dropped, self.is_wanted = root, dropped, is_wanted
-        self.found = Found(root, real_folders=[real_path(root)])
-        above = self.found.real_folders[0].parents
-        self.seen = {identity(folder) for folder in above}
+        real = real_path(root)
+        self.found = Found(root, real_folders=[real, *blobs_of(real)])
+        self.seen = {identity(folder) for folder in real.parents}
         self.folders, self.links = deque([root]), deque[Path]()
         while self.folders or self.links:
             self.enter(self.folders.popleft() if self.folders else self.next_link())

@@ -174,7 +174,7 @@ def read_captions(sample: dict[str, Part], caption_column: str) -> tuple[str, ..
                 return captions
     if "json" not in sample:
         return ()
-    fields = json.loads(decode_json(sample["json"].read().getvalue()))
+    fields = json.loads(decode_json(sample["json"].read(MOST_BYTES + 1).getvalue()))
     with naming(".json"):
         return as_captions(fields.get(caption_column)) if isinstance(fields, dict) else ()
 

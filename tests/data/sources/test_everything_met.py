@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -162,3 +163,25 @@ def test_a_plain_counter_of_a_plugin_is_enough() -> None:
     leave_out(dropped, "a.png", "unreadable")
     pass_over(dropped, ".a.png")
     assert dropped == {"unreadable": 1}
+
+
+def test_files_of_a_size_that_none_has_are_not_read(tmp_path: Path) -> None:
+    """They have holes, so that they take no room, and would take all of the memory."""
+    sizes = {"a.png": 1 << 40, "b.txt": 1 << 40}
+    for name in ("a", "b", "good"):
+        (tmp_path / f"{name}.png").write_bytes(PICTURE)
+        (tmp_path / f"{name}.txt").write_text("x")
+    for name, size in sizes.items():
+        os.truncate(tmp_path / name, size)
+    data = load_data(DataConfig(train_data_dir=str(tmp_path)))
+    assert [record.key for record in data.records] == ["good.png"]
+    assert {one.file: one.reason for one in data.dropped.left_out()} == {
+        "a.png": "too large to decode safely",
+        "b.png": "with captions that are not UTF-8",
+    }
+    for flag, name in (("train_data_dir", "metadata.jsonl"), ("prompts_file", "prompts.txt")):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, 1 << 40)
+        where = tmp_path if flag == "train_data_dir" else tmp_path / name
+        with pytest.raises(ValueError, match=rf"{name} has more than 1024 MiB"):
+            load_data(DataConfig(**{flag: str(where)}))

@@ -134,6 +134,29 @@ def test_pictures_and_their_captions_may_lie_behind_links_together(
     assert captions_of(load(data).records) == {"a.png": ("one",), "in/b.png": ("two",)}
 
 
+@pytest.mark.parametrize("kind", ["a.txt", "metadata.jsonl"])
+def test_what_is_no_picture_makes_no_text_readable(tmp_path: Path, kind: str) -> None:
+    """A link may have the name of one."""
+    data = tmp_path / "data"
+    sample(data, "good")
+    secret = tmp_path / "home" / "token"
+    secret.parent.mkdir()
+    secret.write_text(json.dumps({"file_name": "good.png", "text": SECRET}))
+    (data / "a.png").symlink_to(secret)
+    (data / kind).symlink_to(secret)
+    assert captions_of(load(data).records) == {"good.png": ("seen",)}
+
+
+def test_a_snapshot_of_the_hub_may_have_texts_alone_behind_links(tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    for folder in (blobs, snapshot):
+        folder.mkdir(parents=True)
+    (blobs / "sha").write_text("seen")
+    save_image(snapshot / "a.png")
+    (snapshot / "a.txt").symlink_to("../../blobs/sha")
+    assert captions_of(load(snapshot).records) == {"a.png": ("seen",)}
+
+
 @pytest.mark.parametrize("name", ["b.png", "b.txt", "b.caption", "metadata.jsonl", "metadata.csv"])
 @pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
 def test_what_never_ends_is_not_opened(tmp_path: Path, name: str, kind: str) -> None:

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pytest
 
 from lcm.data.load import load_data
-from lcm.data.sources.tables import is_part, without_secrets
+from lcm.data.sources.tables import is_part
+from lcm.system.secrets import one_line
 from tests.support.listed import (
     COUNT,
     Kept,
@@ -189,5 +190,5 @@ def test_cells_may_name_files_of_their_own_data_set_alone(path: str, part: bool)
 
 def test_messages_carry_no_secrets() -> None:
     url = "https://cdn.example.com/a/b.parquet?X-Amz-Signature=abcdef&Expires=1"
-    said = without_secrets(OSError(f"403 for url '{url}'\nwith token hf_abcdefghijkLMNOP"))
-    assert said == "403 for url 'https://cdn.example.com/a/b.parquet' with token hf_..."
+    said = one_line(OSError(f"403 for url '{url}'\nwith token hf_abcdefghijkLMNOP"))
+    assert said == "403 for url 'https://cdn.example.com/a/b.parquet' with token ***"
