@@ -11,9 +11,10 @@ from PIL import Image
 from lcm.adapter.files import opened, read_header
 from lcm.adapter.full_unet import read_full_recipe
 from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME, is_full
-from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, REPORT_NAME
+from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, REPORT_NAME, WORKFLOW_NAME
 from lcm.system.atomic import replacing
 from lcm.system.checksums import SUMS_NAME, first_changed, sums_text
+from lcm.system.json_input import read_object
 from lcm.system.paths import is_regular
 
 
@@ -65,6 +66,7 @@ def flaw_of_result(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> str 
         first_changed(output_dir)
         or flaw_of_weights(output_dir, adapter)
         or flaw_of_picture(output_dir / PICTURE_NAME)
+        or flaw_of_workflow(output_dir / WORKFLOW_NAME)
         or flaw_of_card(output_dir / CARD_NAME)
     )
 
@@ -103,6 +105,16 @@ def flaw_of_picture(path: Path) -> str | None:
     except (OSError, ValueError, SyntaxError) as error:
         what = "missing" if not path.exists() else f"cut short or overwritten ({error})"
         return f"{path.parent.name}/{path.name} is {what}"
+    return None
+
+
+def flaw_of_workflow(path: Path) -> str | None:
+    """What is wrong with a workflow, which not every result has."""
+    try:
+        if path.exists():
+            read_object(path, "")
+    except (ValueError, OSError):
+        return f"{path.name} is cut short or overwritten"
     return None
 
 

@@ -70,7 +70,7 @@ def take(place: Path, work: str, flag: str) -> FileLock:
     try:
         return hold(place, flag, AT_ONCE)
     except Timeout:
-        logger.info("waiting for another command, which is %s", work)
+        logger.warning("waiting for another command, which is %s", work)
     try:
         return hold(place, flag, PATIENCE)
     except Timeout as error:

@@ -12,21 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lcm.outputs.checkpoint import RunState, prune_checkpoints, save_checkpoint, set_aside
+from lcm.outputs.checkpoint import prune_checkpoints, set_aside
 from lcm.outputs.find_checkpoint import find_checkpoint
-
-FACTS: dict[str, Any] = {
-    "config": {"seed": 0},
-    "data": "fingerprint",
-    "samples_per_step": 2,
-    "optimizer_groups": [{}],
-    "lr_scheduler": {"last_epoch": 3},
-    "skipped": 0,
-}
-
-
-def save(output_dir: Path, step: int) -> Path:
-    return save_checkpoint(output_dir, step, RunState({"trained.0": torch.tensor([step])}, FACTS))
+from tests.support.checkpoints import save_run
 
 
 def fact(name: str, value: Any) -> Callable[[Path], object]:
@@ -78,7 +66,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     for step in (2, 4, 6):
-        save(tmp_path, step)
+        save_run(tmp_path, step)
     return tmp_path
 
 
@@ -128,7 +116,7 @@ def test_a_damaged_one_that_is_set_aside_neither_counts_nor_is_lost(output: Path
     for number in range(2):
         place = set_aside(output / "checkpoint-6")
         assert place.name == f"checkpoint-6.damaged{'-1' * number}"
-        save(output, 6)
+        save_run(output, 6)
     prune_checkpoints(output, 2, step=6)
     assert sorted(path.name for path in output.iterdir()) == [
         *("checkpoint-4", "checkpoint-6", "checkpoint-6.damaged", "checkpoint-6.damaged-1"),
@@ -146,10 +134,10 @@ def test_a_link_to_another_disk_is_followed_and_never_emptied(
     (output / "checkpoint-6").symlink_to(disk / "kept")
     found = find_checkpoint(output, "latest")
     assert found is not None and found[1].facts["step"] == 6
-    save(output, 6)  # in its place
+    save_run(output, 6)  # in its place
     assert not (output / "checkpoint-6").is_symlink()
     (output / "checkpoint-8").symlink_to(disk / "gone")
-    save(output, 8)  # in the place of a link to nothing
+    save_run(output, 8)  # in the place of a link to nothing
     assert find_checkpoint(output, "latest") is not None
     assert len(list((disk / "kept").iterdir())) == 3
 
@@ -163,14 +151,14 @@ def test_without_checkpoints_latest_starts_afresh(tmp_path: Path, folder: str) -
 
 
 def test_latest_goes_by_numbers(output: Path) -> None:
-    save(output, 10)
+    save_run(output, 10)
     found = find_checkpoint(output, "latest")
     assert found is not None and found[0] == output / "checkpoint-10"
 
 
 @pytest.mark.parametrize("name", ["checkpoint-²", "checkpoint-best", "checkpoint-7.damaged"])
 def test_other_names_are_no_steps(output: Path, name: str) -> None:
-    save(output, 7).rename(output / name)
+    save_run(output, 7).rename(output / name)
     found = find_checkpoint(output, "latest")
     assert found is not None and found[0].name == "checkpoint-6"
     assert found[1].damaged == []
@@ -185,7 +173,7 @@ def test_a_name_is_looked_for_in_the_output_folder_as_the_public_scripts_do(
     for wanted in ("checkpoint-2", "checkpoint-2/", os.path.relpath(output / "checkpoint-2")):
         found = find_checkpoint(output, wanted)
         assert found is not None and found[0].samefile(output / "checkpoint-2")
-    save(here, 2)
+    save_run(here, 2)
     found = find_checkpoint(output, "checkpoint-2")
     assert found is not None and found[0].samefile(here / "checkpoint-2")
 

@@ -31,6 +31,7 @@ def output(request: pytest.FixtureRequest, adapter: Path, tmp_path: Path) -> Pat
         unet = build_unet()
         export_unet(unet, tmp_path, make_recipe(), unet.dtype)
     save_png(Image.new("RGB", (8, 8)), tmp_path / "images" / "grid.png")
+    (tmp_path / "comfyui_workflow.json").write_text('{"nodes": []}')
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# Title\n")
     (tmp_path / "report.html").write_text("<!DOCTYPE html>\n<html></html>\n")
     write_result_sums(tmp_path)
@@ -66,6 +67,7 @@ PARTS: dict[str, tuple[str, list[Callable[[Path], None]]]] = {
     "weights": ("", DAMAGE),
     "README.md": ("README.md", [Path.unlink, zeroed, emptied]),
     "grid": ("images/grid.png", [Path.unlink, halved, zeroed, emptied]),
+    "workflow": ("comfyui_workflow.json", [halved, zeroed, emptied]),
     "sums": ("SHA256SUMS", [halved, zeroed, emptied, bit_flipped]),
 }
 """The parts that are given away, and what can be noticed of them: people may edit a card, and put

@@ -7,15 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 import train_lcm_lora
 from lcm.config.output_sections import OutputConfig
 from lcm.config.run import DEFAULTS, TrainConfig, to_yaml
-from lcm.outputs.checkpoint import RunState, save_checkpoint
 from lcm.outputs.folder import OVERWRITTEN, clear_remains
 from lcm.outputs.resume import open_output
-from tests.outputs.test_find_checkpoint import FACTS
+from tests.support.checkpoints import save_run
 from tests.support.configs import BASE
 from tests.support.outputs import snapshot
 from tests.support.runs import words
@@ -30,10 +28,6 @@ def config(folder: Path, **changes: str) -> OutputConfig:
 def put(path: Path, text: str = "mine") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-
-
-def save(folder: Path, step: int) -> Path:
-    return save_checkpoint(folder, step, RunState({"trained.0": torch.zeros(1)}, FACTS))
 
 
 FOREIGN = [
@@ -85,7 +79,7 @@ OTHERS = [
 @pytest.mark.parametrize("sign", ["config.yaml", "checkpoint"])
 def test_only_what_a_killed_run_left_is_cleared_up(tmp_path: Path, sign: str) -> None:
     if sign == "checkpoint":
-        save(tmp_path, 2)
+        save_run(tmp_path, 2)
     else:
         put(tmp_path / "config.yaml", SETTINGS)
     before = snapshot(tmp_path)
@@ -157,17 +151,17 @@ def test_an_output_folder_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk")
     assert open_output(config(tmp_path / "out")) is None
-    save(tmp_path / "disk", 2)
+    save_run(tmp_path / "disk", 2)
     for wanted in ("latest", "checkpoint-2", str(tmp_path / "disk" / "checkpoint-2")):
         state = open_output(config(tmp_path / "out", resume_from_checkpoint=wanted))
         assert state is not None and state.facts["step"] == 2
 
 
 def test_a_checkpoint_that_was_moved_and_linked_back_is_that_of_the_run(tmp_path: Path) -> None:
-    save(tmp_path / "out", 2).rename(tmp_path / "big")
+    save_run(tmp_path / "out", 2).rename(tmp_path / "big")
     (tmp_path / "out" / "checkpoint-2").symlink_to(tmp_path / "big")
     for wanted in ("latest", "checkpoint-2", str(tmp_path / "big")):
         assert open_output(config(tmp_path / "out", resume_from_checkpoint=wanted)) is not None
-    other = save(tmp_path / "other", 2)
+    other = save_run(tmp_path / "other", 2)
     with pytest.raises(ValueError, match="already holds a run, which would be overwritten"):
         open_output(config(tmp_path / "out", resume_from_checkpoint=str(other)))

@@ -256,9 +256,7 @@ def test_a_damaged_checkpoint_costs_the_updates_after_the_one_before(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It stays, under another name; named, it is refused. Without anything to go back to, so is
-    the command.
-    """
+    """It stays, under another name; named, it is refused."""
     output = tmp_path / "out"
     shutil.copytree(finished, output)
     damaged = output / "checkpoint-4"
