@@ -48,13 +48,19 @@ def content(path: Path) -> Any:
             if not line.startswith(("output_dir:", "latent_cache_dir:"))
         ]
     if path.name in ("README.md", "card.json"):
-        # code in a card names its folder, so that it runs from any other
-        return path.read_text().replace(str(path.parent.absolute()), "")
+        return card_without_folder(path)
     if path.name == "state.json":
         facts = json.loads(path.read_text())
         del facts["config"]["output_dir"], facts["config"]["latent_cache_dir"]
         return facts
     return path.read_bytes()
+
+
+def card_without_folder(path: Path) -> Any:
+    """A card, whose code names its folder so that it runs from any other, or its data."""
+    card = json.loads((path.parent / "card.json").read_text())
+    folder = card.pop("folder")
+    return card if path.suffix == ".json" else path.read_text().replace(folder, "")
 
 
 def differences(output: Path, whole: Path) -> list[str]:
