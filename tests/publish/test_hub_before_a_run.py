@@ -22,7 +22,7 @@ NOWHERE = {
     "push_to_hub": True,
 }
 """What is refused before either is looked for."""
-Prepare = Callable[[FakeHub, pytest.MonkeyPatch], None]
+Prepare = Callable[[FakeHub, pytest.MonkeyPatch], object]
 REFUSALS: dict[str, tuple[Prepare, dict[str, Any], list[str]]] = {
     "no token": (
         lambda _, patch: patch.delenv("HF_TOKEN"),
@@ -38,6 +38,14 @@ REFUSALS: dict[str, tuple[Prepare, dict[str, Any], list[str]]] = {
         lambda _, patch: patch.setenv("HF_TOKEN", "hf_SoMeBoDyElSe"),
         {},
         ["answered 401", "`hf auth login`"],
+    ),
+    "a mirror's token": (
+        lambda hub, patch: (
+            patch.setenv("HF_TOKEN", "SoMeBoDyAtAmIrRoR"),
+            hub.failures.update({"whoami": 500}),
+        ),
+        {},
+        ["answered 500, no, not for Bearer ***"],
     ),
     "read-only token": (
         lambda hub, _: setattr(hub, "role", "read"),
@@ -108,7 +116,7 @@ def test_what_would_fail_at_the_end_fails_at_the_start(
     (error,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
     for message in messages:
         assert message in error
-    for secret in (TOKEN, "hf_SoMeBoDyElSe", "zwölf"):
+    for secret in (TOKEN, "hf_SoMeBoDyElSe", "SoMeBoDyAtAmIrRoR", "zwölf"):
         assert secret not in said.err + said.out
     assert not (tmp_path / "out").exists()
 

@@ -5,6 +5,7 @@ and the adapter's file has the name that was asked for, everywhere.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,11 @@ import train_lcm_lora
 from lcm.adapter.files import read_header
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.cli import main as cli
+from lcm.config.command_line import parse_config
 from lcm.outputs.finished import write_result_sums
 from lcm.publish.card import Card
 from lcm.publish.hub import push
+from lcm.publish.last_words import last_words
 from tests.support.hub import FakeHub
 from tests.support.outputs import snapshot
 from tests.support.runs import expect_refusal, flags
@@ -43,8 +46,8 @@ def place(
     other.save_pretrained(place / PRIVATE[1] / "other")
     (place / "dave_link").symlink_to(PRIVATE[1])
     shutil.copytree(images, place / PRIVATE[2] / "photos")
-    style = place / PRIVATE[1] / "neon.safetensors"
-    save_file(load_file(adapter / WEIGHTS_NAME), style)
+    for name in ("neon", "ink"):
+        save_file(load_file(adapter / WEIGHTS_NAME), place / PRIVATE[1] / f"{name}.safetensors")
     shutil.copy(adapter / WEIGHTS_NAME, place / PRIVATE[2] / "start.safetensors")
     return place
 
@@ -59,7 +62,7 @@ def line(place: Path, **changes: Any) -> list[str]:
             "extra_teachers": f"{PRIVATE[1]}/other",
             "teacher_lora": [
                 "dave_link/neon.safetensors=0.5",
-                place / PRIVATE[1] / "neon.safetensors",
+                place / PRIVATE[1] / "ink.safetensors",
             ],
             "pretrained_vae_model_name_or_path": place / "models" / "teacher" / "vae",
             "init_adapter": f"{PRIVATE[2]}/start.safetensors",
@@ -224,16 +227,12 @@ def test_only_plain_names_are_names(
 ) -> None:
     monkeypatch.chdir(place)
     before = sorted(place.iterdir())
-    expect_refusal(
-        capsys, line(place, output_name=name, output_dir="new"), "output_name: ", "pass a"
-    )
+    expect_refusal(capsys, line(place, output_name=name, output_dir="new"), "output_name")
     assert sorted(place.iterdir()) == before
 
 
 @pytest.mark.parametrize("name", ["my-lcm", "My LCM v1.5", "лора", "x" * 100, "a.SafeTensors"])
 def test_names_may_have_a_suffix_or_none(name: str, tmp_path: Path) -> None:
-    from lcm.config.command_line import parse_config
-
     output = parse_config(flags(Path("t"), Path("i"), tmp_path, output_name=name)).output
     assert output.weights_file == f"{name.removesuffix('.SafeTensors')}.safetensors"
 
@@ -248,3 +247,19 @@ def test_a_whole_unet_has_no_file_to_name(
 
 def test_the_card_is_read_as_it_was_written(finished: Path) -> None:
     assert Card.read(finished).render_here() == (finished / "README.md").read_text()
+
+
+def test_the_last_words_of_a_run_name_what_is_there_and_a_command_that_works(
+    finished: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    config = parse_config(line(place))
+    lines = last_words(lcm.read_recipe(finished), config, "it's a (red) star")
+    assert len(lines) == 3
+    for name in (f"{NAME}.safetensors", "report.html", "README.md"):
+        assert f"few-steps/{name}" in " ".join(lines) and (finished / name).is_file()
+    program, *words = shlex.split(lines[2].removeprefix("next: "))
+    assert program == "lcm"
+    assert cli.main(words) == 0
+    (drawn,) = (finished / "pictures").glob("0001-*.png")
+    shutil.rmtree(drawn.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +37,39 @@ def content(path: Path) -> Any:
     """What of a file must not depend on kills."""
     if path.suffix == ".safetensors":
         return tensors(path)
-    if path.name == "metrics.jsonl":
-        return lines_but_for_the_machine(path.parent)
+    reader = READERS.get(path.name)
+    return path.read_bytes() if reader is None else reader(path)
+
+
+def settings_without_places(path: Path) -> list[str]:
+    return [
+        line
+        for line in path.read_text().splitlines()
+        if not line.startswith(("output_dir:", "latent_cache_dir:"))
+    ]
+
+
+def facts_without_places(path: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(path.read_text())
+    del facts["config"]["output_dir"], facts["config"]["latent_cache_dir"]
+    return facts
+
+
+def card_without_folder(path: Path) -> Any:
+    """A card, whose code names its folder so that it runs from any other, or its data."""
+    card = json.loads((path.parent / "card.json").read_text())
+    folder = card.pop("folder")
+    return card if path.suffix == ".json" else path.read_text().replace(folder, "")
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "metrics.jsonl": lambda path: lines_but_for_the_machine(path.parent),
     # the one shows times and memory, the other has sums of what is compared by its content
-    if path.name in ("report.html", "SHA256SUMS"):
-        return None
-    if path.name == "config.yaml":
-        return [
-            line
-            for line in path.read_text().splitlines()
-            if not line.startswith(("output_dir:", "latent_cache_dir:"))
-        ]
-    if path.name in ("README.md", "card.json"):
-        # code in a card names its folder, so that it runs from any other
-        return path.read_text().replace(str(path.parent.absolute()), "")
-    if path.name == "state.json":
-        facts = json.loads(path.read_text())
-        del facts["config"]["output_dir"], facts["config"]["latent_cache_dir"]
-        return facts
-    return path.read_bytes()
+    **dict.fromkeys(("report.html", "SHA256SUMS"), lambda path: None),
+    "config.yaml": settings_without_places,
+    **dict.fromkeys(("README.md", "card.json"), card_without_folder),
+    "state.json": facts_without_places,
+}
 
 
 def differences(output: Path, whole: Path) -> list[str]:
