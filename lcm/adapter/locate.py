@@ -17,7 +17,6 @@ from lcm.adapter.names import PEFT_WEIGHTS, WEIGHTS_NAME, is_full
 from lcm.adapter.recipe import Recipe
 from lcm.system.secrets import one_line
 
-
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(/.+\.safetensors)?")
 """What may be a hub id, or a file in one: what begins or ends as a path does is none."""
 

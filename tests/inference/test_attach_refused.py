@@ -97,5 +97,5 @@ def test_what_may_be_both_is_first_told_as_the_path_it_is_not(
         raise OSError("no network")
 
     monkeypatch.setattr("lcm.adapter.locate.hf_hub_download", offline)
-    with pytest.raises(FileNotFoundError, match="^there is no file or folder out/a"):
+    with pytest.raises(FileNotFoundError, match=r"^there is no file or folder out/a"):
         lcm.attach(build_sd(), path)
