@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from lcm.adapter.full_unet import read_full_recipe
 from lcm.adapter.names import PEFT_WEIGHTS, WEIGHTS_NAME, is_full
 from lcm.adapter.recipe import Recipe
 from lcm.system.secrets import one_line
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(/.+\.safetensors)?")
+"""What may be a hub id, or a file in one: what begins or ends as a path does is none."""
 
 
 def choose_file(names: Iterable[str], where: str) -> str:
@@ -50,8 +54,8 @@ def fetch_file(repo_id: str, name: str) -> Path:
         return Path(hf_hub_download(repo_id, name))
     except Exception as error:
         raise FileNotFoundError(
-            f"{repo_id} is neither a local path nor a hub id that answers with {name} "
-            f"({one_line(error)})"
+            f"there is no file or folder {repo_id} here, and it is no hub id that answers with "
+            f"{name} ({one_line(error)})"
         ) from error
 
 
@@ -89,15 +93,11 @@ def locate(path: str | os.PathLike[str]) -> Path:
         return local / choose_file(
             (file.name for file in local.iterdir() if file.is_file()), str(local)
         )
-    names_a_file = text.count("/") >= 2 and text.endswith(".safetensors")
-    if (
-        (text.count("/") == 1 or names_a_file)
-        and not local.is_absolute()
-        and not text.startswith((".", "~"))
-    ):
+    if HUB_ID.fullmatch(text):
         return download(text)
     raise FileNotFoundError(
-        f"no adapter at {path}; pass a {WEIGHTS_NAME} file, the folder that holds it, or a hub id"
+        f"no adapter at {path}: there is no such file or folder; pass a {WEIGHTS_NAME} file, the "
+        "folder that holds it, or a hub id, owner/name"
     )
 
 

@@ -148,11 +148,22 @@ def attach(
     pictures. `detach` undoes everything. Returns the recipe. Raises ValueError when an adapter does
     not fit the pipeline, which is then unchanged.
     """
-    pipe, weights = check_pipeline(pipe), as_mapping(adapters, weight)
+    weights = as_mapping(adapters, weight)
     if recipe is not None and not isinstance(recipe, Recipe):
         raise ValueError(
             f"recipe must be a lcm.Recipe, as lcm.Recipe.lcm_lora(pipe) makes one; got {recipe!r}"
         )
+    return attach_all(check_pipeline(pipe), weights, adapter_name, recipe, hotswap)
+
+
+def attach_all(
+    pipe: Any,
+    weights: Mapping[Any, float],
+    adapter_name: str,
+    recipe: Recipe | None,
+    hotswap: bool,
+) -> Recipe:
+    """`attach`, of arguments that are of the right kinds."""
     entries = [
         read_entry(pipe, source, checked_weight(source, value)) for source, value in weights.items()
     ]

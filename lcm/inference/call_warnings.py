@@ -84,7 +84,7 @@ def about_negative_prompt(pipe: Any, said: Mapping[str, Any]) -> str | None:
         return None
     if pipe.unet.config.time_cond_proj_dim is not None:
         return f"{names[0]} has no effect: this U-Net is told its guidance; leave it out"
-    if scale > 1:
+    if float(scale) > 1:
         return None
     return (
         f"{names[0]} has no effect at guidance_scale={scale}; leave it out, or pass a "

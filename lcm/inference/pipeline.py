@@ -8,14 +8,15 @@ from lcm.system.text import plain
 
 
 class Pipeline(Protocol):
-    """A pipeline of diffusers, with a `unet` and a `scheduler` among its components."""
+    """A pipeline of diffusers with a U-Net.
 
-    @property
-    def components(self) -> dict[str, Any]:
-        """The networks and helpers, by name."""
+    To type checkers the classes of diffusers are stand-ins without any of their attributes; what
+    they do show is how they are loaded. The rest is looked at when it is used.
+    """
 
-    def register_modules(self, **kwargs: Any) -> None:
-        """Puts others in their places."""
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Loads one."""
 
 
 def check_pipeline(pipe: object) -> Any:

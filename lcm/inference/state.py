@@ -193,10 +193,14 @@ def own_attachment(pipe: Any) -> Attachment | None:
     return found
 
 
+def members() -> list[Any]:
+    live = [reference() for reference in MEMBERS.valuerefs()]
+    return [pipe for pipe in live if pipe is not None]
+
+
 def members_of(found: Attachment) -> list[Any]:
     """The pipelines that have it."""
-    live = [reference() for reference in MEMBERS.valuerefs()]
-    return [pipe for pipe in live if pipe is not None and own_attachment(pipe) is found]
+    return [pipe for pipe in members() if own_attachment(pipe) is found]
 
 
 def attachment(pipe: Any) -> Attachment | None:
@@ -204,8 +208,8 @@ def attachment(pipe: Any) -> Attachment | None:
     if (found := own_attachment(pipe)) is not None:
         return found
     unet = unwrapped(pipe.unet)
-    for other in (reference() for reference in MEMBERS.valuerefs()):
-        shared = None if other is None else own_attachment(other)
+    for other in members():
+        shared = own_attachment(other)
         if shared is not None and unwrapped(other.unet) is unet:
             return shared
     return None

@@ -27,8 +27,8 @@ class Watched:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # a class made on the fly has no address that a pickle could name
-        _, _, *state = super().__reduce_ex__(max(2, int(protocol)))
-        return (new, (stock_class(type(self)),), *state)
+        reduced: Any = super().__reduce_ex__(max(2, int(protocol)))
+        return (new, (stock_class(type(self)),), *reduced[2:])
 
 
 def new(base: Any) -> Any:

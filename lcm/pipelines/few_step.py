@@ -74,9 +74,10 @@ class FewStepMixin:
         safetensors are read. Raises ValueError or OSError for what cannot be
         loaded, and as `lcm.attach` does.
         """
-        pipe: Self = load_pipeline(cls, base, device, dtype, options)
+        pipe = load_pipeline(cls, base, device, dtype, options)
         attach(pipe, adapter, weight)
-        return pipe
+        loaded: Self = pipe
+        return loaded
 
     def attach(
         self,
@@ -87,7 +88,8 @@ class FewStepMixin:
         """`lcm.attach` on this pipeline; calls then have the recipe's steps, guidance and eta as
         their defaults.
         """
-        return attach(self, adapters, weight, **options)
+        pipe: Any = self
+        return attach(pipe, adapters, weight, **options)
 
     @property
     def recipe(self) -> Recipe | None:

@@ -74,3 +74,28 @@ def test_a_part_of_the_steps_that_holds_none_is_named_by_its_argument(sdxl_adapt
     lcm.attach(pipe, sdxl_adapter)
     with pytest.raises(ValueError, match=r"2 steps from denoising_start=0\.99 on make no step"):
         pipe("a", image=torch.zeros(1, 4, 8, 8), denoising_start=0.99, **FEW)
+
+
+@pytest.mark.parametrize(
+    "path", ["out/", "./out", "~/out", "../out/a", "/out/a", "a/b/c", "out", "a/b/", "-a/b"]
+)
+def test_a_path_that_is_not_there_is_no_question_to_the_hub(
+    path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delattr("lcm.adapter.locate.hf_hub_download")
+    with pytest.raises(FileNotFoundError, match=f"no adapter at {path}: there is no such file or"):
+        lcm.attach(build_sd(), path)
+
+
+@pytest.mark.parametrize("path", ["out/adapter", "out/a.b/c.safetensors"])
+def test_what_may_be_both_is_first_told_as_the_path_it_is_not(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("lcm.adapter.locate.hf_hub_download", offline)
+    with pytest.raises(FileNotFoundError, match=r"^there is no file or folder out/a"):
+        lcm.attach(build_sd(), path)

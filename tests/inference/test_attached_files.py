@@ -212,7 +212,8 @@ def test_an_adapter_is_found_by_file_folder_and_hub_id(
     )
     assert locate("someone/ink") == other
     with pytest.raises(
-        FileNotFoundError, match=r"someone/ink is neither .* answers with x\.safetensors"
+        FileNotFoundError,
+        match=r"there is no file or folder someone/ink here.* answers with x\.safetensors",
     ):
         locate("someone/ink/x.safetensors")
     for path in ("a/b/c.txt", "/nowhere/x", "./a/b"):

@@ -116,12 +116,12 @@ def test_a_recipe_made_in_python_is_held_to_the_same_rules(adapter: Path) -> Non
 def test_nothing_is_left_of_an_attach_that_failed_at_its_end(
     adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(pipe: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("watching failed")
 
     pipe = build_sd()
     before = everything(pipe)
-    monkeypatch.setattr(sys.modules["lcm.inference.attach"], "watch", fail)
+    monkeypatch.setattr(sys.modules["lcm.inference.attach"], "join", fail)
     with pytest.raises(RuntimeError, match="watching failed"):
         lcm.attach(pipe, adapter)
     assert everything(pipe) == before
