@@ -14,7 +14,9 @@ from lcm.formats.names import dotted, from_ldm, is_layer
 PART = re.compile(
     r"(?P<kohya>\.lora_(?P<k>down|up)\.weight)|(?P<peft>\.lora_(?P<p>[AB])(?:\.(?P<adapter>\w+))?\.weight)"
     r"|(?P<old>[._]lora(?:_linear_layer)?\.(?P<o>down|up)\.weight)|(?P<alpha>\.alpha)"
+    r"|(?P<bare>\.lora_(?P<b>[AB]))$"
 )
+STYLES = ("kohya", "peft", "old", "alpha", "bare")
 DIRECTION = {"A": "down", "B": "up"}
 
 SPELLINGS: dict[tuple[str, str, bool], str] = {
@@ -79,8 +81,16 @@ FOREIGN = (
         ("*.diff", "*.w_norm", "*.set_weight", "*.reshape_weight"),
     ),
     Foreign(
-        re.compile(r"\.lora_embedding_|\.(lora_[AB]|lora_down|lora_up)\.bias$|modules_to_save"),
-        "beside LoRA, and loads nowhere else",
+        re.compile(r"\.(lora_[AB]|lora_down|lora_up)\.bias$"),
+        "a bias beside the matrices, which no other layout has",
+        ("*.bias",),
+    ),
+    Foreign(
+        re.compile(r"\.lora_embedding_|modules_to_save"), "beside LoRA, and loads nowhere else"
+    ),
+    Foreign(
+        re.compile(r"\.scale_(weight|input)$|^scaled_fp8$"),
+        "the scale of numbers of 8 bits, which are wrong without it",
     ),
 )
 
@@ -139,8 +149,8 @@ def parse(key: str, layers_per_block: int = 2) -> Slot:
     found = next((match for match in PART.finditer(key) if match.end() == len(key)), None)
     if found is None:
         raise ValueError("no part of a LoRA")
-    style = next(name for name in ("kohya", "peft", "old", "alpha") if found[name])
-    part = found["k"] or found["o"] or DIRECTION.get(found["p"], "alpha")
+    style = next(name for name in STYLES if found[name])
+    part = found["k"] or found["o"] or DIRECTION.get(found["p"] or found["b"], "alpha")
     stem = key[: found.start()]
     prefixes, rest = strip(stem)
     components = {PREFIXES[prefix].component for prefix in prefixes} - {""}

@@ -36,6 +36,7 @@ ALGORITHMS = (
     (r"\.[ab][12]\.weight$|glora", Kind("a GLoRA (LyCORIS)", LYCORIS)),
     (r"\.on_input$|\.ia3_", Kind("an (IA)^3 adapter", LYCORIS)),
     (r"\.b?oft_|^oft_unet", Kind("an OFT adapter", LYCORIS)),
+    (r"\.dora_scale|lora_magnitude", Kind("a DoRA", "ComfyUI plays it; here use a plain LoRA")),
     (r"vera_lambda", Kind("a VeRA adapter", "use a plain LoRA")),
     (r"\.lora_mid\.", Kind("a LoCon with Tucker cores (LyCORIS)", LYCORIS)),
 )
@@ -58,7 +59,7 @@ FAMILIES = (
     ),
     (
         "Wan or another video transformer",
-        r"(?<!transformer_)(?<!down_)(?<!up_)blocks[._]\d+[._](?:self_attn|cross_attn|ffn)",
+        r"(?<!transformer_)(?<!down_)(?<!up_)blocks[._]\d+[._](?:self_attn|cross_attn|ffn|attn[12])",
     ),
     (
         "a language model",
@@ -70,7 +71,13 @@ FAMILIES = (
     ),
     (
         "a diffusion transformer (PixArt, Sana, LTX-Video, CogVideoX or the like)",
-        r"^(?:lora_)?transformer[._]|patchify_proj|adaln_single|lora_transformer_",
+        r"^(?:diffusion_model\.|lora_unet_|unet\.)?transformer_blocks[._]"
+        r"|^(?:lora_)?transformer[._]|patchify_proj|adaln_single",
+    ),
+    (
+        "another model of transformers (language, speech or vision)",
+        r"^(?:base_model\.model\.)?(?:model|roberta|bert|distilbert|deberta|vit|gpt_neox)\."
+        r"|query_key_value|transformer\.h\.\d",
     ),
 )
 """Models that are not Stable Diffusion, by names of layers that Stable Diffusion has not."""
@@ -87,11 +94,15 @@ MODELS = (
         r"^(?:image_proj|ip_adapter)\.",
         Kind("an IP-Adapter", "load it by pipe.load_ip_adapter"),
     ),
+    (r"^lora_controlnet$", Kind("a Control-LoRA", "ComfyUI plays it")),
+    (r"lllite_", Kind("a ControlNet-LLLite", "ComfyUI and A1111 have extensions that play it")),
     (
-        r"control_model\.|controlnet_|input_hint_block|zero_convs|lllite_|controlnet",
-        Kind(
-            "a ControlNet", "load it by ControlNetModel.from_single_file, for a ControlNet pipeline"
-        ),
+        r"^adapter\.body|^body\.\d+\.(?:in_conv|block)",
+        Kind("a T2I-Adapter", "load it as a T2IAdapter, for an adapter pipeline"),
+    ),
+    (
+        r"control_model\.|controlnet_|input_hint_block|zero_convs|controlnet",
+        Kind("a ControlNet", "load it as a ControlNetModel, for a ControlNet pipeline"),
     ),
     (
         r"motion_modules|temporal_transformer",

@@ -26,7 +26,7 @@ from lcm.formats.findings import (
     strength_warnings,
 )
 from lcm.formats.keys import Slot, foreign, parse
-from lcm.formats.kinds import identify
+from lcm.formats.kinds import ADAPTER, identify
 
 # --- matrices into layers -------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ def understand(
     modules, assumed = build(found, configs, alpha)
     problems = [*found.problems, *alpha_problems(file, modules, assumed, alpha)]
     if not modules and not problems:
-        problems.append(f"{file.path} holds no tensors; export the adapter again")
+        problems.append("the file holds no tensors; export the adapter again")
     notes += assumptions(modules, assumed, alpha, header)
     if layers_per_block is None and any("ldm" in slot.layout for slot in found.slots):
         notes.append(
@@ -238,6 +238,11 @@ def nothing_usable(file: AdapterFile, problems: list[str]) -> str:
     start = f"{file.path} holds no LoRA for Stable Diffusion"
     if kind := identify(file):
         return f"{start}: it is {kind.what}; {kind.use}"
+    if any(ADAPTER.search(name) for name in file.tensors):
+        return (
+            f"{start}: it is an adapter of another network ({problems[0]}); use it with the model "
+            "that it was made for"
+        )
     return f"{start}: of its {len(file.tensors)} tensors none can be used. {problems[0]}"
 
 

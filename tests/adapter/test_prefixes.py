@@ -53,6 +53,7 @@ PARTS = (
     (".lora_down.weight", ".lora_up.weight"),
     (".lora_A.weight", ".lora_B.weight"),
     (".lora_A.default.weight", ".lora_B.default.weight"),
+    (".lora_A", ".lora_B"),
     (".lora.down.weight", ".lora.up.weight"),
     (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
 )

@@ -70,8 +70,8 @@ def test_what_is_no_lora_of_stable_diffusion_is_called_what_it_is(
         lcm.attach(pipe, file)
     for verb in (("inspect", file), ("repair", file, tmp_path / "out")):
         assert run(*verb) == 1
-        error = capsys.readouterr().err
-        assert what in error and error.count("\n") == 1
+        printed = capsys.readouterr()  # inspect shows the rest of a file that has a layer of a LoRA
+        assert what in printed.err + printed.out and printed.err.count("\n") <= 1
     assert not (tmp_path / "out").exists()
 
 
