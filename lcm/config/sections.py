@@ -58,6 +58,8 @@ class TeacherConfig(Section):
         "last layers of the text encoders that are left out, as diffusers counts them: 1 is "
         '--clip_skip 2 of kohya\'s scripts and "Clip skip 2" of web UIs',
         at_least=0,
+        at_most=100,
+        unset="none are",
         read=skipped,
     )
     teacher_lora: list[str] = flag(

@@ -27,15 +27,17 @@ NAMES = (
     "token|secret|passwd|password|passphrase|api[_-]?key|access[_-]?key(?:[_-]?id)?"
     "|signature|credential"
 )
+# none begins with a run of any letters: a search for it would start anew at each letter of a long
+# word, and take minutes for one of a hundred thousand
 BY_FORM = [
     # of addresses the user and password in front of the host, and what is signed behind the path
-    (re.compile(r"(\w+://)[^\s/@'\"]+@"), rf"\1{HIDDEN}@"),
+    (re.compile(r"(://)[^\s/@'\"]+@"), rf"\1{HIDDEN}@"),
     (re.compile(r"(://[^\s?'\"]+)\?[^\s'\"]+"), r"\1"),
     (re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?)[^\n'\"]+"), rf"\1{HIDDEN}"),
     (re.compile(r"(?i)\b(bearer\s+)[^\s'\",;]+"), rf"\1{HIDDEN}"),
     (re.compile(r"\b([Bb]asic\s+)(?=[\w+/]*[A-Z0-9+/=])[\w+/]{8,}=*"), rf"\1{HIDDEN}"),
     (
-        re.compile(rf"(?i)([\w-]*(?:{NAMES}|\bsig)['\"]?\s*[=:]\s*['\"]?)[^\s'\",;&)\]}}]{{4,}}"),
+        re.compile(rf"(?i)((?:{NAMES}|\bsig)['\"]?\s*[=:]\s*['\"]?)[^\s'\",;&)\]}}]{{4,}}"),
         rf"\1{HIDDEN}",
     ),
     (

@@ -144,6 +144,8 @@ def commands(text: str) -> Iterator[list[str]]:
         while words:
             end = words.index("&&") if "&&" in words else len(words)
             command, words = words[:end], words[end + 1 :]
+            if ">" in command:  # into a file
+                command = command[: command.index(">")]
             while re.fullmatch(r"[A-Z_]+=.*", command[0]):
                 command = command[1:]
             yield command

@@ -57,14 +57,31 @@ def only_parsed(name: str) -> Iterator[None]:
         raise AssertionError(f"{name} reads no flags")
 
 
+ANSWERS = {"--help", "--version", "--print_completion"}
+"""Flags that are answered instead of anything else."""
+
+
+def answer(main: Callable[[list[str]], int], words: list[str]) -> None:
+    """Asks a program about itself. The script of a shell is left to the package that writes it."""
+    with mock.patch("lcm.system.about.completion", return_value=""):
+        try:
+            status = main(words)
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+    assert status == 0, words
+
+
 def train(words: list[str], run: bool) -> None:
+    if ANSWERS & set(words):
+        return answer(train_lcm_lora.main, words)
     if not run:
         if "..." not in words:
             parse_config(words)
-        return
+        return None
     AcceleratorState._reset_state(reset_partial_state=True)  # every command is a launch of its own
     GradientState._reset_state()
     assert train_lcm_lora.main(words) == 0
+    return None
 
 
 def accelerate(words: list[str], run: bool) -> None:
@@ -79,9 +96,11 @@ def torchrun(words: list[str], run: bool) -> None:
 
 
 def lcm_command(words: list[str], run: bool) -> None:
+    if ANSWERS & set(words):
+        return answer(lcm.cli.main.main, words)
     if run:
         assert lcm.cli.main.main(words) == 0
-        return
+        return None
 
     def parsed(args: argparse.Namespace, rest: Sequence[str]) -> int:
         if rest:
@@ -91,6 +110,7 @@ def lcm_command(words: list[str], run: bool) -> None:
 
     with mock.patch.object(VERBS.get(words[0]), "run", parsed):
         assert lcm.cli.main.main(words) == 0
+    return None
 
 
 def python(words: list[str], run: bool) -> None:
@@ -132,12 +152,13 @@ def known(words: list[str], run: bool) -> None:
 PROGRAMS: dict[str, Callable[[list[str], bool], None]] = {
     **{
         "lcm": lcm_command,
+        "train-lcm-lora": train,
         "accelerate": accelerate,
         "torchrun": torchrun,
         "python": python,
         "python3": python,
     },
-    **{"make": make, "pip": pip, ".": known, "hf": known},
+    **{"make": make, "pip": pip, ".": known, "hf": known, "mkdir": known},
 }
 
 

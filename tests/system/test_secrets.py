@@ -90,3 +90,9 @@ def test_nothing_that_is_printed_has_one(
     assert VALUE not in stream.getvalue()
     assert stream.getvalue().count("***") == 4
     assert one_line(f"a\n {VALUE}") == "a ***"
+
+
+@pytest.mark.parametrize("part", ["x", "token", "sig", "-", "hf_x", "x" * 50 + "://"])
+def test_a_long_text_is_searched_in_no_time(part: str) -> None:
+    """A search that begins anew at each letter of a long word would not end in this suite's time."""
+    assert "***" not in without_secrets(part * (60_000 // len(part)))
