@@ -21,7 +21,6 @@ from lcm.data.precomputed.rows import MANIFEST, Rows
 from lcm.data.precomputed.store import Store, write_rows
 from lcm.data.records import Record
 from lcm.outputs.folder import full_disk
-from lcm.system.disk_space import free_bytes, readable
 from lcm.system.processes import Team
 
 ENTRIES = ["[1, 2]", "null", "{}", '"x"', "[[1, 2]]", '[["a"]]', '[["a", null]]', "[" * 100_000]
@@ -124,15 +123,12 @@ def test_a_full_disk_of_the_cache_is_measured_there(
     (tmp_path / "cache").mkdir()
     with pytest.raises(OSError, match="No space") as error:
         write_rows(tmp_path / "cache", {"a": {"x": torch.ones(1)}})
-    told = str(full_disk(error.value, tmp_path / "out"))
+    told = str(full_disk(error.value, [tmp_path / "out"]))
     assert f"the disk of {tmp_path / 'cache'} is full, free are 12 bytes" in told
-    monkeypatch.undo()
-    told = str(full_disk(OSError(errno.ENOSPC, "No space left"), tmp_path / "out"))
-    assert readable(free_bytes(tmp_path)) in told
 
 
 def test_more_crops_than_can_be_kept_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"cache_variants must lie in 1\.\.1000"):
+    with pytest.raises(ValueError, match=r"cache_variants must .* at most 1000"):
         CacheConfig(cache_latents=True, cache_variants=10**9)
     pictures = PictureSet([Record("a", ("x",))] * 200_000, [], None, SampleConfig(), 0, 1000)
     with pytest.raises(ValueError, match="cache_variants: 1000 crops of 200000 pictures"):

@@ -168,3 +168,16 @@ def test_files_that_were_read_are_not_opened_again(where: Path, already: int) ->
     else:  # nobody knows yet that the file ends there
         with pytest.raises(ConnectionError, match="could not be read from row 0 on"):
             load_streamed(where)
+
+
+def test_what_is_left_out_of_a_stream_has_the_names_that_it_has_of_a_table(where: Path) -> None:
+    changes: dict[int, Any] = {1: {"data": b"broken"}, 4: {"captions": ()}}
+    changes[7] = {"captions": ("a\0",)}
+    write_tables(
+        where,
+        [dataclasses.replace(e, **changes.get(i, {})) for i, e in enumerate(pictures_of())],
+    )
+    expected = load_data(config_of(where)).dropped.left_out()
+    assert {one.file for one in expected} == {f"{where}[{i}]" for i in changes}
+    for _ in range(2):  # read, and as it was listed
+        assert load_streamed(where).dropped.left_out() == expected
