@@ -91,17 +91,19 @@ def misfit(pipe: Any, adapter: Adapter) -> str:
             f"the adapter was made for another kind of model, {names[0]} with text width {theirs}, "
             f"and this one is {names[1]} with {ours}"
         )
-    return "the adapter was made for another model"
+    return "the adapter was made for another kind of model"
 
 
 def elsewhere(pipe: Any, adapter: Adapter) -> str:
     """How many layers have no place, where most have: models are pruned."""
-    lacking = sum(not has_place(pipe, module) for module in adapter.modules)
-    if lacking == len(adapter.modules):
+    names = layers_of(adaptable(pipe)["unet"])
+    theirs = adapter.component("unet")
+    lacking = sum(name not in names for name in theirs)
+    if lacking in (0, len(theirs)):
         return ""
     return (
-        f" ({lacking} of its {len(adapter.modules)} layers have no place here; a model of the same "
-        "family may have more or fewer blocks, as SDXL has more than SSD-1B)"
+        f" ({lacking} of its {len(theirs)} layers of the U-Net have no place here; a model of the "
+        "same family may have more or fewer blocks, as SDXL has more than SSD-1B)"
     )
 
 

@@ -56,7 +56,13 @@ class Factors:
     def rms(self) -> float:
         """Root mean square of the delta's elements; inf where it is beyond all numbers."""
         rows, columns = self.up.flatten(1).shape[0], self.down.flatten(1).shape[1]
-        return abs(self.scale) * product_norm(self.up, self.down) / (rows * columns) ** 0.5
+        norm = product_norm(self.up.flatten(1).double(), self.down.flatten(1).double())
+        return abs(self.scale) * norm / (rows * columns) ** 0.5
+
+    def widened(self, rank: int) -> Factors:
+        """The same factors with rows of zeros where the rank is smaller than this."""
+        more = rank - self.rank
+        return self if more <= 0 else self.padded(rank, self.alpha * rank / self.rank)
 
     def padded(self, rank: int, alpha: float) -> Factors:
         """The same delta at a higher rank with another alpha: rows of zeros, and `up` rescaled
@@ -79,10 +85,9 @@ class Factors:
 
 
 def product_norm(up: Tensor, down: Tensor) -> float:
-    """Frobenius norm of `up` `down`, exact, from two matrices of rank x rank: the product itself
-    may have a hundred million elements.
+    """Frobenius norm of `up` `down`, in their precision, from two matrices of rank x rank: the
+    product itself may have a hundred million elements.
     """
-    up, down = up.flatten(1).double(), down.flatten(1).double()
     squared = ((up.T @ up) * (down @ down.T).T).sum().item()
     return math.inf if math.isnan(squared) else max(squared, 0.0) ** 0.5
 
@@ -195,7 +200,17 @@ def largest_difference(one: Adapter, other: Adapter) -> tuple[float, str]:
 
 def difference(one: Factors, other: Factors) -> float:
     """Frobenius norm of the difference of two deltas of one shape, relative to the first."""
-    ups = (one.scale * one.up.flatten(1).double(), -other.scale * other.up.flatten(1).double())
-    up = torch.cat(ups, dim=1)
-    down = torch.cat([one.down.flatten(1).double(), other.down.flatten(1).double()])
-    return product_norm(up, down) / max(product_norm(ups[0], one.down), 1e-30)
+    one = one.widened(other.rank)
+    up, down = one.scale * one.up.flatten(1).float(), one.down.flatten(1).float()
+    above, below = other.scale * other.up.flatten(1).float(), other.down.flatten(1).float()
+    if up.shape == above.shape and torch.equal(down, below):
+        # nearly always: what is written has the same `down`, and most often the same `up`
+        left = up - above
+        return product_norm(left, down) / largest(up, down) if left.any() else 0.0
+    # the norm of a difference of nearly equal products needs all the digits that there are
+    both = torch.cat([up, -above], dim=1).double(), torch.cat([down, below]).double()
+    return product_norm(*both) / largest(up, down)
+
+
+def largest(up: Tensor, down: Tensor) -> float:
+    return max(product_norm(up, down), 1e-30)

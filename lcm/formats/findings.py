@@ -36,7 +36,8 @@ def matrix_problem(tensor: Tensor) -> str | None:
         return f"holds {tensor.dtype} values; export the adapter in float16, bfloat16 or float32"
     if tensor.dim() not in (2, 4) or not tensor.numel():
         return f"has the shape {list(tensor.shape)}; a LoRA's matrices have 2 or 4 axes"
-    if not in_half(tensor).isfinite().all():
+    low, high = in_half(tensor).aminmax()  # neither is finite beside what is no number
+    if not (math.isfinite(low.item()) and math.isfinite(high.item())):
         return (
             "holds values that are not finite; the training diverged, or the precision was too low"
         )
@@ -64,10 +65,15 @@ def strength_problems(modules: Mapping[str, Factors]) -> list[str]:
 
 
 def bound(factors: Factors) -> float:
-    """What `Factors.rms` is at most, from one look at each matrix."""
-    rows, columns = factors.up.flatten(1).shape[0], factors.down.flatten(1).shape[1]
-    norms = factors.up.float().norm().item() * factors.down.float().norm().item()
-    return abs(factors.scale) * norms / math.sqrt(rows * columns)
+    """What no element of the delta is above, from one look at each matrix."""
+    largest = largest_of(factors.up) * largest_of(factors.down)
+    return abs(factors.scale) * factors.rank * largest
+
+
+def largest_of(tensor: Tensor) -> float:
+    """The largest absolute value; not a number where one of them is none."""
+    low, high = tensor.aminmax()
+    return max(abs(low.item()), abs(high.item()))
 
 
 def strength_warnings(modules: Mapping[str, Factors]) -> list[str]:
