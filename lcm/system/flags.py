@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
@@ -150,6 +151,39 @@ def default_of(f: Field[Any]) -> Any:
     return f.default if f.default_factory is MISSING else f.default_factory()
 
 
+TYPES: dict[str, tuple[Any, str]] = {
+    "int": (int, "a whole number"),
+    "float": (int | float, "a number"),
+    "bool": (bool, "true or false"),
+    "str": (str, "a text"),
+}
+"""What a value of a kind is in Python, and in words."""
+
+
+def typed(f: Field[Any], value: Any) -> Any:
+    """The value of a flag that was given from Python, a list for one that takes several, with paths
+    as texts. Raises ValueError for another type; None is always allowed, and a flag with a reader
+    of its own says what else is.
+    """
+    kind, is_list = kind_of(f)
+    if value is None:
+        return None
+    if isinstance(value, list | tuple) is not is_list:
+        what = "a list" if is_list else "one value"
+        raise ValueError(f"{f.name} takes {what}; got {quoted(value)}")
+    return [one(f, kind, part) for part in value] if is_list else one(f, kind, value)
+
+
+def one(f: Field[Any], kind: str, value: Any) -> Any:
+    """One value of a flag, of its type."""
+    allowed, words = TYPES[kind]
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    is_other = not isinstance(value, allowed) or (isinstance(value, bool) and kind != "bool")
+    if is_other and f.metadata["flag"].read is None:
+        raise ValueError(f"{f.name} must be {words}; got {quoted(value)}")
+    return value
+
+
 def within(read: Callable[[str], float], **limits: Any) -> Callable[[str], float]:
     """Reads a number as `read` does, for argparse, within the `limits` that a `Flag` has."""
     beside = Flag("", **limits)
@@ -172,4 +206,5 @@ class Section:
     def __post_init__(self) -> None:
         for f in fields(self):
             beside: Flag = f.metadata["flag"]
-            object.__setattr__(self, f.name, beside.checked(f.name, getattr(self, f.name)))
+            value = beside.checked(f.name, typed(f, getattr(self, f.name)))
+            object.__setattr__(self, f.name, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ class Sample(Section):
     mode: str = flag("no", "one of a few", choices=("no", "full"), read=str.lower)
     method: str = flag("lcm", "one of them", names=lambda: GROWING)
     nothing: int | None = flag(None, "may be left out", above=0)
+    switch: bool = flag(False, "on or off")
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,32 @@ def test_choices_are_those_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(f"{__name__}.GROWING", [*GROWING, "mine"])
     assert Sample(method="mine").method == "mine"
     assert beside.words == ("lcm", "cd", "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("positive", "1.0", "positive must be a number; got '1.0'"),
+        ("counted", 1.0, "counted must be a whole number; got 1.0"),
+        ("counted", True, "counted must be a whole number; got True"),
+        ("counted", [1], r"counted takes one value; got \[1\]"),
+        ("sizes", 4, "sizes takes a list; got 4"),
+        ("sizes", [4, "5"], "sizes must be a whole number; got '5'"),
+        ("words", ["a", 1], "words must be a text; got 1"),
+        ("words", "a", "words takes a list; got 'a'"),
+        ("method", b"lcm", "method must be a text"),
+        ("switch", 1, "switch must be true or false; got 1"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name: str, value: Any, message: str) -> None:
+    """From Python, or from what a file of JSON has kept."""
+    with pytest.raises(ValueError, match=message):
+        Sample(**{name: value})
+
+
+def test_paths_are_texts_and_tuples_are_lists() -> None:
+    sample = Sample(words=(Path("a"), "b"), positive=2)  # type: ignore[arg-type]
+    assert (sample.words, sample.positive) == (["a", "b"], 2)
 
 
 def test_lists_are_not_shared_by_default() -> None:
