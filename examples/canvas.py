@@ -24,12 +24,13 @@ from typing import Any
 
 import torch
 import uvicorn
-from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.responses import FileResponse
 from PIL import Image
 
 import lcm
+from lcm.models import load_base
 from lcm.pipelines import (
     FewStepStableDiffusionImg2ImgPipeline,
     FewStepStableDiffusionXLImg2ImgPipeline,
@@ -129,7 +130,7 @@ def load(base: str, adapter: str) -> Any:
     """The image-to-image pipeline of a base model, with the adapter attached."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
-    stock = DiffusionPipeline.from_pretrained(base, dtype=dtype).to(device)
+    stock = load_base(base, dtype=dtype).to(device)
     is_xl = isinstance(stock, StableDiffusionXLPipeline)
     kind = (
         FewStepStableDiffusionXLImg2ImgPipeline if is_xl else FewStepStableDiffusionImg2ImgPipeline

@@ -17,10 +17,10 @@ from contextlib import asynccontextmanager, suppress
 
 import torch
 import uvicorn
-from diffusers import DiffusionPipeline
 from fastapi import FastAPI, HTTPException, Request, Response
 
 import lcm
+from lcm.models import load_base
 
 MOST_WAITING = 64
 """Requests under way at a time; who comes later is told to come again."""
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
-    pipe = DiffusionPipeline.from_pretrained(args.base, dtype=dtype).to(device)
+    pipe = load_base(args.base, dtype=dtype).to(device)
     recipe = lcm.attach(pipe, args.adapter)
     engine = lcm.Engine(pipe, max_batch=args.max_batch, recipe=recipe)
     uvicorn.run(create_app(engine), host="127.0.0.1", port=args.port)
