@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,7 @@ def front_matter(
 # --- the text -------------------------------------------------------------------------------------
 
 
+@cache
 def template() -> Template:
     """The text of the card. What is put into it is Markdown already: nothing is escaped here."""
     return Environment(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lcm.config.run import TrainConfig
 from lcm.methods import METHODS
 from lcm.methods.build import make_recipe
 from lcm.publish.comfyui import workflow_files, write_workflow
-from lcm.publish.other_programs import other_tools
+from lcm.publish.other_programs import comfy_settings, other_tools
 from lcm.system.image_grid import save_png
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -94,6 +95,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 PROMPT = 'a (red) "star"\n\x1b[2J<b>'
 
 
+@cache
 def made(case: str) -> tuple[Recipe, TrainConfig]:
     changes, flags = CASES[case]
     source = {"train_data_dir": "x"}
@@ -104,6 +106,7 @@ def made(case: str) -> tuple[Recipe, TrainConfig]:
     return dataclasses.replace(make_recipe(config.method, facts), **changes), config
 
 
+@cache
 def graphs(case: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the window and what the server get."""
     recipe, config = made(case)
@@ -215,16 +218,10 @@ def test_styles_stand_before_the_adapter() -> None:
 
 @pytest.mark.parametrize(("family", "layer"), [("sd", -2), ("sdxl", -3)])
 def test_left_out_layers_are_left_out(family: str, layer: int) -> None:
-    recipe, config = made("lcm")
-    object.__setattr__(recipe, "clip_skip", 1)
-    recipe = dataclasses.replace(recipe, family=family)
-    object.__setattr__(recipe, "clip_skip", 1)
-    from lcm.publish.other_programs import comfy_settings
-
+    recipe = dataclasses.replace(made("lcm")[0], family=family, clip_skip=1)
     settings = comfy_settings(recipe, False)
     assert settings is not None and settings.clip_layer == layer
     assert f"CLIP Set Last Layer with {layer} " in other_tools(recipe, "x.safetensors", False)
-    assert config.output.output_name is None
 
 
 def test_what_cannot_be_played_has_no_workflow(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ ends what they stand in.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -40,6 +41,7 @@ TEXTS = {
 PARSER = MarkdownIt("gfm-like", {"html": True, "linkify": False})
 
 
+@cache
 def card_with(text: str) -> Card:
     """A card with the text wherever one of others can stand."""
     recipe = make_recipe(

@@ -94,5 +94,5 @@ def test_nothing_that_is_printed_has_one(
 
 @pytest.mark.parametrize("part", ["x", "token", "sig", "-", "hf_x", "x" * 50 + "://"])
 def test_a_long_text_is_searched_in_no_time(part: str) -> None:
-    """One that begins anew at each letter of a long word would not end with this suite."""
+    """A search that begins anew at each letter of a long word would not end in this suite."""
     assert "***" not in without_secrets(part * (60_000 // len(part)))
