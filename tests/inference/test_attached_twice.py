@@ -27,7 +27,7 @@ def scales(pipe: Any) -> dict[str, float]:
     return {name: float(scale) for name, scale in layer.scaling.items()}
 
 
-@pytest.mark.parametrize("options", [{}, {"adapter_name": "few"}, {"recipe": ELSEWHERE}])
+@pytest.mark.parametrize("options", [{}, {"adapter_name": "few", "recipe": ELSEWHERE}])
 def test_the_same_file_changes_nothing(file: Path, options: dict[str, Any]) -> None:
     pipe = build_sd()
     before = everything(pipe)
