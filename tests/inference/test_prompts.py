@@ -101,21 +101,40 @@ def test_the_layers_of_the_recipe_are_left_out_and_a_long_prompt_is_said_once(
     assert np.abs(drawn[0] - other).max() > 1e-3
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_call_has_the_last_word_and_what_cannot_be_is_refused(
-    way: str, adapter: Path, tmp_path: Path
-) -> None:
+def test_a_call_has_the_last_word(tmp_path: Path) -> None:
     skipped = write_adapter(tmp_path, build_sd, make_recipe(clip_skip=1))
-    drawn = WAYS[way](build_sd(), skipped, "a red star", {"clip_skip": 0})
-    np.testing.assert_allclose(drawn, expected(build_sd, skipped, "a red star", None), atol=2e-5)
-    with pytest.raises(ValueError, match=r"^clip_skip: .*, not 9$"):
-        WAYS[way](build_sd(), adapter, "a red star", {"clip_skip": 9})
-    for name, prompt, options in (
-        ("prompt", "a \udcff", {}),
-        ("negative_prompt", "a", {"negative_prompt": "\udcff"}),
-    ):
-        with pytest.raises(ValueError, match=rf"^{name} is not UTF-8, '.*\\udcff'"):
-            WAYS[way](build_sd(), adapter, prompt, options)
+    right = expected(build_sd, skipped, "a red star", None)
+    for play in (by_attach, by_serving):
+        drawn = play(build_sd(), skipped, "a red star", {"clip_skip": 0})
+        np.testing.assert_allclose(drawn, right, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ("a", {"clip_skip": 9}, r"^clip_skip: .*, not 9$"),
+        ("a \udcff", {}, r"^prompt is not UTF-8, 'a \\udcff'"),
+        (
+            "a",
+            {"negative_prompt": "\udcff", "guidance_scale": 1.5},
+            r"^negative_prompt is not UTF-8, '\\udcff'",
+        ),
+    ],
+    ids=["layers", "prompt", "negative prompt"],
+)
+def test_what_cannot_be_is_one_sentence(
+    prompt: str, options: dict[str, Any], message: str, adapter: Path
+) -> None:
+    pipe = build_sd()
+    few = stock(FewStepStableDiffusionPipeline, pipe)
+    with pytest.raises(ValueError, match=message):
+        few(prompt, **FEW | options)
+    lcm.attach(pipe, adapter)
+    with pytest.raises(ValueError, match=message):
+        pipe(prompt, **FEW | options)
+    (result,) = lcm.serve(pipe, [lcm.Request(prompt, height=16, width=16, **options)])
+    with pytest.raises(ValueError, match=message):
+        raise result.error
 
 
 def test_a_recipe_that_asks_for_more_layers_than_there_are_changes_nothing(tmp_path: Path) -> None:
@@ -137,11 +156,11 @@ def test_serving_without_an_adapter_says_it_once_an_engine() -> None:
 # --- lcm generate ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("adapted", [True, False])
 def test_generate_leaves_out_layers_and_says_once_what_is_cut(
-    skipped: tuple[str, Path], adapted: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    skipped: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     family, adapter = skipped
+    adapted = family == "sdxl"
     base, prompts = tmp_path / "base", ["", "a red star", f"{LONG} x"]
     FAMILIES[family][0]().save_pretrained(base)
     common = ["generate", "--base", str(base), "--prompt", *prompts, "--seed", "3"]

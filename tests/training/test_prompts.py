@@ -112,7 +112,7 @@ def test_what_is_kept_of_prompts_belongs_to_the_layers(sd_folder: Path, tmp_path
     ("changes", "message"),
     [
         ({"clip_skip": 3}, "clip_skip: the text encoders of this model have 2 layers"),
-        ({"clip_skip": -1}, "clip_skip must not be negative"),
+        ({"clip_skip": -1}, "clip_skip must lie in 0..100; got -1"),
         ({"validation_prompts": ["a", "b \udcff"]}, "validation_prompts is not UTF-8, 'b \\udcff'"),
         ({"caption_column": "\udcff"}, "caption_column is not UTF-8, '\\udcff'"),
         ({"config": "run.yaml"}, "validation_prompts is not UTF-8, '\\ud800'"),
