@@ -101,7 +101,7 @@ def test_an_adapter_that_does_not_fit_is_refused(
             {"init_adapter": "plain", "lora_alpha": 2.0, "lora_target_modules": ["to_q"]},
             "pass its --lora_target_modules",
         ),
-        ({"init_adapter": "prompts"}, "prompts does not fit the teacher's U-Net"),
+        ({"init_adapter": "prompts"}, "prompts is no safetensors file"),
     ],
     ids=str,
 )
