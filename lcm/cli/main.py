@@ -33,7 +33,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="lcm",
         description="Tools around the distillation of few-step adapters.",
-        example="lcm generate --help",
+        example=VERBS["generate"].EXAMPLE,
     )
     add_about(parser, "lcm")
     for name, verb in VERBS.items():
