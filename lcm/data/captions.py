@@ -11,6 +11,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+from lcm.system.text import is_utf8
+
 CAPTION_SUFFIXES = (".txt", ".caption")
 """Files of captions beside a picture, in lower case; the first that has any is taken."""
 
@@ -95,12 +97,3 @@ def caption_lines(content: bytes) -> tuple[str, ...]:
         )
     # ends lines at line breaks alone, unlike str.splitlines
     return as_captions(list(io.StringIO(decode(content), newline=None)))
-
-
-def is_utf8(text: str) -> bool:
-    """False where bytes of another encoding were read as a name, or half a surrogate pair was."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -47,6 +47,15 @@ def shown_lines(text: str) -> str:
     return "\n".join(map(plain, text.split("\n")))
 
 
+def is_utf8(text: str) -> bool:
+    """False where bytes of another encoding were read as a name, or half a surrogate pair was."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_invisible(char: str) -> bool:
     return unicodedata.category(char) in INVISIBLE and char not in JOINERS
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lcm.system.registry import closest
-from lcm.system.text import plain
+from lcm.system.text import is_utf8, plain
 
 YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 """The words by which a switch is on or off."""
@@ -39,9 +39,7 @@ def fault_of_text(text: str, may_be_blank: bool = False, is_path: bool = False) 
         return f"has a NUL character in it, {quoted(text)}; write it without"
     if is_path:  # which may have any other
         return None
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if not is_utf8(text):
         return f"is not UTF-8, {quoted(text)}; use a terminal, or a file, that is"
     return None
 
