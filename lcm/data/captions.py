@@ -80,6 +80,11 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} {error}") from error
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, which end at line breaks alone, unlike those of `str.splitlines`."""
+    return list(io.StringIO(text, newline=None))
+
+
 def read_captions(path: Path) -> tuple[str, ...]:
     """The captions in a file beside a picture. Raises BadTextError, or OSError."""
     with path.open("rb") as file:
@@ -95,5 +100,4 @@ def caption_lines(content: bytes) -> tuple[str, ...]:
         raise BadTextError(
             f"has more than {MOST_BYTES >> 20} MiB, too much for a caption; shorten it"
         )
-    # ends lines at line breaks alone, unlike str.splitlines
-    return as_captions(list(io.StringIO(decode(content), newline=None)))
+    return as_captions(lines_of(decode(content)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lcm.data.captions import BadTextError, as_captions, read_text
+from lcm.data.captions import BadTextError, as_captions, lines_of, read_text
 from lcm.data.dropped import (
     LINKED_OUT,
     MISSING,
@@ -137,8 +137,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if path.suffix.lower() == ".csv":
         yield from csv_rows(path, text)
         return
-    # ends lines at line breaks alone, unlike str.splitlines
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+    for number, line in enumerate(lines_of(text), 1):
         if line.strip():
             yield number, json_row(line, f"{path}, line {number}")
 
