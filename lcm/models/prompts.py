@@ -12,13 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from lcm.system.text import plain
+from lcm.system.text import SHOWN, plain
 from lcm.system.values import is_whole
 from lcm.system.words import fault_of_text
 
 AT_ONCE = 1024
-SHOWN = 60
-"""Letters of a text that a message shows."""
 
 
 def tokenizers_of(pipe: Any) -> list[Any]:

@@ -20,6 +20,9 @@ MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#!|~&$:@]|^[-+=])")
 for a name.
 """
 
+SHOWN = 60
+"""Characters of a value that a message quotes."""
+
 
 def plain(text: object, limit: int | None = None) -> str:
     """One line for a terminal or a log: what would move its cursor, ring its bell, colour it or

@@ -7,10 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from lcm.system.text import plain
-
-SHOWN = 60
-"""Characters of a value that a message quotes."""
+from lcm.system.text import SHOWN, plain
 
 
 @dataclass(frozen=True)

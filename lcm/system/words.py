@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lcm.system.registry import closest
-from lcm.system.text import is_utf8, plain
+from lcm.system.text import SHOWN, is_utf8, plain
 
 YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 """The words by which a switch is on or off."""
 LARGEST_SEED = 2**32 - 1
 """NumPy, which shuffles and crops, takes none above it."""
-SHOWN = 60
-"""Characters of a value that an error quotes."""
 
 
 class WrongValueError(ArgumentTypeError, ValueError):
