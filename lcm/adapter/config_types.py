@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import diffusers
 
-from lcm.system.values import Rule, number, shown, whole
+from lcm.system.values import Rule, is_number, is_whole, number, shown, whole
 
 OF_TRANSFORMERS: dict[str, Rule] = {
     "eos_token_id": whole(0, 1 << 24),
@@ -64,7 +64,7 @@ def fits(value: Any, hint: Any) -> bool:
         return any(isinstance(value, type(one)) for one in inner)
     known: dict[Any, bool] = {
         float: is_number(value) and not math.isnan(value),
-        int: is_number(value) and isinstance(value, int) and value >= 0,
+        int: is_whole(value) and value >= 0,
         bool: isinstance(value, bool | None),
         tuple: isinstance(value, list),
         list: isinstance(value, list),
@@ -72,10 +72,6 @@ def fits(value: Any, hint: Any) -> bool:
         type(None): value is None,
     }
     return known.get(origin, not inspect.isclass(origin))
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def in_words(hint: Any) -> Iterator[str]:

@@ -88,6 +88,16 @@ def header(unet: Any, recipe: Recipe, training: dict[str, str]) -> dict[str, str
     }
 
 
+def check_finite(state: dict[str, Tensor], what: str, dtype: torch.dtype) -> None:
+    """Raises ValueError for values that do not fit the `dtype` they are in; `what` they are."""
+    broken = [name for name, value in state.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} {what} are not finite in {dtype}, the first is {broken[0]}; nothing "
+            "was written"
+        )
+
+
 def export_lora(
     unet: Any,
     path: Path,
@@ -100,12 +110,7 @@ def export_lora(
     `dtype`.
     """
     state = kohya_state_dict(unet, dtype)
-    broken = [key for key, value in state.items() if not value.isfinite().all()]
-    if broken:
-        raise ValueError(
-            f"{len(broken)} adapter tensors are not finite in {dtype}, the first is {broken[0]}; "
-            "nothing was written"
-        )
+    check_finite(state, "adapter tensors", dtype)
     with replacing(path) as partial:
         save_tensors(state, partial, metadata=header(unet, recipe, training or {}))
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from lcm.adapter.export import ExportError
+from lcm.adapter.export import ExportError, check_finite
 from lcm.adapter.model_folder import CONFIG, load_model
 from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
 from lcm.adapter.recipe import Recipe
@@ -35,12 +35,7 @@ def export_unet(unet: Any, folder: Path, recipe: Recipe, dtype: torch.dtype) -> 
     trained.
     """
     state = {name: value.to("cpu", dtype) for name, value in unet.state_dict().items()}
-    broken = [name for name, value in state.items() if not value.isfinite().all()]
-    if broken:
-        raise ValueError(
-            f"{len(broken)} tensors of the U-Net are not finite in {dtype}, the first is "
-            f"{broken[0]}; nothing was written"
-        )
+    check_finite(state, "tensors of the U-Net", dtype)
     with torch.device("meta"):
         shell = type(unet).from_config(unet.config)
     shell.load_state_dict(state, assign=True)

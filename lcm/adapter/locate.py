@@ -15,6 +15,7 @@ from lcm.adapter.files import AdapterFile, refuse_pickle
 from lcm.adapter.full_unet import read_full_recipe
 from lcm.adapter.names import PEFT_WEIGHTS, WEIGHTS_NAME, is_full
 from lcm.adapter.recipe import Recipe
+from lcm.system.public_names import expanded
 from lcm.system.secrets import one_line
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(/.+\.safetensors)?")
@@ -85,7 +86,7 @@ def locate(path: str | os.PathLike[str]) -> Path:
 
     Raises FileNotFoundError that says what was tried, ValueError for a pickle: none is ever opened.
     """
-    local, text = Path(path).expanduser(), str(path)
+    local, text = expanded(path), str(path)
     refuse_pickle(path)
     if local.is_file():
         return local
@@ -122,7 +123,7 @@ def look_up(path: str | os.PathLike[str]) -> Located:
     """Finds and reads what the user names. Raises FileNotFoundError and ValueError as `locate`,
     and AdapterError for a damaged file.
     """
-    local = Path(path).expanduser()
+    local = expanded(path)
     return Located(local, None) if is_full(local) else Located(path, AdapterFile.read(locate(path)))
 
 

@@ -16,7 +16,7 @@ import torch
 from lcm.adapter.config_types import check_types
 from lcm.adapter.names import PEFT_CONFIG
 from lcm.adapter.scheduler_values import NOISE, check_scheduler_values
-from lcm.system.json_input import content, kind, parse
+from lcm.system.json_input import as_object, content, parse
 from lcm.system.text import plain
 from lcm.system.values import shown
 
@@ -102,13 +102,11 @@ def check_component(folder: Path, class_name: str | None = None) -> None:
         if ".index." in path.name:
             check_shards(facts, path)
         elif path.name.endswith("config.json"):
-            check_config(facts, path, class_name)
+            check_config(as_object(facts, str(path), FIX), path, class_name)
 
 
-def check_config(facts: Any, path: Path, class_name: str | None) -> None:
+def check_config(facts: Mapping[str, Any], path: Path, class_name: str | None) -> None:
     """Raises ValueError for an entry of a configuration, at any depth, that is more than data."""
-    if not isinstance(facts, dict):
-        raise ValueError(f"{path} is no JSON object but {kind(facts)}; {FIX}")
     for name, value in entries(facts):
         if name in ACTED_ON and not any(value is one or value == one for one in HARMLESS):
             raise ValueError(

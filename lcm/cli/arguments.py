@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from lcm.adapter.names import LARGEST_WEIGHT
 from lcm.system.flags import within
-from lcm.system.text import plain
 from lcm.system.words import WrongValueError, number, one_of, place
 
 if TYPE_CHECKING:
@@ -115,8 +114,9 @@ def read_file(
 
     adapter = understand(file, getattr(args, "alpha", None), layers_per_block, drop)
     check_sound(file, adapter.problems)
-    say(*(f"note: {note}" for note in adapter.notes))
-    say(*(f"warning: {warning}" for warning in adapter.warnings))
+    for kind, texts in (("note", adapter.notes), ("warning", adapter.warnings)):
+        for text in texts:
+            print(f"{kind}: {text}")
     return adapter
 
 
@@ -136,17 +136,11 @@ def written(
         raise AdapterError(f"{error}; {way_on(source)}") from error
 
 
-def say(*lines: str) -> None:
-    """Prints lines that may have names from files in them."""
-    for line in lines:
-        print(plain(line))
-
-
 def print_written(path: Path, adapter: Adapter) -> None:
     """Prints what was written."""
     ranks = sorted({factors.rank for factors in adapter.modules.values()})
     layout = ", ".join(adapter.layouts)
-    say(
+    print(
         f"{path}: {len(adapter.modules)} layers, rank {', '.join(map(str, ranks))}, {layout} "
         "layout; read back and compared"
     )

@@ -62,14 +62,13 @@ def inspect(directory: Path) -> int:
     what it is.
     """
     from lcm.data.precomputed.rows import MANIFEST, manifest_of, stores
-    from lcm.system.text import plain
 
     found = list(stores(directory))
     for manifest, store in found:
         wrong = manifest_of(store.folder / MANIFEST)[1]
         facts = [f"{name} {value}" for name, value in manifest.items() if name != "kind"]
         what = wrong or f"{manifest['kind']}; {', '.join(facts)}"
-        print(f"{plain(store.folder)}: {plain(what)}")
+        print(f"{store.folder}: {what}")
         print(f"  {len(store)} rows in {len(store.files)} files, {store.size() / 2**20:.1f} MiB")
     if not found:
         print(

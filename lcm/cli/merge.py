@@ -16,7 +16,6 @@ from lcm.cli.arguments import (
     load_pipe,
     print_written,
     read,
-    say,
 )
 from lcm.system.flags import within
 from lcm.system.words import file_path, place, whole
@@ -91,9 +90,9 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
             config = pipe.scheduler.config
             pipe.scheduler = fitting_scheduler(pipe, recipe, config, name)
         if pruned := pruned_warning(*adapted_kinds(pipe, adapter)):
-            say(f"warning: {name}: {pruned}")
+            print(f"warning: {name}: {pruned}")
         add_deltas(pipe, adapter, weight)
-        say(f"{name}: {len(adapter.modules)} layers, weight {weight:g}")
+        print(f"{name}: {len(adapter.modules)} layers, weight {weight:g}")
     if args.dtype:
         pipe.to(dtype=getattr(torch, args.dtype))
     with replacing_alone(args.output) as partial:
@@ -105,7 +104,7 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
         if recipe
         else "has no recipe"
     )
-    say(f"{args.output}: {type(pipe).__name__}, {use}")
+    print(f"{args.output}: {type(pipe).__name__}, {use}")
     return 0
 
 

@@ -16,7 +16,6 @@ from lcm.cli.arguments import (
     load_pipe,
     print_written,
     read_file,
-    say,
     written,
 )
 from lcm.system.words import file_path, one_of, text
@@ -78,13 +77,13 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     print_written(output, result)
     if pipe is not None:
         verdict = verify(pipe, adapter, output)
-        say(
+        print(
             f"on {args.base}: diffusers takes {verdict.loaded}, output differs by "
             f"{verdict.error:.1e} of the adapter's effect"
         )
         # the file may be rounded to half precision
         if verdict.misscaled or not verdict.error <= 2e-2:
-            say(
+            print(
                 f"error: {output} does not play as {file} is meant; keep the original and report "
                 "this"
             )

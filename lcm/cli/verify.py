@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from lcm.cli.arguments import add_base, add_input, load_pipe, read, say
+from lcm.cli.arguments import add_base, add_input, load_pipe, read
 
 HELP = (
     "attach an adapter to a base by stock diffusers, and compare with W + alpha / rank B A done "
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     file = find(args.file)
     pipe = load_pipe(args)
     adapter = read(args, file, pipe.unet.config.layers_per_block)
-    say(f"{file} on {args.base}")
+    print(f"{file} on {args.base}")
     # the first is diffusers, which below is asked by loading the file and not by its names
     for name, taken in list(what_takes(adapter, file).items())[1:]:
         skipped = len(adapter.component("unet")) - taken.count
@@ -74,9 +74,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     elif not verdict.error <= TOLERANCE:
         faults.append("diffusers' output is not that of the adapter")
     if pruned:
-        say(f"warning: {pruned}")
+        print(f"warning: {pruned}")
     if faults:
-        say(f"not sound: {'; '.join(faults)}; {way_on(AdapterFile.read(file), fits(pipe))}")
+        print(f"not sound: {'; '.join(faults)}; {way_on(AdapterFile.read(file), fits(pipe))}")
     else:
         print("sound")
     return 1 if faults else 0

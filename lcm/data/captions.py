@@ -11,6 +11,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+from lcm.system.text import is_utf8
+
 CAPTION_SUFFIXES = (".txt", ".caption")
 """Files of captions beside a picture, in lower case; the first that has any is taken."""
 
@@ -78,6 +80,11 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} {error}") from error
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, which end at line breaks alone, unlike those of `str.splitlines`."""
+    return list(io.StringIO(text, newline=None))
+
+
 def read_captions(path: Path) -> tuple[str, ...]:
     """The captions in a file beside a picture. Raises BadTextError, or OSError."""
     with path.open("rb") as file:
@@ -93,14 +100,4 @@ def caption_lines(content: bytes) -> tuple[str, ...]:
         raise BadTextError(
             f"has more than {MOST_BYTES >> 20} MiB, too much for a caption; shorten it"
         )
-    # ends lines at line breaks alone, unlike str.splitlines
-    return as_captions(list(io.StringIO(decode(content), newline=None)))
-
-
-def is_utf8(text: str) -> bool:
-    """False where bytes of another encoding were read as a name, or half a surrogate pair was."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return as_captions(lines_of(decode(content)))

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from lcm.data.captions import is_utf8
 from lcm.data.dropped import BAD_NAME, leave_out
 from lcm.data.formats import readable_formats
+from lcm.system.text import is_utf8
 
 logger = logging.getLogger(__name__)
 

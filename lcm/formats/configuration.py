@@ -14,6 +14,7 @@ from peft.utils.other import get_pattern_key
 from lcm.adapter.files import AdapterError
 from lcm.adapter.names import PEFT_CONFIG, PEFT_WEIGHTS
 from lcm.system.json_input import content, parse_object
+from lcm.system.values import is_number
 
 METADATA_KEY = "lora_adapter_metadata"
 """Header key under which diffusers keeps the PEFT configuration, by component."""
@@ -57,8 +58,7 @@ def checked(config: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
     for pattern in alphas:
         check_pattern(pattern, where)
     for value in [*alphas.values(), config.get("lora_alpha", 1)]:
-        usable = isinstance(value, int | float) and not isinstance(value, bool)
-        if not usable or value == 0 or abs(value) > 1e300:
+        if not is_number(value) or value == 0 or abs(value) > 1e300:
             raise ValueError(f"{where}: {value!r} is no usable alpha; {FIX}")
     return config
 

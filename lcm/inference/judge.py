@@ -62,12 +62,13 @@ def judge(pipe: Any, file: AdapterFile) -> Adapter:
     Raises ValueError, with the way on, for a file with problems and for one that does not fit.
     """
     layers = adaptable(pipe)["unet"].config.layers_per_block
-    adapter = sound(file, layers if isinstance(layers, int) else None, fits(pipe))
+    check = fits(pipe)
+    adapter = sound(file, layers if isinstance(layers, int) else None, check)
     try:
-        list(targets(pipe, adapter))
+        check(adapter)
     except ValueError as error:
         mends = without_the_rest(pipe, adapter)
-        way = way_on(file, fits(pipe), mends) if mends else "nothing was changed"
+        way = way_on(file, check, mends) if mends else "nothing was changed"
         raise ValueError(f"{file.path} does not fit this pipeline: {error}; {way}") from error
     pruned = pruned_warning(*adapted_kinds(pipe, adapter))
     for text in [*adapter.played, *adapter.warnings, *([pruned] if pruned else [])]:

@@ -13,12 +13,12 @@ from typing import Any
 
 import diffusers
 
+from lcm.adapter.model_folder import FIX
 from lcm.system.json_input import kind, read_object
 from lcm.system.text import plain
 from lcm.system.values import TRUTH, optional, shown, word
 
 INDEX_NAME = "model_index.json"
-FIX = "restore the file, or download the model again"
 REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 LARGEST = 1 << 20
 """Bytes of the file, of which some hundred are usual."""

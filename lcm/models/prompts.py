@@ -12,12 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from lcm.system.text import plain
+from lcm.system.text import SHOWN, plain
+from lcm.system.values import is_whole
 from lcm.system.words import fault_of_text
 
 AT_ONCE = 1024
-SHOWN = 60
-"""Letters of a text that a message shows."""
 
 
 def tokenizers_of(pipe: Any) -> list[Any]:
@@ -35,7 +34,7 @@ def encoders_of(pipe: Any) -> list[Any]:
 # --- clip_skip ------------------------------------------------------------------------------------
 
 
-def check_clip_skip(pipe: Any, clip_skip: object) -> None:
+def check_clip_skip(pipe: Any, clip_skip: Any) -> None:
     """Raises ValueError for a number of layers that the text encoders cannot leave out; None leaves
     out none.
     """
@@ -45,8 +44,7 @@ def check_clip_skip(pipe: Any, clip_skip: object) -> None:
     # SDXL takes the layer before the last one anyway
     most = min(encoder.config.num_hidden_layers for encoder in encoders)
     most -= int(hasattr(pipe, "text_encoder_2"))
-    is_whole = isinstance(clip_skip, int) and not isinstance(clip_skip, bool)
-    if not is_whole or not 0 <= clip_skip <= most:  # type: ignore[operator]
+    if not is_whole(clip_skip) or not 0 <= clip_skip <= most:
         raise ValueError(
             f"clip_skip: the text encoders of this model have {most} layers that can be left out; "
             f"pass a whole number from 0 to {most}, not {clip_skip!r}"

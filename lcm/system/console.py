@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from lcm.system.secrets import without_secrets
-from lcm.system.text import plain
+from lcm.system.text import plain, shown_lines
 
 LIBRARIES = ("diffusers", "transformers", "peft")
 """The model libraries, by the names of their loggers and modules."""
@@ -87,7 +87,7 @@ class PlainFormatter(logging.Formatter):
         ours = copy.copy(record)
         if isinstance(record.args, tuple):
             ours.args = tuple(v if isinstance(v, int | float) else plain(v) for v in record.args)
-        return "\n".join(map(plain, without_secrets(super().format(ours)).split("\n")))
+        return shown_lines(without_secrets(super().format(ours)))
 
 
 class PlainOutput:

@@ -9,6 +9,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from lcm.system.registry import lookup
+from lcm.system.values import is_number
 from lcm.system.words import WrongValueError, fault_of_text, not_among, place, quoted
 
 
@@ -80,11 +81,11 @@ class Flag:
         if self.choices and value is not None and value not in self.choices:
             raise ValueError(f"{name} {not_among(str(value), self.choices)}")
 
-    def fault(self, number: object) -> str | None:
+    def fault(self, number: Any) -> str | None:
         """What is wrong with a number, in words that follow the flag; None for nothing, and for
         what is no number.
         """
-        if not isinstance(number, int | float) or isinstance(number, bool):
+        if not is_number(number):
             return None
         if not self.may_be_infinite and not -math.inf < number < math.inf:
             return "must be a finite number"

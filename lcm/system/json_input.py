@@ -18,7 +18,11 @@ LARGEST = 1 << 28
 
 def parse_object(text: str | bytes, where: str, fix: str) -> dict[str, Any]:
     """The JSON object in `text`. Raises ValueError: "`where` is no JSON ...; `fix`"."""
-    value = parse(text, where, fix)
+    return as_object(parse(text, where, fix), where, fix)
+
+
+def as_object(value: Any, where: str, fix: str) -> dict[str, Any]:
+    """The value itself. Raises ValueError, as `parse_object`, for any but an object."""
     if not isinstance(value, dict):
         raise ValueError(f"{where} is no JSON object but {kind(value)}; {fix}")
     return value

@@ -4,6 +4,7 @@ which often name people.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ def public_name(path: str) -> str:
     return NAMELESS if is_home or name in ("", expanded("~").name) else name
 
 
-def expanded(path: str) -> Path:
+def expanded(path: str | os.PathLike[str]) -> Path:
     """The path with the home that a ~ stands for; as it is where the system knows of none."""
     try:
         return Path(path).expanduser()

@@ -20,6 +20,9 @@ MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#!|~&$:@]|^[-+=])")
 for a name.
 """
 
+SHOWN = 60
+"""Characters of a value that a message quotes."""
+
 
 def plain(text: object, limit: int | None = None) -> str:
     """One line for a terminal or a log: what would move its cursor, ring its bell, colour it or
@@ -45,6 +48,15 @@ def plain(text: object, limit: int | None = None) -> str:
 def shown_lines(text: str) -> str:
     """A text of several lines, each of them `plain`."""
     return "\n".join(map(plain, text.split("\n")))
+
+
+def is_utf8(text: str) -> bool:
+    """False where bytes of another encoding were read as a name, or half a surrogate pair was."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_invisible(char: str) -> bool:

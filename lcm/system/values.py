@@ -7,10 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from lcm.system.text import plain
-
-SHOWN = 60
-"""Characters of a value that a message quotes."""
+from lcm.system.text import SHOWN, plain
 
 
 @dataclass(frozen=True)
@@ -26,6 +23,16 @@ class Rule:
             raise ValueError(f"{name} is {shown(value)}, not {self.words}; {fix}")
 
 
+def is_whole(value: Any) -> bool:
+    """Whether a value is an int; a bool is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an int or a float; a bool is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def shown(value: Any) -> str:
     """A value of any kind and size, short and in one line."""
     if isinstance(value, str):
@@ -39,7 +46,7 @@ def shown(value: Any) -> str:
             if inner
             else f"a list of {len(value)}"
         )
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**18:
+    if is_whole(value) and abs(value) > 10**18:
         return "a number of more than 18 digits"
     return plain(repr(value), SHOWN)
 
@@ -48,9 +55,7 @@ def whole(least: int, most: int) -> Rule:
     """An int; a bool is none."""
     return Rule(
         f"a whole number from {least} to {most}",
-        lambda value: (
-            isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-        ),
+        lambda value: is_whole(value) and least <= value <= most,
     )
 
 
@@ -59,12 +64,7 @@ def number(least: float, most: float = math.inf) -> Rule:
     words = f"a number from {least:g} to {most:g}"
     return Rule(
         words if math.isfinite(most) else f"a finite number of at least {least:g}",
-        lambda value: (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and least <= value <= most
-            and abs(value) < math.inf
-        ),
+        lambda value: is_number(value) and least <= value <= most and abs(value) < math.inf,
     )
 
 

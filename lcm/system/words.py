@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lcm.system.registry import closest
-from lcm.system.text import plain
+from lcm.system.text import SHOWN, is_utf8, plain
 
 YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 """The words by which a switch is on or off."""
 LARGEST_SEED = 2**32 - 1
 """NumPy, which shuffles and crops, takes none above it."""
-SHOWN = 60
-"""Characters of a value that an error quotes."""
 
 
 class WrongValueError(ArgumentTypeError, ValueError):
@@ -39,9 +37,7 @@ def fault_of_text(text: str, may_be_blank: bool = False, is_path: bool = False) 
         return f"has a NUL character in it, {quoted(text)}; write it without"
     if is_path:  # which may have any other
         return None
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if not is_utf8(text):
         return f"is not UTF-8, {quoted(text)}; use a terminal, or a file, that is"
     return None
 

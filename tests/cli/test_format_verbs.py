@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import lcm
 from lcm.adapter.export import probe
 from lcm.adapter.files import read_header
 from lcm.adapter.names import WEIGHTS_NAME
+from lcm.cli.main import main
 from tests.support.adapters import (
     adapted,
     make_recipe,
@@ -82,12 +82,25 @@ def test_inspect_lists_problems_and_fails(
 
 def test_a_reader_who_leaves_is_told_nothing(ours: Path) -> None:
     """As `head` does, that has its lines before the command has written all of its own."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    command = [sys.executable, "-m", "lcm.cli.main", "inspect", str(ours)]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    leaving, writing = os.pipe()
+    os.close(leaving)
+    reading, errors = os.pipe()
+    if not (child := os.fork()):  # a process of its own, which has the libraries already
+        os.dup2(writing, 1)
+        os.dup2(errors, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+        status = 1
+        try:
+            status = main(["inspect", str(ours)])
+            sys.stdout.flush()  # as the interpreter does at its end
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+        os._exit(status)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (141, "")
+    os.close(errors)
+    with os.fdopen(reading) as said:
+        assert said.read() == ""
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 141
 
 
 def test_a_truncated_file_is_one_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,28 @@ def draw(pipe: Any, **options: Any) -> np.ndarray:
     return images
 
 
+class EnoughError(Exception):
+    """Raised at the end of the first step of a call of which the rest is not needed."""
+
+
+def begin(pipe: Any, **options: Any) -> None:
+    """The call of `draw` up to the end of its first step."""
+
+    def stop(*_: Any) -> None:
+        raise EnoughError
+
+    with suppress(EnoughError):
+        draw(pipe, callback_on_step_end=stop, **options)
+        raise AssertionError("the call made no step")
+
+
 def said(pipe: Any, **options: Any) -> list[str]:
-    """The warnings of one call, those of the libraries left out."""
+    """The warnings of one call, all of which come before its first step, those of the libraries
+    left out.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        draw(pipe, **options)
+        begin(pipe, **options)
     assert all(warning.filename.endswith(".py") for warning in caught)
     return [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lcm.data.captions import BadTextError, as_captions, read_text
+from lcm.data.captions import BadTextError, as_captions, lines_of, read_text
 from lcm.data.dropped import (
     LINKED_OUT,
     MISSING,
@@ -21,11 +20,13 @@ from lcm.data.dropped import (
     leave_out,
 )
 from lcm.data.sources.walk import Found, is_picture, lexical, real_path
+from lcm.system.json_input import as_object, parse
 from lcm.system.paths import is_regular
 from lcm.system.text import plain
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 """In lower case."""
+FIX = "write one flat object with file_name and a caption"
 
 
 @dataclass
@@ -137,22 +138,10 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if path.suffix.lower() == ".csv":
         yield from csv_rows(path, text)
         return
-    # ends lines at line breaks alone, unlike str.splitlines
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+    for number, line in enumerate(lines_of(text), 1):
         if line.strip():
-            yield number, json_row(line, f"{path}, line {number}")
-
-
-def json_row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except RecursionError as error:
-        raise ValueError(f"{where} is nested too deep to be read; write one flat object") from error
-    except ValueError as error:
-        raise ValueError(f"{where} is not valid JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{where} must be a JSON object with file_name and a caption")
-    return row
+            where = f"{path}, line {number}"
+            yield number, as_object(parse(line, where, FIX, constants=True), where, FIX)
 
 
 def csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:

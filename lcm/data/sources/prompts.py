@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from lcm.data.captions import read_text
+from lcm.data.captions import lines_of, read_text
 from lcm.data.config import DataConfig
 from lcm.data.dropped import leave_out
 from lcm.data.records import Record
@@ -32,8 +31,7 @@ def read_prompts(path: Path) -> list[str]:
         text = read_text(path)
     except ValueError as error:
         raise ValueError(f"prompts_file: {error}") from error
-    # its lines end at line breaks alone, unlike those of str.splitlines
-    prompts = [line.strip() for line in io.StringIO(text, newline=None)]
+    prompts = [line.strip() for line in lines_of(text)]
     if not any(prompts):
         raise ValueError(f"prompts_file: {path} holds no prompt; write one on every line")
     return prompts
