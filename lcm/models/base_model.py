@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL
 from lcm.adapter.files import tensor_names
 from lcm.adapter.model_folder import FIX, check_component, load_model, loading
 from lcm.adapter.names import WEIGHTS_NAME
+from lcm.adapter.recipe import family_name
 from lcm.models.hub_folder import CONFIG_FILES, VAE_FILES, download, fetch
 from lcm.models.model_index import INDEX_NAME, NOTHING, REQUIRED, read_index
 from lcm.models.single_file import (
@@ -103,11 +104,17 @@ def check_folder(
 
 
 def check_complete(pipe: Any, path: str, replaced: set[str]) -> None:
-    """Raises ValueError where weights or a vocabulary are missing, which the libraries pass over
-    with random values.
+    """Raises ValueError for the U-Net of another kind of model, and where weights or a vocabulary
+    are missing, which the libraries pass over with random values.
 
     `replaced` components come from elsewhere.
     """
+    family = family_name(pipe.unet)
+    if (family == "sdxl") != hasattr(pipe, "text_encoder_2"):
+        raise ValueError(
+            f"path: the U-Net of {path} is one of {family.upper()}, its other parts are those of "
+            f"another kind of model; {FIX}"
+        )
     for name, component in pipe.components.items():
         if isinstance(component, torch.nn.Module) and name not in replaced:
             if any(p.is_meta for p in component.parameters()):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lcm.data.captions import BadTextError, as_captions, read_text
+from lcm.data.captions import MOST_BYTES, BadTextError, as_captions, read_text
 from lcm.data.dropped import (
     LINKED_OUT,
     MISSING,
@@ -149,7 +149,7 @@ def json_row(line: str, where: str) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError(f"{where} is nested too deep to be read; write one flat object") from error
     except ValueError as error:
-        raise ValueError(f"{where} is not valid JSON: {error}") from error
+        raise ValueError(f"{where} is not valid JSON: {error}; write one object a line") from error
     if not isinstance(row, dict):
         raise ValueError(f"{where} must be a JSON object with file_name and a caption")
     return row
@@ -164,6 +164,7 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 f"{path} is separated by {name}, and commas are needed; save it with commas, and "
                 "captions that have commas in quotes"
             )
+    csv.field_size_limit(MOST_BYTES)  # as of any other caption; it is the same for all readers
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         for number, row in enumerate(reader, 1):
@@ -174,4 +175,4 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 )
             yield number, row
     except csv.Error as error:
-        raise ValueError(f"{path} is not valid CSV: {error}") from error
+        raise ValueError(f"{path} is not valid CSV: {error}; save it as CSV again") from error
