@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lcm.adapter.names import PICKLED
 from lcm.adapter.recipe import Recipe
-from lcm.system.paths import is_endless
+from lcm.system.paths import is_endless, is_utf8
 from lcm.system.text import plain
 
 METADATA = "__metadata__"
@@ -97,6 +97,8 @@ def opened(path: Path) -> Iterator[Any]:
     refuse_pickle(path)
     if is_endless(path):
         raise AdapterError(f"{path} is no file but a pipe or a device; name a .safetensors file")
+    if not is_utf8(path):
+        raise AdapterError(f"{path}: the path is not UTF-8, as safetensors needs it; rename it")
     try:
         with safe_open(path, framework="pt") as file:
             yield file

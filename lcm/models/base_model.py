@@ -27,6 +27,7 @@ from lcm.models.single_file import (
     is_single_file,
     load_file,
 )
+from lcm.system.paths import is_utf8
 from lcm.system.secrets import one_line
 from lcm.system.text import plain
 
@@ -152,6 +153,10 @@ def check_arguments(
     """Raises FileNotFoundError or ValueError for a path that is no model of any kind, and for
     arguments that have no meaning with it.
     """
+    if not is_utf8(Path(path)):
+        raise FileNotFoundError(
+            f"path: {path} is not UTF-8, as safetensors needs it; rename the folder or file"
+        )
     if is_single_file(path):
         for name, value in (("revision", revision), ("variant", variant)):
             if value is not None:
