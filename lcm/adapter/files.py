@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lcm.adapter.names import PICKLED
 from lcm.adapter.recipe import Recipe
+from lcm.system.paths import is_endless, is_utf8
 from lcm.system.text import plain
 
 METADATA = "__metadata__"
@@ -31,9 +32,14 @@ PICKLE_MAGIC = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in ran
 
 
 class AdapterError(ValueError):
-    """Something is wrong with a file, not with the command: the exit status is 1."""
+    """Something is wrong with a file, not with the command: the exit status is 1. The text, which
+    may quote the file, is one line for a terminal.
+    """
 
     status = 1
+
+    def __init__(self, message: object) -> None:
+        super().__init__(plain(message))
 
 
 # --- what is safe to open -------------------------------------------------------------------------
@@ -86,9 +92,13 @@ def damage(path: Path, error: SafetensorError) -> AdapterError:
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """The open safetensors file, which runs no code. Raises AdapterError for a pickle, by name or
-    by content, and for what is damaged or no safetensors file.
+    by content, and for what is damaged, no safetensors file, or no file and may never end.
     """
     refuse_pickle(path)
+    if is_endless(path):
+        raise AdapterError(f"{path} is no file but a pipe or a device; name a .safetensors file")
+    if not is_utf8(path):
+        raise AdapterError(f"{path}: the path is not UTF-8, as safetensors needs it; rename it")
     try:
         with safe_open(path, framework="pt") as file:
             yield file

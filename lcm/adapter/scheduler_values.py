@@ -11,6 +11,7 @@ from lcm.diffusion.prediction_types import PREDICTION_TYPES
 from lcm.system.values import TRUTH, Rule, list_of, number, one_of, optional, whole
 
 BETA = number(1e-9, 0.999_999)
+UNCLIPPED = Rule("false, for latents leave the range of pictures", lambda value: value is False)
 LONGEST = 100_000
 """Timesteps; Stable Diffusion has 1000."""
 
@@ -32,9 +33,9 @@ VALUES: dict[str, Rule] = {
     "original_inference_steps": whole(1, LONGEST),
     "timestep_scaling": number(1e-6, 1e6),
     "set_alpha_to_one": TRUTH,
-    "clip_sample": TRUTH,
+    "clip_sample": UNCLIPPED,
     "clip_sample_range": number(1e-6, 1e6),
-    "thresholding": TRUTH,
+    "thresholding": UNCLIPPED,
     "dynamic_thresholding_ratio": number(0, 1),
     "sample_max_value": number(1e-6, 1e6),
 }

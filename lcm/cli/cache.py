@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lcm.system.console import tell
 from lcm.system.parser import Parser
 from lcm.system.words import file_path
 
@@ -71,9 +71,7 @@ def inspect(directory: Path) -> int:
         print(f"{store.folder}: {what}")
         print(f"  {len(store)} rows in {len(store.files)} files, {store.size() / 2**20:.1f} MiB")
     if not found:
-        print(
-            f"error: there is no cache in {directory}; lcm cache build makes one", file=sys.stderr
-        )
+        tell(f"error: there is no cache in {directory}; lcm cache build makes one")
     return 0 if found and all(manifest for manifest, _ in found) else 1
 
 
@@ -89,7 +87,7 @@ def verify(directory: Path) -> int:
         damaged = store.damaged()
         rows = sum(map(len, damaged.values()))
         if wrong:
-            print(f"error: {wrong}", file=sys.stderr)
+            tell(f"error: {wrong}")
         if damaged:
             remedies.add(remedy(manifest.get("kind", "")))
         whole = sum(not rows for rows in damaged.values())
@@ -101,7 +99,7 @@ def verify(directory: Path) -> int:
                 f"{'all of it' if not numbers else 'rows ' + ', '.join(map(str, numbers))}"
             )
     for text in sorted(remedies):
-        print(f"{text}, makes the damaged ones again", file=sys.stderr)
+        tell(f"{text}, makes the damaged ones again")
     if not found:
         return inspect(directory)
     return int(bool(remedies) or not all(manifest for manifest, _ in found))

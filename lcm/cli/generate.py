@@ -10,6 +10,7 @@ from typing import Any
 from lcm.adapter.names import path_and_weight
 from lcm.adapter.recipe import CallDefaults, Recipe
 from lcm.cli.arguments import add_base, load_pipe
+from lcm.system.console import tell
 from lcm.system.flags import within
 from lcm.system.words import file_path, number, one_of, place, prompt, text, whole
 
@@ -168,7 +169,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         prepare(pipe, adapters, list(weights.values()), args.scheduler)
         settings, problem = settle_texts(pipe, prompts, settings, args.long_prompts)
         if problem is not None:
-            print(f"warning: {problem}", file=sys.stderr)
+            tell(f"warning: {problem}")
         pipe.to(device)
         pipe.set_progress_bar_config(disable=True)
         write(pipe, pictures, settings.with_size(pipe), args, weights)

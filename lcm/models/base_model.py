@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL
 from lcm.adapter.files import tensor_names
 from lcm.adapter.model_folder import FIX, check_component, load_model, loading
 from lcm.adapter.names import WEIGHTS_NAME
+from lcm.adapter.recipe import family_name
 from lcm.models.hub_folder import CONFIG_FILES, VAE_FILES, download, fetch
 from lcm.models.model_index import INDEX_NAME, NOTHING, REQUIRED, read_index
 from lcm.models.single_file import (
@@ -26,6 +27,7 @@ from lcm.models.single_file import (
     is_single_file,
     load_file,
 )
+from lcm.system.paths import is_utf8
 from lcm.system.secrets import one_line
 from lcm.system.text import plain
 
@@ -103,11 +105,17 @@ def check_folder(
 
 
 def check_complete(pipe: Any, path: str, replaced: set[str]) -> None:
-    """Raises ValueError where weights or a vocabulary are missing, which the libraries pass over
-    with random values.
+    """Raises ValueError for the U-Net of another kind of model, and where weights or a vocabulary
+    are missing, which the libraries pass over with random values.
 
     `replaced` components come from elsewhere.
     """
+    family = family_name(pipe.unet)
+    if (family == "sdxl") != hasattr(pipe, "text_encoder_2"):
+        raise ValueError(
+            f"path: the U-Net of {path} is one of {family.upper()}, its other parts are those of "
+            f"another kind of model; {FIX}"
+        )
     for name, component in pipe.components.items():
         if isinstance(component, torch.nn.Module) and name not in replaced:
             if any(p.is_meta for p in component.parameters()):
@@ -145,6 +153,10 @@ def check_arguments(
     """Raises FileNotFoundError or ValueError for a path that is no model of any kind, and for
     arguments that have no meaning with it.
     """
+    if not is_utf8(Path(path)):
+        raise FileNotFoundError(
+            f"path: {path} is not UTF-8, as safetensors needs it; rename the folder or file"
+        )
     if is_single_file(path):
         for name, value in (("revision", revision), ("variant", variant)):
             if value is not None:

@@ -98,9 +98,13 @@ def check_components(index: Mapping[str, Any], where: str) -> None:
     pipeline_class = getattr(diffusers, index["_class_name"])
     allowed = pairs(pipeline_class)
     options = set(inspect.signature(pipeline_class.__init__).parameters) - allowed.keys()
-    for name in REQUIRED:
+    # diffusers takes some of the second text encoder's parts for optional, and fails without them
+    texts = [name for name in allowed if name.startswith(("text_encoder", "tokenizer"))]
+    for name in dict.fromkeys((*REQUIRED, *texts)):
         if index.get(name) in (None, NOTHING):
-            raise ValueError(f"{where}: {name} is missing; {FIX}")
+            raise ValueError(
+                f"{where}: {name} is missing, which a {pipeline_class.__name__} has; {FIX}"
+            )
     for name, value in index.items():
         known = allowed.get(name)
         if isinstance(value, list | dict) and value != NOTHING:

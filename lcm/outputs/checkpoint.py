@@ -20,6 +20,9 @@ from lcm.system.checksums import SUMS_NAME, first_changed, sums_text
 
 PREFIX = "checkpoint-"
 TENSORS, FACTS = "state.safetensors", "state.json"
+MOST_DIGITS = 18
+HAS_SUMS = "has_sums"
+"""The fact that there are sums: where it stands, their file is not one that never was."""
 
 
 class DamagedError(ValueError):
@@ -97,10 +100,11 @@ def checkpoint_path(output_dir: Path, step: int) -> Path:
 
 def save_checkpoint(output_dir: Path, step: int, state: RunState) -> Path:
     """Writes the folder `checkpoint-<step>` beside the old ones, complete or not at all."""
+    facts = {**state.facts, "step": step, HAS_SUMS: True}
     with replacing(checkpoint_path(output_dir, step)) as partial:
         partial.mkdir(parents=True)
         save_file(apart(state.tensors), partial / TENSORS)
-        (partial / FACTS).write_text(json.dumps({**state.facts, "step": step}, indent=1))
+        (partial / FACTS).write_text(json.dumps(facts, indent=1))
         sums = sums_text(partial, [partial / TENSORS, partial / FACTS])
         (partial / SUMS_NAME).write_text(sums)
     return checkpoint_path(output_dir, step)
@@ -135,6 +139,8 @@ def load_checkpoint(folder: Path) -> RunState:
         raise DamagedError(folder, f"{FACTS} is no JSON ({error})") from error
     if not isinstance(facts, dict):
         raise DamagedError(folder, f"{FACTS} is no JSON object")
+    if facts.pop(HAS_SUMS, False) and not (folder / SUMS_NAME).is_file():
+        raise DamagedError(folder, f"{SUMS_NAME} is missing")
     number = number_of(folder)
     if number is not None and facts.get("step") != number:
         raise DamagedError(folder, f"{FACTS} is of step {facts.get('step')!r}")
@@ -145,9 +151,10 @@ def load_checkpoint(folder: Path) -> RunState:
 
 
 def number_of(folder: Path) -> int | None:
-    """The step in a checkpoint's name; None where that is another name."""
+    """The step in a checkpoint's name; None where that is another name, or no number of updates."""
     digits = folder.name.removeprefix(PREFIX)
     is_number = folder.name.startswith(PREFIX) and digits.isascii() and digits.isdecimal()
+    is_number = is_number and len(digits) <= MOST_DIGITS
     return int(digits) if is_number else None
 
 

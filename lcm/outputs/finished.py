@@ -10,7 +10,7 @@ from PIL import Image
 
 from lcm.adapter.files import opened, read_header
 from lcm.adapter.full_unet import read_full_recipe
-from lcm.adapter.names import UNET_FOLDER, WEIGHTS_NAME, is_full
+from lcm.adapter.names import SUFFIX, UNET_FOLDER, WEIGHTS_NAME, is_full
 from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, REPORT_NAME, WORKFLOW_NAME
 from lcm.system.atomic import replacing
 from lcm.system.checksums import SUMS_NAME, first_changed, sums_text
@@ -25,6 +25,15 @@ def result_files(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> list[P
     if adapter is None or is_full(output_dir):
         return sorted((output_dir / UNET_FOLDER).glob("[!.]*"))
     return [output_dir / adapter]
+
+
+def weights_in(output_dir: Path, adapter: str | None) -> list[str]:
+    """The names of the files of weights among them, from `output_dir`."""
+    return [
+        path.relative_to(output_dir).as_posix()
+        for path in result_files(output_dir, adapter)
+        if path.suffix == SUFFIX
+    ]
 
 
 def write_result_sums(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> None:
@@ -63,7 +72,7 @@ def flaw_of_result(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> str 
     Former versions wrote no sums: of theirs, files are noticed that cannot be read.
     """
     return (
-        first_changed(output_dir)
+        first_changed(output_dir, weights_in(output_dir, adapter))
         or flaw_of_weights(output_dir, adapter)
         or flaw_of_picture(output_dir / PICTURE_NAME)
         or flaw_of_workflow(output_dir / WORKFLOW_NAME)
@@ -76,7 +85,7 @@ def flaw_of_weights(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> str
     files = result_files(output_dir, adapter)
     if missing := [path.name for path in files if not is_regular(path)]:
         return f"{missing[0]} is missing"
-    weights = [path for path in files if path.suffix == ".safetensors"]
+    weights = [path for path in files if path.suffix == SUFFIX]
     if not weights:
         return f"{UNET_FOLDER} holds no weights"
     try:

@@ -42,13 +42,13 @@ def read_sums(folder: Path) -> dict[str, str] | None:
     return {match[2]: match[1] for match in found if match}
 
 
-def first_changed(folder: Path, names: Iterable[str] | None = None) -> str | None:
+def first_changed(folder: Path, names: Iterable[str]) -> str | None:
     """What is wrong with the first file that is not as it was written, in words; None where all
-    are, or nothing says how they were. `names` are those that must have a sum, where that is known.
+    are, or nothing says how they were. `names` are those that must have a sum where any has.
     """
     try:
         sums = read_sums(folder)
-        if sums is not None and names is not None and sums.keys() != set(names):
+        if sums is not None and not set(names) <= sums.keys():
             return f"{SUMS_NAME} is cut short or overwritten"
         for name, known in (sums or {}).items():
             path = folder / name

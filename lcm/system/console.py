@@ -131,6 +131,13 @@ def hide_loading_bars(model: str | None) -> None:
         transformers.utils.logging.disable_progress_bar()
 
 
+def tell(text: object) -> None:
+    """Prints a line to standard error, which `plain_output` leaves alone for the progress bars: one
+    line for a terminal, without secrets.
+    """
+    print(plain(without_secrets(text), LONGEST), file=sys.stderr)
+
+
 def error_exit(error: Exception) -> int:
     """Prints a user's mistake as one line; the exit status, the error's own `status` where it has
     one. A reader who has left, as `head` does, is told nothing.
@@ -139,6 +146,6 @@ def error_exit(error: Exception) -> int:
         # what is still buffered must go somewhere, or the interpreter complains as it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # as the shell counts SIGPIPE, a name that not every system has
-    print(f"error: {plain(without_secrets(error), LONGEST)}", file=sys.stderr)
+    tell(f"error: {error}")
     status: int = getattr(error, "status", 2)
     return status

@@ -18,6 +18,8 @@ YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 """The words by which a switch is on or off."""
 LARGEST_SEED = 2**32 - 1
 """NumPy, which shuffles and crops, takes none above it."""
+LONGEST_NAME = 255
+"""Bytes of the name of a file or folder, which no usual system exceeds."""
 
 
 class WrongValueError(ArgumentTypeError, ValueError):
@@ -36,6 +38,9 @@ def fault_of_text(text: str, may_be_blank: bool = False, is_path: bool = False) 
     if "\0" in text:
         return f"has a NUL character in it, {quoted(text)}; write it without"
     if is_path:  # which may have any other
+        longest = max(map(len, text.encode(errors="surrogatepass").split(b"/")))
+        if longest > LONGEST_NAME:
+            return f"has a name of {longest} bytes in it, more than {LONGEST_NAME}; shorten it"
         return None
     if not is_utf8(text):
         return f"is not UTF-8, {quoted(text)}; use a terminal, or a file, that is"

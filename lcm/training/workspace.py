@@ -14,6 +14,7 @@ from typing import Protocol
 
 from lcm.data.config import CacheConfig
 from lcm.outputs.folder import TRAJECTORIES
+from lcm.system.paths import obstacle
 from lcm.system.processes import ALONE, Team
 
 
@@ -110,6 +111,8 @@ def make_shared(folder: Path, flag: str, team: Team) -> None:
 
 def make_folder(folder: Path, flag: str) -> None:
     """Makes a folder with those above it. Raises ValueError naming the flag."""
+    if (what := obstacle(folder)) is not None:
+        raise ValueError(f"{flag}: {what}; choose another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -17,11 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import lcm
 from lcm.adapter.names import PEFT_CONFIG, PEFT_WEIGHTS
 from lcm.adapter.recipe import RECIPE_KEY
 from lcm.formats.configuration import METADATA_KEY
 from lcm.formats.read import read_adapter
+from lcm.models.base_model import load_base
 from tests.support.foreign_files import LAYER, lora, peft
+from tests.support.hostile import is_one_line
 from tests.support.verbs import run
 
 DEEP = "[" * 100_000
@@ -117,6 +120,9 @@ def test_every_verb_refuses_alike(
 ) -> None:
     save_file({**lora(), "stray\x1b[31m": torch.ones(1)}, file := tmp_path / "a.safetensors")
     assert "stray\\x1b[31m is dropped" in refused_in_one_line(file, capsys, tuple(VERBS), sd_folder)
+    with pytest.raises(ValueError, match="is dropped") as caught:  # which Python shows as it is
+        lcm.attach(load_base(sd_folder), file)
+    assert is_one_line(caught.value)
 
 
 def test_what_is_no_regular_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,6 +84,8 @@ def test_every_entry_that_a_scheduler_knows_has_a_rule(name: str) -> None:
         ({"num_train_timesteps": 500}, "says num_train_timesteps 500, .* 1000"),
         ({"rescale_betas_zero_snr": True}, "divides by zero"),
         ({"original_inference_steps": 1001}, "LCMScheduler says"),
+        ({"clip_sample": True}, "clip_sample is True, not false"),
+        ({"thresholding": True}, "thresholding is True, not false"),
         ({"solver_order": 2}, "LCMScheduler has no 'solver_order'"),
     ],
 )

@@ -38,6 +38,7 @@ INDEX: dict[str, dict[str, Any]] = {
     "class an object": {"_class_name": {}},
     "no class": {"_class_name": None},
     "another pipeline": {"_class_name": "StableDiffusionUpscalePipeline"},
+    "a pipeline of more parts": {"_class_name": "StableDiffusionXLPipeline"},
     "empty": {"unet": []},
     "one": {"unet": ["diffusers"]},
     "three": {"unet": ["diffusers", "UNet2DConditionModel", "x"]},

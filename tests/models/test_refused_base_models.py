@@ -13,7 +13,7 @@ from lcm.adapter.names import WEIGHTS_NAME
 from lcm.models.base_model import load_base
 from lcm.models.families import load_family
 from tests.support.single_file import write_single_file
-from tests.support.worlds import build_sd, build_unet
+from tests.support.worlds import build_sd, build_sdxl_unet, build_unet
 
 
 def refuse(message: str, path: Path, **options: Any) -> None:
@@ -70,6 +70,11 @@ def test_a_missing_part_is_named(
         tmp_path / "m.safetensors",
     )
     refuse(message, tmp_path / "m.safetensors", base_config=world / kind)
+
+
+def test_a_unet_among_the_parts_of_another_kind_is_refused(tmp_path: Path) -> None:
+    build_sd(unet=build_sdxl_unet()).save_pretrained(tmp_path)
+    refuse("^path: the U-Net of .* is one of SDXL, its other parts", tmp_path)
 
 
 def test_a_configuration_of_another_kind_is_refused(world: Path, tmp_path: Path) -> None:

@@ -277,6 +277,7 @@ def test_damage_is_named_without_sums_too(tmp_path: Path, name: str, kind: str) 
     """As former versions wrote checkpoints."""
     path = save(tmp_path, 2) / name
     (path.parent / "SHA256SUMS").unlink()
+    (path.parent / "state.json").write_text('{"value": 0.0, "step": 2}')
     assert load_checkpoint(path.parent).facts == {"value": 0.0, "step": 2}
     path.write_bytes(CONTENTS[kind](path.read_bytes()))
     with pytest.raises(DamagedError, match=rf"checkpoint-2 is damaged: {name} is "):

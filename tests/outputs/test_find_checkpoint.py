@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,26 @@ from tests.support.checkpoints import save_run
 
 
 def fact(name: str, value: Any) -> Callable[[Path], object]:
-    """Another value of a fact, written by a hand that knows no sums."""
+    """Another value of a fact, with the sums of that."""
 
     def change(folder: Path) -> None:
         facts = json.loads((folder / "state.json").read_text())
         (folder / "state.json").write_text(json.dumps({**facts, name: value}))
-        (folder / "SHA256SUMS").unlink()
+        write_sums(folder)
 
     return change
 
 
+def write_sums(folder: Path) -> None:
+    names = ("state.safetensors", "state.json")
+    (folder / "SHA256SUMS").write_text(
+        "".join(f"{sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+    )
+
+
 def other_tensors(folder: Path) -> None:
     save_file({"another": torch.zeros(1)}, folder / "state.safetensors")
-    (folder / "SHA256SUMS").unlink()
+    write_sums(folder)
 
 
 def linked_to_nothing(folder: Path) -> None:
@@ -59,6 +67,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no schedule": (fact("lr_scheduler", {}), "last_epoch in state.json is null"),
     "other tensors": (other_tensors, "state.safetensors holds no state of a run"),
     "a dangling link": (linked_to_nothing, "state.json is missing"),
+    "no sums": (lambda folder: (folder / "SHA256SUMS").unlink(), "SHA256SUMS is missing"),
     "empty sums": (written("SHA256SUMS", ""), "SHA256SUMS is cut short or overwritten"),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,19 @@ def test_damage_is_noticed_without_sums_too(output: Path, damage: Callable[[Path
     (output / "SHA256SUMS").unlink()
     damage(path)
     assert flaw_of_result(output) is not None
+
+
+def test_sums_of_something_else_do_not_vouch_for_the_weights(output: Path) -> None:
+    card = sha256((output / "README.md").read_bytes()).hexdigest()
+    (output / "SHA256SUMS").write_text(f"{card}  README.md\n")
+    assert flaw_of_result(output) == "SHA256SUMS is cut short or overwritten"
+
+
+def test_a_pipe_in_the_place_of_the_weights_is_not_waited_for(output: Path) -> None:
+    path = weights(output)
+    path.unlink()
+    os.mkfifo(path)
+    assert flaw(output, 4) == f"{path.relative_to(output).as_posix()} is missing"
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, halved, zeroed, emptied])

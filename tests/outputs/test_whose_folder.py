@@ -119,6 +119,8 @@ WAYS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a link to nothing": ("out", link, "is a link to .*gone, which is not there"),
     "below a link to nothing": ("out/..", link, "is a link to .*gone, which is not there"),
     "a file": ("out", file, "is no folder"),
+    # safetensors cannot write there
+    "bytes": ("out/\udcff", Path.mkdir, "is not UTF-8"),
     "images is a file": ("out/images", file, "images is no folder"),
     "validation is a file": ("out/validation", file, "validation is no folder"),
     "images is a link": ("out/images", link, "images is a link to .*gone"),
@@ -132,6 +134,8 @@ def test_what_lies_in_the_way_is_said_before_anything_is_loaded(
 ) -> None:
     place, make, reason = WAYS[name]
     output = tmp_path / "out"
+    if name == "bytes":
+        output = tmp_path / place
     if place == "out/..":
         output = tmp_path / "link" / "out"
         make(tmp_path / "link")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lcm.data.captions import BadTextError, as_captions, lines_of, read_text
+from lcm.data.captions import MOST_BYTES, BadTextError, as_captions, lines_of, read_text
 from lcm.data.dropped import (
     LINKED_OUT,
     MISSING,
@@ -153,6 +153,7 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 f"{path} is separated by {name}, and commas are needed; save it with commas, and "
                 "captions that have commas in quotes"
             )
+    csv.field_size_limit(MOST_BYTES)  # as of any other caption; it is the same for all readers
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         for number, row in enumerate(reader, 1):
@@ -163,4 +164,4 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 )
             yield number, row
     except csv.Error as error:
-        raise ValueError(f"{path} is not valid CSV: {error}") from error
+        raise ValueError(f"{path} is not valid CSV: {error}; save it as CSV again") from error

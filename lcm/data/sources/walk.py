@@ -57,7 +57,8 @@ class Found:
 
     def may_read(self, text: Path, pictures: Iterable[Path]) -> bool:
         """Whether a text may be read: it is no link, leads to a file of this data, or lies behind
-        links together with one of its pictures, in one folder or in the places that they have here.
+        links together with one of its pictures, in the places that they have here or in one folder,
+        by one name or in a store without names.
         """
         if not text.is_symlink():
             return True
@@ -71,7 +72,9 @@ class Found:
             if picture.is_symlink() and picture.is_relative_to(text.parent):
                 beside = real_path(picture)
                 there = real.parent / picture.relative_to(text.parent)
-                if beside in (there, real.parent / beside.name) and is_image(beside):
+                # a store of blobs keeps no names, any other those that belong together
+                is_pair = beside.parent == real.parent and beside.stem in (real.stem, beside.name)
+                if (beside == there or is_pair) and is_image(beside):
                     return True
         return False
 

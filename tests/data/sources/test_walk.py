@@ -147,6 +147,18 @@ def test_what_is_no_picture_makes_no_text_readable(tmp_path: Path, kind: str) ->
     assert captions_of(load(data).records) == {"good.png": ("seen",)}
 
 
+def test_a_picture_makes_no_other_text_of_its_folder_readable(tmp_path: Path) -> None:
+    """Pictures and passwords may lie in one folder, somebody's home."""
+    data, home = tmp_path / "data", tmp_path / "home"
+    sample(data, "good")
+    home.mkdir()
+    save_image(home / "me.png")
+    (home / "passwords.txt").write_text(SECRET)
+    (data / "a.png").symlink_to(home / "me.png")
+    (data / "a.txt").symlink_to(home / "passwords.txt")
+    assert captions_of(load(data).records) == {"good.png": ("seen",)}
+
+
 def test_a_snapshot_of_the_hub_may_have_texts_alone_behind_links(tmp_path: Path) -> None:
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
     for folder in (blobs, snapshot):
