@@ -11,17 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import counts, scale, serve, step, time_to_quality
+from benchmarks import counts, few_pictures, scale, serve, step, time_to_quality
 from examples.shapes.tables import fill
 
 README = Path(__file__).parent / "README.md"
-TRAINING = Path(__file__).parent.parent / "docs" / "training.md"
+DOCS = Path(__file__).parent.parent / "docs"
+TRAINING, FIRST_MODEL = DOCS / "training.md", DOCS / "first-model.md"
 TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "counts": (README, counts.NAME, counts.counts_table),
     "step": (README, step.NAME, step.step_table),
     "quality": (README, time_to_quality.NAME, time_to_quality.quality_table),
     "scale": (README, scale.NAME, scale.scale_table),
     "serve": (README, serve.NAME, serve.serve_table),
+    "few_pictures": (FIRST_MODEL, few_pictures.NAME, few_pictures.few_pictures_table),
     "fit": (TRAINING, counts.NAME, counts.fit_table),
 }
 """Marker -> the page that it is in, the file of its raw results, and what makes its table of them.
@@ -38,7 +40,7 @@ def filled(document: Path, results: Path) -> str:
 
 
 def main() -> None:
-    for document in (README, TRAINING):
+    for document in {page for page, _, _ in TABLES.values()}:
         document.write_text(filled(document, counts.RESULTS))
 
 

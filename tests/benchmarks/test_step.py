@@ -67,6 +67,8 @@ def test_the_ratio_is_the_median_of_rounds_and_its_interval_holds_it() -> None:
     assert ratio([2.0] * 5, [1.0] * 5) == (2.0, 2.0, 2.0)
 
 
-@pytest.mark.parametrize("document", [report.README, report.TRAINING], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document", sorted({page for page, _, _ in report.TABLES.values()}), ids=lambda path: path.name
+)
 def test_the_documents_are_what_the_raw_results_say(document: Path) -> None:
     assert report.filled(document, RESULTS) == document.read_text()
