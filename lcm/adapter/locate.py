@@ -17,6 +17,7 @@ from lcm.adapter.names import PEFT_WEIGHTS, WEIGHTS_NAME, is_full
 from lcm.adapter.recipe import Recipe
 from lcm.system.public_names import expanded
 from lcm.system.secrets import one_line
+from lcm.system.words import fault_of_text
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(/.+\.safetensors)?")
 """What may be a hub id, or a file in one: what begins or ends as a path does is none."""
@@ -38,6 +39,11 @@ def choose_file(names: Iterable[str], where: str) -> str:
         raise FileNotFoundError(
             f"{where} holds no {WEIGHTS_NAME} but {', '.join(candidates)}; name one, as in "
             f"{where}/{candidates[0]}"
+        )
+    if "model_index.json" in names:
+        raise FileNotFoundError(
+            f"{where} is a whole model of diffusers, no adapter: pass it as the base model, and as "
+            "the adapter the output_dir of a finished run or a file"
         )
     for name in names:
         refuse_pickle(f"{where}/{name}")
@@ -80,12 +86,21 @@ def download(name: str) -> Path:
     return fetch_file(repo_id, choose_file(HfApi().list_repo_files(repo_id), repo_id))
 
 
+def check_path(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError for an empty path, which would stand for the folder one happens to be
+    in, and for one that no file can have.
+    """
+    if fault := fault_of_text(os.fspath(path), is_path=True):
+        raise ValueError(f"the adapter's path {fault}")
+
+
 def locate(path: str | os.PathLike[str]) -> Path:
     """The adapter file behind a file, an output folder or a hub id, "owner/name" or
     "owner/name/file.safetensors".
 
     Raises FileNotFoundError that says what was tried, ValueError for a pickle: none is ever opened.
     """
+    check_path(path)
     local, text = expanded(path), str(path)
     refuse_pickle(path)
     if local.is_file():
@@ -123,6 +138,7 @@ def look_up(path: str | os.PathLike[str]) -> Located:
     """Finds and reads what the user names. Raises FileNotFoundError and ValueError as `locate`,
     and AdapterError for a damaged file.
     """
+    check_path(path)
     local = expanded(path)
     return Located(local, None) if is_full(local) else Located(path, AdapterFile.read(locate(path)))
 

@@ -57,7 +57,8 @@ def loading(what: str, fix: str) -> Iterator[None]:
         raise
     except Exception as error:  # an odd configuration makes libraries raise anything
         kind_of = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-        message = f"{what} could not be loaded: {kind_of}{plain(error, 400)}; {fix}"
+        why = plain(error, 400).rstrip(".")
+        message = f"{what} could not be loaded: {kind_of}{why}; {fix}"
         missing = isinstance(error, OSError) or "safetensors" in type(error).__module__
         raise (FileNotFoundError if missing else ValueError)(message) from error
 

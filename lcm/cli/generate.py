@@ -77,7 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--long_prompts",
         type=one_of("truncate", "chunks"),
         choices=["truncate", "chunks"],
-        help="of prompts longer than 75 words' tokens leave out the rest, or draw all of it, in up "
+        help="of prompts longer than 75 tokens leave out the rest, or draw all of it, in up "
         "to 4 chunks of 75 (needs the package compel); default: as the adapter was trained, else "
         "truncate",
     )

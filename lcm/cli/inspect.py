@@ -203,8 +203,19 @@ def recipe_line(recipe: dict[str, Any] | None) -> str:
     return (
         f"{recipe.get('objective')}: {recipe.get('scheduler')}, {steps[0]}-{steps[-1]} steps, "
         f"guidance_scale {recipe.get('guidance_scale')}, {recipe.get('prediction_type')} "
-        f"prediction, made from {recipe.get('teacher')}"
+        f"prediction{recipe_more(recipe)}, made from {recipe.get('teacher')}"
     )
+
+
+def recipe_more(recipe: dict[str, Any]) -> str:
+    """What few recipes have, and playback needs: clip skip, chunks of prompts, and styles."""
+    chunks, styles = recipe.get("prompt_chunks"), recipe.get("teacher_loras")
+    more = [f"clip_skip {recipe['clip_skip']}"] if recipe.get("clip_skip") else []
+    more += [f"prompts of {chunks} chunks"] if chunks not in (None, 1) else []
+    if isinstance(styles, list) and styles:
+        names = [str(style.get("file")) for style in styles if isinstance(style, dict)]
+        more.append(f"beside {', '.join(names)}")
+    return "".join(f", {each}" for each in more)
 
 
 def taken_line(taken: dict[str, Any]) -> str:

@@ -77,8 +77,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     print_written(output, result)
     if pipe is not None:
         verdict = verify(pipe, adapter, output)
+        taken = ", ".join(f"{count} of the {name}" for name, count in verdict.loaded.items())
         print(
-            f"on {args.base}: diffusers takes {verdict.loaded}, output differs by "
+            f"on {args.base}: diffusers takes {taken}, output differs by "
             f"{verdict.error:.1e} of the adapter's effect"
         )
         # the file may be rounded to half precision

@@ -38,7 +38,8 @@ class DataConfig(Section):
 
     train_data_dir: str | None = flag(
         None,
-        "folder of images with metadata.jsonl, metadata.csv or a .txt of the same name beside each",
+        "folder of images with metadata.jsonl, metadata.csv, or a .txt or .caption of the same "
+        "name beside each",
         source="a folder of images",
         is_free=True,
         is_place=True,
@@ -173,7 +174,7 @@ class SampleConfig(Section):
     )
     long_prompts: str = flag(
         "truncate",
-        "captions longer than 75 words' tokens: truncate: the rest is not learnt; chunks: all of "
+        "captions longer than 75 tokens: truncate: the rest is not learnt; chunks: all of "
         "it, in up to 4 chunks of 75, which needs the package compel",
         choices=("truncate", "chunks"),
     )

@@ -127,10 +127,17 @@ def draw_examples(records: Sequence[Record]) -> Image.Image:
 
 
 def draw_example(record: Record) -> Image.Image:
-    """The picture as it is read, made smaller where it is large, over its captions."""
+    """The picture as it is read, made smaller where it is large, and a whole number of times larger
+    where it is small, over its captions.
+    """
     tile = Image.new("RGB", TILE, "silver")  # so that the edge of a white picture shows
     picture = record.image()
-    picture.thumbnail((TILE[0] - 2 * MARGIN,) * 2)
+    room = TILE[0] - 2 * MARGIN
+    picture.thumbnail((room, room))
+    times = room // max(picture.size)
+    if times > 1:
+        size = (picture.width * times, picture.height * times)
+        picture = picture.resize(size, Image.Resampling.NEAREST)
     tile.paste(picture, (MARGIN, MARGIN))
     lines = []
     for caption in record.captions[:LINES]:

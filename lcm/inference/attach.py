@@ -94,7 +94,12 @@ def as_mapping(
 ) -> Mapping[Any, float]:
     """Weights by adapter, as `attach` takes them. Raises ValueError for anything else."""
     if isinstance(adapters, Mapping):
-        if weight != 1.0 or not adapters:
+        if not adapters:
+            raise ValueError(
+                "the mapping is empty; pass adapters with their weights, as in "
+                "lcm.attach(pipe, {'out/': 1.0, 'style.safetensors': 0.8})"
+            )
+        if weight != 1.0:
             raise ValueError(
                 "pass the weights inside the mapping, as in lcm.attach(pipe, {'out/': 1.0, "
                 "'style.safetensors': 0.8})"

@@ -39,7 +39,13 @@ def read_entry(pipe: Any, source: str | os.PathLike[str] | Located, weight: floa
         return Entry(
             source, weight, source, None, False, found.recipes.get(source) if found else None
         )
-    at = source if isinstance(source, Located) else look_up(source)
+    try:
+        at = source if isinstance(source, Located) else look_up(source)
+    except FileNotFoundError as error:
+        names = ", ".join(sorted(adapter_names(pipe)))
+        if not names:
+            raise
+        raise FileNotFoundError(f"{error}; or a name of the adapters loaded: {names}") from error
     name = style_name(at.source)
     return Entry(at.source, weight, name, at.file, at.file is None, at.recipe)
 

@@ -124,9 +124,8 @@ def check_usable(adapters: Sequence[Located], scheduler: str | None, steps: Sequ
     where nothing says how to sample with them.
     """
     if scheduler is not None and scheduler not in USABLE:
-        raise ValueError(
-            f"scheduler: there is no {scheduler!r} for these models.{closest(scheduler, USABLE)}"
-        )
+        near = closest(scheduler, USABLE) or " One is LCMScheduler."
+        raise ValueError(f"scheduler: there is no {scheduler!r} for these models.{near}")
     recipe = leading(adapters)
     if adapters and recipe is None and scheduler is None:
         raise ValueError(

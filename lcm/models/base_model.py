@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,11 @@ from lcm.models.single_file import (
 from lcm.system.paths import is_utf8
 from lcm.system.secrets import one_line
 from lcm.system.text import plain
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""What may be a model of the hub: others are not asked for there, which takes half a minute where
+there is no network.
+"""
 
 
 def is_base(path: str | os.PathLike[str]) -> bool:
@@ -164,12 +170,10 @@ def check_arguments(
         return
     if base_config is not None:
         raise ValueError(f"base_config: {path} has a configuration of its own; leave it out")
-    if not Path(path).is_dir() and (
-        Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1
-    ):
+    if not Path(path).is_dir() and (Path(path).exists() or not HUB_ID.fullmatch(path)):
         raise FileNotFoundError(
             f"path: {path} is not a folder; pass a diffusers pipeline folder, a .safetensors "
-            "file or a hub id"
+            "file or a hub id, owner/name"
         )
 
 

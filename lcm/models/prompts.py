@@ -124,15 +124,17 @@ class Lengths:
     limit: int
 
     def said(self, what: str) -> str:
-        """Such as "2 of 9 captions are longer than 77 tokens (75 words' tokens)"."""
+        """Such as "2 of 9 captions are longer than 77 tokens (75 of words)"."""
         of = f"{self.counted} {what}"
         if self.counted < self.texts:
             of = f"{self.counted} {what} of {self.texts}, evenly chosen,"
         verb = "is" if self.long == 1 else "are"
-        return (
-            f"{self.long} of {of} {verb} longer than {self.limit} tokens ({self.limit - 2} words' "
-            "tokens)"
-        )
+        return f"{self.long} of {of} {verb} {self.longer}"
+
+    @property
+    def longer(self) -> str:
+        """Such as "longer than 77 tokens (75 of words)": the others are the marks at both ends."""
+        return f"longer than {self.limit} tokens ({self.limit - 2} of words)"
 
 
 COUNTED = 100_000
@@ -170,9 +172,9 @@ def notice(pipe: Any, texts: Sequence[str], limit: int | None = None) -> str | N
     if not long:
         return None
     found = Lengths(len(texts), len(texts), len(long), limit)
-    what = "prompt" if len(texts) == 1 else "prompts"
+    said = "a prompt is " + found.longer if len(texts) == 1 else found.said("prompts")
     return (
-        f"{found.said(what)}: of '{plain(long[0], SHOWN)}' what follows from "
+        f"{said}: of '{plain(long[0], SHOWN)}' what follows from "
         f"'{first_words(unseen(pipe, long[0], limit))}' on is not seen"
     )
 

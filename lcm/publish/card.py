@@ -219,7 +219,7 @@ def card_texts(
         "steps": steps_in_words(recipe),
         "styles": styles_in_words(recipe.teacher_loras),
         "about_styles": words.styles,
-        "with_style": fenced(words.with_style, "python"),
+        "with_style": fenced(made.with_style(), "python"),
         "columns": ", ".join(map(str, config.validation.validation_num_steps)),
         "picture": PICTURE_NAME,
         "guidance_advice": guidance_advice(recipe, w_embedding),

@@ -21,6 +21,7 @@ from lcm.system.text import literal
 
 PIPELINES = {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 FULL_PRECISION = ", dtype=torch.float32"
+LOAD_STYLE = 'pipe.load_lora_weights("path/to/style.safetensors", adapter_name="style")'
 
 
 @dataclass(frozen=True)
@@ -181,14 +182,30 @@ class Code:
         styles = self.models.styles
         if not styles:
             return []
-        names = [f"style_{number}" for number in range(1, len(styles) + 1)]
         loads = [
             f'pipe.load_lora_weights({weight_file(view.name(style))}, adapter_name="{name}")'
-            for (style, _), name in zip(styles, names, strict=True)
+            for (style, _), name in zip(styles, self.style_names, strict=True)
         ]
-        weights = [1.0, *(weight for _, weight in styles)]
-        adapters = ", ".join(map(literal, ["lcm", *names]))
-        return [*loads, f"pipe.set_adapters([{adapters}], {weights})"]
+        return [*loads, self.weights_line()]
+
+    @property
+    def style_names(self) -> list[str]:
+        """What the code calls the teacher's styles."""
+        return [f"style_{number}" for number in range(1, len(self.models.styles) + 1)]
+
+    def weights_line(self, **more: float) -> str:
+        """The line that sets the weights of the result, of the teacher's styles, and of `more`
+        adapters: those that it does not name are switched off.
+        """
+        adapters = ", ".join(map(literal, ["lcm", *self.style_names, *more]))
+        weights = [1.0, *(weight for _, weight in self.models.styles), *more.values()]
+        return f"pipe.set_adapters([{adapters}], {weights})"
+
+    def with_style(self) -> str:
+        """Further lines of Python that draw the picture in a style of the reader's."""
+        if self.file is None:
+            return LOAD_STYLE
+        return f"{LOAD_STYLE}\n{self.weights_line(style=0.8)}"
 
     def final_norm(self) -> str:
         """Further lines of Python without which `clip_skip` of Stable Diffusion fails in diffusers

@@ -8,14 +8,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-from lcm.adapter.names import SUFFIX
 from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
 from lcm.outputs.folder import WORKFLOW_NAME
-from lcm.publish.other_programs import ComfySettings, comfy_settings
+from lcm.publish.other_programs import ComfySettings, comfy_settings, single_file
 from lcm.system.atomic import replacing
 from lcm.system.text import plain
 
@@ -246,12 +245,6 @@ def load(graph: Graph, recipe: Recipe, file: str | None) -> tuple[Socket, Socket
 def written(prompt: str) -> str:
     """A prompt as ComfyUI is told it: brackets would be weights."""
     return re.sub(r"([()])", r"\\\1", plain(prompt))
-
-
-def single_file(name: str) -> str:
-    """The file that a model's name stands for in ComfyUI, which knows single files alone."""
-    name = plain(PurePath(name).name)
-    return name if name.endswith(SUFFIX) else f"{name}{SUFFIX}"
 
 
 def notes(recipe: Recipe, settings: ComfySettings, file: str | None) -> Sequence[str]:

@@ -6,10 +6,12 @@ knows: of ours all, through their loaders for the model alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 
+from lcm.adapter.names import SUFFIX
 from lcm.adapter.recipe import Recipe
 from lcm.outputs.folder import WORKFLOW_NAME
-from lcm.system.text import code
+from lcm.system.text import code, plain
 
 SAMPLERS = {
     "LCMScheduler": ("lcm", "LCM"),
@@ -114,6 +116,12 @@ def limits(recipe: Recipe, sampling: str | None) -> list[str]:
     return lines
 
 
+def single_file(name: str) -> str:
+    """The file that a model's name stands for in these programs, which know single files alone."""
+    name = plain(PurePath(name).name)
+    return name if name.endswith(SUFFIX) else f"{name}{SUFFIX}"
+
+
 # --- in words -------------------------------------------------------------------------------------
 
 
@@ -142,12 +150,21 @@ def comfy_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> st
         [
             f"ComfyUI: {loads}{node}, sampler {sampler}, scheduler `{settings.scheduler}`, "
             f"{settings.steps} steps, cfg {settings.cfg:g}.",
+            *(style_words(recipe) if file else []),
             *clip_words(settings),
             *settings.limits,
             f"`{WORKFLOW_NAME}` has all of it: drop it on ComfyUI's window, or `images/grid.png`, "
             "and choose your checkpoint.",
         ]
     )
+
+
+def style_words(recipe: Recipe) -> list[str]:
+    """The nodes of the styles that the teacher had, in a sentence."""
+    return [
+        f"Before this LoRA, load {code(single_file(style['file']))} at {style['weight']:g}."
+        for style in recipe.teacher_loras
+    ]
 
 
 def clip_words(settings: ComfySettings) -> list[str]:
@@ -172,9 +189,13 @@ def a1111_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> st
     """The settings of A1111 in a paragraph."""
     if file is None:
         return "A1111 does not read a U-Net in this layout."
-    tag = code(f"<lora:{file.removesuffix('.safetensors')}:1>")
+    styles = [(single_file(style["file"]), style["weight"]) for style in recipe.teacher_loras]
+    tags = " ".join(
+        code(f"<lora:{name.removesuffix(SUFFIX)}:{weight:g}>")
+        for name, weight in [(file, 1.0), *styles]
+    )
     return (
-        f"A1111: {tag}, sampler {SAMPLERS[recipe.scheduler][1]}, schedule type SGM Uniform, "
+        f"A1111: {tags}, sampler {SAMPLERS[recipe.scheduler][1]}, schedule type SGM Uniform, "
         f"{settings.steps} steps, CFG {settings.cfg:g}.{a1111_clip_words(recipe)} A file that you "
         "rename has its new name in the prompt."
     )

@@ -36,7 +36,8 @@ def teacher_facts(recipe: Recipe, teacher: str) -> Facts:
 
 def method_facts(method: MethodConfig) -> Facts:
     """Solver, loss and target."""
-    solver = f"{markdown(method.solver)}, {method.solver_steps} steps a pair"
+    steps = "1 step" if method.solver_steps == 1 else f"{method.solver_steps} steps"
+    solver = f"{markdown(method.solver)}, {steps} a pair"
     if method.solver_steps is None:
         solver = (
             f"none: coupling {markdown(method.coupling)}" if method.coupling else "none: no teacher"

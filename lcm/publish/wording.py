@@ -27,13 +27,9 @@ class Wording:
     """The end of the sentence on the U-Nets that it fits."""
     styles: str
     """What the style LoRAs of the teacher mean for the use of it."""
-    with_style: str
-    """What to add before the picture is drawn, to draw it in a style."""
     attach: str
     """What `lcm.attach` does in the place of the code for diffusers."""
 
-
-LOAD_STYLE = 'pipe.load_lora_weights("path/to/style.safetensors", adapter_name="style")'
 
 ADAPTER = Wording(
     is_adapter=True,
@@ -45,7 +41,6 @@ ADAPTER = Wording(
     trained="LoRA, rank {rank}, alpha {alpha:g}",
     fits="others than the teacher's own were not tried.",
     styles="Load this adapter beside them, with these weights: so it was trained",
-    with_style=(f'{LOAD_STYLE}\npipe.set_adapters(["lcm", "style"], adapter_weights=[1.0, 0.8])'),
     attach="loads the adapter and sets the scheduler, in the place of all lines after that with "
     "`pipe =` and before that with `image =`",
 )
@@ -60,7 +55,6 @@ WHOLE_UNET = Wording(
     trained="the whole U-Net",
     fits="it replaces one and cannot be scaled.",
     styles="They are part of this U-Net",
-    with_style=LOAD_STYLE,
     attach="puts U-Net and scheduler into the teacher's own pipeline",
 )
 

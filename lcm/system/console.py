@@ -110,9 +110,21 @@ class PlainOutput:
 
 @contextmanager
 def plain_output() -> Iterator[None]:
-    """What is printed inside the block goes through `PlainOutput`."""
-    with redirect_stdout(cast(TextIO, PlainOutput(sys.stdout))):
-        yield
+    """What is printed inside the block goes through `PlainOutput`, and a warning of Python's is one
+    line of ours: where in the code it was given says nothing to who typed a command.
+    """
+    before = warnings.formatwarning
+    warnings.formatwarning = one_line_warning
+    try:
+        with redirect_stdout(cast(TextIO, PlainOutput(sys.stdout))):
+            yield
+    finally:
+        warnings.formatwarning = before
+
+
+def one_line_warning(message: Warning | str, *_: object) -> str:
+    """Stands in for `warnings.formatwarning`."""
+    return f"warning: {plain(without_secrets(str(message)), LONGEST)}\n"
 
 
 def print_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:

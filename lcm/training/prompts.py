@@ -44,7 +44,9 @@ def measure_prompts(config: TrainConfig, families: Sequence[Family], loaded: Loa
             family.chunks = min(max(needed, default=1), MOST_CHUNKS)
         limit, long = limit_of(pipe, MOST_CHUNKS), sum(n > MOST_CHUNKS for n in needed)
         advice = "; the rest of each is not learnt"
-        logger.info("prompts have %d chunks of %d tokens", families[0].chunks, limit_of(pipe, 1))
+        chunks = families[0].chunks
+        plural = "" if chunks == 1 else "s"
+        logger.info("prompts have %d chunk%s of %d tokens", chunks, plural, limit_of(pipe, 1))
     found = Lengths(len(captions), len(some), long, limit)
     if long:
         logger.warning("%s%s", found.said("captions"), advice)

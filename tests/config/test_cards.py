@@ -119,14 +119,14 @@ def test_the_cards_front_matter_says_what_was_made(
 @pytest.mark.parametrize(
     ("changes", "solver", "loss"),
     [
-        ({"objective": "cd"}, "heun, 1 steps a pair, grid of 50", "l2"),
+        ({"objective": "cd"}, "heun, 1 step a pair, grid of 50", "l2"),
         ({"objective": "stochastic_flow"}, "none: coupling sde, grid of 50", "energy"),
         (
             {"objective": "ct", "guidance_scale": None, "discretization": "ect"},
             "none: no teacher",
             "huber, c = 0.001",
         ),
-        ({"loss_type": "cauchy"}, "ddim, 1 steps a pair, grid of 50", "cauchy, c = 0.1"),
+        ({"loss_type": "cauchy"}, "ddim, 1 step a pair, grid of 50", "cauchy, c = 0.1"),
     ],
     ids=str,
 )

@@ -31,9 +31,18 @@ def test_fused_and_switched_off_adapters_are_refused(adapter: Path, style: Path)
 
 
 def test_weights_stand_in_one_place(adapter: Path) -> None:
-    for adapters, weight in (({adapter: 1.0}, 0.5), ({}, 1.0)):
-        with pytest.raises(ValueError, match="inside the mapping"):
-            lcm.attach(build_sd(), adapters, weight)
+    with pytest.raises(ValueError, match="inside the mapping"):
+        lcm.attach(build_sd(), {adapter: 1.0}, 0.5)
+
+
+def test_a_name_that_is_not_loaded_is_told_those_that_are(adapter: Path) -> None:
+    pipe = build_sd()
+    for adapters in ("lmc", {"lmc": 0.5}):
+        with pytest.raises(FileNotFoundError, match=r"no such file or folder; [^;]*$"):
+            lcm.attach(pipe, adapters)
+    lcm.attach(pipe, adapter)
+    with pytest.raises(FileNotFoundError, match=r"adapters loaded: lcm$"):
+        lcm.attach(pipe, {"lmc": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -41,6 +50,9 @@ def test_weights_stand_in_one_place(adapter: Path) -> None:
     [
         (["A"], {}, "a mapping from several of them to weights; got \\["),
         (None, {}, "a mapping from several of them to weights; got None"),
+        ({}, {}, "the mapping is empty"),
+        ("", {}, "the adapter's path is empty"),
+        ({"A": 1.0, " ": 0.5}, {}, "the adapter's path is empty"),
         ({"A": float("nan")}, {}, "the weight of A must be a finite number, got nan"),
         (
             {"A": {"unet": 0.5}},

@@ -48,7 +48,7 @@ def test_the_first_words_that_are_cut_are_named(build: Callable[[], Any]) -> Non
     pipe = build()
     text = f"{words(74)}  Red STAR, and more"
     assert notice(pipe, ["blue", text, text]) == (
-        "2 of 3 prompts are longer than 77 tokens (75 words' tokens): of "
+        "2 of 3 prompts are longer than 77 tokens (75 of words): of "
         f"{text[:28] + '...' + text[-28:]!r} what follows from 'STAR, and more' on is not seen"
     )
     assert notice(pipe, [words(76)]) is not None
@@ -72,7 +72,7 @@ def test_of_very_many_texts_evenly_chosen_ones_are_counted() -> None:
     assert len(set(some)) == 30
     assert {int(b) - int(a) for a, b in pairwise(some)} == {3, 4}
     assert Lengths(100, 30, 2, 77).said("captions") == (
-        "2 of 30 captions of 100, evenly chosen, are longer than 77 tokens (75 words' tokens)"
+        "2 of 30 captions of 100, evenly chosen, are longer than 77 tokens (75 of words)"
     )
 
 

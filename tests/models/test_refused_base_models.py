@@ -16,7 +16,7 @@ from tests.support.single_file import write_single_file
 from tests.support.worlds import build_sd, build_sdxl_unet, build_unet
 
 
-def refuse(message: str, path: Path, **options: Any) -> None:
+def refuse(message: str, path: Path | str, **options: Any) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         load_base(path, **options)
     assert "\n" not in str(caught.value)
@@ -31,7 +31,8 @@ def test_pickled_files_are_refused_unread(tmp_path: Path, suffix: str) -> None:
 
 def test_what_is_no_base_model_is_named(world: Path, tmp_path: Path) -> None:
     refuse("^path: there is no file", tmp_path / "nowhere.safetensors")
-    refuse("^path: .*is not a folder; pass", tmp_path / "nowhere")
+    for nowhere in (tmp_path / "nowhere", Path("nowhere"), "nowhere/", "a b/c", "models/a/b"):
+        refuse("^path: .*is not a folder; pass", nowhere)
     refuse(
         "no complete .* checkpoint in the original layout",
         world / "sd" / "unet" / "diffusion_pytorch_model.safetensors",

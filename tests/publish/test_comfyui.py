@@ -212,6 +212,9 @@ def test_styles_stand_before_the_adapter() -> None:
     first, second = nodes_of("styles", "LoraLoader")
     assert (first["lora_name"], second["lora_name"]) == ("ink.safetensors", "oil.safetensors")
     assert first["strength_model"] == second["strength_clip"] == 0.5
+    said = other_tools(made("styles")[0], "x.safetensors", False)
+    assert "Before this LoRA, load `ink.safetensors` at 0.5." in said
+    assert "`<lora:x:1>` `<lora:ink:0.5>` `<lora:oil:0.5>`, sampler" in said
     (base,) = nodes_of("named", "CheckpointLoaderSimple")
     assert base == {"ckpt_name": "dream.safetensors"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import warnings
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,15 @@ def test_each_argument_of_a_print_is_one_line(capsys: pytest.CaptureFixture[str]
         print("one", EVIL, "", sep="\n")
     print(EVIL)
     assert capsys.readouterr().out == f"{SHOWN} 3\none\n{SHOWN}\n\n{EVIL}\n"
+
+
+def test_a_warning_is_one_line_without_the_place_in_the_code() -> None:
+    def shown() -> str:
+        return warnings.formatwarning(UserWarning(EVIL), UserWarning, "x.py", 1)
+
+    with plain_output():
+        assert shown() == f"warning: {SHOWN}\n"
+    assert "x.py" in shown()
 
 
 def test_what_an_encoding_has_not_is_spelled_out() -> None:

@@ -47,7 +47,7 @@ def test_long_captions_are_counted_and_said_once_before_training(
     )
     lines = capsys.readouterr().err.splitlines()
     captions = (
-        "2 of 6 captions are longer than 77 tokens (75 words' tokens); the rest of each is not "
+        "2 of 6 captions are longer than 77 tokens (75 of words); the rest of each is not "
         "learnt; --long_prompts chunks keeps it"
     )
     assert rest == [0] and said == []

@@ -195,7 +195,10 @@ def numbers(lines: list[dict[str, Any]]) -> Pairs:
         ("passes over the data", last.get("epoch"), "{:.4g}"),
         ("images per second", last.get("samples_per_second"), "{:.4g}"),
         ("peak memory", last.get("peak_memory_gib"), "{:.4g} GiB"),
-        ("training alone", seconds / 60, "{:.4g} min"),
+        (
+            "training alone",
+            *((seconds, "{:.3g} s") if seconds < 60 else (seconds / 60, "{:.4g} min")),
+        ),
     ]
     return [
         (name, form.format(value)) for name, value, form in wanted if isinstance(value, int | float)
