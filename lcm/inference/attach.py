@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lcm.adapter.lora import adaptable, lora_modules
+from lcm.adapter.names import LARGEST_WEIGHT
 from lcm.adapter.recipe import Recipe
 from lcm.inference.entries import (
     Entry,
@@ -76,15 +77,15 @@ def check_enabled(pipe: Any) -> None:
 
 
 def checked_weight(source: Any, weight: Any) -> float:
-    """Raises ValueError for all but a finite number: not-a-number makes black pictures."""
+    """Raises ValueError for all but a number of a size that draws: others make black pictures."""
     try:
         value = float(weight)
     except (TypeError, ValueError):
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) <= LARGEST_WEIGHT:  # nor is not-a-number
         raise ValueError(
-            f"the weight of {source} must be a finite number, got {weight!r}; for weights by "
-            "blocks or by networks call pipe.set_adapters afterwards"
+            f"the weight of {source} must be a finite number of at most {LARGEST_WEIGHT:g}, got "
+            f"{weight!r}; for weights by blocks or by networks call pipe.set_adapters afterwards"
         )
     return value
 

@@ -36,7 +36,7 @@ from lcm.publish.training_facts import (
 from lcm.publish.usage import guidance_advice, styles_in_words
 from lcm.publish.wording import Wording, title, wording
 from lcm.system.atomic import replacing
-from lcm.system.json_input import read_object
+from lcm.system.json_input import field, read_object
 from lcm.system.public_names import on_the_hub, public_name
 from lcm.system.text import code, fenced, markdown, plain, visible
 
@@ -102,6 +102,8 @@ class Card:
                 f"{WRITE_ANEW}"
             )
         values = read_object(path, WRITE_ANEW)
+        for name, kind in (("front", dict), ("texts", dict), ("made", dict), ("folder", str)):
+            field(values, name, kind, str(path), WRITE_ANEW)
         try:
             made = {**values["made"]}
             made["recipe"] = Recipe(**made["recipe"])

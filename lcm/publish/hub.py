@@ -19,6 +19,7 @@ from lcm.publish.hub_access import check_license, open_repo
 from lcm.publish.hub_errors import explained
 from lcm.system.checksums import SUMS_NAME
 from lcm.system.json_input import read_object
+from lcm.system.paths import is_within
 from lcm.system.processes import Team
 from lcm.system.public_names import expanded
 
@@ -48,7 +49,7 @@ def push(output_dir: Path, hub_model_id: str | None = None, private: bool = Fals
     """
     card = Card.read(output_dir)
     files = public_files(output_dir, card.made.file)
-    check_public(files)
+    check_public(files, paths_of(output_dir, card))
     try:
         repo_id = open_repo(output_dir, hub_model_id, private)
         text = public_card(output_dir, card, repo_id)
@@ -76,7 +77,7 @@ def public_files(output_dir: Path, adapter: str | None) -> list[Path]:
     it is None the whole U-Net's folder, the picture, the workflow; no settings, no checkpoints.
 
     Raises FileNotFoundError for a folder in which no run has ended, and ValueError where one of
-    them is damaged.
+    them is damaged, or a link to something else.
     """
     weights = [output_dir / str(adapter)]
     if adapter is None:
@@ -96,7 +97,14 @@ def public_files(output_dir: Path, adapter: str | None) -> list[Path]:
             f"remove {SUMS_NAME} if you changed the file yourself"
         )
     workflow = output_dir / WORKFLOW_NAME
-    return [*files, *([workflow] if workflow.is_file() else [])]
+    files += [workflow] if workflow.is_file() else []
+    for path in [*files, output_dir / CARD_NAME]:
+        if not is_within(path, output_dir):
+            raise ValueError(
+                f"{path} leads out of {output_dir}, where what you give away must lie; put a copy "
+                "in its place"
+            )
+    return files
 
 
 # --- without the paths of this machine, which often name people -----------------------------------
@@ -109,21 +117,26 @@ def public_card(output_dir: Path, card: Card, repo_id: str) -> str:
     """The card as others are to read it: made of the same data with their names, and with what the
     user has changed in the one that lies here. Raises ValueError where such a line names a path.
     """
-    path, models = output_dir / CARD_NAME, card.made.models
+    path = output_dir / CARD_NAME
     found, theirs = path.read_text(encoding="utf-8"), card.render(card.view_of_others(repo_id))
     text, changed = with_edits(found, card.render_here(), theirs)
-    local = [name.local for name in models.all_names if name.is_local]
-    check_no_paths(
-        changed, [*local, card.folder, str(output_dir.absolute()), str(expanded("~"))], str(path)
-    )
+    check_no_paths(changed, paths_of(output_dir, card), str(path))
     return text
 
 
-def check_public(files: list[Path]) -> None:
+def paths_of(output_dir: Path, card: Card) -> list[str]:
+    """What names this machine: the models, the folder of the run, and somebody's home."""
+    local = [name.local for name in card.made.models.all_names if name.is_local]
+    return [*local, card.folder, str(output_dir.absolute()), str(expanded("~"))]
+
+
+def check_public(files: list[Path], paths: list[str]) -> None:
     """Raises ValueError where a recipe or a configuration names folders of this machine, as those
-    of earlier versions do.
+    of earlier versions do, and for a workflow that was saved anew and names one of these `paths`.
     """
     for path in files:
+        if path.name == WORKFLOW_NAME:
+            check_no_paths(path.read_text(encoding="utf-8").split("\n"), paths, str(path))
         recipe, origin = None, None
         if path.name == RECIPE_NAME:
             recipe = Recipe.read(path)

@@ -28,7 +28,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "attach": lambda file: lcm.attach(build_sd(), file),
     "attach a folder": lambda file: lcm.attach(build_sd(), file.parent),
     "read_recipe": lcm.read_recipe,
-    "push": lambda file: check_public([file]),
+    "push": lambda file: check_public([file], []),
     "find_recipe": lambda file: find_recipe(file.parent),
 }
 VERBS: dict[str, Callable[[Path, Path], tuple[Any, ...]]] = {

@@ -29,6 +29,12 @@ BAD = {
     "64 bits; got 0.5": Request("x", 0.5),  # type: ignore[arg-type]
     "64 bits; got 18446744073709551616": Request("x", 2**64),
     "guidance_scale must be a finite number; got nan": Request("x", guidance_scale=math.nan),
+    "not finite, and would be black": Request(
+        "x",
+        height=16,
+        width=16,
+        options={"latents": torch.full((1, 4, 8, 8), math.nan)},
+    ),
     "guidance_scale must be a finite number; got '2'": Request("x", guidance_scale="2", **SIZE),  # type: ignore[arg-type]
 }
 

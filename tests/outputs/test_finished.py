@@ -123,6 +123,17 @@ def test_a_pipe_in_the_place_of_the_weights_is_not_waited_for(output: Path) -> N
     assert flaw(output, 4) == f"{path.relative_to(output).as_posix()} is missing"
 
 
+@pytest.mark.parametrize("name", ["README.md", "images/grid.png", "comfyui_workflow.json", ""])
+def test_nothing_behind_a_link_is_given_away(
+    output: Path, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = output / name if name else weights(output)
+    elsewhere = path.rename(tmp_path_factory.mktemp("elsewhere") / path.name)
+    path.symlink_to(elsewhere)
+    with pytest.raises(ValueError, match=f"{path.name} leads out of"):
+        public_files(output, file_of(output))
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, halved, zeroed, emptied])
 def test_the_page_is_a_part_of_a_finished_run_but_is_not_given_away(
     output: Path, damage: Callable[[Path], None]

@@ -206,6 +206,7 @@ def test_what_is_uploaded_leaves_half_written_files_out(finished: Path, tmp_path
     output = tmp_path / "out"
     shutil.copytree(finished, output)
     export_unet(build_unet(), output, lcm.read_recipe(finished), torch.float32)
+    write_result_sums(output, None)
     (output / "unet" / ".config.json.part").write_text("{")
     (output / "unet" / "notes.txt").write_text("mine")
     names = [path.name for path in public_files(output, None)]

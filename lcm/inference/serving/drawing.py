@@ -106,8 +106,16 @@ class SharedVAE(Shared):
         return self
 
     def decode(self, z: Any, return_dict: bool = True, generator: Any = None) -> Any:
-        """Decodes as `AutoencoderKL.decode` does, which does not use its generator."""
-        return self.ask(Call(self.name, z, return_dict=return_dict, dtype=self.dtype))
+        """Decodes as `AutoencoderKL.decode` does, which does not use its generator. Raises
+        ValueError for a picture that would be black without a word.
+        """
+        decoded = self.ask(Call(self.name, z, return_dict=return_dict, dtype=self.dtype))
+        if not decoded[0].isfinite().all():
+            raise ValueError(
+                "the picture has values that are not finite, and would be black; lower "
+                "guidance_scale, or load the base in float32 or bfloat16 if that is not it"
+            )
+        return decoded
 
 
 def own_pipeline(pipe: Any, facts: Facts, ask: Ask) -> Any:
