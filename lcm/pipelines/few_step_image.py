@@ -47,14 +47,15 @@ class FewStepImageMixin(FewStepMixin):
 
     def __call__(self, prompt: Any = None, *positional: Any, **options: Any) -> Any:
         """Calls as `FewStepMixin.__call__` does. `image`, and `mask_image` where there is one, are
-        one picture or one per prompt.
+        one picture or one per prompt. Raises ValueError where one is missing.
         """
         options |= self._by_name(positional, options)
         prompts = count_prompts(prompt, options.get("prompt_embeds"))
         per_prompt = options.get("num_images_per_prompt") or 1
         for name in self.pictures:
-            if options.get(name) is not None:
-                options[name] = for_every_image(name, options[name], prompts, per_prompt)
+            if options.get(name) is None:
+                raise ValueError(f"{name} is missing; pass one picture, or one for each prompt")
+            options[name] = for_every_image(name, options[name], prompts, per_prompt)
         self.has_own_timesteps = (
             options.get("timesteps") is not None or options.get("sigmas") is not None
         )

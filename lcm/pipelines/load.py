@@ -13,6 +13,9 @@ from lcm.models.base_model import load_base
 from lcm.models.single_file import NOT_LOADED
 from lcm.system.registry import closest
 
+OWN = ("weight", "device")
+"""Options of ours beside those of `load_base` and the parts of a pipeline."""
+
 
 def load_pipeline(
     pipeline_class: Any,
@@ -35,7 +38,7 @@ def load_pipeline(
     for name in options:
         if name not in known:
             raise TypeError(
-                f"there is no option {name!r}.{closest(name, [*known, *parts])} Load it with "
+                f"there is no option {name!r}.{closest(name, [*known, *parts, *OWN])} Load it with "
                 f"{pipeline_class.__name__}.from_pretrained, then call its attach"
             )
     dtype = choose_dtype("auto", chosen) if dtype is None else dtype

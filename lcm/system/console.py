@@ -122,8 +122,14 @@ def plain_output() -> Iterator[None]:
         warnings.formatwarning = before
 
 
-def one_line_warning(message: Warning | str, *_: object) -> str:
-    """Stands in for `warnings.formatwarning`."""
+def one_line_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Stands in for `warnings.formatwarning`, whose parameters it has."""
     return f"warning: {plain(without_secrets(str(message)), LONGEST)}\n"
 
 

@@ -101,7 +101,7 @@ def test_the_layers_of_the_recipe_are_left_out_and_a_long_prompt_is_said_once(
     family, adapter = skipped
     build, drawn = FAMILIES[family][0], []
     (said,) = listen(lambda: drawn.append(WAYS[way](build(), adapter, LONG, {})))
-    assert "1 of 1 prompt is longer than 77 tokens" in said
+    assert "a prompt is longer than 77 tokens (75 of words): of " in said
     assert said.count(" on is not seen") == 1
     right, other = with_and_without
     np.testing.assert_allclose(drawn[0], right, atol=2e-5)

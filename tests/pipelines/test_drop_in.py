@@ -191,6 +191,11 @@ def test_a_base_may_be_a_single_file(world: Path, ours: Any) -> None:
     np.testing.assert_allclose(draw(pipe, **options), draw(expected, **options), atol=1e-5)
     with pytest.raises(TypeError, match=r"there is no option 'variant_'\. Did you mean 'variant'"):
         load(file, world / "adapter", base_config=config, variant_="x")
+    with pytest.raises(TypeError, match="Did you mean 'weight'"):
+        load(file, world / "adapter", base_config=config, wieght=0.5)
+    if ours is not FewStepStableDiffusionPipeline:
+        with pytest.raises(ValueError, match=r"^image is missing; pass one picture"):
+            pipe("red")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load(world / "nothing.safetensors", world / "adapter")
 
