@@ -53,16 +53,20 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An LCM-LoRA of `build_sd`, which nobody writes to."""
+    """An LCM-LoRA of `build_sd`, which nobody writes to, of as many layers as tests need that
+    attach it: to load one costs as much as it has layers.
+    """
     folder = tmp_path_factory.mktemp("adapter")
-    return adapters.write_adapter(folder, worlds.build_sd, adapters.make_recipe())
+    recipe = adapters.make_recipe()
+    return adapters.write_adapter(folder, worlds.build_sd, recipe, targets=adapters.OF_EVERY_KIND)
 
 
 @pytest.fixture(scope="session")
 def sdxl_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An LCM-LoRA of `build_sdxl`, which nobody writes to."""
     folder = tmp_path_factory.mktemp("adapter")
-    return adapters.write_adapter(folder, worlds.build_sdxl, adapters.make_recipe("sdxl", 32))
+    recipe = adapters.make_recipe("sdxl", 32)
+    return adapters.write_adapter(folder, worlds.build_sdxl, recipe, targets=adapters.OF_EVERY_KIND)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 
 import lcm
 from lcm.adapter.names import WEIGHTS_NAME
-from tests.support.adapters import everything, make_recipe, write_adapter
+from tests.support.adapters import OF_EVERY_KIND, everything, make_recipe, write_adapter
 from tests.support.worlds import build_sd
 
 ELSEWHERE = make_recipe(scheduler_config={"original_inference_steps": 40})
@@ -57,7 +57,10 @@ def test_the_weight_is_that_of_the_last_call(file: Path, style: Path) -> None:
 def test_after_others_the_same_file_plays_again_with_its_scheduler(
     file: Path, tmp_path: Path
 ) -> None:
-    pipe, other = build_sd(), write_adapter(tmp_path / "other", build_sd, ELSEWHERE)
+    pipe, other = (
+        build_sd(),
+        write_adapter(tmp_path / "other", build_sd, ELSEWHERE, targets=OF_EVERY_KIND),
+    )
     recipe = lcm.attach(pipe, file)
     lcm.attach(pipe, {"lcm": 0.0, other: 1.0}, adapter_name="other")
     assert lcm.attach(pipe, {file: 1.0, "other": 0.0}) == recipe
@@ -71,7 +74,9 @@ def test_after_others_the_same_file_plays_again_with_its_scheduler(
 def test_a_file_that_was_written_anew_is_another(file: Path, tmp_path: Path) -> None:
     pipe = build_sd()
     lcm.attach(pipe, file)
-    other = write_adapter(tmp_path / "other", build_sd, make_recipe(), scale=0.2)
+    other = write_adapter(
+        tmp_path / "other", build_sd, make_recipe(), scale=0.2, targets=OF_EVERY_KIND
+    )
     shutil.copy(other / WEIGHTS_NAME, file)
     with pytest.raises(ValueError, match=r"'lcm' is already loaded.*hotswap=True"):
         lcm.attach(pipe, file)

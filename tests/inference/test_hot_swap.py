@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import lcm
 from lcm.adapter.files import read_header
 from lcm.adapter.names import WEIGHTS_NAME
-from tests.support.adapters import everything, make_recipe, write_adapter
+from tests.support.adapters import OF_EVERY_KIND, everything, make_recipe, write_adapter
 from tests.support.pipelines import FEW, SIZE, assert_same_weights, draw, weights
 from tests.support.worlds import build_sd
 
@@ -34,8 +34,8 @@ def test_an_adapter_with_a_part_for_the_text_encoder_is_not_swapped(
 
 def test_hot_swapping_is_attaching_the_other(adapter: Path, style: Path, tmp_path: Path) -> None:
     recipe = make_recipe(scheduler_config={"original_inference_steps": 40})
-    other = write_adapter(tmp_path / "other", build_sd, recipe, scale=0.2)
-    large = write_adapter(tmp_path / "large", build_sd, recipe, rank=8)
+    other = write_adapter(tmp_path / "other", build_sd, recipe, scale=0.2, targets=OF_EVERY_KIND)
+    large = write_adapter(tmp_path / "large", build_sd, recipe, rank=8, targets=OF_EVERY_KIND)
     pipe, fresh = build_sd(), build_sd()
     before = everything(pipe)
     with pytest.raises(ValueError, match="attach the first one without it"):

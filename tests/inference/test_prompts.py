@@ -17,7 +17,7 @@ from PIL import Image
 import lcm
 from lcm.cli.main import main
 from lcm.pipelines import FewStepStableDiffusionPipeline, FewStepStableDiffusionXLPipeline
-from tests.support.adapters import make_recipe, write_adapter
+from tests.support.adapters import OF_EVERY_KIND, make_recipe, write_adapter
 from tests.support.pipelines import stock
 from tests.support.prompts import LONG, listen, of_length, skippable
 from tests.support.worlds import build_sd, build_sdxl
@@ -39,7 +39,8 @@ def skipped(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str
     """An adapter whose teacher had one layer left out."""
     build, _, width = FAMILIES[request.param]
     recipe = make_recipe(request.param, width, clip_skip=1)
-    return request.param, write_adapter(tmp_path_factory.mktemp("skipped"), build, recipe)
+    folder = tmp_path_factory.mktemp("skipped")
+    return request.param, write_adapter(folder, build, recipe, targets=OF_EVERY_KIND)
 
 
 def by_attach(pipe: Any, adapter: Path, prompt: str, options: dict[str, Any]) -> np.ndarray:
@@ -109,7 +110,7 @@ def test_the_layers_of_the_recipe_are_left_out_and_a_long_prompt_is_said_once(
 
 
 def test_a_call_has_the_last_word(tmp_path: Path) -> None:
-    skipped = write_adapter(tmp_path, build_sd, make_recipe(clip_skip=1))
+    skipped = write_adapter(tmp_path, build_sd, make_recipe(clip_skip=1), targets=OF_EVERY_KIND)
     right = expected(build_sd, skipped, "a red star", None)
     for play in (by_attach, by_serving):
         drawn = play(build_sd(), skipped, "a red star", {"clip_skip": 0})

@@ -28,7 +28,7 @@ from lcm.pipelines import (
     FewStepStableDiffusionPipeline,
     FewStepStableDiffusionXLPipeline,
 )
-from tests.support.adapters import make_recipe, write_adapter
+from tests.support.adapters import OF_EVERY_KIND, make_recipe, write_adapter
 from tests.support.pipelines import FEW, PICTURE, SIZE, draw, stock
 from tests.support.single_file import without_weights, write_single_file
 from tests.support.worlds import build_sd, build_sdxl
@@ -43,7 +43,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipe.save_pretrained(root / "sd")
     write_single_file(pipe, root / "sd.safetensors")
     without_weights(shutil.copytree(root / "sd", root / "config"))
-    write_adapter(root, build_sd, make_recipe(num_inference_steps=[2]))
+    write_adapter(root, build_sd, make_recipe(num_inference_steps=[2]), targets=OF_EVERY_KIND)
     (root / "adapter").mkdir()
     shutil.move(root / "pytorch_lora_weights.safetensors", root / "adapter")
     return root

@@ -21,7 +21,7 @@ from lcm.pipelines import (
     FewStepStableDiffusionXLPipeline,
 )
 from lcm.pipelines.few_step_image import for_every_image
-from tests.support.adapters import make_recipe, write_adapter
+from tests.support.adapters import OF_EVERY_KIND, make_recipe, write_adapter
 from tests.support.pipelines import MASK, PICTURE, SIZE, nine_channels, stock
 from tests.support.worlds import build_sd, build_sdxl
 
@@ -45,11 +45,11 @@ PIPELINES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Path]:
     sd, sdxl = tmp_path_factory.mktemp("sd"), tmp_path_factory.mktemp("sdxl")
-    sd_adapter = write_adapter(sd, build_sd, make_recipe())
+    sd_adapter = write_adapter(sd, build_sd, make_recipe(), targets=OF_EVERY_KIND)
     return {
         build_sd: sd_adapter,
         nine_channels: sd_adapter,
-        build_sdxl: write_adapter(sdxl, build_sdxl, make_recipe("sdxl", 32)),
+        build_sdxl: write_adapter(sdxl, build_sdxl, make_recipe("sdxl", 32), targets=OF_EVERY_KIND),
     }
 
 

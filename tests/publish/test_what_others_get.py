@@ -25,6 +25,7 @@ from lcm.outputs.finished import write_result_sums
 from lcm.publish.card import Card
 from lcm.publish.hub import push
 from lcm.publish.last_words import last_words
+from tests.support.adapters import make_recipe, write_adapter
 from tests.support.hub import FakeHub
 from tests.support.outputs import snapshot
 from tests.support.runs import expect_refusal, flags
@@ -35,9 +36,7 @@ NAME = "my lcm.v2"
 
 
 @pytest.fixture(scope="module")
-def place(
-    tmp_path_factory: pytest.TempPathFactory, sd_folder: Path, images: Path, adapter: Path
-) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, sd_folder: Path, images: Path) -> Path:
     """Models and data below folders with names of people, one behind a link."""
     place = tmp_path_factory.mktemp("of") / PRIVATE[0]
     shutil.copytree(sd_folder, place / "models" / "teacher")
@@ -46,6 +45,7 @@ def place(
     other.save_pretrained(place / PRIVATE[1] / "other")
     (place / "dave_link").symlink_to(PRIVATE[1])
     shutil.copytree(images, place / PRIVATE[2] / "photos")
+    adapter = write_adapter(tmp_path_factory.mktemp("adapter"), build_sd, make_recipe())
     for name in ("neon", "ink"):
         save_file(load_file(adapter / WEIGHTS_NAME), place / PRIVATE[1] / f"{name}.safetensors")
     shutil.copy(adapter / WEIGHTS_NAME, place / PRIVATE[2] / "start.safetensors")

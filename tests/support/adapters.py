@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,20 @@ def make_recipe(family: str = "sd", width: int = 16, **changes: Any) -> Recipe:
     return Recipe(**{**values, **changes})
 
 
+OF_EVERY_KIND = ("to_q", "to_v", "ff.net.0.proj", "conv1")
+"""Layers of attention, others that are linear, and convolutions, in all blocks."""
+
+
 def write_adapter(
-    folder: Path, build: Any, recipe: lcm.Recipe, rank: int = 4, scale: float = 0.1
+    folder: Path,
+    build: Any,
+    recipe: lcm.Recipe,
+    rank: int = 4,
+    scale: float = 0.1,
+    targets: Sequence[str] = LORA_TARGETS,
 ) -> Path:
     unet = build().unet
-    add_lora(unet, rank)
+    add_lora(unet, rank, targets=tuple(targets))
     randomize_lora(unet, scale)
     export_lora(unet, folder / WEIGHTS_NAME, recipe)
     return folder
