@@ -114,7 +114,7 @@ def plain_output() -> Iterator[None]:
     line of ours: where in the code it was given says nothing to who typed a command.
     """
     before = warnings.formatwarning
-    warnings.formatwarning = one_line_warning  # type: ignore[assignment]
+    warnings.formatwarning = one_line_warning
     try:
         with redirect_stdout(cast(TextIO, PlainOutput(sys.stdout))):
             yield

@@ -6,6 +6,16 @@ import stat
 from pathlib import Path
 
 
+def is_within(path: Path, folder: Path) -> bool:
+    """Whether a file or folder lies below `folder` once all links are followed; False for one that
+    does not exist, or that goes round in a circle of links.
+    """
+    try:
+        return path.resolve(strict=True).is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):
+        return False
+
+
 def is_regular(path: Path) -> bool:
     """Whether the path is a file with an end: no pipe, device or socket, which may never end."""
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lcm.system.json_input import content, field, parse_object, read_object
-from lcm.system.paths import is_regular
+from lcm.system.paths import is_regular, is_within
 from lcm.system.text import code, markdown, plain
 
 EVIL = "a\x1b[2Jb\rc\nd\u202ee\x07f\x9bg\u2028h\udc80"
@@ -90,3 +90,16 @@ def test_what_never_ends_is_not_opened(tmp_path: Path) -> None:
     assert not is_regular(tmp_path / "pipe.json")
     with pytest.raises(FileNotFoundError, match=r"none\.json"):
         read_object(tmp_path / "none.json", "x")
+
+
+def test_a_link_leads_where_it_leads(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "a").write_text("a")
+    (inside / "there").symlink_to(outside / "a")
+    (inside / "here").symlink_to(inside / "a")
+    (inside / "round").symlink_to(inside / "round")
+    assert [is_within(inside / name, inside) for name in ("a", "here", "there", "round", "no")] == [
+        *(True, True, False, False, False)
+    ]
