@@ -10,7 +10,7 @@ import pty
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,17 @@ from lcm.cli import main as cli_main
 from lcm.system.atomic import replacing
 from lcm.system.signals import ASKING, Stopped, StopRequest
 from tests.support.scripts import said, script
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Who starts the tests may ignore signals, as nohup does, and what is started inherits that."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("signum", ASKING)
@@ -88,6 +99,7 @@ def test_what_was_started_to_ignore_a_signal_goes_on_ignoring_it() -> None:
 def test_a_closed_terminal_stops_a_run_that_still_has_something_to_say(tmp_path: Path) -> None:
     child, terminal = pty.fork()
     if not child:
+        signal.alarm(30)  # a process that nobody stops would wait for ever
         stop = StopRequest()
         with contextlib.suppress(BaseException), stop.listening(), stop.deferred():
             os.write(1, b"begun\n")

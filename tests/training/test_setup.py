@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_made_is_named_by_its_flag(
 ) -> None:
     (tmp_path / "file").write_text("mine")
     config = config_in(tmp_path, **{**kept, name: tmp_path / "file" / "below"})
-    with pytest.raises(ValueError, match=rf"{name}: .* cannot be written .*another folder"):
+    with pytest.raises(ValueError, match=rf"{name}: .*file is no folder; choose another folder"):
         workspace_of(config).open_trajectories()
 
 

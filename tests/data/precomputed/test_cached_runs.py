@@ -120,13 +120,13 @@ def test_a_cache_that_cannot_be_written_is_refused_by_name(
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
     # nothing is closed to the superuser
-    folders = [
-        tmp_path / "file" / "x",
-        *([closed] if os.geteuid() else []),
-    ]
-    for folder in folders:
+    folders = {
+        tmp_path / "file" / "x": f"{tmp_path / 'file'} is no folder",
+        **({closed: f"{closed} cannot be written"} if os.geteuid() else {}),
+    }
+    for folder, reason in folders.items():
         assert (
             run(sd_folder, images, tmp_path / "out", cache_latents=True, latent_cache_dir=folder)
             == 2
         )
-        assert f"latent_cache_dir: {folder} cannot be written" in capsys.readouterr().err
+        assert f"latent_cache_dir: {reason}" in capsys.readouterr().err
