@@ -22,7 +22,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import uvicorn
 from diffusers import StableDiffusionXLPipeline
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
@@ -30,6 +29,7 @@ from fastapi.responses import FileResponse
 from PIL import Image
 
 import lcm
+from lcm.inference.devices import choose_device, choose_dtype
 from lcm.models import load_base
 from lcm.pipelines import (
     FewStepStableDiffusionImg2ImgPipeline,
@@ -37,7 +37,7 @@ from lcm.pipelines import (
 )
 
 MOST_BYTES = 1 << 22
-"""Of a message: a painted canvas has a tenth."""
+"""The largest message; that of a painted canvas is a tenth of it."""
 
 
 def painted(data: str, side: int) -> Image.Image:
@@ -128,9 +128,8 @@ def create_app(engine: lcm.Engine, side: int) -> FastAPI:
 
 def load(base: str, adapter: str) -> Any:
     """The image-to-image pipeline of a base model, with the adapter attached."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.float16 if device == "cuda" else torch.float32
-    stock = load_base(base, dtype=dtype).to(device)
+    device = choose_device("auto")
+    stock = load_base(base, dtype=choose_dtype("auto", device)).to(device)
     is_xl = isinstance(stock, StableDiffusionXLPipeline)
     kind = (
         FewStepStableDiffusionXLImg2ImgPipeline if is_xl else FewStepStableDiffusionImg2ImgPipeline

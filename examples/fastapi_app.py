@@ -15,11 +15,11 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
-import torch
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 
 import lcm
+from lcm.inference.devices import choose_device, choose_dtype
 from lcm.models import load_base
 
 MOST_WAITING = 64
@@ -83,9 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8000)
     args = parser.parse_args(argv)
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.float16 if device == "cuda" else torch.float32
-    pipe = load_base(args.base, dtype=dtype).to(device)
+    device = choose_device("auto")
+    pipe = load_base(args.base, dtype=choose_dtype("auto", device)).to(device)
     recipe = lcm.attach(pipe, args.adapter)
     engine = lcm.Engine(pipe, max_batch=args.max_batch, recipe=recipe)
     uvicorn.run(create_app(engine), host="127.0.0.1", port=args.port)

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from lcm.adapter.names import PICKLED
 from lcm.adapter.recipe import Recipe
-from lcm.system.paths import is_endless, is_utf8
-from lcm.system.text import plain
+from lcm.system.paths import is_endless
+from lcm.system.text import is_utf8, plain
 
 METADATA = "__metadata__"
 """The key of a safetensors file's texts in its own header."""
@@ -97,7 +97,7 @@ def opened(path: Path) -> Iterator[Any]:
     refuse_pickle(path)
     if is_endless(path):
         raise AdapterError(f"{path} is no file but a pipe or a device; name a .safetensors file")
-    if not is_utf8(path):
+    if not is_utf8(str(path)):
         raise AdapterError(f"{path}: the path is not UTF-8, as safetensors needs it; rename it")
     try:
         with safe_open(path, framework="pt") as file:

@@ -31,11 +31,11 @@ ACTED_ON = (
 )
 """Entries for which the libraries import or download code, or open a file of another kind."""
 HARMLESS = (None, False, "eager", "sdpa")
-"""Values of them that do nothing of the kind."""
+"""Values of such entries that do nothing of the kind."""
 FILES = ("vocab_file", "merges_file", "tokenizer_file", "fast_tokenizer_files")
 """Entries by which a tokenizer is led to its files."""
 LARGEST = 1 << 24
-"""Of a number in a network's configuration; the largest that are known are the sizes of
+"""The largest number in a network's configuration; the largest that are known are the sizes of
 vocabularies.
 """
 LARGEST_CONFIG, LARGEST_FILE = 1 << 20, 1 << 26

@@ -49,7 +49,7 @@ on SDXL.
 
 
 LARGEST_WEIGHT = 1000
-"""Of an adapter in a sum; usual ones are around 1."""
+"""The largest weight of an adapter in a sum; usual ones are around 1."""
 
 
 def is_full(path: str | os.PathLike[str]) -> bool:

@@ -17,7 +17,7 @@ CAPTION_SUFFIXES = (".txt", ".caption")
 """Files of captions beside a picture, in lower case; the first that has any is taken."""
 
 MOST_BYTES, MOST_OF_ALL = 1 << 24, 1 << 30
-"""Of the captions of one picture, and of a file for all of them."""
+"""The largest file of captions, in bytes: of one picture, and of all of them."""
 
 SEVEN_BIT = ("\x1b$", "\x1b(")
 """What turns the letters of ISO-2022 (Japanese, Korean) on and off, all in ASCII's bytes."""

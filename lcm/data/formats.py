@@ -73,7 +73,7 @@ ADDED = (
 
 @cache
 def added() -> tuple[Added, ...]:
-    """Those of `ADDED` that are read here."""
+    """The formats of `ADDED` that this machine reads."""
     return tuple(one for one in ADDED if one.is_readable())
 
 

@@ -28,9 +28,8 @@ from lcm.models.single_file import (
     is_single_file,
     load_file,
 )
-from lcm.system.paths import is_utf8
 from lcm.system.secrets import one_line
-from lcm.system.text import plain
+from lcm.system.text import is_utf8, plain
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """What may be a model of the hub: others are not asked for there, which takes half a minute where
@@ -159,7 +158,7 @@ def check_arguments(
     """Raises FileNotFoundError or ValueError for a path that is no model of any kind, and for
     arguments that have no meaning with it.
     """
-    if not is_utf8(Path(path)):
+    if not is_utf8(path):
         raise FileNotFoundError(
             f"path: {path} is not UTF-8, as safetensors needs it; rename the folder or file"
         )

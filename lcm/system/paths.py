@@ -5,6 +5,8 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from lcm.system.text import is_utf8
+
 
 def is_within(path: Path, folder: Path) -> bool:
     """Whether a file or folder lies below `folder` once all links are followed; False for one that
@@ -43,20 +45,11 @@ def is_endless(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def is_utf8(path: Path) -> bool:
-    """False for a path in another encoding, at which safetensors reads and writes no file."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def obstacle(folder: Path) -> str | None:
     """What is in the way of a folder that is there or can be made and written, in words; None if
     nothing is.
     """
-    if not is_utf8(folder):
+    if not is_utf8(str(folder)):  # safetensors reads and writes no file there
         return f"the path {folder} is not UTF-8"
     for path in (folder, *folder.parents):
         if path.is_dir():
