@@ -14,7 +14,17 @@ import pytest
 from tests.support import ROOT
 
 LAYERS = (
-    *("system", "diffusion", "adapter", "formats", "models", "methods", "data", "inference"),
+    *(
+        "system",
+        "libraries",
+        "diffusion",
+        "adapter",
+        "formats",
+        "models",
+        "methods",
+        "data",
+        "inference",
+    ),
     *("pipelines", "config", "outputs", "publish", "training", "dry_run", "cli"),
 )
 """The folders of `lcm/`: an import points to the left, or stays in its folder."""

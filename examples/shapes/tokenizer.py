@@ -7,6 +7,10 @@ Diffusion.
 from __future__ import annotations
 
 import itertools
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
 
 from transformers import CLIPTokenizer
 
@@ -14,6 +18,7 @@ from examples.shapes.render import CAPTIONS
 
 END_OF_WORD = "</w>"
 START, END = "<|startoftext|>", "<|endoftext|>"
+Pair = tuple[str, str]
 MODEL_MAX_LENGTH = 77  # every tool around Stable Diffusion hard-codes it
 
 
@@ -31,7 +36,7 @@ def byte_characters() -> list[str]:
     return [table[byte] for byte in range(256)]
 
 
-def apply_merges(word: str, merges: list[tuple[str, str]]) -> list[str]:
+def apply_merges(word: str, merges: list[Pair]) -> list[str]:
     """Byte-pair encoding of one word: the earliest merge of the list that fits comes first."""
     pieces = [*word[:-1], word[-1] + END_OF_WORD]
     while True:
@@ -43,17 +48,28 @@ def apply_merges(word: str, merges: list[tuple[str, str]]) -> list[str]:
         pieces[at : at + 2] = ["".join(pairs[at])]
 
 
-def word_merges(words: list[str]) -> list[tuple[str, str]]:
+def word_merges(words: list[str]) -> list[Pair]:
     """Merges that make every word one token. A word adds only what the words before it left in
     pieces.
     """
-    merges: list[tuple[str, str]] = []
+    merges: list[Pair] = []
     for word in words:
         left, *rest = apply_merges(word, merges)
         for right in rest:
             merges.append((left, right))
             left += right
     return merges
+
+
+def write_vocabulary(folder: Path, tokens: Iterable[str], merges: Iterable[Pair]) -> None:
+    """Writes vocab.json and merges.txt, the files of a tokenizer that every release of transformers
+    reads; from 5.0 on it writes tokenizer.json in their place, which older ones do not read.
+    """
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    text = json.dumps(vocabulary, ensure_ascii=False) + "\n"
+    (folder / "vocab.json").write_text(text, encoding="utf-8")
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def build_tokenizer() -> CLIPTokenizer:
@@ -69,12 +85,13 @@ def build_tokenizer() -> CLIPTokenizer:
         START,
         END,
     ]
-    return CLIPTokenizer(
-        vocab={token: i for i, token in enumerate(tokens)},
-        merges=merges,
-        bos_token=START,
-        eos_token=END,
-        unk_token=END,
-        pad_token=END,
-        model_max_length=MODEL_MAX_LENGTH,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_vocabulary(Path(folder), tokens, merges)
+        return CLIPTokenizer(
+            *(str(Path(folder, name)) for name in ("vocab.json", "merges.txt")),
+            bos_token=START,
+            eos_token=END,
+            unk_token=END,
+            pad_token=END,
+            model_max_length=MODEL_MAX_LENGTH,
+        )

@@ -28,6 +28,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from examples.shapes.render import CAPTIONS, Style, render, sample_dataset
 from examples.shapes.tokenizer import build_tokenizer
 from examples.shapes.train_vae import render_batch
+from lcm.libraries.transformers import save_for_all
 
 EMPTY_PROMPT_PROBABILITY = 0.1  # what classifier-free guidance needs
 DECAY_FRACTION = (
@@ -227,9 +228,9 @@ def save(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(torch.float16).save_pretrained(args.output_dir)
-    # transformers loads in the dtype of the file, diffusers in float32: loaded without dtype=, the
-    # two would not fit together
+    save_for_all(pipeline.to(torch.float16), args.output_dir)
+    # transformers loads in the dtype of the file, diffusers in float32: without torch_dtype= the two
+    # would not fit together
     config = args.output_dir / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
 

@@ -95,7 +95,7 @@ def load_unet(path: str | os.PathLike[str], like: Any) -> Any:
     FileNotFoundError, in one line, for a folder that does not load, or is no U-Net of its kind.
     """
     folder = Path(path, UNET_FOLDER)
-    unet = load_model(type(like), folder, dtype=like.dtype)
+    unet = load_model(type(like), folder, torch_dtype=like.dtype)
     for name in SHARED:
         ours, theirs = unet.config.get(name), like.config.get(name)
         if ours != theirs:

@@ -17,6 +17,7 @@ from lcm.cli.arguments import (
     print_written,
     read,
 )
+from lcm.libraries.transformers import save_for_all
 from lcm.system.flags import within
 from lcm.system.words import file_path, place, whole
 
@@ -96,7 +97,7 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     if args.dtype:
         pipe.to(dtype=getattr(torch, args.dtype))
     with replacing_alone(args.output) as partial:
-        pipe.save_pretrained(partial)
+        save_for_all(pipe, partial)
         if recipe is not None:
             (partial / UNET_FOLDER / RECIPE_NAME).write_text(recipe.to_json())
     use = (

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from diffusers.training_utils import find_nearest_bucket, generate_aspect_ratio_buckets
 
 from lcm.data.crops import Shape
 from lcm.data.pictures import Picture
@@ -48,15 +47,47 @@ def one_square(resolution: int, count: int) -> Buckets:
     return Buckets(resolution, [(resolution, resolution)], np.zeros(count, dtype=np.int64))
 
 
-def by_aspect_ratio(pictures: Sequence[Picture], resolution: int, divisor: int) -> Buckets:
-    """The nearest of the aspect ratios that diffusers lists, sides being multiples of `divisor`,
-    about resolution^2 pixels each.
+ASPECT_RATIOS = (
+    (1, 1),
+    (4, 5),
+    (5, 4),
+    (2, 3),
+    (3, 2),
+    (3, 4),
+    (4, 3),
+    (9, 16),
+    (16, 9),
+    (1, 2),
+    (2, 1),
+)
+"""Width to height, as diffusers' `generate_aspect_ratio_buckets` has them from 0.40 on."""
+
+
+def shapes_of(resolution: int, divisor: int) -> list[Shape]:
+    """Height and width of every aspect ratio: about resolution^2 pixels, sides being multiples of
+    `divisor`.
     """
-    shapes = generate_aspect_ratio_buckets(resolution, divisor)
-    nearest = [find_nearest_bucket(picture.height, picture.width, shapes) for picture in pictures]
-    used = sorted(set(nearest))
+    shapes = []
+    for width, height in ASPECT_RATIOS:
+        tall = resolution / (width / height) ** 0.5
+        sides = (tall, tall * width / height)
+        shapes.append(tuple(max(divisor, round(side / divisor) * divisor) for side in sides))
+    return list(dict.fromkeys((height, width) for height, width in shapes))
+
+
+def nearest(picture: Picture, shapes: Sequence[Shape]) -> int:
+    """Which of the shapes has most nearly the aspect ratio of a picture; the last of equals."""
+    distances = [abs(picture.height * width - picture.width * height) for height, width in shapes]
+    return len(shapes) - 1 - distances[::-1].index(min(distances))
+
+
+def by_aspect_ratio(pictures: Sequence[Picture], resolution: int, divisor: int) -> Buckets:
+    """Every picture gets the nearest of `shapes_of`."""
+    shapes = shapes_of(resolution, divisor)
+    chosen = [nearest(picture, shapes) for picture in pictures]
+    used = sorted(set(chosen))
     return Buckets(
         resolution,
         [shapes[number] for number in used],
-        np.array([used.index(number) for number in nearest], dtype=np.int64),
+        np.array([used.index(number) for number in chosen], dtype=np.int64),
     )

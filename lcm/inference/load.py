@@ -20,6 +20,7 @@ from lcm.formats.apply import place_of
 from lcm.formats.factors import Adapter
 from lcm.inference.judge import fits, judge
 from lcm.inference.state import PipelineState, set_scaling
+from lcm.libraries import peft
 from lcm.system.console import silenced
 
 
@@ -185,7 +186,7 @@ def activate(pipe: Any, weights: Mapping[str, float], before: PipelineState) -> 
         ]
         for name, layer in layers.items():
             if list(layer.active_adapters) != active:
-                layer.set_adapter(active, inference_mode=True)
+                peft.activate(layer, active)
             for key, value in state.scales(name).items():
                 set_scaling(layer, key, value)
             for key in weights.keys() & layer.scaling.keys():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lcm.adapter.lora import adaptable, lora_modules
 from lcm.adapter.recipe import Recipe
+from lcm.libraries.peft import activate
 
 LOADER_ATTRIBUTES = ("peft_config", "_hf_peft_config_loaded", "_prepare_lora_hotswap_kwargs")
 """What the loaders of diffusers and transformers keep in the instance."""
@@ -92,13 +93,11 @@ class ModelState:
             delete_from(layer, added)
             if name in self.layers:
                 active, scales = self.layers[name]
-                layer.set_adapter(
-                    [*active, *(key for key in later if key not in scales)], inference_mode=True
-                )
+                activate(layer, [*active, *(key for key in later if key not in scales)])
                 for key in scales.keys() & layer.scaling.keys():
                     set_scaling(layer, key, scales[key])
             elif layer.r:
-                layer.set_adapter(later, inference_mode=True)
+                activate(layer, later)
             else:
                 parent, _, child = name.rpartition(".")
                 setattr(self.model.get_submodule(parent), child, layer.get_base_layer())

@@ -15,13 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    SelectiveCheckpointContext,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
+
+from lcm.libraries.torch import selective_contexts
 
 EXPENSIVE = 2048
 """FLOPs for each number of a result from which on it is kept. A product with 1024 inputs has as
@@ -46,17 +43,14 @@ class KeepExpensive:
         # memory of kept results, which lives as long as the block's graph
         self.kept: set[int] = set()
 
-    def __call__(
-        self, context: SelectiveCheckpointContext, operation: Any, *args: Any, **kwargs: Any
-    ) -> CheckpointPolicy:
-        result = context.op_output
+    def __call__(self, operation: Any, result: Any, *args: Any, **kwargs: Any) -> bool:
         # what writes onto a kept result must not do so again: the result is kept as it was at last
         if is_expensive(operation, result, *args, **kwargs) or (
             operation._schema.is_mutable and memory(args[0]) & self.kept
         ):
             self.kept |= memory(result)
-            return CheckpointPolicy.MUST_SAVE
-        return CheckpointPolicy.PREFER_RECOMPUTE
+            return True
+        return False
 
 
 def memory(result: Any) -> set[int]:
@@ -82,9 +76,7 @@ def checkpoint_selectively(module: nn.Module, *args: Any) -> Any:
         module.__call__,
         *args,
         use_reentrant=False,
-        context_fn=lambda: create_selective_checkpoint_contexts(
-            KeepExpensive(), allow_cache_entry_mutation=True
-        ),
+        context_fn=lambda: selective_contexts(KeepExpensive()),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from lcm.libraries.transformers import with_offsets
 from lcm.system.text import SHOWN, plain
 from lcm.system.values import is_whole
 from lcm.system.words import fault_of_text
@@ -105,7 +106,7 @@ def unseen(pipe: Any, text: str, limit: int) -> str:
     """
     rests = []
     for tokenizer in tokenizers_of(pipe):
-        found = tokenizer(text, verbose=False, return_offsets_mapping=True)
+        found = with_offsets(tokenizer)(text, verbose=False, return_offsets_mapping=True)
         if len(found.input_ids) > limit:
             # the last one that is seen is the end of the text
             rests.append(text[found.offset_mapping[limit - 1][0] :])

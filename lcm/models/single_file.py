@@ -16,6 +16,7 @@ from transformers import CLIPTextModel
 
 from lcm.adapter.files import opened, read_header, refuse_pickle, tensor_names
 from lcm.adapter.names import PICKLED
+from lcm.libraries.transformers import tokenizers_of_folder
 from lcm.system.secrets import one_line
 
 UNET, VAE = "model.diffusion_model.input_blocks.", "first_stage_model."
@@ -124,7 +125,12 @@ def load_file(
         )
     try:
         pipe = stock.from_single_file(
-            path, config=str(config), dtype=dtype, **dict.fromkeys(NOT_LOADED), **components
+            path,
+            config=str(config),
+            torch_dtype=dtype,
+            **tokenizers_of_folder(config),
+            **dict.fromkeys(NOT_LOADED),
+            **components,
         )
     except (MemoryError, torch.OutOfMemoryError):
         raise

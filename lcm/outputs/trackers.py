@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
@@ -24,6 +25,11 @@ RUN_ID_NAME = "run_id"
 def check_installed(names: list[str]) -> None:
     """Raises ValueError for a tracker without its package: accelerate would go on without it."""
     for name in names:
+        if name not in list(LoggerType):
+            raise ValueError(
+                f"report_to: accelerate {accelerate.__version__} does not know {name}; pip install "
+                f"--upgrade accelerate, or leave {name} out of --report_to"
+            )
         if LoggerType(name) not in get_available_trackers():
             raise ValueError(
                 f"report_to: {name} is not installed; pip install {name}, or leave it out of "

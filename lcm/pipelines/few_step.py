@@ -15,6 +15,7 @@ from lcm.adapter.recipe import CallDefaults, Recipe
 from lcm.inference import attach, current_recipe
 from lcm.inference.arguments import accepted, both_sides, check_arguments
 from lcm.inference.grid import check_steps
+from lcm.libraries.transformers import save_for_all
 from lcm.models.prompts import check_clip_skip, check_text, final_norm
 from lcm.pipelines.load import load_pipeline
 
@@ -169,7 +170,7 @@ class FewStepMixin:
             )
         config: dict[str, Any] = self.config  # type: ignore[attr-defined]
         keep = {name: value for name, value in config.items() if name in self._optional_config()}
-        self.stock_class(**self.components, **keep).save_pretrained(save_directory, **options)
+        save_for_all(self.stock_class(**self.components, **keep), save_directory, **options)
 
     @classmethod
     def _optional_config(cls) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from lcm.system.public_names import Named, expanded, public_name
 from lcm.system.text import literal
 
 PIPELINES = {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
-FULL_PRECISION = ", dtype=torch.float32"
+FULL_PRECISION = ", torch_dtype=torch.float32"
 LOAD_STYLE = 'pipe.load_lora_weights("path/to/style.safetensors", adapter_name="style")'
 
 

@@ -11,6 +11,7 @@ from huggingface_hub import HfApi, ModelCard, get_token
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from lcm.libraries.huggingface_hub import ASKS_TO_WRITE, check_access
 from lcm.publish.hub_errors import LOG_IN, explained
 
 
@@ -33,7 +34,7 @@ def open_repo(
             api.create_repo(repo_id, private=private or None, exist_ok=True)
         exists = may_write(api, repo_id)
         is_public = exists and private and not api.model_info(repo_id).private
-    if not exists:
+    if not (exists and ASKS_TO_WRITE):
         check_may_create(user, repo_id)
     if is_public:
         raise ValueError(
@@ -48,7 +49,7 @@ def may_write(api: HfApi, repo_id: str) -> bool:
     written.
     """
     try:
-        api.auth_check(repo_id, write=True)
+        check_access(api, repo_id)
     except RepositoryNotFoundError:
         return False
     return True
@@ -81,7 +82,7 @@ def full_id(name: str, user: str) -> str:
 
 def check_may_create(user: dict[str, Any], repo_id: str) -> None:
     """Raises ValueError where the hub's facts about the user rule out that the token can make this
-    repository.
+    repository, or write it.
     """
     namespace, _, _ = repo_id.partition("/")
     role = user.get("auth", {}).get("accessToken", {}).get("role")

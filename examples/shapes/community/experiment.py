@@ -34,6 +34,7 @@ from examples.shapes.judge import HEADS
 from examples.shapes.pictures import labelled_rows, spread
 from examples.shapes.render import CAPTIONS, write_dataset
 from examples.shapes.report import HELD_OUT_SEED
+from lcm.libraries.transformers import save_for_all
 
 FEW = (1, 2, 4, 8)
 GUIDANCE_SCALE = 5.0
@@ -126,7 +127,7 @@ def adapter_folder(adapter: str, output_dir: Path, config: Path) -> Path:
     if not (run / "README.md").exists():
         for model in set(FINE_TUNES) & set(styles_of(adapter)):
             if not (models / model).exists():
-                community_model(model).save_pretrained(models / model)
+                save_for_all(community_model(model), models / model)
         if not (data / "metadata.jsonl").exists():
             write_dataset(data, 3840, styles=[STYLES[style] for style in styles_of(adapter)])
         distil(config, data, run, *teacher_flags(adapter, models))

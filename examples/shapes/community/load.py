@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from examples.shapes.community.delta import unpack
 from examples.shapes.demo import TEACHER
 from examples.shapes.evaluate import load_pipe
+from lcm.libraries.transformers import save_for_all
 
 MODELS = Path(__file__).parent / "models"
 DECODER = MODELS / "decoder.safetensors"
@@ -65,7 +66,7 @@ def main() -> None:
         "--output_dir", type=Path, required=True, help="a folder in diffusers format"
     )
     args = parser.parse_args()
-    community_model(args.model).save_pretrained(args.output_dir)
+    save_for_all(community_model(args.model), args.output_dir)
 
 
 if __name__ == "__main__":
