@@ -14,8 +14,8 @@ from tests.support import ROOT
 
 LOADERS = ("from_pretrained", "load_lora_weights", "lora_state_dict", "load_lora_adapter")
 """Functions of the libraries that read weights, and open pickles where nothing forbids it."""
-NO_WEIGHTS = ("CLIPTokenizer",)
-"""Classes whose files are words."""
+NO_WEIGHTS = ("CLIPTokenizer", "CLIPTextConfig")
+"""Classes whose files are words and numbers in JSON."""
 UNSAFE = {
     *("torch.load", "pickle.load", "pickle.loads", "joblib.load", "numpy.load", "np.load"),
     *("load_ip_adapter", "load_textual_inversion", "load_state_dict_from_url"),
@@ -24,7 +24,10 @@ OWN_STATE = "examples/shapes/train_teacher.py"
 """Reads the state of its own interrupted run, by torch's loader of weights alone."""
 SINGLE_FILES = "lcm/models/single_file.py"
 """Calls `from_single_file`, after `check_file`."""
-THROUGH = {"lcm/adapter/model_folder.py", "lcm/models/base_model.py"}
+THROUGH = {
+    *("lcm/adapter/model_folder.py", "lcm/models/base_model.py"),
+    "lcm/libraries/transformers.py",  # for base_model alone, after its look
+}
 """Through which all of `lcm` loads models: they look through the folder first."""
 FOLDERS = ("lcm", "pipelines", "examples", "benchmarks")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]

@@ -229,8 +229,8 @@ def save(
         requires_safety_checker=False,
     )
     save_for_all(pipeline.to(torch.float16), args.output_dir)
-    # transformers loads in the dtype of the file, diffusers in float32: without torch_dtype= the two
-    # would not fit together
+    # transformers loads in the dtype of the file, diffusers in float32: without torch_dtype=
+    # the two would not fit together
     config = args.output_dir / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
 

@@ -124,7 +124,11 @@ def fresh_with_lora(unet: Any, path: Path, pipeline_class: Any) -> Any:
     fresh.load_state_dict(base_state(unet), assign=True)
     fresh.requires_grad_(False).eval()
     state, alphas, _ = pipeline_class.lora_state_dict(
-        str(path), unet_config=fresh.config, return_lora_metadata=True, use_safetensors=True
+        str(path.parent),
+        weight_name=path.name,
+        unet_config=fresh.config,
+        return_lora_metadata=True,
+        use_safetensors=True,
     )
     pipeline_class.load_lora_into_unet(
         state, network_alphas=alphas, unet=fresh, adapter_name="default"

@@ -99,7 +99,8 @@ def diffusers_takes(adapter: Adapter, file: Path | dict[str, Tensor]) -> Taken:
     config = SimpleNamespace(layers_per_block=2)
     try:
         state, alphas, metadata = pipeline.lora_state_dict(
-            dict(file) if isinstance(file, dict) else str(file),
+            *([dict(file)] if isinstance(file, dict) else [str(file.parent)]),
+            **({} if isinstance(file, dict) else {"weight_name": file.name}),
             unet_config=config,
             return_lora_metadata=True,
             use_safetensors=True,

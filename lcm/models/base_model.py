@@ -17,7 +17,7 @@ from lcm.adapter.files import tensor_names
 from lcm.adapter.model_folder import FIX, check_component, load_model, loading
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import family_name
-from lcm.libraries.transformers import tokenizers_of_folder
+from lcm.libraries.transformers import parts_of_folder
 from lcm.models.hub_folder import CONFIG_FILES, VAE_FILES, download, fetch
 from lcm.models.model_index import INDEX_NAME, NOTHING, REQUIRED, read_index
 from lcm.models.single_file import (
@@ -229,9 +229,7 @@ def load_base(
                 torch_dtype=dtype,  # `dtype` is passed over before diffusers 0.40
                 variant=variant,
                 use_safetensors=True,
-                **tokenizers_of_folder(folder),
-                **dict.fromkeys(leave_out),
-                **vae,
+                **(parts_of_folder(folder, dtype, variant) | dict.fromkeys(leave_out) | vae),
             )
         pipe.register_to_config(_name_or_path=path)
     check_complete(pipe, path, replaced=set(vae))

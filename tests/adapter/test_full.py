@@ -79,7 +79,9 @@ def test_the_folder_reloads_as_the_unet_that_was_trained(
 ) -> None:
     unet = trained_unet(build, w_embedding)
     export_unet(unet, tmp_path, make_recipe(), dtype)
-    reloaded = UNet2DConditionModel.from_pretrained(tmp_path, subfolder=UNET_FOLDER, dtype=dtype)
+    reloaded = UNet2DConditionModel.from_pretrained(
+        tmp_path, subfolder=UNET_FOLDER, torch_dtype=dtype
+    )
     assert {p.name for p in (tmp_path / UNET_FOLDER).iterdir()} == {
         "config.json",
         RECIPE_NAME,

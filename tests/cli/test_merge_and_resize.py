@@ -23,7 +23,7 @@ def test_merged_into_a_base_it_plays_as_attached(
         run("merge", ours, "--base", sd_folder, "--weights", 0.7, "--output", tmp_path / "model")
         == 0
     )
-    merged = DiffusionPipeline.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    merged = DiffusionPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float32)
     attached = build_sd()
     lcm.attach(attached, ours, weight=0.7)
     assert torch.allclose(output(merged.unet), output(attached.unet), atol=1e-5)

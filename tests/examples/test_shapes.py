@@ -116,7 +116,9 @@ def test_weights_are_half_precision_and_load_as_the_facts_say(teacher: str) -> N
     for path in (SHAPES_FOLDER / teacher).rglob("*.safetensors"):
         assert {value.dtype for value in load_file(path).values()} == {torch.float16}
         assert path.stat().st_size < 12 * 2**20
-    pipe = StableDiffusionPipeline.from_pretrained(SHAPES_FOLDER / teacher, dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(
+        SHAPES_FOLDER / teacher, torch_dtype=torch.float32
+    )
     assert {component.dtype for component in (pipe.unet, pipe.vae, pipe.text_encoder)} == {
         torch.float32
     }

@@ -136,7 +136,7 @@ def check_reading(writer: Writer, layout: str | None, unet: Any, folder: Path) -
 def check_playing(adapter: Adapter, unet: Any, folder: Path, pipe: Any) -> None:
     """Once written by us, stock diffusers plays it as PEFT does."""
     save(adapter, folder / "repaired" / WEIGHTS_NAME, torch.float32)
-    pipe.load_lora_weights(folder / "repaired")
+    pipe.load_lora_weights(folder / "repaired", weight_name=WEIGHTS_NAME)
     assert (output(pipe.unet) - output(unet)).abs().max() < 2e-5 * output(unet).abs().max()
 
 

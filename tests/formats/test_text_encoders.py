@@ -16,6 +16,7 @@ from lcm.adapter.names import WEIGHTS_NAME
 from lcm.formats.factors import Adapter, Factors
 from lcm.formats.read import read_adapter
 from lcm.formats.write import save
+from tests.support.adapters import stock_load
 from tests.support.layouts import equal_deltas
 from tests.support.worlds import build_sdxl, randomize_lora
 
@@ -45,7 +46,7 @@ def test_text_encoders_of_both_spellings(tmp_path: Path) -> None:
     for layout in ("kohya", "diffusers"):
         save(new, tmp_path / f"{layout}.safetensors", torch.float32, layout)
         fresh = build_sdxl()
-        fresh.load_lora_weights(tmp_path / f"{layout}.safetensors")
+        stock_load(fresh, tmp_path / f"{layout}.safetensors")
         for here, there in zip(
             (pipe.text_encoder, pipe.text_encoder_2),
             (fresh.text_encoder, fresh.text_encoder_2),

@@ -18,7 +18,7 @@ from diffusers import (
 )
 
 import lcm
-from tests.support.adapters import everything, make_recipe
+from tests.support.adapters import everything, make_recipe, stock_load
 from tests.support.pipelines import BASE, FEW, assert_same_weights, draw, weights
 from tests.support.schedules import SD_BETAS
 from tests.support.stock_pipelines import PIPELINES
@@ -48,7 +48,7 @@ def test_attaching_is_loading_by_hand_and_detaching_leaves_no_trace(
     before = weights(pipe), trace(pipe)
 
     lcm.attach(pipe, file)
-    by_hand.load_lora_weights(file)
+    stock_load(by_hand, file)
     by_hand.scheduler = LCMScheduler.from_config(by_hand.scheduler.config)
     assert [v for v in weights(by_hand) if "lora_A.default_0" in v]
     here = {key.replace(".lcm.", ".default_0."): value for key, value in weights(pipe).items()}

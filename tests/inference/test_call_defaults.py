@@ -28,6 +28,7 @@ from diffusers import (
 )
 
 import lcm
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.pipelines import FewStepStableDiffusionImg2ImgPipeline, FewStepStableDiffusionPipeline
 from tests.support.adapters import everything, make_recipe
 from tests.support.pipelines import FEW, PICTURE, SIZE, begin, draw, said, stock
@@ -63,7 +64,7 @@ def test_a_bare_call_is_the_call_with_the_numbers_of_the_recipe(
 def test_what_the_caller_says_wins_by_name_and_by_place(adapter: Path) -> None:
     pipe, by_hand = build_sd(), build_sd()
     lcm.attach(pipe, adapter, recipe=NOISY)
-    by_hand.load_lora_weights(adapter)
+    by_hand.load_lora_weights(adapter, weight_name=WEIGHTS_NAME)
     by_hand.scheduler = copy.deepcopy(pipe.scheduler)
     noisy = {**SIZE, **stated(NOISY), "eta": 0.4}
     same: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -117,7 +118,7 @@ def test_an_adapter_that_is_switched_off_leaves_the_call_as_it_is(adapter: Path)
     own = pipe.scheduler
     lcm.attach(pipe, adapter)
     few, pipe.scheduler = pipe.scheduler, own
-    pipe.load_lora_weights(adapter, adapter_name="later")
+    pipe.load_lora_weights(adapter, weight_name=WEIGHTS_NAME, adapter_name="later")
     for turn in (
         lambda: pipe.set_adapters(["later"]),
         lambda: pipe.set_adapters(["lcm"], [0.0]),

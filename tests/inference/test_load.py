@@ -32,7 +32,7 @@ def sd_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stock_with_adapter(pipe: Any, adapter: Path, grid: int = 50) -> Any:
     """What a user without this package writes."""
-    pipe.load_lora_weights(adapter)
+    pipe.load_lora_weights(adapter, weight_name=WEIGHTS_NAME)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config, original_inference_steps=grid)
     return pipe
 

@@ -56,7 +56,7 @@ def expected(adapter: Path, prompt: str) -> np.ndarray:
     """What stock diffusers draws of compel's embeddings."""
     pipe = build_sd()
     texts = compel.CompelForSD(pipe)([prompt, LONG[:-25]])  # padded to the longest
-    pipe.load_lora_weights(adapter)
+    pipe.load_lora_weights(adapter, weight_name=WEIGHTS_NAME)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config, original_inference_steps=50)
     pipe.set_progress_bar_config(disable=True)
     image = pipe(

@@ -15,6 +15,7 @@ from diffusers import LCMScheduler
 from PIL import Image
 
 import lcm
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.cli.main import main
 from lcm.pipelines import FewStepStableDiffusionPipeline, FewStepStableDiffusionXLPipeline
 from tests.support.adapters import OF_EVERY_KIND, make_recipe, write_adapter
@@ -77,7 +78,7 @@ WAYS: dict[str, Play] = {"attach": by_attach, "few step": by_few_step, "serve": 
 def expected(build: Callable[[], Any], adapter: Path, prompt: str, clip_skip: Any) -> np.ndarray:
     """What stock diffusers draws."""
     pipe = build()
-    pipe.load_lora_weights(adapter)
+    pipe.load_lora_weights(adapter, weight_name=WEIGHTS_NAME)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config, original_inference_steps=50)
     pipe.set_progress_bar_config(disable=True)
     return skippable(pipe)(

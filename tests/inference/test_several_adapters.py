@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 import lcm
+from lcm.adapter.names import WEIGHTS_NAME
 from tests.support.adapters import everything, make_recipe, write_adapter
 from tests.support.pipelines import BASE, FEW, SIZE, draw
 from tests.support.worlds import build_sd
@@ -23,7 +24,7 @@ def test_several_adapters_are_one_call(adapter: Path, style: Path) -> None:
     recipe = lcm.attach(pipe, {adapter: 0.9, str(style): 0.7})
     assert recipe == make_recipe()
     assert pipe.get_list_adapters() == {"unet": ["lcm", "pixel_art"], "text_encoder": ["pixel_art"]}
-    by_hand.load_lora_weights(adapter, adapter_name="lcm")
+    by_hand.load_lora_weights(adapter, weight_name=WEIGHTS_NAME, adapter_name="lcm")
     by_hand.load_lora_weights(style.parent, weight_name=style.name, adapter_name="pixel")
     by_hand.set_adapters(["lcm", "pixel"], [0.9, 0.7])
     by_hand.scheduler = LCMScheduler.from_config(by_hand.scheduler.config)

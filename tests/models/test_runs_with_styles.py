@@ -14,6 +14,7 @@ import lcm
 import train_lcm_lora
 from lcm.config.command_line import parse_config
 from lcm.training.teachers import load_teachers
+from tests.support.adapters import stock_load
 from tests.support.runs import FROM_TRAJECTORIES, flags, same, trained, trainer_of
 from tests.support.styles import PROMPT
 
@@ -43,8 +44,8 @@ def test_training_is_that_on_a_saved_pipeline_with_the_style_in_it(
 ) -> None:
     """The pipeline is made by stock calls alone."""
     style = styles / "unet.safetensors"
-    pipe = StableDiffusionPipeline.from_pretrained(sd_folder, dtype=torch.float32)
-    pipe.load_lora_weights(str(style), adapter_name="style")
+    pipe = StableDiffusionPipeline.from_pretrained(sd_folder, torch_dtype=torch.float32)
+    stock_load(pipe, style, "style")
     pipe.set_adapters("style", 0.5)
     pipe.fuse_lora(components=["unet"])
     pipe.unload_lora_weights()

@@ -19,6 +19,7 @@ from lcm.models.families import StableDiffusion
 from lcm.models.styles import Style, fold_styles
 from lcm.training.result import UNetResult
 from lcm.training.teachers import styles_of
+from tests.support.adapters import stock_load
 from tests.support.pipelines import SIZE, draw
 from tests.support.runs import flags
 from tests.support.styles import PROMPT
@@ -52,9 +53,7 @@ def test_the_folded_teacher_is_the_stock_pipeline_with_the_lora_at_that_weight(
     build = build_sdxl if name == "sdxl" else build_sd
     options = {**SIZE, "num_inference_steps": 3}
     stock, folded, plain = build(), build(), draw(build(), **options)
-    stock.load_lora_weights(
-        styles / name if (styles / name).is_dir() else str(styles / name), adapter_name="style"
-    )
+    stock_load(stock, styles / name, "style")
     stock.set_adapters("style", 0.7)
     fold_styles(folded, [Style(str(styles / name), 0.7)])
     assert np.abs(draw(folded, **options) - plain).max() > 1e-2

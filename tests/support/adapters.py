@@ -127,3 +127,11 @@ def build_of(style: Path) -> Any:
     pipe = build_sd()
     pipe.load_lora_weights(style.parent, weight_name=style.name, adapter_name="early")
     return pipe
+
+
+def stock_load(pipe: Any, path: str | Path, adapter_name: str | None = None) -> None:
+    """`load_lora_weights` of a file, or the one in a folder, named as every release of diffusers
+    takes it without a network.
+    """
+    path = Path(path, WEIGHTS_NAME) if Path(path).is_dir() else Path(path)
+    pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name=adapter_name)

@@ -91,8 +91,8 @@ def test_an_update_is_that_of_a_plain_run_on_its_teacher(
     """
     seed = next(seed for seed in range(99) if teacher_of(seed, 0, 2) == 1)
     both = {**options(name, prompts, tmp_path), "seed": seed}
-    pipe = StableDiffusionPipeline.from_pretrained(fine_tunes / "all", dtype=torch.float32)
-    pipe.vae = StableDiffusionPipeline.from_pretrained(sd_folder, dtype=torch.float32).vae
+    pipe = StableDiffusionPipeline.from_pretrained(fine_tunes / "all", torch_dtype=torch.float32)
+    pipe.vae = StableDiffusionPipeline.from_pretrained(sd_folder, torch_dtype=torch.float32).vae
     pipe.save_pretrained(tmp_path / "teacher")
     mixed = trainer_of(
         flags(sd_folder, images, tmp_path / "mixed", extra_teachers=fine_tunes / "all", **both)

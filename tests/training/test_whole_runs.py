@@ -14,6 +14,7 @@ from diffusers import LCMScheduler, StableDiffusionPipeline, StableDiffusionXLPi
 from PIL import Image
 
 import lcm
+from lcm.adapter.names import WEIGHTS_NAME
 from lcm.dry_run.rehearse import rehearse
 from lcm.outputs.checkpoint import load_checkpoint
 from tests.support.outputs import adapted_layers
@@ -41,8 +42,8 @@ def test_stock_diffusers_draws_the_grid_from_the_file(
         == 0
     )
     pipeline_class = StableDiffusionPipeline if family == "sd" else StableDiffusionXLPipeline
-    pipe = pipeline_class.from_pretrained(teacher, dtype=torch.float32)
-    pipe.load_lora_weights(tmp_path)
+    pipe = pipeline_class.from_pretrained(teacher, torch_dtype=torch.float32)
+    pipe.load_lora_weights(tmp_path, weight_name=WEIGHTS_NAME)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config, original_inference_steps=40)
     pipe.set_progress_bar_config(disable=True)
     grid = np.asarray(Image.open(tmp_path / "images" / "grid.png")).astype(int)
