@@ -17,7 +17,6 @@ from lcm.cli.arguments import (
     print_written,
     read,
 )
-from lcm.libraries.transformers import save_for_all
 from lcm.system.flags import within
 from lcm.system.words import file_path, place, whole
 
@@ -77,6 +76,7 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     from lcm.formats.coverage import pruned_warning
     from lcm.formats.write import check_free
     from lcm.inference import fitting_scheduler
+    from lcm.libraries.transformers import save_for_all
     from lcm.system.lock import replacing_alone
 
     check_free(

@@ -23,6 +23,7 @@ from lcm.adapter.kohya import underscored
 from lcm.adapter.prefixes import PREFIXES, UNDERSCORED
 from lcm.formats.factors import Adapter, Factors
 from lcm.formats.keys import Slot
+from lcm.libraries.diffusers import named_as_safetensors
 from lcm.system.console import silenced
 
 ATTACHED = "verified"
@@ -94,16 +95,24 @@ def diffusers_takes(adapter: Adapter, file: Path | dict[str, Tensor]) -> Taken:
     """What `load_lora_weights` of the stock pipeline takes of a file, or of the tensors of one, on
     a skeleton of the U-Net.
     """
+    if isinstance(file, Path):
+        with named_as_safetensors(file) as named:
+            return stock_takes(adapter, str(named.parent), weight_name=named.name)
+    return stock_takes(adapter, dict(file))
+
+
+def stock_takes(adapter: Adapter, source: str | dict[str, Tensor], **options: str) -> Taken:
+    """What comes of the first argument of `lora_state_dict`, and its other `options`."""
     skeleton = Skeleton(adapter.component("unet"))
     pipeline = StableDiffusionXLPipeline if adapter.text_width == 2048 else StableDiffusionPipeline
     config = SimpleNamespace(layers_per_block=2)
     try:
         state, alphas, metadata = pipeline.lora_state_dict(
-            *([dict(file)] if isinstance(file, dict) else [str(file.parent)]),
-            **({} if isinstance(file, dict) else {"weight_name": file.name}),
+            source,
             unet_config=config,
             return_lora_metadata=True,
             use_safetensors=True,
+            **options,
         )
         with silenced():
             pipeline.load_lora_into_unet(

@@ -17,7 +17,7 @@ from lcm.adapter.lora import add_lora, layers_named, lora_modules
 from lcm.adapter.names import LORA_TARGETS, WEIGHTS_NAME
 from lcm.adapter.recipe import Recipe
 from lcm.inference import read_recipe
-from tests.support.adapters import make_recipe
+from tests.support.adapters import make_recipe, stock_load
 from tests.support.worlds import build_sd, build_sdxl, randomize_lora
 
 ATTENTION_ONLY = ("to_q", "to_k", "to_v", "to_out.0")
@@ -48,7 +48,7 @@ def test_reload_in_a_fresh_stock_pipeline_equals_the_student(
     with torch.no_grad():
         inputs = probe(pipe.unet)
         base = pipe.unet(**inputs).sample
-        pipe.load_lora_weights(tmp_path)
+        stock_load(pipe, tmp_path)
         reloaded, student = pipe.unet(**inputs).sample, trained(**inputs).sample
     assert set(lora_modules(pipe.unet)) == set(lora_modules(trained))
     effect = (student - base).abs().max()
