@@ -21,7 +21,9 @@ from lcm.system.text import literal
 
 PIPELINES = {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 FULL_PRECISION = ", torch_dtype=torch.float32"
-LOAD_STYLE = 'pipe.load_lora_weights("path/to/style.safetensors", adapter_name="style")'
+LOAD_STYLE = (
+    'pipe.load_lora_weights("path/to", weight_name="style.safetensors", adapter_name="style")'
+)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from tests.support.adapters import (
     make_recipe,
     output,
     public_sdxl_script,
+    stock_load,
     stock_without_metadata,
 )
 from tests.support.verbs import deltas, equal, run
@@ -217,7 +218,7 @@ def test_every_layout_comes_back_bit_by_bit_with_its_recipe(ours: Path, tmp_path
     assert read_header(chain[-1] / WEIGHTS_NAME) == read_header(ours / WEIGHTS_NAME)
     unet = build_sd().unet
     stock = build_sd()
-    stock.load_lora_weights(ours)
+    stock_load(stock, ours)
     wrapped = PeftModel.from_pretrained(unet, chain[2])
     with torch.no_grad():
         assert torch.allclose(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lcm.inference.generate import draw_seed_grid, plan
 from lcm.system.image_grid import LARGEST_SIDE, fitting, save_png
+from tests.support.adapters import stock_load
 from tests.support.drawings import PROMPTS, generate, pixels, stock, written
 
 
@@ -30,7 +31,7 @@ def test_every_picture_is_that_of_stock_diffusers(
     drawn: Path, sd_folder: Path, adapter: Path
 ) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(sd_folder)
-    pipe.load_lora_weights(adapter)
+    stock_load(pipe, adapter)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     pictures = written(drawn)
     assert set(pictures) == {

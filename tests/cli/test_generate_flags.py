@@ -19,7 +19,7 @@ from lcm.adapter.names import WEIGHTS_NAME
 from lcm.cli.generate import configure
 from lcm.cli.main import main
 from tests.support import ROOT
-from tests.support.adapters import make_recipe, write_adapter
+from tests.support.adapters import make_recipe, stock_load, write_adapter
 from tests.support.drawings import PROMPTS, generate, pixels, stock, written
 from tests.support.single_file import write_single_file
 from tests.support.worlds import build_sd
@@ -53,7 +53,7 @@ def test_the_recipe_says_how_an_adapter_is_played(
         == 0
     )
     pipe = build_sd()
-    pipe.load_lora_weights(tcd_adapter)
+    stock_load(pipe, tcd_adapter)
     pipe.scheduler = TCDScheduler.from_config(pipe.scheduler.config)
     expected = stock(pipe, PROMPTS[0], 3, 0, guidance_scale=1.5, eta=0.4, negative_prompt="blue")
     assert np.abs(pixels(written(tmp_path / "tcd")[1, 3, 0]) - expected).max() <= 1
@@ -105,7 +105,7 @@ def test_an_adapter_without_a_recipe_needs_a_scheduler(
         == 0
     )
     pipe = build_sd()
-    pipe.load_lora_weights(foreign)
+    stock_load(pipe, foreign)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     expected = stock(pipe, PROMPTS[0], 4, 0, guidance_scale=1.0)
     assert np.abs(pixels(written(tmp_path / "out")[1, 4, 0]) - expected).max() <= 1
@@ -127,7 +127,7 @@ def test_another_scheduler_can_be_asked_for(sd_folder: Path, adapter: Path, tmp_
         == 0
     )
     pipe = build_sd()
-    pipe.load_lora_weights(adapter)
+    stock_load(pipe, adapter)
     pipe.scheduler = DDIMScheduler.from_config(
         LCMScheduler.from_config(pipe.scheduler.config).config
     )

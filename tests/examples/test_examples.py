@@ -139,7 +139,7 @@ def test_the_bundled_card_is_what_a_run_writes_and_its_code_runs_here(tmp_path: 
     stock, with_style, attaching = [
         block.split("\n```")[0] for block in written.split("```python\n")[1:]
     ]
-    assert "path/to/style" in with_style
+    assert "path/to" in with_style
     for code in (stock, attaching):
         names: dict[str, Any] = {}
         exec(

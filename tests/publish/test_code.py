@@ -148,7 +148,7 @@ def test_code_for_others_names_what_they_know(place: Path, monkeypatch: pytest.M
     }
     card = card_of(hub, place, monkeypatch)
     code = card.made.snippet(card.view_of_others("me/few"))
-    assert '.from_pretrained("someone/teacher", revision="v2", variant="fp16", dtype=' in code
+    assert '.from_pretrained("someone/teacher", revision="v2", variant="fp16", torch_dtype=' in code
     assert 'load_lora_weights("me/few", weight_name="mine.safetensors", adapter_name="lcm")' in code
     assert '("someone/styles", weight_name="deep/ink.safetensors", adapter_name="style_1")' in code
     assert '("someone/oil", adapter_name="style_2")' in code
