@@ -3,17 +3,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PINS := constraints/newest.txt
+END := newest
+PINS := constraints/$(END).txt
+EXTRAS := dev
 TESTS :=
 
-.PHONY: demo test check suite docs soak drift test-drift constraints
+.PHONY: demo test test-lowest check suite docs soak drift test-drift constraints lowest
 
 # the build of the editable install is a pip of its own, which heeds --build-constraint alone
-$(VENV)/installed: pyproject.toml constraints/newest.txt
+BUILD_PINS := constraints/newest.txt
+
+$(VENV)/installed: pyproject.toml constraints/newest.txt constraints/lowest.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade --constraint $(PINS) pip
-	$(BIN)/pip install --quiet --constraint $(PINS) --build-constraint $(PINS) --editable ".[dev]"
-	$(BIN)/python constraints/drift.py
+	$(BIN)/pip install --quiet --constraint $(PINS) --build-constraint $(BUILD_PINS) --editable ".[$(EXTRAS)]"
+	$(BIN)/python constraints/drift.py $(END)
 	touch $@
 
 demo: $(VENV)/installed
@@ -50,5 +54,27 @@ test-drift: drift
 	$(MAKE) --keep-going $(DRIFT) check suite; status=$$?; \
 	.venv-drift/bin/python constraints/drift.py; exit $$status
 
-constraints: drift
+constraints: drift lowest
 	.venv-drift/bin/python constraints/drift.py --write
+
+# --- the lowest versions that pyproject.toml allows, torch excepted -------------------------------
+
+LOWEST := VENV=.venv-lowest END=lowest EXTRAS=test
+CORE := tests/libraries tests/adapter tests/formats tests/models tests/inference/test_attach.py \
+	tests/inference/test_load.py tests/outputs tests/training/test_whole_runs.py
+
+# what one end of the ranges wrote is read under the other
+test-lowest: $(VENV)/installed
+	$(MAKE) $(LOWEST) TESTS="$(CORE)" suite
+	rm -rf out/exchange
+	$(BIN)/python -m tests.exchange write out/exchange/newest
+	.venv-lowest/bin/python -m tests.exchange write out/exchange/lowest
+	$(BIN)/python -m tests.exchange read out/exchange/lowest
+	.venv-lowest/bin/python -m tests.exchange read out/exchange/newest
+
+lowest:
+	rm -rf .venv-lowest
+	mkdir .venv-lowest
+	$(PYTHON) constraints/floors.py > .venv-lowest/pins.txt
+	$(MAKE) $(LOWEST) PINS=.venv-lowest/pins.txt .venv-lowest/installed
+	.venv-lowest/bin/python constraints/drift.py lowest --write
