@@ -14,7 +14,7 @@ from pathlib import Path
 CONSTRAINTS = Path(__file__).parent
 OURS = "latent-consistency-toolkit"
 HEADER = """\
-# Every package of the {name} environment in which this commit is known to work: Linux, Python {python}.
+# Every package of the {name} environment in which this commit works: Linux, Python {python}.
 # Written by `make constraints`, from what pip resolved that day. Not edited by hand.
 """
 

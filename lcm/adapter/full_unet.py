@@ -14,6 +14,7 @@ from lcm.adapter.export import ExportError, check_finite
 from lcm.adapter.model_folder import CONFIG, load_model
 from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
 from lcm.adapter.recipe import Recipe
+from lcm.libraries.diffusers import in_dtype
 from lcm.system.atomic import replacing
 from lcm.system.values import shown
 
@@ -95,7 +96,7 @@ def load_unet(path: str | os.PathLike[str], like: Any) -> Any:
     FileNotFoundError, in one line, for a folder that does not load, or is no U-Net of its kind.
     """
     folder = Path(path, UNET_FOLDER)
-    unet = load_model(type(like), folder, torch_dtype=like.dtype)
+    unet = load_model(type(like), folder, **in_dtype(like.dtype))
     for name in SHARED:
         ours, theirs = unet.config.get(name), like.config.get(name)
         if ours != theirs:

@@ -8,6 +8,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from packaging.version import Version
 
 
 # diffusers >= 0.42.1: the file itself. Before, one without `weight_name` is refused offline, and
@@ -25,3 +30,10 @@ def named_as_safetensors(file: Path) -> Iterator[Path]:
         except OSError:  # not on every file system
             shutil.copyfile(file, named)
         yield named
+
+
+# diffusers >= 0.40: dtype=, which older releases pass over without a word
+def in_dtype(dtype: torch.dtype) -> dict[str, Any]:
+    """The option of `from_pretrained` and `from_single_file` for the precision."""
+    knows = Version(diffusers.__version__) >= Version("0.40")
+    return {"dtype" if knows else "torch_dtype": dtype}

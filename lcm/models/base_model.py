@@ -17,6 +17,7 @@ from lcm.adapter.files import tensor_names
 from lcm.adapter.model_folder import FIX, check_component, load_model, loading
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import family_name
+from lcm.libraries.diffusers import in_dtype
 from lcm.libraries.transformers import parts_of_folder
 from lcm.models.hub_folder import CONFIG_FILES, VAE_FILES, download, fetch
 from lcm.models.model_index import INDEX_NAME, NOTHING, REQUIRED, read_index
@@ -226,9 +227,9 @@ def load_base(
         with loading(f"path: {path}", FIX):
             pipe = stock.from_pretrained(
                 folder,
-                torch_dtype=dtype,  # `dtype` is passed over before diffusers 0.40
                 variant=variant,
                 use_safetensors=True,
+                **in_dtype(dtype),
                 **(parts_of_folder(folder, dtype, variant) | dict.fromkeys(leave_out) | vae),
             )
         pipe.register_to_config(_name_or_path=path)
@@ -269,7 +270,7 @@ def load_vae(vae_path: str | None, dtype: torch.dtype) -> dict[str, Any]:
     try:
         if not folder.is_dir():
             folder = fetch(vae_path, VAE_FILES)
-        vae = load_model(AutoencoderKL, folder, torch_dtype=dtype)
+        vae = load_model(AutoencoderKL, folder, **in_dtype(dtype))
     except (OSError, ValueError) as error:
         message = f"vae_path: {vae_path} could not be loaded: {plain(error, 500)}"
         raise FileNotFoundError(message) from error

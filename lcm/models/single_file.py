@@ -16,6 +16,7 @@ from transformers import CLIPTextModel
 
 from lcm.adapter.files import opened, read_header, refuse_pickle, tensor_names
 from lcm.adapter.names import PICKLED
+from lcm.libraries.diffusers import in_dtype
 from lcm.libraries.transformers import tokenizers_of_folder
 from lcm.system.secrets import one_line
 
@@ -127,7 +128,7 @@ def load_file(
         pipe = stock.from_single_file(
             path,
             config=str(config),
-            torch_dtype=dtype,
+            **in_dtype(dtype),
             **tokenizers_of_folder(config),
             **dict.fromkeys(NOT_LOADED),
             **components,
