@@ -26,6 +26,7 @@ from lcm.publish.report.pictures import data_uri, grids
 from lcm.publish.usage import advice
 from lcm.publish.wording import title, wording
 from lcm.system.atomic import replacing
+from lcm.system.device import found, name_of
 from lcm.system.text import shown_lines
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "safetensors")
@@ -219,11 +220,9 @@ def read_data(output_dir: Path) -> Pairs:
 
 def environment(precision: str, processes: int) -> Pairs:
     """The machine and the libraries. No environment variables, which hold tokens."""
-    gpu = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"none, CPU with {torch.get_num_threads()} threads"
-    )
+    device = found()
+    threads = f"none, CPU with {torch.get_num_threads()} threads"
+    gpu = threads if device.type == "cpu" else name_of(device)
     return [
         ("GPU", gpu),
         ("processes", processes),
