@@ -104,7 +104,7 @@ def test_one_file_alone_speaks_to_a_kind_of_device() -> None:
         for path in FILES
         if named_backends(path.read_text(encoding="utf-8"))
     }
-    assert found == {"lcm/system/device.py", "lcm/training/launch.py"}
+    assert found == {"lcm/system/device.py"}
 
 
 def test_a_kind_that_a_file_names_would_be_found() -> None:
