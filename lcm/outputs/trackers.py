@@ -42,8 +42,8 @@ def run_id(folder: Path, step: int) -> str:
     path = folder / RUN_ID_NAME
     if step == 0 or not path.exists():
         with replacing(path) as partial:
-            partial.write_text(uuid.uuid4().hex[:8])
-    return path.read_text()
+            partial.write_text(uuid.uuid4().hex[:8], encoding="utf-8", newline="\n")
+    return path.read_text(encoding="utf-8")
 
 
 def start_trackers(
