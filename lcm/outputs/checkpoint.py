@@ -89,7 +89,7 @@ def restore_optimizer(
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = (
-                value.item() if value.dtype == torch.int64 else value
+                value.item() if value.dtype == torch.int64 else value.clone()
             )
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

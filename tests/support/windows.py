@@ -27,18 +27,19 @@ def in_use() -> set[str]:
 
 @contextmanager
 def rules_of_windows() -> Iterator[list[str]]:
-    """Inside the block nothing that is open or mapped, nor a folder with such, can be removed,
-    renamed or replaced, and no rename replaces what is there. Gives what was refused so, which a
-    caller may have swallowed; a lock's own file is none of it.
+    """Inside the block nothing that is open or mapped can be removed, renamed or replaced, nor a
+    folder with such be renamed, and no rename replaces what is there. Gives what was refused so,
+    which a caller may have swallowed, without the files of locks.
     """
     refused: list[str] = []
 
     def check(*paths: Any) -> None:
         for path in paths:
-            full = os.path.realpath(os.path.dirname(path)) + os.sep + os.path.basename(path)
+            full = str(Path(path).parent.resolve() / Path(path).name)
             for busy in in_use():
-                if (busy == full or busy.startswith(full + os.sep)) and not full.endswith(".lock"):
-                    refused.append(full)
+                if busy == full or busy.startswith(full + os.sep):
+                    if not full.endswith(".lock"):  # which is let go of and removed by its library
+                        refused.append(full)
                     raise PermissionError(13, "The process cannot access the file", str(path))
 
     def guarded(function: Callable[..., Any], renames: bool) -> Callable[..., Any]:
@@ -54,6 +55,6 @@ def rules_of_windows() -> Iterator[list[str]]:
     rename = os.rename
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shutil, "_use_fd_functions", False)
-        for name in ("rename", "replace", "unlink", "remove", "rmdir"):
+        for name in ("rename", "replace", "unlink", "remove"):
             patch.setattr(os, name, guarded(getattr(os, name), name in ("rename", "replace")))
         yield refused
