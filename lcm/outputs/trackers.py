@@ -25,7 +25,7 @@ RUN_ID_NAME = "run_id"
 def check_installed(names: list[str]) -> None:
     """Raises ValueError for a tracker without its package: accelerate would go on without it."""
     for name in names:
-        if name not in list(LoggerType):
+        if name not in {kind.value for kind in LoggerType}:
             raise ValueError(
                 f"report_to: accelerate {accelerate.__version__} does not know {name}; pip install "
                 f"--upgrade accelerate, or leave {name} out of --report_to"
