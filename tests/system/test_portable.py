@@ -8,6 +8,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def imported_on_load(source: str) -> set[str]:
     return found
 
 
+@cache
+def nodes(source: str) -> list[ast.AST]:
+    """All of a file, which several look through."""
+    return list(ast.walk(ast.parse(source)))
+
+
 def flaws(look: Callable[[str], Any], files: Iterable[Path] = FILES) -> dict[str, Any]:
     """What is found in files, by their names, where something is."""
     found = {
@@ -61,7 +68,7 @@ def test_a_module_of_posix_would_be_found() -> None:
 def attributes_of_posix(source: str) -> set[str]:
     """The attributes of modules that a file uses, or imports by name, and Windows has not."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             module, names = node.value.id, [node.attr]
         elif isinstance(node, ast.ImportFrom):
@@ -86,7 +93,7 @@ def unclear_texts(source: str) -> list[str]:
     Windows would change.
     """
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
