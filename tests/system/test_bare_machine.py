@@ -107,7 +107,7 @@ def test_everything_runs_where_posix_and_what_is_optional_are_missing(
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
