@@ -169,10 +169,13 @@ def test_a_folder_without_a_layer_is_refused() -> None:
         folder_of("lcm.brand_new.part")
 
 
-def test_the_numerical_core_loads_without_the_model_libraries() -> None:
+def test_the_numerical_core_and_workers_load_without_the_model_libraries() -> None:
+    """A worker process that is not forked begins in a quarter of the time."""
     code = (
         "import sys, lcm.diffusion.schedule, lcm.diffusion.solvers, lcm.diffusion.sampling, "
-        "lcm.diffusion.losses;print(sorted({'diffusers', 'transformers', 'peft'} & "
+        "lcm.diffusion.losses, lcm.data.sampler, lcm.data.batch, lcm.data.precomputed.latents, "
+        "lcm.data.sources.folder, lcm.data.sources.webdataset, lcm.system.signals;"
+        "print(sorted({'diffusers', 'transformers', 'peft', 'accelerate', 'datasets'} & "
         "set(sys.modules)))"
     )
     done = subprocess.run(

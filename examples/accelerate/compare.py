@@ -18,7 +18,8 @@ from lcm.outputs.checkpoint import list_checkpoints, load_checkpoint
 
 def losses(output: Path) -> list[float]:
     return [
-        json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()
+        json.loads(line)["loss"]
+        for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     ]
 
 

@@ -78,7 +78,9 @@ def compare(output_dir: Path, num_images: int) -> list[dict[str, Any]]:
         )
         pictures.append((label, decode(pipe, shown)))
     labelled_rows(pictures).save(output_dir / "demo.png")
-    (output_dir / "demo.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (output_dir / "demo.json").write_text(
+        json.dumps(rows, indent=1) + "\n", encoding="utf-8", newline="\n"
+    )
     return rows
 
 

@@ -273,7 +273,7 @@ def main() -> None:
         rows = score_teacher(args.teacher, args.num_images, args.num_steps, args.guidance_scales)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(rows, indent=1) + "\n")
+        args.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

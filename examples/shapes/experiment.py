@@ -26,7 +26,10 @@ def minutes_of_training(run: Path) -> float:
     """Seconds of a run by its own log, so that interruptions and the start of Python do not
     count.
     """
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     steps = [line["step"] for line in lines]
     lengths = [b - a for a, b in zip([0, *steps], steps, strict=False)]
     return (
@@ -51,7 +54,7 @@ def main() -> None:
     parser.add_argument("--num_steps", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--num_images", type=int, default=1536)
     args = parser.parse_args()
-    settings = yaml.safe_load(args.config.read_text())
+    settings = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     teacher = Path(settings["pretrained_teacher_model"])
     data = None if "prompts_file" in settings else args.output_dir / "data"
     if data is not None and not (data / "metadata.jsonl").exists():
@@ -62,7 +65,7 @@ def main() -> None:
             minutes = distil(
                 args.config, data, run, "--seed", str(seed), num_processes=args.num_processes
             )
-            with (run / "launches.jsonl").open("a") as launches:
+            with (run / "launches.jsonl").open("a", encoding="utf-8", newline="\n") as launches:
                 launches.write(json.dumps({"minutes": round(minutes, 1)}) + "\n")
         if not (run / "scores.json").exists():
             scores = {
@@ -70,15 +73,20 @@ def main() -> None:
                 "minutes": round(minutes_of_training(run), 1),
                 "minutes_in_all": [
                     json.loads(line)["minutes"]
-                    for line in (run / "launches.jsonl").read_text().splitlines()
+                    for line in (run / "launches.jsonl").read_text(encoding="utf-8").splitlines()
                 ],
                 "rows": score_adapter(teacher, run, args.num_images, args.num_steps),
             }
-            (run / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+            (run / "scores.json").write_text(
+                json.dumps(scores, indent=1) + "\n", encoding="utf-8", newline="\n"
+            )
     found = [
-        json.loads(path.read_text()) for path in sorted(args.output_dir.glob("seed-*/scores.json"))
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(args.output_dir.glob("seed-*/scores.json"))
     ]
-    (args.output_dir / "scores.json").write_text(json.dumps(found, indent=1) + "\n")
+    (args.output_dir / "scores.json").write_text(
+        json.dumps(found, indent=1) + "\n", encoding="utf-8", newline="\n"
+    )
 
 
 if __name__ == "__main__":

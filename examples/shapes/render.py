@@ -170,7 +170,7 @@ def write_dataset(
     Every style draws the 192 captions in its turn.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / "metadata.jsonl").open("w") as metadata:
+    with (output_dir / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as metadata:
         for i, scene in enumerate(sample_dataset(num_images, seed)):
             file_name = f"{i:05d}.png"
             style = styles[i // len(CAPTIONS) % len(styles)]

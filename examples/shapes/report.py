@@ -112,8 +112,8 @@ def main() -> None:
     results = {**measure_judge_and_vae(judge, args.num_images)}
     for name in args.teachers:
         results |= measure_teacher(name, judge, args.num_images)
-    results = {**(json.loads(path.read_text()) if path.exists() else {}), **results}
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    results = {**(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}), **results}
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8", newline="\n")
     print(json.dumps(results, indent=1))
     if all(f"{name} teacher" in results for name in TEACHERS):
         draw(results, args.output_dir / "world.png")

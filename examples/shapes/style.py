@@ -37,7 +37,7 @@ def write_style(folder: Path, num_images: int, seed: int = 0) -> None:
     for i, scene in enumerate(sample_dataset(num_images, seed)):
         Image.fromarray(render(in_style(scene))).save(folder / f"{i:04d}.png")
         rows.append(json.dumps({"file_name": f"{i:04d}.png", "text": scene.caption}))
-    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8", newline="\n")
 
 
 def compare(run: Path, num_images: int) -> list[dict[str, Any]]:
@@ -72,7 +72,9 @@ def compare(run: Path, num_images: int) -> list[dict[str, Any]]:
                     (f"{name},\n{steps} step{'s' if steps > 1 else ''}", [images[i] for i in shown])
                 )
     labelled_rows(pictures).save(run / "style.png")
-    (run / "style.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (run / "style.json").write_text(
+        json.dumps(rows, indent=1) + "\n", encoding="utf-8", newline="\n"
+    )
     return rows
 
 

@@ -17,7 +17,7 @@ RESULTS = HERE / "results"
 
 
 def read(name: str) -> Any:
-    return json.loads((RESULTS / name).read_text())
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 def percent(row: dict[str, Any]) -> str:
@@ -108,7 +108,7 @@ def filled(text: str) -> str:
 
 def main() -> None:
     path = HERE / "README.md"
-    path.write_text(filled(path.read_text()))
+    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -67,9 +67,9 @@ def write_vocabulary(folder: Path, tokens: Iterable[str], merges: Iterable[Pair]
     """
     vocabulary = {token: number for number, token in enumerate(tokens)}
     text = json.dumps(vocabulary, ensure_ascii=False) + "\n"
-    (folder / "vocab.json").write_text(text, encoding="utf-8")
+    (folder / "vocab.json").write_text(text, encoding="utf-8", newline="\n")
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 def build_tokenizer() -> CLIPTokenizer:

@@ -232,7 +232,11 @@ def save(
     # transformers loads in the dtype of the file, diffusers in float32: without torch_dtype=
     # the two would not fit together
     config = args.output_dir / "text_encoder" / "config.json"
-    config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+    config.write_text(
+        config.read_text(encoding="utf-8").replace('"dtype": "float16"', '"dtype": "float32"'),
+        encoding="utf-8",
+        newline="\n",
+    )
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch import Tensor
 from lcm.adapter.names import PICKLED
 from lcm.adapter.recipe import Recipe
 from lcm.system.paths import is_endless
-from lcm.system.text import is_utf8, plain
+from lcm.system.text import command_line, is_utf8, plain
 
 METADATA = "__metadata__"
 """The key of a safetensors file's texts in its own header."""
@@ -70,7 +69,7 @@ def unpickling(path: str | os.PathLike[str]) -> str:
         "if torch.is_tensor(v)},sys.argv[2])"
     )
     target = Path(path).with_suffix(".converted.safetensors")
-    return shlex.join(["python", "-c", code, str(path), str(target)])
+    return command_line(["python", "-c", code, str(path), str(target)])
 
 
 def damage(path: Path, error: SafetensorError) -> AdapterError:

@@ -42,16 +42,18 @@ def export_unet(unet: Any, folder: Path, recipe: Recipe, dtype: torch.dtype) -> 
     shell.load_state_dict(state, assign=True)
     with replacing(folder / UNET_FOLDER) as partial:
         shell.save_pretrained(partial, safe_serialization=True)
-        (partial / RECIPE_NAME).write_text(recipe.to_json())
+        (partial / RECIPE_NAME).write_text(recipe.to_json(), encoding="utf-8", newline="\n")
         forget_origin(partial / "config.json")
         verify_unet(unet, partial, dtype)
 
 
 def forget_origin(path: Path) -> None:
     """Takes from a model's configuration where diffusers had loaded it from."""
-    facts = json.loads(path.read_text())
+    facts = json.loads(path.read_text(encoding="utf-8"))
     if facts.pop("_name_or_path", None) is not None:
-        path.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+        path.write_text(
+            json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n"
+        )
 
 
 @torch.no_grad()

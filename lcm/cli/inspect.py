@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lcm.cli.arguments import add_input
-from lcm.system.text import plain
+from lcm.system.text import command_line, plain
 
 if TYPE_CHECKING:
     from lcm.adapter.files import AdapterFile
@@ -151,7 +150,7 @@ def attach(adapter: Adapter, file: AdapterFile, whole: bool) -> str:
     # of other widths the base has to be named
     if adapter.text_width in (768, 2048) and not adapter.problems:
         words = ["lcm", "repair", str(file.path), "OUT", "--objective", "lcm"]
-        text += f"; one is added by: {shlex.join(words)}"
+        text += f"; one is added by: {command_line(words)}"
     return text
 
 

@@ -99,7 +99,9 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     with replacing_alone(args.output) as partial:
         save_for_all(pipe, partial)
         if recipe is not None:
-            (partial / UNET_FOLDER / RECIPE_NAME).write_text(recipe.to_json())
+            (partial / UNET_FOLDER / RECIPE_NAME).write_text(
+                recipe.to_json(), encoding="utf-8", newline="\n"
+            )
     use = (
         f"plays with {type(pipe.scheduler).__name__}, guidance_scale {recipe.guidance_scale:g}"
         if recipe

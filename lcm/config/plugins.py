@@ -32,7 +32,8 @@ def load_plugins(plugins: Sequence[str]) -> None:
 
 
 def load_file(path: Path) -> None:
-    """Imports a file as the module of its name, by which its own classes can be pickled.
+    """Imports a file as the module of its name, by which its own classes can be pickled: its folder
+    becomes the last of those where modules are looked for, for worker processes too.
 
     Raises FileNotFoundError where there is none, ImportError where its name is taken.
     """
@@ -48,6 +49,8 @@ def load_file(path: Path) -> None:
     assert spec.loader is not None  # a file has one
     module = module_from_spec(spec)
     sys.modules[path.stem] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
     except BaseException:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lcm.models.families import ImageSize
+from lcm.models.conditioning import ImageSize
 
 SampleRef = tuple[int, int]
 """(epoch, index of the record)."""

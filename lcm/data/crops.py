@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lcm.data.config import INTERPOLATION, SampleConfig
-from lcm.models.families import ImageSize
+from lcm.models.conditioning import ImageSize
 
 Shape = tuple[int, int]
 """(height, width) in pixels."""

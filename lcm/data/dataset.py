@@ -17,7 +17,7 @@ from lcm.data.config import SampleConfig
 from lcm.data.crops import Shape, choose_crop, uncropped
 from lcm.data.randomness import Draws, draw
 from lcm.data.records import Record
-from lcm.models.families import ImageSize
+from lcm.models.conditioning import ImageSize
 
 
 class Trajectories(Protocol):

@@ -46,6 +46,6 @@ def write_lines(file: TextIO, lines: Sequence[Line]) -> None:
 
 def append_lines(path: Path, lines: Sequence[Line]) -> None:
     """Adds the lines to a journal, there or not; once this returns they are on the disk itself."""
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8", newline="\n") as file:
         write_lines(file, lines)
         os.fsync(file.fileno())

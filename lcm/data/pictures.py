@@ -122,7 +122,11 @@ def examine_share(
     """
     with ExitStack() as stack:
         path = folder and folder / JOURNALS.replace("*", uuid.uuid4().hex)
-        file = stack.enter_context(path.open("w", encoding="utf-8")) if path and share else None
+        file = (
+            stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
+            if path and share
+            else None
+        )
         pictures = tqdm(
             examined([records[number] for number in share]),
             total=len(share),

@@ -115,7 +115,9 @@ def make_report(
 def write_report(folder: Path, report: DataReport, records: Sequence[Record]) -> None:
     """data_report.json and, of images that can be opened again, data_report.png in `folder`."""
     with replacing(folder / JSON_NAME) as partial:
-        partial.write_text(json.dumps(asdict(report), indent=2) + "\n")
+        partial.write_text(
+            json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8", newline="\n"
+        )
     if records[0].read is not None:
         save_png(draw_examples(records), folder / PICTURE_NAME)
 

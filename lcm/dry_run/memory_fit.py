@@ -8,17 +8,14 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from lcm.config.run import TrainConfig
 from lcm.config.sections import LoopConfig
+from lcm.system.device import found, half_precision, has_own_memory
 from lcm.system.disk_space import readable
 from lcm.training.step import ENCODED, UPDATED
 
 TIGHT = 0.92
 """Share of the memory from which on it is called tight: fragments and libraries take the rest."""
-HALF = "fp16" if torch.cuda.is_available() else "bf16"
-"""What every GPU computes in, and CPUs."""
 UNET = "U-Net"
 ENCODERS = "VAE and text encoders"
 TRAINED = "trained"
@@ -108,7 +105,7 @@ def of_half_precision(memory: Memory) -> int:
 def of_encoding_beforehand(memory: Memory, offloads: bool) -> int:
     """The peak without encoding in the step; the encoders then are on a GPU for drawing alone."""
     update = memory.between + round(memory.part(UPDATED, memory.wanted))
-    freed = memory.held.get(ENCODERS, 0) if torch.cuda.is_available() and offloads else 0
+    freed = memory.held.get(ENCODERS, 0) if has_own_memory(found()) and offloads else 0
     return max(update - freed, memory.between + max([0, *memory.besides.values()]))
 
 
@@ -146,7 +143,7 @@ KNOBS = (
         lambda _, memory: memory.recomputing.get("full"),
     ),
     Knob(
-        lambda _: f"--mixed_precision {HALF}",
+        lambda _: f"--mixed_precision {half_precision(found())}",
         lambda config: config.loop.mixed_precision == "no",
         lambda _, memory: of_half_precision(memory),
     ),

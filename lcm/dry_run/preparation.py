@@ -21,6 +21,7 @@ from lcm.data.precomputed.rows import Rows, break_even, reading_seconds
 from lcm.data.precomputed.store import Row, Store, Writer, bytes_of_rows
 from lcm.data.precomputed.trajectories import trajectory_rows
 from lcm.models.families import Family
+from lcm.system.device import synchronize
 from lcm.system.disk_space import Need
 from lcm.training.encode import encode
 from lcm.training.inputs import picture_set, prompts_to_encode, trajectory_spec
@@ -49,8 +50,7 @@ def seconds_of(function: Callable[[], object], device: torch.device, calls: int 
     def once() -> float:
         start = time.perf_counter()
         function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         return time.perf_counter() - start
 
     seconds = [once() for _ in range(calls)]

@@ -10,15 +10,15 @@ import statistics
 import time
 from contextlib import ExitStack
 
-import torch
 from accelerate.utils import gather_object
 
 from lcm.dry_run.memory_fit import TIGHT, Memory, advice
 from lcm.dry_run.preparation import Preparation, gain_of_cache, preparations
 from lcm.dry_run.saving import Besides, measure_besides
 from lcm.dry_run.step_memory import attempt, measure_steps
+from lcm.system.device import counts_peaks, synchronize
 from lcm.system.disk_space import free_bytes, nearest_existing, readable, shortages
-from lcm.system.memory import peak_memory, total_memory
+from lcm.system.memory import peak_of_process, total_memory
 from lcm.training.plan import Plan, duration, output_need, plan_of, summarize
 from lcm.training.run import Run
 from lcm.training.state import TrainState
@@ -104,8 +104,9 @@ def log_memory(run: Run, memory: Memory) -> None:
     above = readable(memory.above(size))
     log("memory", "on top of it an update of %d samples %s%s", size, above, besides)
     counted = ""
-    if run.machine.device.type != "cuda":
-        counted = f"; tensors were counted: with all libraries {peak_memory()}"
+    if not counts_peaks(run.machine.device):
+        used = f"{peak_of_process() / 2**30:.2f} GiB of this process"
+        counted = f"; tensors were counted: with all libraries {used}"
     log(
         "memory",
         "peak %s of %s; up to --train_batch_size %d fits%s",
@@ -129,8 +130,7 @@ def measure_seconds(run: Run, state: TrainState) -> float:
     for number in range(1 + TIMED):
         start = time.perf_counter()
         output = train_step(run, dataclasses.replace(state), batches)
-        if output.loss.is_cuda:
-            torch.cuda.synchronize(output.loss.device)
+        synchronize(output.loss.device)
         seconds.append(time.perf_counter() - start)
         if number == 0:
             loss, grad_norm = output.loss.mean().item(), float(output.grad_norm)

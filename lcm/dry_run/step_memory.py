@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from lcm.dry_run.memory_fit import (
     worst,
 )
 from lcm.models.gradient_checkpointing import recomputing
+from lcm.system.device import empty_cache, has_own_memory
 from lcm.system.memory import counting, held_on, is_out_of_memory, total_memory
 from lcm.training.run import Run
 from lcm.training.state import TrainState
@@ -56,8 +56,7 @@ def attempt(run: Run, state: TrainState, function: Callable[[], T]) -> list[T] |
         return [result for _, result in everyone]
     state.student.optimizer.zero_grad()
     gc.collect()
-    if run.machine.device.type == "cuda":
-        torch.cuda.empty_cache()
+    empty_cache(run.machine.device)
     return None
 
 
@@ -145,7 +144,7 @@ def held_by(run: Run, student: Student) -> dict[str, list[Tensor]]:
 def measure_at(run: Run, state: TrainState, batch_size: int) -> Memory | None:
     """What this batch size takes on the process that takes most; None where it does not fit."""
     device, sharing = run.machine.device, 1
-    if device.type != "cuda":
+    if not has_own_memory(device):
         sharing = int(os.environ.get("LOCAL_WORLD_SIZE", run.machine.process[1]))
 
     def measure() -> Memory:

@@ -4,7 +4,6 @@ it before it is named, or what the file is.
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from lcm.formats.keys import foreign
 from lcm.formats.kinds import identify
 from lcm.formats.read import understand
 from lcm.formats.write import identified, rehearse, save, usual_dtype
+from lcm.system.text import command_line
 
 LARGEST_ALPHA = 65504
 """That `--alpha` takes."""
@@ -40,7 +40,7 @@ class Mend:
         words += ["--to", self.layout] if self.layout else []
         words += ["--drop", *self.drop] if self.drop else []
         words += [] if self.alpha is None else ["--alpha", f"{self.alpha:g}"]
-        return shlex.join(words)
+        return command_line(words)
 
     def rehearse(self, file: AdapterFile) -> Adapter:
         """What the command would write. Raises ValueError where it would end with an error."""

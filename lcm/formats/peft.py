@@ -29,4 +29,6 @@ def write(adapter: Adapter, path: Path) -> None:
     header = {key: value for key, value in adapter.header.items() if key != METADATA_KEY}
     path.mkdir()
     save_tensors(state, path / PEFT_WEIGHTS, metadata={"format": "pt", **header})
-    (path / PEFT_CONFIG).write_text(json.dumps(peft_config(layers), indent=2, sort_keys=True))
+    (path / PEFT_CONFIG).write_text(
+        json.dumps(peft_config(layers), indent=2, sort_keys=True), encoding="utf-8", newline="\n"
+    )

@@ -140,8 +140,13 @@ def save(adapter: Adapter, path: Path, dtype: torch.dtype, layout: str = "kohya"
     """
     with replacing_alone(path) as partial:
         LAYOUTS[layout](lowered(adapter, dtype), partial)
-        read = read_adapter(partial)
-        check_written(adapter, read, dtype)
-        if layout != "peft":
-            check_taken(read, partial, layout)
-    return read
+        check_file(adapter, partial, dtype, layout)
+    return read_adapter(path)
+
+
+def check_file(adapter: Adapter, file: Path, dtype: torch.dtype, layout: str) -> None:
+    """Raises AdapterError as `save`, and lets go of the file, which Windows would not rename."""
+    read = read_adapter(file)
+    check_written(adapter, read, dtype)
+    if layout != "peft":
+        check_taken(read, file, layout)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from lcm.system.device import found
+
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -11,19 +13,14 @@ def choose_device(name: str) -> torch.device:
     """The device to draw on; "auto": a GPU where there is one. Raises ValueError for one that this
     machine does not have.
     """
-    found = (
-        torch.accelerator.current_accelerator()
-        if torch.accelerator.is_available()
-        else torch.device("cpu")
-    )
-    assert found is not None
+    here = found()
     if name == "auto":
-        return found
+        return here
     kind = name.partition(":")[0]
-    if kind not in ("cpu", found.type):
+    if kind not in ("cpu", here.type):
         raise ValueError(
             f"device: this machine has no {name}; pass "
-            f"cpu{'' if found.type == 'cpu' else f' or {found.type}'}, or leave it out"
+            f"cpu{'' if here.type == 'cpu' else f' or {here.type}'}, or leave it out"
         )
     return torch.device(name)
 

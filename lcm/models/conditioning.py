@@ -12,6 +12,20 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class ImageSize:
+    """What SDXL gets to know about an image, in pixels: its size before resizing, the crop's
+    corner, the size of the crop.
+    """
+
+    original_height: int
+    original_width: int
+    crop_top: int
+    crop_left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """What a U-Net gets besides (x_t, t): [B, L, D] embeddings, and for SDXL pooled [B, P] and
     time_ids [B, 6].

@@ -20,6 +20,7 @@ from lcm.diffusion.schedule import NoiseSchedule, Prediction
 from lcm.diffusion.solvers.base import Predict
 from lcm.models.conditioning import Conditioning
 from lcm.models.ema import WeightEma
+from lcm.system.device import forked_rng
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def drawing_from(seed: int | None, device: torch.device) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked_rng(device):
         torch.manual_seed(seed)
         yield
 

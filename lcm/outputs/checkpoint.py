@@ -89,7 +89,7 @@ def restore_optimizer(
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = (
-                value.item() if value.dtype == torch.int64 else value
+                value.item() if value.dtype == torch.int64 else value.clone()
             )
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -104,9 +104,9 @@ def save_checkpoint(output_dir: Path, step: int, state: RunState) -> Path:
     with replacing(checkpoint_path(output_dir, step)) as partial:
         partial.mkdir(parents=True)
         save_file(apart(state.tensors), partial / TENSORS)
-        (partial / FACTS).write_text(json.dumps(facts, indent=1))
+        (partial / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8", newline="\n")
         sums = sums_text(partial, [partial / TENSORS, partial / FACTS])
-        (partial / SUMS_NAME).write_text(sums)
+        (partial / SUMS_NAME).write_text(sums, encoding="utf-8", newline="\n")
     return checkpoint_path(output_dir, step)
 
 

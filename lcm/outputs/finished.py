@@ -41,7 +41,9 @@ def write_result_sums(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> N
     put others there.
     """
     with replacing(output_dir / SUMS_NAME) as partial:
-        partial.write_text(sums_text(output_dir, result_files(output_dir, adapter)))
+        partial.write_text(
+            sums_text(output_dir, result_files(output_dir, adapter)), encoding="utf-8", newline="\n"
+        )
 
 
 def flaw(output_dir: Path, steps: int, adapter: str = WEIGHTS_NAME) -> str | None:

@@ -86,14 +86,14 @@ class MetricsLog:
                 ", ".join(words),
             )
         with replacing(self.path) as partial:
-            partial.write_text("".join(kept))
+            partial.write_text("".join(kept), encoding="utf-8", newline="\n")
 
     def append(self, metrics: dict[str, float | None]) -> None:
         """Writes a line; while the disk is full, lines wait here for the next one."""
         self._waiting += json.dumps(metrics) + "\n"
         size = self.path.stat().st_size
         try:
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(self._waiting)
         except OSError as error:
             os.truncate(self.path, size)  # a part of it may have been written

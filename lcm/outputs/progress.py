@@ -117,7 +117,7 @@ class Progress:
             **facts,
             "seconds_per_step": round(seconds, 4),
             "samples_per_second": round(self.samples_per_step / seconds, 3),
-            "peak_memory_gib": round(peak_gib(), 3),
+            "peak_memory_gib": round(peak_gib(self.accelerator.device), 3),
         }
         if self.log is not None:
             self.log.append(metrics)

@@ -25,7 +25,7 @@ RUN_ID_NAME = "run_id"
 def check_installed(names: list[str]) -> None:
     """Raises ValueError for a tracker without its package: accelerate would go on without it."""
     for name in names:
-        if name not in list(LoggerType):
+        if name not in {kind.value for kind in LoggerType}:
             raise ValueError(
                 f"report_to: accelerate {accelerate.__version__} does not know {name}; pip install "
                 f"--upgrade accelerate, or leave {name} out of --report_to"
@@ -42,8 +42,8 @@ def run_id(folder: Path, step: int) -> str:
     path = folder / RUN_ID_NAME
     if step == 0 or not path.exists():
         with replacing(path) as partial:
-            partial.write_text(uuid.uuid4().hex[:8])
-    return path.read_text()
+            partial.write_text(uuid.uuid4().hex[:8], encoding="utf-8", newline="\n")
+    return path.read_text(encoding="utf-8")
 
 
 def start_trackers(

@@ -130,7 +130,7 @@ def write_card(
 def count_samples(output_dir: Path) -> int | None:
     """The number of samples that the run was made with; None where the folder does not say."""
     path = output_dir / JSON_NAME
-    return int(json.loads(path.read_text())["kept"]) if path.exists() else None
+    return int(json.loads(path.read_text(encoding="utf-8"))["kept"]) if path.exists() else None
 
 
 def front_matter(

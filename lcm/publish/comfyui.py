@@ -177,7 +177,11 @@ def write_workflow(output_dir: Path, chunks: Mapping[str, str]) -> None:
         path.unlink(missing_ok=True)
         return
     with replacing(path) as partial:
-        partial.write_text(json.dumps(json.loads(chunks["workflow"]), indent=1) + "\n")
+        partial.write_text(
+            json.dumps(json.loads(chunks["workflow"]), indent=1) + "\n",
+            encoding="utf-8",
+            newline="\n",
+        )
 
 
 def graph_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -22,6 +21,7 @@ from lcm.system.json_input import read_object
 from lcm.system.paths import is_within
 from lcm.system.processes import Team
 from lcm.system.public_names import expanded
+from lcm.system.text import command_line
 
 
 def check_may_push(hub: HubConfig, output_dir: Path, team: Team, *, create: bool) -> None:
@@ -62,7 +62,7 @@ def push(output_dir: Path, hub_model_id: str | None = None, private: bool = Fals
                 repo_id, additions, commit_message="Upload weights and card"
             )
     except ValueError as error:
-        again = f"lcm push {shlex.quote(str(output_dir))}"
+        again = command_line(["lcm", "push", str(output_dir)])
         again += f" --hub_model_id {hub_model_id}" if hub_model_id else ""
         again += " --hub_private" if private else ""
         raise ValueError(

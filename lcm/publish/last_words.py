@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-
 from lcm.adapter.names import UNET_FOLDER
 from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
 from lcm.models.styles import Style
 from lcm.outputs.folder import CARD_NAME, REPORT_NAME
-from lcm.system.text import plain
+from lcm.system.text import command_line, plain
 
 
 def last_words(recipe: Recipe, config: TrainConfig, prompt: str) -> list[str]:
@@ -31,4 +29,4 @@ def generate(config: TrainConfig, prompt: str) -> str:
     words += ["--base_config", teacher.base_config] if teacher.base_config else []
     words += ["--adapter", str(folder), *(f"{style.path}={style.weight:g}" for style in styles)]
     words += ["--prompt", plain(prompt), "--output", str(folder / "pictures")]
-    return shlex.join(words)
+    return command_line(words)

@@ -67,7 +67,10 @@ def system_errors() -> Iterator[None]:
         yield
     except SafetensorError as error:
         if found := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+            number = int(found[1])
+            # on Windows it is one of Windows, from which the exception finds its own
+            of_windows = (None, number) if os.name == "nt" else ()
+            raise OSError(number, os.strerror(number), *of_windows) from error
         raise
 
 

@@ -56,11 +56,12 @@ def holding(place: Path, work: str, flag: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows keeps a file that is open, and none takes a full folder
+        with suppress(OSError):  # on Windows what is open cannot be removed, and its lock does it
             place.unlink()
+        lock.release()
+        with suppress(OSError):  # which is refused where something was written
             for path in made:
                 path.rmdir()
-        lock.release()
 
 
 def take(place: Path, work: str, flag: str) -> FileLock:

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from lcm.system.device import allocated, counts_peaks, forget_peak, largest_share, peak, room
+
 
 def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor)]
@@ -69,25 +71,25 @@ def counting(device: torch.device) -> Iterator[Callable[[], int]]:
     """Gives a function that says the most bytes that were alive on `device` since it was last
     asked, beyond those at the entry.
 
-    On a GPU that is what the allocator has given out; elsewhere the memory of tensors is counted,
-    without what kernels use inside.
+    That is what the allocator of a GPU has given out; on the CPU, and on Apple's GPUs, whose
+    allocator knows no peaks, the memory of tensors is counted, without what kernels use inside.
     """
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
+    if counts_peaks(device):
+        before = allocated(device) or 0
+        forget_peak(device)
 
         def most() -> int:
-            peak = torch.cuda.max_memory_allocated(device) - before
-            torch.cuda.reset_peak_memory_stats(device)
-            return peak
+            found = (peak(device) or 0) - before
+            forget_peak(device)
+            return found
 
         yield most
         return
     with LiveMemory() as memory:
 
         def most_counted() -> int:
-            peak, memory.peak = memory.peak, memory.alive
-            return peak
+            found, memory.peak = memory.peak, memory.alive
+            return found
 
         yield most_counted
 
@@ -95,16 +97,17 @@ def counting(device: torch.device) -> Iterator[Callable[[], int]]:
 def held_on(device: torch.device, parts: Mapping[str, Iterable[Tensor]]) -> dict[str, int]:
     """Bytes of every part; on a GPU also what else is allocated there."""
     held = {name: memory_of(tensors) for name, tensors in parts.items()}
-    if device.type == "cuda":
-        held["other"] = max(0, torch.cuda.memory_allocated(device) - sum(held.values()))
+    if (total := allocated(device)) is not None:
+        held["other"] = max(0, total - sum(held.values()))
     return held
 
 
 def total_memory(device: torch.device) -> int:
     """Bytes of the device that this process has or can get."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    return free_at_first()
+    if (own := room(device)) is not None:
+        return own
+    share = largest_share(device)
+    return free_at_first() if share is None else min(share, free_at_first())
 
 
 @functools.cache
@@ -121,8 +124,12 @@ def free_at_first() -> int:
 BESIDE_LIBRARIES = 0.75
 """Share of main memory that tensors may take."""
 
-NO_MEMORY = ("can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
-"""What allocators without an exception of their own say: of CPUs, of NVIDIA's libraries."""
+NO_MEMORY = (
+    *("can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED"),
+    *("backend out of memory", "Invalid buffer size"),
+)
+"""What allocators without an exception of their own say: of CPUs, of NVIDIA's libraries, of Metal.
+"""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -132,13 +139,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
-def peak_gib() -> float:
-    """The most memory that was in use so far, in GiB: of the GPU where there is one, else of this
-    process.
+def peak_gib(device: torch.device) -> float:
+    """The most memory that was in use so far, in GiB: of the device where that is a GPU, else of
+    this process.
     """
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return peak_of_process() / 2**30
+    found = peak(device)
+    return (peak_of_process() if found is None else found) / 2**30
 
 
 def peak_of_process() -> int:
@@ -150,10 +156,3 @@ def peak_of_process() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def peak_memory() -> str:
-    """The peak memory of a run, in words."""
-    return (
-        f"{peak_gib():.2f} GiB {'on the GPU' if torch.cuda.is_available() else 'of this process'}"
-    )

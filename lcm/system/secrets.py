@@ -96,5 +96,5 @@ def of_the_hub() -> set[str]:
         return set()
     found = passwords_in(str(constants.ENDPOINT))
     with contextlib.suppress(OSError, ValueError):
-        found |= set(Path(constants.HF_TOKEN_PATH).read_text().split())
+        found |= set(Path(constants.HF_TOKEN_PATH).read_text(encoding="utf-8").split())
     return found

@@ -4,8 +4,10 @@ Ctrl-C ends it at once, as the first one does before there is anything to save.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +15,7 @@ from types import FrameType
 
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
 """What a terminal sends as it is closed, where there are such."""
-ASKING = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if HANGUP else []))
+ASKING = (signal.SIGTERM, signal.SIGINT, *([signal.Signals(HANGUP)] if HANGUP else []))
 NOTICE = b"\nstopping after this step, with a checkpoint; Ctrl-C again stops at once\n"
 
 
@@ -158,12 +160,16 @@ def outlive_signals(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if HANGUP is not None:
         signal.signal(HANGUP, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+    if sys.platform != "win32" and hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_reader, daemon=True).start()
 
 
 def _obey_reader() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+    parent = multiprocessing.parent_process()
+    # its process is not the one that forked this where a server does that, as from Python 3.14 on
+    reader = parent.pid if parent else os.getppid()
+    if sys.platform != "win32":
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != reader:
+            pass
+        os._exit(0)

@@ -5,8 +5,11 @@ Markdown would take them for commands.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -90,6 +93,25 @@ def fenced(text: str, language: str = "") -> str:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
+
+
+def command_line(words: Sequence[str]) -> str:
+    """A command to type, as the shell of this system reads it: that of Windows takes single quotes
+    for letters.
+    """
+    if os.name != "nt":
+        return shlex.join(words)
+    return " ".join(
+        word if re.fullmatch(r"[\w@+=:,./\\-]+", word) else in_double_quotes(word) for word in words
+    )
+
+
+def in_double_quotes(word: str) -> str:
+    """A word as programs of Windows take theirs apart: of backslashes those before a quote count
+    double.
+    """
+    inside = re.sub(r'(\\*)"', r'\1\1\\"', word)
+    return '"' + re.sub(r"(\\+)$", r"\1\1", inside) + '"'
 
 
 def literal(value: object) -> str:

@@ -17,6 +17,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from lcm.config.output_sections import OutputConfig
 from lcm.config.sections import LoopConfig, OptimizerConfig
 from lcm.outputs.trackers import check_installed
+from lcm.system.device import CPU, found
 from lcm.system.processes import ALONE, Team
 from lcm.training.optimizer import check_8bit
 
@@ -75,7 +76,7 @@ def meet(loop: LoopConfig, output: OutputConfig) -> Accelerator:
     try:
         return Accelerator(
             # accelerate would leave processes without a GPU alone
-            cpu=num_launched() > 1 and not torch.accelerator.is_available(),
+            cpu=num_launched() > 1 and found() == CPU,
             mixed_precision=loop.mixed_precision,
             gradient_accumulation_steps=loop.gradient_accumulation_steps,
             log_with=list(output.report_to) or None,

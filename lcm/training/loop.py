@@ -92,7 +92,7 @@ class Trainer:
         folder = output.folder
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / CONFIG_NAME) as partial:
-            partial.write_text(to_yaml(run.facts.settings))
+            partial.write_text(to_yaml(run.facts.settings), encoding="utf-8", newline="\n")
         write_report(folder, run.facts.report, run.loaded.records)
         self.metrics = MetricsLog(folder, self.state.step)
         for damaged in self.state.damaged:

@@ -120,8 +120,10 @@ class Student:
             parameter.copy_(tensors[f"trained.{i}"])
         for name, ema in (("ema", self.nets.ema), ("export_ema", self.export_ema)):
             if ema is not None:
+                # copies: what stayed in the file's own memory would keep Windows from deleting it
                 ema.averages = [
-                    tensors[f"{name}.{i}"].to(device) for i in range(len(self.parameters))
+                    tensors[f"{name}.{i}"].to(device, copy=True)
+                    for i in range(len(self.parameters))
                 ]
 
 

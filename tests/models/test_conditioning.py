@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from lcm.models.families import ImageSize, load_family
+from lcm.models.conditioning import ImageSize
+from lcm.models.families import load_family
 from tests.support.worlds import build_sd, build_sdxl
 
 PROMPTS = ["a red star", "blue"]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from lcm.models.families import FAMILIES, ImageSize
+from lcm.models.conditioning import ImageSize
+from lcm.models.families import FAMILIES
 from lcm.models.long_prompts import (
     MOST_CHUNKS,
     chunks_for,

@@ -222,7 +222,9 @@ def test_lines_wait_for_room_and_come_once(tmp_path: Path, monkeypatch: pytest.M
 
     log.append({"step": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda path, mode: Half(opening(path, mode)))
+        patch.setattr(
+            Path, "open", lambda path, mode, **options: Half(opening(path, mode, **options))
+        )
         log.append({"step": 2})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
     log.append({"step": 3})

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lcm.system import text as text_module
 from lcm.system.json_input import content, field, parse_object, read_object
 from lcm.system.paths import is_regular, is_within
-from lcm.system.text import code, markdown, plain
+from lcm.system.text import code, command_line, markdown, plain
 
 EVIL = "a\x1b[2Jb\rc\nd\u202ee\x07f\x9bg\u2028h\udc80"
 
@@ -103,3 +107,32 @@ def test_a_link_leads_where_it_leads(tmp_path: Path) -> None:
     assert [is_within(inside / name, inside) for name in ("a", "here", "there", "round", "no")] == [
         *(True, True, False, False, False)
     ]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "a b",
+        'say "no" now',
+        "C:\\my files\\",
+        'a\\" b',
+        "-e x",
+        "",
+        "C:\\a\\b.safetensors",
+        "a=1,b",
+    ],
+)
+def test_a_command_is_one_of_the_shell_of_windows_there(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shlex.split(command_line(["lcm", word])) == ["lcm", word]
+    monkeypatch.setattr(text_module, "os", SimpleNamespace(name="nt"))
+    assert command_line(["lcm", word]) == subprocess.list2cmdline(["lcm", word])
+
+
+@pytest.mark.parametrize("word", ["a&b", "a|b", "x>y", "(a)", "a'b", "50%", "a^b", "é&"])
+def test_no_operator_of_the_shell_of_windows_stands_free(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_module, "os", SimpleNamespace(name="nt"))
+    assert command_line(["lcm", word]) == f'lcm "{word}"'

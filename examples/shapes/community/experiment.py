@@ -181,14 +181,16 @@ def cell_of(row: dict[str, Any]) -> Cell:
 def measured(output_dir: Path, config: Path, num_images: int) -> list[dict[str, Any]]:
     """All cells, in order; what scores.json in `output_dir` has already is not measured again."""
     path = output_dir / "scores.json"
-    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     done = {cell_of(row): row for row in rows}
     for cell in cells():
         if cell not in done:
             done[cell] = measure(cell, output_dir, config, num_images)
             print(json.dumps(done[cell]), flush=True)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(list(done.values()), indent=1) + "\n")
+            path.write_text(
+                json.dumps(list(done.values()), indent=1) + "\n", encoding="utf-8", newline="\n"
+            )
     return [done[cell] for cell in cells()]
 
 
@@ -231,7 +233,9 @@ def main() -> None:
     decoded = share_by_style(
         StyleJudge.load(), args.num_images, HELD_OUT_SEED, community_model("plain")
     )
-    (args.output_dir / "judge.json").write_text(json.dumps(renders + decoded, indent=1) + "\n")
+    (args.output_dir / "judge.json").write_text(
+        json.dumps(renders + decoded, indent=1) + "\n", encoding="utf-8", newline="\n"
+    )
     draw(args.output_dir, args.config)
 
 

@@ -31,7 +31,7 @@ Rows = dict[Cell, dict[str, Any]]
 
 
 def read(name: str) -> list[dict[str, Any]]:
-    return json.loads((HERE / "results" / name).read_text())
+    return json.loads((HERE / "results" / name).read_text(encoding="utf-8"))
 
 
 def percent(row: dict[str, Any], name: str) -> str:
@@ -155,7 +155,7 @@ def filled(text: str) -> str:
 
 def main() -> None:
     path = HERE / "README.md"
-    path.write_text(filled(path.read_text()))
+    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

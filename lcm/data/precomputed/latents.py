@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -28,8 +28,11 @@ from lcm.data.precomputed.rows import Filled, Make, Rows, break_even, reading_se
 from lcm.data.precomputed.store import Row, Store, Writer
 from lcm.data.randomness import draw
 from lcm.data.records import Record
-from lcm.models.families import Family, ImageSize
+from lcm.models.conditioning import ImageSize
 from lcm.system.processes import Team
+
+if TYPE_CHECKING:  # worker processes, which read what this holds, need no model library
+    from lcm.models.families import Family
 
 logger = logging.getLogger(__name__)
 

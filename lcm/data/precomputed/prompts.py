@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,8 +15,10 @@ from torch import Tensor
 from lcm.data.precomputed.identity import identity_of, key_of
 from lcm.data.precomputed.rows import Rows
 from lcm.data.precomputed.store import Row, Store
-from lcm.models.families import Family
 from lcm.system.processes import Team
+
+if TYPE_CHECKING:
+    from lcm.models.families import Family
 
 logger = logging.getLogger(__name__)
 

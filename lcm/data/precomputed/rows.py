@@ -109,7 +109,11 @@ class Rows:
             ) from error
         if manifest_of(folder / MANIFEST)[1]:  # none yet, or one that a full disk cut short
             with replacing(folder / MANIFEST, f".{uuid.uuid4().hex}") as partial:
-                partial.write_text(json.dumps({"kind": self.kind, **self.facts}, indent=1) + "\n")
+                partial.write_text(
+                    json.dumps({"kind": self.kind, **self.facts}, indent=1) + "\n",
+                    encoding="utf-8",
+                    newline="\n",
+                )
         return folder
 
     def fill(self, directory: Path, team: Team, owner: str | None = None) -> Filled:

@@ -232,17 +232,24 @@ def drop_damaged(damaged: dict[Path, Sequence[int]]) -> None:
     only what is lost is made again.
     """
     for path, rows in damaged.items():
-        entries = read_entries(path) if rows else []
-        if entries:
-            tensors = load_file(path)
-            kept = {
-                key: {name: tensor[row] for name, tensor in tensors.items()}
-                for row, (key, _) in enumerate(entries)
-                if row not in set(rows)
-            }
-            if kept:
-                write_rows(path.parent, kept)
+        if rows:
+            save_sound(path, set(rows))
         path.unlink(missing_ok=True)
+
+
+def save_sound(path: Path, damaged: set[int]) -> None:
+    """Writes the other rows of a file into a new one, and lets go of the old one, which Windows
+    would not delete.
+    """
+    entries = read_entries(path)
+    tensors = load_file(path) if entries else {}
+    kept = {
+        key: {name: tensor[row] for name, tensor in tensors.items()}
+        for row, (key, _) in enumerate(entries)
+        if row not in damaged
+    }
+    if kept:
+        write_rows(path.parent, kept)
 
 
 def absent(store: Store, keys: Iterable[str]) -> list[str]:

@@ -13,7 +13,7 @@ from lcm.data.config import DataConfig
 from lcm.data.dropped import ENDLESS, Dropped
 from lcm.data.records import Record
 from lcm.data.sources.base import Source
-from lcm.data.sources.tables import read_table
+from lcm.data.sources.tables import library, read_table
 from lcm.data.sources.walk import is_picture, real_path, walk
 from lcm.system.paths import is_endless, is_folder
 from lcm.system.secrets import one_line
@@ -24,8 +24,7 @@ TEXTS = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".xml")
 
 def read_dataset(where: str, config: DataConfig, dropped: Counter[str]) -> Iterator[Record]:
     """The train split (or the only split) of anything `datasets` loads."""
-    import datasets
-
+    datasets = library("dataset_name")
     check_place(where)
     try:
         if is_saved(where):

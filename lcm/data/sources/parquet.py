@@ -11,7 +11,7 @@ from lcm.data.dropped import NO_ROWS, leave_out
 from lcm.data.records import Record
 from lcm.data.sources.base import Source
 from lcm.data.sources.files import find_files
-from lcm.data.sources.tables import read_table
+from lcm.data.sources.tables import library, read_table
 from lcm.system.text import plain
 
 
@@ -19,7 +19,7 @@ def read_parquet_files(where: str, config: DataConfig, dropped: Counter[str]) ->
     """The rows of every file in turn, named file[row]; files that rows name must lie below the
     folder of their parquet file.
     """
-    import datasets
+    datasets = library("parquet_files")
     from pyarrow import parquet
 
     base, files = find_files("parquet_files", where, ".parquet", dropped)

@@ -20,6 +20,20 @@ from lcm.system.text import plain
 ROWS_AT_ONCE = 1000
 
 
+def library(flag: str) -> Any:
+    """`datasets`, which nothing but some sources of data needs. Raises ValueError that names `flag`
+    where it is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            f"{flag}: datasets cannot be imported ({plain(error, 300)}); pip install datasets, or "
+            "pass a folder of pictures as --train_data_dir"
+        ) from error
+    return datasets
+
+
 def read_table(
     table: Any,
     name: str,
@@ -72,8 +86,7 @@ def check_columns(table: Any, name: str, config: DataConfig, *, flag: str) -> An
     """The column of images, not decoded. Raises ValueError that names `flag` when a column is
     missing or holds no images.
     """
-    import datasets
-
+    datasets = library(flag)
     for column, its_flag in (
         (config.image_column, "image_column"),
         (config.caption_column, "caption_column"),

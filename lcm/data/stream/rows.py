@@ -18,7 +18,7 @@ from lcm.data.captions import BadTextError, as_captions
 from lcm.data.config import DataConfig
 from lcm.data.records import Record
 from lcm.data.sources.dataset import check_place, choose_split, is_saved
-from lcm.data.sources.tables import check_columns, content_of
+from lcm.data.sources.tables import check_columns, content_of, library
 from lcm.system.secrets import one_line
 
 FLAG = "dataset_name"
@@ -102,9 +102,7 @@ class Stream:
 
     @cached_property
     def _builder(self) -> Any:
-        import datasets
-
-        config = self.config
+        datasets, config = library(FLAG), self.config
         with naming(self.where):
             return datasets.load_dataset_builder(
                 self.where,
@@ -116,8 +114,7 @@ class Stream:
     @cached_property
     def _loaded(self) -> Any:
         """The split for training."""
-        import datasets
-
+        datasets = library(FLAG)
         with naming(self.where):
             if is_saved(self.where):
                 return choose_split(datasets.load_from_disk(self.where), self.where)
@@ -126,9 +123,7 @@ class Stream:
     @cached_property
     def _table(self) -> Any:
         """The columns of images, not decoded, and captions."""
-        import datasets
-
-        config, table = self.config, self._loaded
+        datasets, config, table = library(FLAG), self.config, self._loaded
         with naming(self.where):
             table = table.to_iterable_dataset() if is_saved(self.where) else table
             table = table if table.features is not None else table._resolve_features()

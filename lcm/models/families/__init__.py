@@ -9,7 +9,7 @@ from diffusers import LCMScheduler
 
 from lcm.diffusion.prediction_types import PREDICTION_TYPES
 from lcm.models.base_model import load_base, named_by
-from lcm.models.families.base import Family, ImageSize
+from lcm.models.families.base import Family
 from lcm.models.families.sd import StableDiffusion
 from lcm.models.families.sdxl import StableDiffusionXL
 
@@ -123,4 +123,4 @@ def load_family(
     return FAMILIES[type(pipe).__name__](pipe, clip_skip)
 
 
-__all__ = ["FAMILIES", "Family", "ImageSize", "StableDiffusion", "StableDiffusionXL", "load_family"]
+__all__ = ["FAMILIES", "Family", "StableDiffusion", "StableDiffusionXL", "load_family"]

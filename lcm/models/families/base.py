@@ -7,7 +7,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lcm.diffusion.schedule import NoiseSchedule
-from lcm.models.conditioning import Conditioning
+from lcm.models.conditioning import Conditioning, ImageSize
 from lcm.models.long_prompts import MOST_CHUNKS, embed_in_chunks, limit_of
 from lcm.models.prompts import (
     check_clip_skip,
@@ -26,21 +25,6 @@ from lcm.models.prompts import (
     said_already,
     tokenizers_of,
 )
-
-
-@dataclass(frozen=True)
-class ImageSize:
-    """What SDXL gets to know about an image, in pixels: its size before resizing, the crop's
-    corner, the size of the crop.
-    """
-
-    original_height: int
-    original_width: int
-    crop_top: int
-    crop_left: int
-    height: int
-    width: int
-
 
 PIXELS_AT_ONCE = 512**2
 """The VAE takes so many pixels in one call, or one picture: the activations of a large batch would

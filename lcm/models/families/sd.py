@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lcm.models.conditioning import Conditioning
-from lcm.models.families.base import Family, ImageSize
+from lcm.models.conditioning import Conditioning, ImageSize
+from lcm.models.families.base import Family
 from lcm.models.long_prompts import unconditional_in_chunks
 
 

@@ -7,7 +7,6 @@ import platform
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,9 @@ from lcm.publish.report.curves import COLOURS, FAINT, WIDE, Point, Series, chart
 from lcm.publish.report.pictures import data_uri, grids
 from lcm.publish.usage import advice
 from lcm.publish.wording import title, wording
+from lcm.system.about import installed
 from lcm.system.atomic import replacing
+from lcm.system.device import found, name_of
 from lcm.system.text import shown_lines
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "safetensors")
@@ -75,7 +76,7 @@ def write_page(
     )
     # somebody may have it open, or ask for it, at any moment
     with replacing(output_dir / REPORT_NAME) as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(page, encoding="utf-8", newline="\n")
 
 
 def template() -> Any:
@@ -212,23 +213,21 @@ def read_data(output_dir: Path) -> Pairs:
     path = output_dir / JSON_NAME
     if not path.exists():
         return []
-    report = json.loads(path.read_text())
+    report = json.loads(path.read_text(encoding="utf-8"))
     report.pop("left_out", None)
     return [(name.replace("_", " "), shown(value)) for name, value in report.items()]
 
 
 def environment(precision: str, processes: int) -> Pairs:
     """The machine and the libraries. No environment variables, which hold tokens."""
-    gpu = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"none, CPU with {torch.get_num_threads()} threads"
-    )
+    device = found()
+    threads = f"none, CPU with {torch.get_num_threads()} threads"
+    gpu = threads if device.type == "cpu" else name_of(device)
     return [
         ("GPU", gpu),
         ("processes", processes),
         ("mixed_precision", precision),
         ("platform", platform.platform()),
         ("python", platform.python_version()),
-        *((name, version(name)) for name in LIBRARIES),
+        *((name, installed(name)) for name in LIBRARIES),
     ]
