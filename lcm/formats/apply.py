@@ -20,7 +20,7 @@ from lcm.adapter.lora import adaptable, lora_modules
 from lcm.adapter.names import COMPONENTS
 from lcm.formats.advice import way_on
 from lcm.formats.factors import FAMILIES, Adapter, Factors
-from lcm.formats.programs import ATTACHED, is_filled
+from lcm.formats.stock_loader import ATTACHED, is_filled
 from lcm.system.console import silenced
 
 

@@ -199,18 +199,55 @@ def largest_difference(one: Adapter, other: Adapter) -> tuple[float, str]:
 
 
 def difference(one: Factors, other: Factors) -> float:
-    """Frobenius norm of the difference of two deltas of one shape, relative to the first."""
-    one = one.widened(other.rank)
-    up, down = one.scale * one.up.flatten(1).float(), one.down.flatten(1).float()
-    above, below = other.scale * other.up.flatten(1).float(), other.down.flatten(1).float()
-    if up.shape == above.shape and torch.equal(down, below):
-        # nearly always: what is written has the same `down`, and most often the same `up`
-        left = up - above
-        return product_norm(left, down) / largest(up, down) if left.any() else 0.0
-    # the norm of a difference of nearly equal products needs all the digits that there are
-    both = torch.cat([up, -above], dim=1).double(), torch.cat([down, below]).double()
-    return product_norm(*both) / largest(up, down)
+    """Frobenius norm of the difference of two deltas of one shape, relative to the first, in
+    float64 and from matrices of rank x rank alone: no product is made, and none of what the two
+    have in common is subtracted.
+    """
+    if is_same(one, other):
+        return 0.0
+    rank = max(one.rank, other.rank)
+    (up, down), (above, below) = in_double(one, rank), in_double(other, rank)
+    left, right = above - up, below - down
+    # of rounded factors the two are small: (up + left)(down + right) - up down
+    #   = left down + (up + left) right
+    norm, squared = gram(up), gram(down.T)
+    change = gram(left)
+    total = inner(change, squared)
+    if right.any():
+        mixed = left.T @ up
+        total += inner(norm + mixed + mixed.T + change, gram(right.T))
+        total += 2 * inner(mixed + change, down @ right.T)
+    size = max(inner(norm, squared), 0.0) ** 0.5
+    return math.inf if math.isnan(total) else max(total, 0.0) ** 0.5 / max(size, 1e-30)
 
 
-def largest(up: Tensor, down: Tensor) -> float:
-    return max(product_norm(up, down), 1e-30)
+def is_same(one: Factors, other: Factors) -> bool:
+    """Whether two layers have the same numbers, as nearly always after writing."""
+    pairs = ((one.up, other.up), (one.down, other.down))
+    return one.alpha == other.alpha and all(
+        a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs
+    )
+
+
+def in_double(factors: Factors, rank: int) -> tuple[Tensor, Tensor]:
+    """alpha / rank `up` and `down` as matrices [out, rank] and [rank, in] in float64, with zeros
+    where the rank is smaller.
+    """
+    more = rank - factors.rank
+    up = factors.scale * factors.up.flatten(1).double()
+    down = factors.down.flatten(1).double()
+    if more:
+        pad = torch.nn.functional.pad
+        up, down = pad(up, (0, more)), pad(down, (0, 0, 0, more))
+    return up, down
+
+
+def gram(matrix: Tensor) -> Tensor:
+    return matrix.T @ matrix
+
+
+def inner(one: Tensor, other: Tensor) -> float:
+    """The sum of the products of their elements: of left^T left' and right right'^T, it is that of
+    left right and left' right'.
+    """
+    return (one * other).sum().item()
