@@ -61,7 +61,6 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from lcm.adapter.files import AdapterFile
     from lcm.adapter.locate import find
     from lcm.adapter.recipe import RECIPE_KEY
-    from lcm.formats.apply import verify
     from lcm.formats.write import check_free, identified, place
 
     file, output = find(args.file), place(args.output)
@@ -76,6 +75,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     result = written(adapter, output, dtype_of(args, adapter), source)
     print_written(output, result)
     if pipe is not None:
+        from lcm.formats.apply import verify
+
         verdict = verify(pipe, adapter, output)
         taken = ", ".join(f"{count} of the {name}" for name, count in verdict.loaded.items())
         print(

@@ -11,7 +11,7 @@ from statistics import median_low
 import torch
 from torch import Tensor
 
-from lcm.formats.factors import Adapter, Factors
+from lcm.formats.factors import Adapter, Factors, exact
 
 WORST_CONDITION = 1e3
 """Of a matrix (Frobenius) whose square is still decomposed: of the 16 digits six are lost."""
@@ -49,8 +49,8 @@ class Spectrum:
     def cut(self, rank: int) -> Factors:
         """The best factors of this rank, alpha = rank, float32; zeros where the matrix has less."""
         root = self.s[:rank].sqrt()
-        up = (self.up.double() @ (self.left[:, :rank] * root)).float()
-        down = ((root[:, None] * self.right[:rank]) @ self.down.double()).float()
+        up = (exact(self.up) @ (self.left[:, :rank] * root)).float()
+        down = ((root[:, None] * self.right[:rank]) @ exact(self.down)).float()
         factors = Factors(down, up, float(len(root)))
         factors = factors.padded(rank, float(rank)) if len(root) < rank else factors
         tail = (1,) * (len(self.shape) - 2)
@@ -100,19 +100,18 @@ def orthonormal(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     of what is rank x rank says the rest (Yamamoto et al. 2015); it squares the condition, so that
     other matrices are decomposed by QR.
     """
-    columns = matrix.double()
-    norms = columns.norm(dim=0)
+    columns = exact(matrix)
+    squares = columns.T @ columns
+    norms = squares.diagonal().sqrt()
     if norms.min() > 0:  # their scales do not count
-        units = columns / norms
-        triangle, failure = torch.linalg.cholesky_ex(units.T @ units, upper=True)
+        triangle, failure = torch.linalg.cholesky_ex(squares / norms.outer(norms), upper=True)
         if not failure:
-            inverse = torch.linalg.solve_triangular(
-                triangle, torch.eye(len(norms)).double(), upper=True
-            )
+            identity = torch.eye(len(norms), dtype=torch.float64)
+            inverse = torch.linalg.solve_triangular(triangle, identity, upper=True)
             if triangle.norm() * inverse.norm() <= WORST_CONDITION:
                 return matrix, inverse / norms[:, None], triangle * norms
     basis, triangle = torch.linalg.qr(columns)
-    return basis.float(), torch.eye(basis.shape[1]).double(), triangle
+    return basis.float(), torch.eye(basis.shape[1], dtype=torch.float64), triangle
 
 
 def cut_all(

@@ -78,7 +78,7 @@ def configured_alpha(config: dict[str, Any], layer: str, rank: int) -> float:
     pattern: dict[str, float] = config.get("alpha_pattern") or {}
     alpha = float(config["lora_alpha"])
     if pattern:
-        from peft.utils.other import get_pattern_key  # three seconds, which most files can spare
+        from peft.utils.other import get_pattern_key  # slow to import
 
         alpha = float(pattern.get(get_pattern_key(pattern.keys(), layer), alpha))
     return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha

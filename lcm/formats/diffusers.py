@@ -26,7 +26,7 @@ def pattern(name: str) -> str:
 
 def peft_config(modules: dict[str, Factors]) -> dict[str, Any]:
     """PEFT's configuration of these layers, as JSON has it."""
-    from peft import LoraConfig  # three seconds, which the other layouts can spare
+    from peft import LoraConfig  # slow to import
 
     rank, alpha = common(modules.values())
     config = LoraConfig(

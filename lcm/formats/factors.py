@@ -85,11 +85,22 @@ class Factors:
 
 
 def product_norm(up: Tensor, down: Tensor) -> float:
-    """Frobenius norm of `up` `down`, in their precision, from two matrices of rank x rank: the
-    product itself may have a hundred million elements.
+    """Frobenius norm of `up` `down` in float64, from two matrices of rank x rank: the product
+    itself may have a hundred million elements. inf where it is beyond all numbers.
     """
-    squared = ((up.T @ up) * (down @ down.T).T).sum().item()
+    outer, inner = gram(up), gram(down.T)
+    squared = (outer * inner).sum().item()
+    if cancels(squared, (outer * inner).abs().sum().item()):
+        above, below = (torch.linalg.qr(matrix, mode="r").R for matrix in (up, down.T))
+        return (above @ below.T).norm().item()
     return math.inf if math.isnan(squared) else max(squared, 0.0) ** 0.5
+
+
+def cancels(total: float, size: float) -> bool:
+    """Whether a sum in float64 has lost too many digits for its root to have five; `size` is the
+    sum of the absolute values.
+    """
+    return total < 1e-10 * size
 
 
 @dataclass
@@ -200,7 +211,7 @@ def largest_difference(one: Adapter, other: Adapter) -> tuple[float, str]:
 
 def difference(one: Factors, other: Factors) -> float:
     """Frobenius norm of the difference of two deltas of one shape, relative to the first, in
-    float64 and from matrices of rank x rank alone: no product is made, and none of what the two
+    float64 and from matrices of rank x rank alone: no product is made, and nothing that the two
     have in common is subtracted.
     """
     if is_same(one, other):
@@ -210,15 +221,19 @@ def difference(one: Factors, other: Factors) -> float:
     left, right = above - up, below - down
     # of rounded factors the two are small: (up + left)(down + right) - up down
     #   = left down + (up + left) right
-    norm, squared = gram(up), gram(down.T)
-    change = gram(left)
-    total = inner(change, squared)
+    squared, change = gram(down.T), gram(left)
+    terms = [change * squared]
     if right.any():
         mixed = left.T @ up
-        total += inner(norm + mixed + mixed.T + change, gram(right.T))
-        total += 2 * inner(mixed + change, down @ right.T)
-    size = max(inner(norm, squared), 0.0) ** 0.5
-    return math.inf if math.isnan(total) else max(total, 0.0) ** 0.5 / max(size, 1e-30)
+        terms.append((gram(up) + mixed + mixed.T + change) * gram(right.T))
+        terms.append(2 * (mixed + change) * (down @ right.T))
+    total, size = (sum(t.sum().item() for t in each) for each in (terms, map(torch.abs, terms)))
+    if cancels(total, size):
+        both = torch.cat([up, -above], dim=1), torch.cat([down, below])
+        return product_norm(*both) / max(product_norm(up, down), 1e-30)
+    if math.isnan(total):
+        return math.inf
+    return max(total, 0.0) ** 0.5 / max(product_norm(up, down), 1e-30)
 
 
 def is_same(one: Factors, other: Factors) -> bool:
@@ -234,20 +249,18 @@ def in_double(factors: Factors, rank: int) -> tuple[Tensor, Tensor]:
     where the rank is smaller.
     """
     more = rank - factors.rank
-    up = factors.scale * factors.up.flatten(1).double()
-    down = factors.down.flatten(1).double()
+    up = factors.scale * exact(factors.up.flatten(1))
+    down = exact(factors.down.flatten(1))
     if more:
         pad = torch.nn.functional.pad
         up, down = pad(up, (0, more)), pad(down, (0, 0, 0, more))
     return up, down
 
 
+def exact(tensor: Tensor) -> Tensor:
+    """The same numbers in float64. Those of 16 bits go by way of float32, which is faster."""
+    return (tensor.float() if tensor.element_size() == 2 else tensor).double()
+
+
 def gram(matrix: Tensor) -> Tensor:
     return matrix.T @ matrix
-
-
-def inner(one: Tensor, other: Tensor) -> float:
-    """The sum of the products of their elements: of left^T left' and right right'^T, it is that of
-    left right and left' right'.
-    """
-    return (one * other).sum().item()

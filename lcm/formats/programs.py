@@ -8,7 +8,7 @@ not find gets the scale 1.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -43,43 +43,47 @@ def facts_of(file: Path | dict[str, Tensor]) -> dict[str, Facts]:
     return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
 
 
-def is_official(adapter: Adapter, file: Path | dict[str, Tensor]) -> bool:
-    """Whether a file is as the official LCM-LoRAs are, and those that this toolkit trains: their
-    layers of a U-Net and nothing else, in kohya's layout, of one rank and one alpha.
+def is_official(adapter: Adapter, file: Path | dict[str, Tensor], layout: str) -> bool:
+    """Whether the tensors of a file are as those of the official LCM-LoRAs and of what this toolkit
+    trains: their layers of a U-Net and nothing else, of one rank and one alpha, spelt as in this
+    layout alone.
     """
-    layers = adapter.component("unet")
-    facts = facts_of(file)
-    if not layers or len(facts) != 3 * len(layers) or METADATA_KEY in adapter.header:
-        return False
-    if len({(f.rank, f.alpha) for f in layers.values()}) > 1:
-        return False
-    return all(
-        OFFICIAL.fullmatch(name) and in_official_spelling(stem("unet", name), factors, facts)
-        for name, factors in layers.items()
-    )
-
-
-def in_official_spelling(stem: str, factors: Factors, facts: Mapping[str, Facts]) -> bool:
-    """Whether the three tensors of a layer are there in the shapes that the loader expects."""
-    tail = (1,) * (factors.down.dim() - 2)
+    layers, facts = adapter.component("unet"), facts_of(file)
     expected = {
-        "lora_down.weight": tuple(factors.down.shape),
-        "lora_up.weight": (len(factors.up), factors.rank, *tail),
+        name: fact
+        for layer, factors in layers.items()
+        for name, fact in spelt(layer, factors, layout).items()
     }
-    return f"{stem}.alpha" in facts and all(
-        facts.get(f"{stem}.{part}") in [(kind, shape) for kind in TYPES.values()]
-        for part, shape in expected.items()
+    return (
+        0 < len(expected) == len(facts)
+        and len({(f.rank, f.alpha) for f in layers.values()}) == 1
+        and all(map(OFFICIAL.fullmatch, layers))
+        and all(facts.get(name, ("", ()))[1] == shape for name, shape in expected.items())
+        and all(kind in TYPES.values() for kind, _ in facts.values())
     )
 
 
-def diffusers_takes(adapter: Adapter, file: Path | dict[str, Tensor]) -> Taken:
+def spelt(layer: str, factors: Factors, layout: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a layer's tensors in a file, by name."""
+    down = tuple(factors.down.shape)
+    up = (len(factors.up), factors.rank, *(1,) * (len(down) - 2))
+    if layout == "diffusers":
+        return {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}
+    name = stem("unet", layer)
+    return {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": ()}
+
+
+def diffusers_takes(adapter: Adapter, file: Path | dict[str, Tensor], written: str = "") -> Taken:
     """What `load_lora_weights` of the stock pipeline takes of a file, or of the tensors of one.
 
-    Of an official one it takes all; any other is loaded for real.
+    Of an official one it takes all, and so it does of one that was `written` here in the layout
+    "diffusers", with the configuration that goes with its tensors; any other is loaded for real.
     """
-    if is_official(adapter, file):
+    layout = written or "kohya"
+    has_own = METADATA_KEY in adapter.header  # which diffusers refuses in a kohya file
+    if has_own == (layout == "diffusers") and is_official(adapter, file, layout):
         return Taken(len(adapter.component("unet")), 0)
-    from lcm.formats.stock_loader import loaded_by_diffusers  # four seconds
+    from lcm.formats.stock_loader import loaded_by_diffusers  # slow to import
 
     return loaded_by_diffusers(adapter, file)
 

@@ -113,7 +113,7 @@ def check_written(adapter: Adapter, read: Adapter, dtype: torch.dtype) -> None:
 
 def check_taken(read: Adapter, file: Path | dict[str, torch.Tensor], layout: str) -> None:
     """Raises AdapterError unless the stock loader takes all of the file as it is meant."""
-    taken = diffusers_takes(read, file)
+    taken = diffusers_takes(read, file, layout)
     if taken.error or taken.misscaled or taken.count < len(read.component("unet")):
         raise AdapterError(
             f"diffusers would not load the {layout} file as it is meant ({in_words(taken)}); "
