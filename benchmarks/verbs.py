@@ -83,7 +83,7 @@ def write_adapter(
     from lcm.adapter.kohya import layer_tensors, stem
 
     generator = torch.Generator().manual_seed(seed)
-    state = {}
+    state: dict[str, Any] = {}
     for name, (rows, *columns) in shapes.items():
         down = 0.02 * torch.randn(rank, *columns, generator=generator)
         up = 0.02 * torch.randn(rows, rank, *(1,) * (len(columns) - 1), generator=generator)

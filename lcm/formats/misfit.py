@@ -42,7 +42,7 @@ def width_of_base(base: str) -> int | None:
         else:
             cached = try_to_load_from_cache(base, f"{UNET_FOLDER}/{CONFIG}")
             file = Path(cached) if isinstance(cached, str) else None
-        return file and width_of_config(read_object(file, ""))
+        return None if file is None else width_of_config(read_object(file, ""))
     except (ValueError, OSError):
         return None
 
