@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import counts, few_pictures, scale, serve, step, time_to_quality
+from benchmarks import counts, few_pictures, scale, serve, step, time_to_quality, verbs
 from examples.shapes.tables import fill
 
 README = Path(__file__).parent / "README.md"
@@ -23,6 +23,7 @@ TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "quality": (README, time_to_quality.NAME, time_to_quality.quality_table),
     "scale": (README, scale.NAME, scale.scale_table),
     "serve": (README, serve.NAME, serve.serve_table),
+    "verbs": (README, verbs.NAME, verbs.verbs_table),
     "few_pictures": (FIRST_MODEL, few_pictures.NAME, few_pictures.few_pictures_table),
     "fit": (TRAINING, counts.NAME, counts.fit_table),
 }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lcm.adapter.files import AdapterFile, save_tensors
-from lcm.adapter.kohya import layer_tensors, stem
+from lcm.adapter.kohya import family_header, layer_tensors, stem
 from lcm.adapter.lora import (
     base_state,
     lora_modules,
@@ -35,31 +35,6 @@ def kohya_state_dict(unet: Any, dtype: torch.dtype = torch.float16) -> dict[str,
         )
         state |= layer_tensors(stem("unet", name), down, up, layer.lora_alpha["default"])
     return state
-
-
-def family_header(
-    family: str, width: int, prediction_type: str, rank: int, alpha: float
-) -> dict[str, str]:
-    """The keys by which web UIs tell SD 1.x, SD 2.x and SDXL apart, and those of rank and alpha."""
-    is_sdxl, is_v2 = family == "sdxl", family == "sd" and width == 1024
-    version, architecture = (
-        ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base")
-        if is_sdxl
-        else ("sd_v1", "stable-diffusion-v1")
-    )
-    if is_v2:
-        v = "-v" if prediction_type == "v_prediction" else ""
-        version = f"sd_v2{v}"
-        architecture = "stable-diffusion-v2-768-v" if v else "stable-diffusion-v2-512"
-    return {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{architecture}/lora",
-        "ss_base_model_version": version,
-        "ss_v2": str(is_v2),
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": str(alpha),
-    }
 
 
 def header(unet: Any, recipe: Recipe, training: dict[str, str]) -> dict[str, str]:

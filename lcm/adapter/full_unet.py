@@ -88,11 +88,6 @@ def architecture(config: Any) -> Any:
     )
 
 
-def read_full_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """The recipe beside a whole U-Net. Raises ValueError for one that cannot be used."""
-    return Recipe.read(Path(path, UNET_FOLDER, RECIPE_NAME))
-
-
 def load_unet(path: str | os.PathLike[str], like: Any) -> Any:
     """The trained U-Net, where and in which precision `like` is. Raises ValueError or
     FileNotFoundError, in one line, for a folder that does not load, or is no U-Net of its kind.

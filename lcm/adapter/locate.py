@@ -12,7 +12,6 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from lcm.adapter.files import AdapterFile, refuse_pickle
-from lcm.adapter.full_unet import read_full_recipe
 from lcm.adapter.names import PEFT_WEIGHTS, WEIGHTS_NAME, is_full
 from lcm.adapter.recipe import Recipe
 from lcm.system.public_names import expanded
@@ -131,7 +130,7 @@ class Located:
         """The recipe in the adapter's header, or beside the U-Net; None for what this toolkit did
         not write.
         """
-        return read_full_recipe(self.source) if self.file is None else self.file.recipe
+        return Recipe.of_unet(self.source) if self.file is None else self.file.recipe
 
 
 def look_up(path: str | os.PathLike[str]) -> Located:

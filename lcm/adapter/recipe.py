@@ -5,11 +5,13 @@ adapter file.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
 from lcm.adapter.scheduler_values import check_scheduler_values
 from lcm.diffusion.prediction_types import PREDICTION_TYPES
 from lcm.system.json_input import content, parse_object
@@ -237,6 +239,11 @@ class Recipe:
     def read(cls, path: Path) -> Recipe:
         """The recipe in a file of its own. Raises ValueError as `from_json`."""
         return cls.from_json(content(path, AGAIN, LARGEST), str(path))
+
+    @classmethod
+    def of_unet(cls, output_dir: str | os.PathLike[str]) -> Recipe:
+        """The recipe beside the whole U-Net of a run. Raises ValueError as `from_json`."""
+        return cls.read(Path(output_dir, UNET_FOLDER, RECIPE_NAME))
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str = "the adapter's recipe") -> Recipe:

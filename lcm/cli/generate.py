@@ -137,6 +137,7 @@ def settings_of(args: argparse.Namespace, recipe: Recipe | None, defaults: CallD
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     args.seeds = args.seeds or [0]
     from lcm.data.sources.prompts import read_prompts
+    from lcm.formats.misfit import check_widths
     from lcm.inference.devices import choose_device, choose_dtype
     from lcm.inference.generate import (
         FEW_STEP,
@@ -164,6 +165,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         if not args.overwrite:
             check_names_free(args.output, pictures)
         device = choose_device(args.device)
+        check_widths(args.base, (found.file for found in adapters if found.file is not None))
         pipe = load_pipe(args, choose_dtype(args.dtype, device))
         check_clip_skip(pipe, settings.clip_skip)
         prepare(pipe, adapters, list(weights.values()), args.scheduler)

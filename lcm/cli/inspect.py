@@ -118,7 +118,6 @@ def programs(adapter: Adapter, file: AdapterFile) -> dict[str, Any]:
     """What the programs take of the U-Net's layers, and what to do."""
     from dataclasses import asdict
 
-    from lcm.formats.advice import way_on
     from lcm.formats.programs import what_takes
 
     count = len(adapter.component("unet"))
@@ -132,8 +131,15 @@ def programs(adapter: Adapter, file: AdapterFile) -> dict[str, Any]:
         "unet_layers": count,
         "programs": {k: asdict(v) for k, v in found.items()},
         "attach": attach(adapter, file, whole),
-        "repair": way_on(file) if broken or adapter.problems else None,
+        "repair": what_to_do(file) if broken or adapter.problems else None,
     }
+
+
+def what_to_do(file: AdapterFile) -> str:
+    """The way on; libraries that a sound file needs not are loaded for it."""
+    from lcm.formats.advice import way_on
+
+    return way_on(file)
 
 
 def attach(adapter: Adapter, file: AdapterFile, whole: bool) -> str:

@@ -71,17 +71,22 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     """
     import torch
 
+    from lcm.adapter.files import AdapterFile
+    from lcm.adapter.locate import find
     from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
-    from lcm.formats.apply import adapted_kinds, add_deltas
-    from lcm.formats.coverage import pruned_warning
+    from lcm.formats.misfit import check_widths
     from lcm.formats.write import check_free
-    from lcm.inference import fitting_scheduler
-    from lcm.libraries.transformers import save_for_all
-    from lcm.system.lock import replacing_alone
 
     check_free(
         args.output, [Path(args.base), *map(Path, args.adapters)], args.force, "model_index.json"
     )
+    check_widths(args.base, (AdapterFile.read(find(name)) for name in args.adapters))
+    from lcm.formats.apply import adapted_kinds, add_deltas
+    from lcm.formats.coverage import pruned_warning
+    from lcm.inference import fitting_scheduler
+    from lcm.libraries.transformers import save_for_all
+    from lcm.system.lock import replacing_alone
+
     pipe = load_pipe(args)
     recipe = None
     for name, weight in zip(args.adapters, weights, strict=True):

@@ -61,13 +61,15 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from lcm.adapter.files import AdapterFile
     from lcm.adapter.locate import find
     from lcm.adapter.recipe import RECIPE_KEY
-    from lcm.formats.apply import verify
+    from lcm.formats.misfit import check_widths
     from lcm.formats.write import check_free, identified, place
 
     file, output = find(args.file), place(args.output)
     check_free(output, [file], args.force)
-    pipe = load_pipe(args) if args.base else None
     source = AdapterFile.read(file)
+    if args.base:
+        check_widths(args.base, [source])
+    pipe = load_pipe(args) if args.base else None
     if args.objective:  # whatever recipe is there is replaced, though it be unreadable
         source.header.pop(RECIPE_KEY, None)
     layers = pipe.unet.config.layers_per_block if pipe else None
@@ -76,6 +78,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     result = written(adapter, output, dtype_of(args, adapter), source)
     print_written(output, result)
     if pipe is not None:
+        from lcm.formats.apply import verify
+
         verdict = verify(pipe, adapter, output)
         taken = ", ".join(f"{count} of the {name}" for name, count in verdict.loaded.items())
         print(

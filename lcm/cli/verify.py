@@ -26,13 +26,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from lcm.adapter.files import AdapterFile
     from lcm.adapter.locate import find
+    from lcm.formats.misfit import check_widths
+
+    file = find(args.file)
+    check_widths(args.base, [AdapterFile.read(file)])
     from lcm.formats.advice import way_on
     from lcm.formats.apply import adapted_kinds, verify
     from lcm.formats.coverage import pruned_warning
     from lcm.formats.programs import what_takes
     from lcm.inference.judge import fits
 
-    file = find(args.file)
     pipe = load_pipe(args)
     adapter = read(args, file, pipe.unet.config.layers_per_block)
     print(f"{file} on {args.base}")

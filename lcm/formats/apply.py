@@ -19,8 +19,9 @@ from lcm.adapter.files import AdapterError, AdapterFile
 from lcm.adapter.lora import adaptable, lora_modules
 from lcm.adapter.names import COMPONENTS
 from lcm.formats.advice import way_on
-from lcm.formats.factors import FAMILIES, Adapter, Factors
-from lcm.formats.programs import ATTACHED, is_filled
+from lcm.formats.factors import Adapter, Factors
+from lcm.formats.misfit import other_kind, width_of_config
+from lcm.formats.stock_loader import ATTACHED, is_filled
 from lcm.system.console import silenced
 
 
@@ -84,14 +85,7 @@ def targets(pipe: Any, adapter: Adapter) -> Iterator[tuple[Any, Factors]]:
 
 def misfit(pipe: Any, adapter: Adapter) -> str:
     """For what the adapter was made instead, as far as the widths of the text say it."""
-    theirs, ours = adapter.text_width, adaptable(pipe)["unet"].config.cross_attention_dim
-    if theirs and isinstance(ours, int) and theirs != ours:
-        names = [FAMILIES.get(width, "another family") for width in (theirs, ours)]
-        return (
-            f"the adapter was made for another kind of model, {names[0]} with text width {theirs}, "
-            f"and this one is {names[1]} with {ours}"
-        )
-    return "the adapter was made for another kind of model"
+    return other_kind(adapter.text_width, width_of_config(adaptable(pipe)["unet"].config))
 
 
 def elsewhere(pipe: Any, adapter: Adapter) -> str:

@@ -9,8 +9,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from peft.utils.other import get_pattern_key
-
 from lcm.adapter.files import AdapterError
 from lcm.adapter.names import PEFT_CONFIG, PEFT_WEIGHTS
 from lcm.system.json_input import content, parse_object
@@ -78,5 +76,9 @@ def configured_alpha(config: dict[str, Any], layer: str, rank: int) -> float:
     sqrt(rank).
     """
     pattern: dict[str, float] = config.get("alpha_pattern") or {}
-    alpha = float(pattern.get(get_pattern_key(pattern.keys(), layer), config["lora_alpha"]))
+    alpha = float(config["lora_alpha"])
+    if pattern:
+        from peft.utils.other import get_pattern_key  # slow to import
+
+        alpha = float(pattern.get(get_pattern_key(pattern.keys(), layer), alpha))
     return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha

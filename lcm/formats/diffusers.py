@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
 from torch import Tensor
 
 from lcm.adapter.files import save_tensors
@@ -27,6 +26,8 @@ def pattern(name: str) -> str:
 
 def peft_config(modules: dict[str, Factors]) -> dict[str, Any]:
     """PEFT's configuration of these layers, as JSON has it."""
+    from peft import LoraConfig  # slow to import
+
     rank, alpha = common(modules.values())
     config = LoraConfig(
         r=rank,

@@ -85,11 +85,22 @@ class Factors:
 
 
 def product_norm(up: Tensor, down: Tensor) -> float:
-    """Frobenius norm of `up` `down`, in their precision, from two matrices of rank x rank: the
-    product itself may have a hundred million elements.
+    """Frobenius norm of `up` `down` in float64, from two matrices of rank x rank: the product
+    itself may have a hundred million elements. inf where it is beyond all numbers.
     """
-    squared = ((up.T @ up) * (down @ down.T).T).sum().item()
+    outer, inner = gram(up), gram(down.T)
+    squared = (outer * inner).sum().item()
+    if cancels(squared, (outer * inner).abs().sum().item()):
+        above, below = (torch.linalg.qr(matrix, mode="r").R for matrix in (up, down.T))
+        return (above @ below.T).norm().item()
     return math.inf if math.isnan(squared) else max(squared, 0.0) ** 0.5
+
+
+def cancels(total: float, size: float) -> bool:
+    """Whether a sum in float64 has lost too many digits for its root to have five; `size` is the
+    sum of the absolute values.
+    """
+    return total < 1e-10 * size
 
 
 @dataclass
@@ -199,18 +210,66 @@ def largest_difference(one: Adapter, other: Adapter) -> tuple[float, str]:
 
 
 def difference(one: Factors, other: Factors) -> float:
-    """Frobenius norm of the difference of two deltas of one shape, relative to the first."""
-    one = one.widened(other.rank)
-    up, down = one.scale * one.up.flatten(1).float(), one.down.flatten(1).float()
-    above, below = other.scale * other.up.flatten(1).float(), other.down.flatten(1).float()
-    if up.shape == above.shape and torch.equal(down, below):
-        # nearly always: what is written has the same `down`, and most often the same `up`
-        left = up - above
-        return product_norm(left, down) / largest(up, down) if left.any() else 0.0
-    # the norm of a difference of nearly equal products needs all the digits that there are
-    both = torch.cat([up, -above], dim=1).double(), torch.cat([down, below]).double()
-    return product_norm(*both) / largest(up, down)
+    """Frobenius norm of the difference of two deltas of one shape, relative to the first, in
+    float64 and from matrices of rank x rank alone: no product is made, and nothing that the two
+    have in common is subtracted.
+    """
+    if is_same(one, other):
+        return 0.0
+    rank = max(one.rank, other.rank)
+    (up, down), (above, below) = in_double(one, rank), in_double(other, rank)
+    left, right = above - up, below - down
+    # of rounded factors the two are small: (up + left)(down + right) - up down
+    #   = left down + (up + left) right
+    squared, change = gram(down.T), gram(left)
+    terms = [change * squared]
+    if right.any():
+        mixed = left.T @ up
+        terms.append((gram(up) + mixed + mixed.T + change) * gram(right.T))
+        terms.append(2 * (mixed + change) * (down @ right.T))
+    total, size = (sum(t.sum().item() for t in each) for each in (terms, map(torch.abs, terms)))
+    if cancels(total, size):
+        both = torch.cat([up, -above], dim=1), torch.cat([down, below])
+        return product_norm(*both) / max(product_norm(up, down), 1e-30)
+    if math.isnan(total):
+        return math.inf
+    return max(total, 0.0) ** 0.5 / max(product_norm(up, down), 1e-30)
 
 
-def largest(up: Tensor, down: Tensor) -> float:
-    return max(product_norm(up, down), 1e-30)
+def is_same(one: Factors, other: Factors) -> bool:
+    """Whether two layers have the same numbers bit by bit, as nearly always after writing."""
+    pairs = ((one.up, other.up), (one.down, other.down))
+    return one.alpha == other.alpha and all(
+        a.dtype == b.dtype and a.shape == b.shape and torch.equal(bits(a), bits(b))
+        for a, b in pairs
+    )
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """A tensor's memory in pieces of 8 bytes, of which torch compares as many at a time as of
+    numbers in half precision; as it is where they do not fill it.
+    """
+    flat = tensor.flatten()
+    return flat if flat.nbytes % 8 else flat.view(torch.int64)
+
+
+def in_double(factors: Factors, rank: int) -> tuple[Tensor, Tensor]:
+    """alpha / rank `up` and `down` as matrices [out, rank] and [rank, in] in float64, with zeros
+    where the rank is smaller.
+    """
+    more = rank - factors.rank
+    up = factors.scale * exact(factors.up.flatten(1))
+    down = exact(factors.down.flatten(1))
+    if more:
+        pad = torch.nn.functional.pad
+        up, down = pad(up, (0, more)), pad(down, (0, 0, 0, more))
+    return up, down
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """The same numbers in float64. Those of 16 bits go by way of float32, which is faster."""
+    return (tensor.float() if tensor.element_size() == 2 else tensor).double()
+
+
+def gram(matrix: Tensor) -> Tensor:
+    return matrix.T @ matrix

@@ -95,8 +95,13 @@ FOREIGN = (
 )
 
 
+ANY_FOREIGN = re.compile("|".join(f"(?:{kind.pattern.pattern})" for kind in FOREIGN))
+
+
 def foreign(key: str) -> Foreign | None:
     """What a tensor is, where its name says that it is no part of a LoRA."""
+    if not ANY_FOREIGN.search(key):
+        return None
     return next((kind for kind in FOREIGN if kind.pattern.search(key)), None)
 
 

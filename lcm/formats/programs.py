@@ -1,5 +1,5 @@
-"""What a program takes of an adapter file as it stands: stock diffusers, by loading it for real;
-the web UIs, by their name maps.
+"""What a program takes of an adapter file as it stands: stock diffusers, by loading it for real
+unless it is as the official ones are; the web UIs, by their name maps.
 
 A layer that a program does not recognise is left out without an error, and one whose alpha it does
 not find gets the scale 1.
@@ -9,131 +9,83 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusers.loaders.peft import PeftAdapterMixin
-from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import Tensor
 
-from lcm.adapter.kohya import underscored
+from lcm.adapter.files import opened
+from lcm.adapter.kohya import stem, underscored
+from lcm.adapter.names import LORA_TARGETS
 from lcm.adapter.prefixes import PREFIXES, UNDERSCORED
+from lcm.formats.configuration import METADATA_KEY
 from lcm.formats.factors import Adapter, Factors
 from lcm.formats.keys import Slot
-from lcm.libraries.diffusers import named_as_safetensors
-from lcm.system.console import silenced
-
-ATTACHED = "verified"
-"""A name of an adapter. Under "default" diffusers would also read keys with `.default.`, as it does
-under no other.
-"""
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What a program takes of the U-Net's adapted layers: how many, how many of these with another
-    strength, the first left out.
-    """
-
-    count: int
-    misscaled: int
-    missing: str = ""
-    error: str = ""
-
-
-def taken(adapter: Adapter, scales: dict[str, float]) -> Taken:
-    """Compares the scales that a program gives to layers with what the file means."""
-    layers = adapter.component("unet")
-    found = {name: scale for name, scale in scales.items() if name in layers}
-    missing = [name for name in layers if name not in found]
-    wrong = sum(
-        abs(scale - layers[name].scale) > 1e-3 * abs(layers[name].scale)
-        for name, scale in found.items()
-    )
-    return Taken(len(found), wrong, missing[0] if missing else "")
-
+from lcm.formats.taken import Taken, taken
 
 # --- stock diffusers ------------------------------------------------------------------------------
 
+Facts = tuple[str, tuple[int, ...]]
+"""The type of a tensor's numbers, as safetensors calls it, and its shape."""
+OFFICIAL = re.compile(
+    rf"(?:down_blocks|mid_block|up_blocks)\.(?:.*\.)?(?:{'|'.join(map(re.escape, LORA_TARGETS))})"
+)
+"""The layers of the official LCM-LoRAs."""
+TYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 
-class Skeleton(PeftAdapterMixin, nn.Module):
-    """A module tree with the adapted layers and nothing else, which takes no memory: all that the
-    stock loader looks at.
+
+def facts_of(file: Path | dict[str, Tensor]) -> dict[str, Facts]:
+    """What the header of a file says of its tensors, or that of the file that these would be."""
+    if isinstance(file, dict):
+        return {name: (TYPES.get(t.dtype, ""), tuple(t.shape)) for name, t in file.items()}
+    with opened(file) as safe:
+        slices = {name: safe.get_slice(name) for name in safe.keys()}  # noqa: SIM118
+    return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+
+
+def is_official(adapter: Adapter, file: Path | dict[str, Tensor], layout: str) -> bool:
+    """Whether the tensors of a file are as those of the official LCM-LoRAs and of what this toolkit
+    trains: their layers of a U-Net and nothing else, of one rank and one alpha, spelt as in this
+    layout alone.
     """
-
-    def __init__(self, layers: dict[str, Factors]) -> None:
-        super().__init__()
-        for name, factors in layers.items():
-            *path, leaf = name.split(".")
-            parent: nn.Module = self
-            for part in path:
-                if not hasattr(parent, part):
-                    parent.add_module(part, nn.Module())
-                parent = getattr(parent, part)
-            parent.add_module(leaf, layer(factors))
-
-
-def layer(factors: Factors) -> nn.Module:
-    """What the factors adapt, with one number in the place of all its weights."""
-    outputs, (_, inputs, *kernel) = len(factors.up), factors.down.shape
-    with torch.device("meta"):
-        shell = (
-            nn.Conv2d(inputs, outputs, kernel[0], bias=False)
-            if kernel
-            else nn.Linear(inputs, outputs, bias=False)
-        )
-    shell.weight = nn.Parameter(
-        torch.zeros((), dtype=factors.up.dtype).expand(shell.weight.shape), requires_grad=False
-    )
-    return shell
-
-
-def diffusers_takes(adapter: Adapter, file: Path | dict[str, Tensor]) -> Taken:
-    """What `load_lora_weights` of the stock pipeline takes of a file, or of the tensors of one, on
-    a skeleton of the U-Net.
-    """
-    if isinstance(file, Path):
-        with named_as_safetensors(file) as named:
-            return stock_takes(adapter, str(named.parent), weight_name=named.name)
-    return stock_takes(adapter, dict(file))
-
-
-def stock_takes(adapter: Adapter, source: str | dict[str, Tensor], **options: str) -> Taken:
-    """What comes of the first argument of `lora_state_dict`, and its other `options`."""
-    skeleton = Skeleton(adapter.component("unet"))
-    pipeline = StableDiffusionXLPipeline if adapter.text_width == 2048 else StableDiffusionPipeline
-    config = SimpleNamespace(layers_per_block=2)
-    try:
-        state, alphas, metadata = pipeline.lora_state_dict(
-            source,
-            unet_config=config,
-            return_lora_metadata=True,
-            use_safetensors=True,
-            **options,
-        )
-        with silenced():
-            pipeline.load_lora_into_unet(
-                state,
-                network_alphas=alphas,
-                unet=skeleton,
-                adapter_name=ATTACHED,
-                metadata=metadata,
-                low_cpu_mem_usage=True,
-            )
-    except Exception as error:  # whatever a user would see
-        return Taken(0, 0, error=" ".join(str(error).split())[:160])
-    loaded = {
-        name: m for name, m in skeleton.named_modules() if isinstance(m, LoraLayer) and is_filled(m)
+    layers, facts = adapter.component("unet"), facts_of(file)
+    expected = {
+        name: fact
+        for layer, factors in layers.items()
+        for name, fact in spelt(layer, factors, layout).items()
     }
-    return taken(adapter, {name: m.scaling[ATTACHED] for name, m in loaded.items()})
+    return (
+        0 < len(expected) == len(facts)
+        and len({(f.rank, f.alpha) for f in layers.values()}) == 1
+        and all(map(OFFICIAL.fullmatch, layers))
+        and all(facts.get(name, ("", ()))[1] == shape for name, shape in expected.items())
+        and all(kind in TYPES.values() for kind, _ in facts.values())
+    )
 
 
-def is_filled(module: LoraLayer) -> bool:
-    """Whether both matrices came from the file: what did not is left without memory."""
-    return not any(part[ATTACHED].weight.is_meta for part in (module.lora_A, module.lora_B))
+def spelt(layer: str, factors: Factors, layout: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a layer's tensors in a file, by name."""
+    down = tuple(factors.down.shape)
+    up = (len(factors.up), factors.rank, *(1,) * (len(down) - 2))
+    if layout == "diffusers":
+        return {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}
+    name = stem("unet", layer)
+    return {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": ()}
+
+
+def diffusers_takes(adapter: Adapter, file: Path | dict[str, Tensor], written: str = "") -> Taken:
+    """What `load_lora_weights` of the stock pipeline takes of a file, or of the tensors of one.
+
+    Of an official one it takes all, and so it does of one that was `written` here in the layout
+    "diffusers", with the configuration that goes with its tensors; any other is loaded for real.
+    """
+    layout = written or "kohya"
+    has_own = METADATA_KEY in adapter.header  # which diffusers refuses in a kohya file
+    if has_own == (layout == "diffusers") and is_official(adapter, file, layout):
+        return Taken(len(adapter.component("unet")), 0)
+    from lcm.formats.stock_loader import loaded_by_diffusers  # slow to import
+
+    return loaded_by_diffusers(adapter, file)
 
 
 # --- web UIs --------------------------------------------------------------------------------------

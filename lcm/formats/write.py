@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 
-from lcm.adapter.export import family_header
 from lcm.adapter.files import AdapterError, AdapterFile
+from lcm.adapter.kohya import family_header
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.adapter.recipe import RECIPE_KEY, Recipe
 from lcm.formats import diffusers, kohya, peft
 from lcm.formats.configuration import METADATA_KEY
 from lcm.formats.factors import Adapter, common, largest_difference
-from lcm.formats.programs import Taken, diffusers_takes
+from lcm.formats.programs import diffusers_takes
 from lcm.formats.read import read_adapter, understand
+from lcm.formats.taken import Taken
 from lcm.system.lock import replacing_alone
 
 LAYOUTS = {"kohya": kohya.write, "diffusers": diffusers.write, "peft": peft.write}
@@ -112,7 +113,7 @@ def check_written(adapter: Adapter, read: Adapter, dtype: torch.dtype) -> None:
 
 def check_taken(read: Adapter, file: Path | dict[str, torch.Tensor], layout: str) -> None:
     """Raises AdapterError unless the stock loader takes all of the file as it is meant."""
-    taken = diffusers_takes(read, file)
+    taken = diffusers_takes(read, file, layout)
     if taken.error or taken.misscaled or taken.count < len(read.component("unet")):
         raise AdapterError(
             f"diffusers would not load the {layout} file as it is meant ({in_words(taken)}); "

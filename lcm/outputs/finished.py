@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from lcm.adapter.files import opened, read_header
-from lcm.adapter.full_unet import read_full_recipe
 from lcm.adapter.names import SUFFIX, UNET_FOLDER, WEIGHTS_NAME, is_full
+from lcm.adapter.recipe import Recipe
 from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, REPORT_NAME, WORKFLOW_NAME
 from lcm.system.atomic import replacing
 from lcm.system.checksums import SUMS_NAME, first_changed, sums_text
@@ -94,7 +94,7 @@ def flaw_of_weights(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> str
         for path in weights:
             read_through(path)
         if is_full(output_dir):
-            read_full_recipe(output_dir)
+            Recipe.of_unet(output_dir)
     except (ValueError, OSError) as error:
         return str(error)
     return None
