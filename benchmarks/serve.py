@@ -31,7 +31,7 @@ from diffusers import StableDiffusionPipeline
 import lcm
 from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
-from benchmarks.step import ratio
+from benchmarks.rounds import ratio
 from examples.shapes.demo import HERE as SHAPES
 from examples.shapes.demo import TEACHER
 from lcm import Engine, Request

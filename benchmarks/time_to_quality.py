@@ -34,7 +34,7 @@ from diffusers import LCMScheduler
 
 from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
-from benchmarks.public_scripts import Settings, TwoUnets
+from benchmarks.public_scripts import Settings, TwoUnets, load_pipe
 from examples.shapes.demo import TEACHER
 from examples.shapes.evaluate import decode, generate, prompts_and_seeds
 from examples.shapes.judge import Judge
@@ -72,7 +72,7 @@ class ScriptLearner:
         flags = dict(flags)
         batch_size = flags.pop("train_batch_size")
         torch.manual_seed(seed)
-        self.script = TwoUnets(TEACHER, Settings(**flags))
+        self.script = TwoUnets(load_pipe(TEACHER), Settings(**flags))
         config = TrainConfig.of(
             pretrained_teacher_model=str(TEACHER),
             train_data_dir=str(data),
