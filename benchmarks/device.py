@@ -106,9 +106,9 @@ class Device:
         return time.perf_counter() - start
 
     def clear(self) -> None:
-        """Gives back the memory of what nobody holds any more."""
-        gc.collect()
+        """Gives back the memory of the card that nobody holds any more."""
         if self.is_gpu:
+            gc.collect()
             torch.cuda.empty_cache()
 
     def memory(self, work: Callable[[], object]) -> dict[str, int]:

@@ -40,7 +40,7 @@ SMALL_UNET: dict[str, Any] = {
     "sample_size": 8,
     "block_out_channels": (8, 16),
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D"),
     "layers_per_block": 1,
     "attention_head_dim": 2,
     "norm_num_groups": 4,
@@ -161,17 +161,15 @@ def twin(family: Family) -> Family:
 @functools.cache
 def flops_per_image(name: str, tiny: bool) -> dict[str, int]:
     """FLOPs of a training step and of the encoders, for one image: those of `results/counts.json`,
-    which are counted with the toolkit's own step; those of a stand-in are counted now.
+    which are counted with the toolkit's own step. Those of a stand-in are nobody's, a number to
+    compute with.
     """
     if tiny:
-        model = TINY[name]
-        step, encoders = counts.count_step(model, 1), counts.count_encoders(model, 1)
-    else:
-        found = json.loads((counts.RESULTS / counts.NAME).read_text())["models"][name]
-        step, encoders = found["step"], found["encoders"]
+        return {"step": 10**9, "encoders": 10**8}
+    found = json.loads((counts.RESULTS / counts.NAME).read_text(encoding="utf-8"))["models"][name]
     return {
-        "step": step["flops_per_image"],
-        "encoders": sum(part["flops_per_image"] for part in encoders.values()),
+        "step": found["step"]["flops_per_image"],
+        "encoders": sum(part["flops_per_image"] for part in found["encoders"].values()),
     }
 
 
