@@ -57,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--wheels", type=Path, help="a folder of packages to use without installing"
     )
+    parser.add_argument("--retry", action="store_true", help="measure again what failed")
     parser.add_argument("--rehearse", action="store_true", help="small shapes on the CPU")
     parser.add_argument("--report", action="store_true", help="print the tables of the results")
     return parser

@@ -46,6 +46,8 @@ def run(args: argparse.Namespace, results: Path, rehearsal: Path) -> float:
         path.unlink(missing_ok=True)
     be_quiet()
     record = Record.open(path, {**device.facts(), "tiny": args.rehearse})
+    if args.retry:
+        record.forget_errors()
     print(f"{record.machine['name']}, torch {torch.__version__}: {path}", flush=True)
     minutes = args.minutes
     try:

@@ -20,12 +20,12 @@ from benchmarks.gpu.worlds import (
     family_of,
     make_pipe,
     make_run,
-    precision_of,
     twin,
 )
 from benchmarks.rounds import measure_seconds
 from examples.shapes.render import CAPTIONS
 from lcm.adapter.export import export_lora
+from lcm.training.inputs import DTYPES
 from lcm.training.setup import build_recipe
 
 NUM_STEPS = 4
@@ -37,7 +37,7 @@ def pipe_with_adapter(bench: Bench, model: str, precision: str) -> Any:
     """A pipeline with random weights and an adapter that was exported by this toolkit and attached
     by it.
     """
-    family = family_of(make_pipe(bench, model, precision))
+    family = family_of(make_pipe(bench, model, DTYPES[precision]))
     donor = twin(family)
     run, state = make_run(bench, donor, 1, precision)
     randomise(state.student.parameters)
@@ -82,7 +82,7 @@ def measure(bench: Bench, model: str, batch: int, precision: str, compiled: bool
     facts: dict[str, Any] = {
         "model": model,
         "batch": batch,
-        "precision": precision_of(bench, precision),
+        "precision": precision,
         "num_inference_steps": NUM_STEPS,
         "finite": bool(plain.isfinite().all()),
     }

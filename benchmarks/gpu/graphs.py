@@ -13,9 +13,8 @@ from benchmarks.gpu.plan import Bench
 from benchmarks.gpu.worlds import (
     batch_of,
     cached,
-    family_of,
-    make_pipe,
     make_run,
+    make_teacher,
     pixel_batch,
     precision_of,
 )
@@ -30,7 +29,7 @@ def measure(bench: Bench, model: str, batch: int, precision: str) -> dict[str, A
     and replayed; loss and length of the gradient of both.
     """
     batch = batch_of(bench, batch)
-    family = family_of(make_pipe(bench, model, precision))
+    family = make_teacher(bench, model, precision)
     run, state = make_run(bench, family, batch, precision)
     parameters = state.student.parameters
     randomise(parameters)

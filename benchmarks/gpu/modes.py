@@ -11,10 +11,9 @@ from benchmarks.gpu.regional import Regional, forget, graphs_compiled
 from benchmarks.gpu.worlds import (
     batch_of,
     cached,
-    family_of,
     flops_per_image,
-    make_pipe,
     make_run,
+    make_teacher,
     pixel_batch,
     precision_of,
 )
@@ -32,7 +31,7 @@ def make_step(
     bench: Bench, model: str, batch: int, precision: str
 ) -> tuple[Contender, Any, dict[str, Any]]:
     """This toolkit's step with --cache_latents, its U-Net, and what it is a step of."""
-    family = family_of(make_pipe(bench, model, precision))
+    family = make_teacher(bench, model, precision)
     run, state = make_run(bench, family, batch, precision)
     randomise(state.student.parameters)
     moments = cached(family, pixel_batch(bench, model, batch))

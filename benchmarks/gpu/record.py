@@ -57,6 +57,11 @@ class Record:
         """Whether there is nothing more to do about it."""
         return name in self.cells
 
+    def forget_errors(self) -> None:
+        """What failed is measured again."""
+        self.cells = {name: cell for name, cell in self.cells.items() if "error" not in cell}
+        self.begun = {}
+
     def begin(self, name: str) -> None:
         """Notes that something is measured now, in case that is the last that is heard of it."""
         self.begun[name] = self.begun.get(name, 0) + 1

@@ -27,6 +27,7 @@ LEFT_OVER = 2.0
 """Seconds at the end in which nothing is begun."""
 TRACE = 12
 """Lines of a traceback that are kept."""
+MOST_WORDS = 600
 
 Say = Callable[[str], None]
 
@@ -69,12 +70,17 @@ def load(place: str) -> Callable[..., dict[str, Any]]:
 
 
 def failure(error: BaseException) -> dict[str, Any]:
-    """What is kept of an error."""
-    lines = traceback.format_exception(error)
-    return {
-        "error": plain(f"{type(error).__name__}: {error}")[:500],
-        "traceback": "".join(lines).splitlines()[-TRACE:],
-    }
+    """What is kept of an error: its words, and those of the one that it came from, since a failed
+    capture of a graph, say, hides what made it fail.
+    """
+    first = error
+    while (before := first.__cause__ or first.__context__) is not None:
+        first = before
+    words = f"{type(error).__name__}: {error}"
+    if first is not error:
+        words += f" (first {type(first).__name__}: {first})"
+    trace = [line for part in traceback.format_exception(first) for line in part.splitlines()]
+    return {"error": plain(words, limit=MOST_WORDS), "traceback": trace[-TRACE:]}
 
 
 def tidy(device: Device) -> None:

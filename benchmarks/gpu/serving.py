@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.gpu.drawing import pipe_with_adapter
 from benchmarks.gpu.plan import Bench
-from benchmarks.gpu.worlds import batch_of, precision_of
+from benchmarks.gpu.worlds import batch_of
 from benchmarks.rounds import measure_seconds
 from benchmarks.serve import (
     AGAIN,
@@ -60,7 +60,7 @@ def measure(bench: Bench, model: str, batch: int, precision: str) -> dict[str, A
     return {
         "model": model,
         "batch": batch,
-        "precision": precision_of(bench, precision),
+        "precision": precision,
         "requests": len(requests),
         "steps": sorted(request.num_inference_steps for request in requests),
         "largest_difference": differences,

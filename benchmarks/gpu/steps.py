@@ -29,10 +29,9 @@ from benchmarks.gpu.worlds import (
     TINY_RANK,
     batch_of,
     cached,
-    family_of,
     flops_per_image,
-    make_pipe,
     make_run,
+    make_teacher,
     pixel_batch,
     precision_of,
     twin,
@@ -72,7 +71,7 @@ def make_contenders(
     bench: Bench, model: str, batch: int, precision: str
 ) -> dict[str, Callable[[], Contender]]:
     """What makes every contender, by name, this toolkit first."""
-    family = family_of(make_pipe(bench, model, precision))
+    family = make_teacher(bench, model, precision)
     teachers = {name: twin(family) for name in (TOOLKIT, ONE, TWO, FLOAT)}
     pixels = pixel_batch(bench, model, batch)
     run, state = make_run(bench, teachers[TOOLKIT], batch, precision)

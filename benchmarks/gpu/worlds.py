@@ -107,18 +107,16 @@ def made(build: Callable[[], Any], device: torch.device, dtype: torch.dtype) -> 
     return network.to(dtype).requires_grad_(False).eval()
 
 
-def make_pipe(bench: Bench, name: str, precision: str) -> Any:
-    """The pipeline of a published model with random weights, on the device. The VAE of SDXL stays
-    in float32, as `load_family` leaves it.
+def make_pipe(bench: Bench, name: str, dtype: torch.dtype) -> Any:
+    """The pipeline of a published model with random weights, on the device, all of it in `dtype`,
+    as stock diffusers loads it.
     """
     model, device = model_of(bench, name), bench.device.torch
-    dtype = DTYPES[precision_of(bench, precision)]
     torch.manual_seed(0)
     encoders = list(made(lambda: nn.ModuleList(model.encoders()), device, dtype))
-    vae_dtype = torch.float32 if model.vae.get("force_upcast") else dtype
     parts = {
         "unet": made(model.unet, device, dtype),
-        "vae": made(model.autoencoder, device, vae_dtype),
+        "vae": made(model.autoencoder, device, dtype),
         "text_encoder": encoders[0],
         "tokenizer": build_tokenizer(),
         "scheduler": DDIMScheduler(
@@ -139,6 +137,16 @@ def make_pipe(bench: Bench, name: str, precision: str) -> Any:
         pipe = StableDiffusionXLPipeline(**parts, **second, add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def make_teacher(bench: Bench, name: str, precision: str) -> Family:
+    """The same as a teacher for --mixed_precision. The VAE of SDXL is float32, as `load_family` has
+    it.
+    """
+    pipe = make_pipe(bench, name, DTYPES[precision_of(bench, precision)])
+    if pipe.vae.config.force_upcast:
+        pipe.vae.float()
+    return family_of(pipe)
 
 
 def family_of(pipe: Any) -> Family:

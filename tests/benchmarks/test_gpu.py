@@ -125,15 +125,23 @@ def test_a_second_run_measures_what_is_missing(record: Record) -> None:
 
 def test_an_error_is_kept_and_the_next_goes_on(record: Record) -> None:
     def fail() -> None:
-        raise RuntimeError("CUDA out of memory\x1b[31m")
+        try:
+            raise ValueError("the first")
+        finally:
+            raise RuntimeError("CUDA out of memory\x1b[31m")
 
     gone = Section("gone", 60.0, "benchmarks.gpu.no_such_module:measure", {"x": Case(1.0, {})})
     sections = [*fakes("a", a=fail), gone, *fakes("b", b=lambda: float("nan"))]
     assert measure_all(record, CPU, sections, say=lambda _: None) == []
     cells = reopened(record).cells
-    assert cells["a/x"]["error"] == "RuntimeError: CUDA out of memory\\x1b[31m"
+    assert cells["a/x"]["error"] == (
+        "RuntimeError: CUDA out of memory\\x1b[31m (first ValueError: the first)"
+    )
     assert cells["gone/x"]["error"].startswith("ModuleNotFoundError")
     assert cells["b/x"]["value"] == "nan"
+    again = reopened(record)
+    again.forget_errors()
+    assert list(again.cells) == ["b/x"]
     table = gpu_tables({"machine": {**CPU.facts()}, "cells": {"a/x": cells["a/x"]}})
     assert "| a/x | RuntimeError: CUDA out of memory" in table
 
