@@ -162,11 +162,12 @@ class TwoUnets:
             for s in batch.sizes
         ]
         ids = torch.tensor(sizes, device=self.device, dtype=embeds.dtype)
-        with_captions, without = (
-            {"encoder_hidden_states": e, "added_cond_kwargs": {"text_embeds": p, "time_ids": ids}}
-            for e, p in ((embeds, pooled), (torch.zeros_like(embeds), torch.zeros_like(pooled)))
-        )
-        return with_captions, without
+
+        def told(embeds: Tensor, pooled: Tensor) -> Cond:
+            added = {"text_embeds": pooled, "time_ids": ids}
+            return {"encoder_hidden_states": embeds, "added_cond_kwargs": added}
+
+        return told(embeds, pooled), told(torch.zeros_like(embeds), torch.zeros_like(pooled))
 
     @torch.no_grad()
     def encode_images(self, batch: SampleBatch) -> Tensor:

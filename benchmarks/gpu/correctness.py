@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ MOST_UPDATES = 40
 
 def measure(bench: Bench, what: str, **options: Any) -> dict[str, Any]:
     """One of the questions."""
-    return {"scaler": measure_scaler, "resume": measure_resume}[what](bench, **options)
+    return QUESTIONS[what](bench, **options)
 
 
 def make(bench: Bench, precision: str) -> Shapes:
@@ -66,7 +66,8 @@ def measure_scaler(bench: Bench) -> dict[str, Any]:
     reference = make(bench, "no")
     exact = first_loss(reference, *reference.run(size), size)
     scaler.set_growth_interval(GROWS_AFTER)
-    losses, scales = [], [scaler.get_scale()]
+    losses: list[float] = []
+    scales = [scaler.get_scale()]
     # its first scale may be too large, and is halved until it is not
     while len(losses) < MOST_UPDATES and (state.skipped or len(losses) < 2 * GROWS_AFTER):
         losses.append(update(world, run, state))
@@ -185,3 +186,9 @@ def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Any]:
         (float((a[n].double() - b[n].double()).abs().max()) for n in different), default=0
     )
     return {"tensors": len(a), "different": len(different), "largest": largest}
+
+
+QUESTIONS: dict[str, Callable[..., dict[str, Any]]] = {
+    "scaler": measure_scaler,
+    "resume": measure_resume,
+}

@@ -4,6 +4,7 @@ static batches, all requests there from the start.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def measure(bench: Bench, model: str, batch: int, precision: str) -> dict[str, A
     batch = batch_of(bench, batch)
     pipe = pipe_with_adapter(bench, model, precision)
     requests = make_requests(TINY_REQUESTS if bench.tiny else REQUESTS)
-    ways = {
+    ways: dict[str, Callable[[], Stock | Continuous]] = {
         ONE: lambda: Stock(pipe, 1),
         STATIC: lambda: Stock(pipe, batch),
         CONTINUOUS: lambda: Continuous(pipe, batch),
@@ -42,12 +43,15 @@ def measure(bench: Bench, model: str, batch: int, precision: str) -> dict[str, A
     }
     drawn: dict[str, Images] = {}
 
-    def serve(name: str) -> None:
-        done = simulate(ways[name](), requests, [0.0] * len(requests), bench.device.seconds)
-        drawn[name] = {number: image for number, _, image in done}
+    def serve(name: str) -> Callable[[], None]:
+        def work() -> None:
+            done = simulate(ways[name](), requests, [0.0] * len(requests))
+            drawn[name] = {number: image for number, _, image in done}
+
+        return work
 
     seconds = measure_seconds(
-        {name: lambda name=name: serve(name) for name in ways},
+        {name: serve(name) for name in ways},
         bench.rounds,
         bench.device.seconds,
         within=bench.within,
