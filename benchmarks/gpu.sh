@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Takes python -m benchmarks.gpu to a machine that has torch and transformers, and neither diffusers nor a network.
 #
-#   bash benchmarks/gpu.sh wheels FOLDER        downloads what is missing there, 8 MB
-#   bash benchmarks/gpu.sh run FOLDER [FLAGS]   measures there, with that folder
+#   benchmarks/gpu.sh wheels FOLDER        downloads what is missing there, 8 MB
+#   benchmarks/gpu.sh run FOLDER [FLAGS]   measures there, with that folder
 #
 # PYTHON is the interpreter to download for, or to measure with. The wheels go before what is installed there.
 set -euo pipefail

@@ -120,6 +120,8 @@ def python(words: list[str], run: bool) -> None:
     if name in ("venv", "pytest", "tests.soak"):
         return None
     module, argv = importlib.import_module(name), words[2 if words[0] == "-m" else 1 :]
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{name}.__main__")
     with mock.patch.object(sys, "argv", [name, *argv]):
         if run:
             assert not module.main()
