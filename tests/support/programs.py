@@ -19,6 +19,7 @@ from torch.distributed.run import get_args_parser
 
 import lcm.cli.main
 import train_lcm_lora
+from benchmarks.gpu import __main__ as card
 from lcm.cli import VERBS
 from lcm.config.command_line import make_parser, parse_config
 from lcm.config.names import spellings
@@ -183,8 +184,9 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def known_flags() -> set[str]:
-    """The parsers of training, of every verb, and of the launchers."""
+    """The parsers of training, of every verb, of the launchers, and of the benchmark of a card."""
     return {
+        *options(card.make_parser()),
         *options(make_parser()),
         *options(lcm.cli.main.make_parser()),
         *options(launch_command_parser()),
