@@ -14,18 +14,15 @@ kernel.
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from benchmarks.meters import KernelMeter, flash_attention
 from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
+from benchmarks.published import MODELS, Model
 from lcm.adapter.lora import add_lora
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.methods.build import build_objective
@@ -36,8 +33,7 @@ from lcm.models.gradient_checkpointing import checkpoint_activations
 from lcm.models.networks import make_networks
 from lcm.system.memory import LiveMemory
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+RESULTS = Path(__file__).parent / "results"
 NAME = "counts.json"
 DTYPE = torch.float16
 RANK = 64
@@ -49,67 +45,10 @@ BESIDES = 1.5 * GIGA
 """Left for the CUDA context and for what allocators lose between tensors: assumed, not counted."""
 
 
-@dataclass(frozen=True)
-class Model:
-    """A published model: the file of its U-Net's configuration, and what else a step must know."""
-
-    title: str
-    config: str
-    resolution: int
-    pooled_width: int | None
-    text_encoders: tuple[tuple[type[Any], dict[str, Any]], ...]
-
-    @property
-    def side(self) -> int:
-        """The shape of the latents."""
-        return self.resolution // 8
-
-
-CLIP_L = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-}
-CLIP_H = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 23,
-    "num_attention_heads": 16,
-    "hidden_act": "gelu",
-}
-CLIP_G = {
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 20,
-}
-MODELS = {
-    "sd15": Model("Stable Diffusion 1.5", "sd15.json", 512, None, ((CLIPTextModel, CLIP_L),)),
-    "sd21": Model("Stable Diffusion 2.1", "sd21.json", 768, None, ((CLIPTextModel, CLIP_H),)),
-    "sdxl": Model(
-        "SDXL",
-        "sdxl.json",
-        1024,
-        1280,
-        (
-            (CLIPTextModel, CLIP_L),
-            (CLIPTextModelWithProjection, {**CLIP_G, "projection_dim": 1280, "hidden_act": "gelu"}),
-        ),
-    ),
-}
-
-
 def build_unet(model: Model) -> Any:
     """The U-Net in training mode, on meta tensors, without an adapter."""
     with torch.device("meta"):
-        return (
-            UNet2DConditionModel.from_config(
-                json.loads((HERE / "models" / model.config).read_text())
-            )
-            .to(DTYPE)
-            .train()
-        )
+        return model.unet().to(DTYPE).train()
 
 
 def default_objective() -> Objective:
@@ -182,16 +121,8 @@ def count_encoders(model: Model, size: int = BATCH) -> dict[str, Any]:
     and the text encoders.
     """
     with torch.device("meta"):
-        vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            latent_channels=4,
-            layers_per_block=2,
-        ).to(DTYPE)
-        encoders = [
-            kind(CLIPTextConfig(**config)).to(DTYPE) for kind, config in model.text_encoders
-        ]
+        vae = model.autoencoder().to(DTYPE)
+        encoders = [encoder.to(DTYPE) for encoder in model.encoders()]
         pixels = torch.empty(size, 3, model.resolution, model.resolution, dtype=DTYPE)
         tokens = torch.zeros(size, 77, dtype=torch.long)
     vae.enable_slicing()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import counts, few_pictures, scale, serve, step, time_to_quality, verbs
+from benchmarks.gpu.tables import gpu_tables
 from examples.shapes.tables import fill
 
 README = Path(__file__).parent / "README.md"
@@ -24,11 +25,24 @@ TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "scale": (README, scale.NAME, scale.scale_table),
     "serve": (README, serve.NAME, serve.serve_table),
     "verbs": (README, verbs.NAME, verbs.verbs_table),
+    "gpu": (README, "gpu.json", gpu_tables),
     "few_pictures": (FIRST_MODEL, few_pictures.NAME, few_pictures.few_pictures_table),
     "fit": (TRAINING, counts.NAME, counts.fit_table),
 }
 """Marker -> the page that it is in, the file of its raw results, and what makes its table of them.
 """
+
+MAY_LACK = ("gpu",)
+"""Tables that say what is not known while there are no results: not everybody has such a machine.
+"""
+
+
+def raw(name: str, path: Path) -> dict[str, Any]:
+    """The raw results of a table."""
+    if name in MAY_LACK and not path.exists():
+        return {}
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
 
 
 def filled(document: Path, results: Path) -> str:
@@ -36,7 +50,7 @@ def filled(document: Path, results: Path) -> str:
     text = document.read_text()
     for name, (page, file, make_table) in TABLES.items():
         if page == document:
-            text = fill(text, name, make_table(json.loads((results / file).read_text())))
+            text = fill(text, name, make_table(raw(name, results / file)))
     return text
 
 

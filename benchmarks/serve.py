@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from itertools import accumulate
@@ -31,7 +30,7 @@ from diffusers import StableDiffusionPipeline
 import lcm
 from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
-from benchmarks.step import ratio
+from benchmarks.rounds import Clock, process_seconds, ratio
 from examples.shapes.demo import HERE as SHAPES
 from examples.shapes.demo import TEACHER
 from lcm import Engine, Request
@@ -118,9 +117,19 @@ MAKERS: dict[str, Callable[[Any], Stock | Continuous]] = {
 
 
 def simulate(
-    server: Stock | Continuous, requests: list[Request], arrivals: list[float]
+    server: Stock | Continuous,
+    requests: list[Request],
+    arrivals: list[float],
+    seconds: Clock = process_seconds,
 ) -> Iterator[tuple[int, float, Any]]:
-    """Number, time of finishing and image of every request, on the simulated clock."""
+    """Number, time of finishing and image of every request, on the simulated clock, which moves by
+    the `seconds` of the work.
+    """
+    images: Images = {}
+
+    def work() -> None:
+        images.update(server.work())
+
     clock, coming, under_way = 0.0, list(enumerate(requests)), 0
     while coming or under_way:
         if not under_way:
@@ -128,9 +137,8 @@ def simulate(
         while coming and arrivals[coming[0][0]] <= clock:
             server.submit(*coming.pop(0))
             under_way += 1
-        start = time.process_time()
-        images = server.work()
-        clock += time.process_time() - start
+        images.clear()
+        clock += seconds(work)
         under_way -= len(images)
         for number, image in images.items():
             yield number, clock, image

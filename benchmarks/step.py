@@ -15,67 +15,45 @@ second one's distance from 1 is the noise.
 from __future__ import annotations
 
 import argparse
-import itertools
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from benchmarks.contenders import (
+    AGAIN,
+    ONE,
+    TOOLKIT,
+    TWO,
+    Contender,
+    loss_and_gradient,
+    randomise,
+    script_contender,
+    toolkit_contender,
+)
 from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
-from benchmarks.public_scripts import OneUnet, Settings, TwoUnets
+from benchmarks.public_scripts import OneUnet, Settings, TwoUnets, load_pipe
+from benchmarks.rounds import measure_seconds, ratio
 from examples.shapes.demo import TEACHER
 from examples.shapes.render import write_dataset
-from lcm.adapter.lora import lora_parameters
 from lcm.config.run import TrainConfig
 from lcm.data.batch import SampleBatch
 from lcm.system.memory import LiveMemory, memory_of
-from lcm.training.encode import encode
 from lcm.training.run import Run
 from lcm.training.setup import build_run
 from lcm.training.state import TrainState
-from lcm.training.step import train_step
 
 RESULTS = Path(__file__).parent / "results"
 NAME = "step.json"
-TWO, ONE, TOOLKIT, AGAIN = "two U-Nets", "one U-Net", "this toolkit", "this toolkit again"
 CACHED = "this toolkit, --cache_latents"
 SELECTIVE = "this toolkit, --cache_latents --gradient_checkpointing selective"
 TOLERANCE = 1e-5
 """Largest relative difference of the losses."""
 GRADIENT_TOLERANCE = 1e-3
-DRAWS = 1000
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One implementation of the step: an update, the loss before it as a graph, the adapter, all
-    that it holds in memory.
-    """
-
-    step: Callable[[], object]
-    loss: Callable[[], Tensor]
-    adapter: list[torch.nn.Parameter]
-    held: Callable[[], list[Tensor]]
-
-
-def held_by(modules: Sequence[torch.nn.Module], optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Weights, buffers and the optimizer's state."""
-    state = [
-        value
-        for values in optimizer.state.values()
-        for value in values.values()
-        if isinstance(value, Tensor)
-    ]
-    return [
-        tensor for module in modules for tensor in (*module.parameters(), *module.buffers())
-    ] + state
 
 
 def make_run(
@@ -132,49 +110,8 @@ def make_contenders(
         name: toolkit_contender(run, state, make_batch(run)) for name, (run, state) in runs.items()
     }
     for name, kind in ((TWO, TwoUnets), (ONE, OneUnet)):
-        contenders[name] = script_contender(kind(teacher, settings), batch, adapter)
+        contenders[name] = script_contender(kind(load_pipe(teacher), settings), batch, adapter)
     return contenders
-
-
-def toolkit_contender(run: Run, state: TrainState, batch: SampleBatch) -> Contender:
-    student, family, endless = state.student, run.family, itertools.repeat(batch)
-    modules = [student.unet, family.pipe.vae, *family.text_encoders()]
-
-    def loss() -> Tensor:
-        latents = encode(family, batch, run.machine.device)
-        return run.objective(student.nets, latents).loss.mean()
-
-    return Contender(
-        lambda: train_step(run, state, endless),
-        loss,
-        student.parameters,
-        lambda: held_by(modules, student.optimizer),
-    )
-
-
-def script_contender(script: TwoUnets, batch: SampleBatch, adapter: list[Tensor]) -> Contender:
-    script.load_adapter(adapter)
-    return Contender(
-        lambda: script.step(batch),
-        lambda: script.loss(batch),
-        lora_parameters(script.unet),
-        lambda: held_by(script.modules(), script.optimizer),
-    )
-
-
-@torch.no_grad()
-def randomise(parameters: Sequence[Tensor]) -> None:
-    """An adapter as if in training: one that starts at zero would hide what it adds."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in parameters:
-        parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
-
-
-def loss_and_gradient(contender: Contender) -> tuple[float, Tensor]:
-    loss = contender.loss()
-    return float(loss.detach()), torch.cat(
-        [g.flatten() for g in torch.autograd.grad(loss, contender.adapter)]
-    )
 
 
 def agreement(contenders: dict[str, Contender]) -> dict[str, dict[str, float]]:
@@ -207,29 +144,6 @@ def measure_memory(contender: Contender) -> dict[str, int]:
     with LiveMemory() as memory:
         contender.step()
     return {"held": memory_of(contender.held()), "peak_above": memory.peak}
-
-
-def measure_seconds(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Process seconds of every step and round; the order turns by one every round, and the first
-    round is not counted.
-    """
-    names = list(steps)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            start = time.process_time()
-            steps[name]()
-            if number:
-                seconds[name].append(round(time.process_time() - start, 6))
-    return seconds
-
-
-def ratio(slower: Sequence[float], faster: Sequence[float]) -> tuple[float, float, float]:
-    """Median over the rounds of their ratio, and the ends of its 95 % bootstrap interval."""
-    ratios = np.asarray(slower) / np.asarray(faster)
-    drawn = np.random.default_rng(0).choice(ratios, (DRAWS, len(ratios)))
-    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
-    return float(np.median(ratios)), float(low), float(high)
 
 
 def step_table(results: dict[str, Any]) -> str:

@@ -34,7 +34,8 @@ from diffusers import LCMScheduler
 
 from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
-from benchmarks.public_scripts import Settings, TwoUnets
+from benchmarks.public_scripts import Settings, TwoUnets, load_pipe
+from benchmarks.rounds import Clock, process_seconds
 from examples.shapes.demo import TEACHER
 from examples.shapes.evaluate import decode, generate, prompts_and_seeds
 from examples.shapes.judge import Judge
@@ -72,7 +73,7 @@ class ScriptLearner:
         flags = dict(flags)
         batch_size = flags.pop("train_batch_size")
         torch.manual_seed(seed)
-        self.script = TwoUnets(TEACHER, Settings(**flags))
+        self.script = TwoUnets(load_pipe(TEACHER), Settings(**flags))
         config = TrainConfig.of(
             pretrained_teacher_model=str(TEACHER),
             train_data_dir=str(data),
@@ -138,23 +139,26 @@ KINDS: dict[str, Callable[..., Learner]] = {
 
 @dataclass
 class Course:
-    """One learner on its way. `curve` holds a row a scoring: updates, process seconds, accuracy by
-    number of steps.
+    """One learner on its way. `curve` holds a row a scoring: updates, seconds by `clock`, accuracy
+    by number of steps.
     """
 
     name: str
     learner: Learner
     max_updates: int
     seconds: float
+    clock: Clock = process_seconds
     updates: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
 
     def train(self, count: int) -> None:
         count = min(count, self.max_updates - self.updates)
-        start = time.process_time()
-        for _ in range(count):
-            self.learner.update()
-        self.seconds += time.process_time() - start
+
+        def learn() -> None:
+            for _ in range(count):
+                self.learner.update()
+
+        self.seconds += self.clock(learn)
         self.updates += count
 
     def score(self, judge: Judge, num_images: int) -> None:

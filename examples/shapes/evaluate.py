@@ -113,7 +113,7 @@ def decode(pipe: Any, latents: Tensor, batch_size: int = 96) -> list[Image.Image
     """Latents at unit scale -> pictures."""
     images: list[Image.Image] = []
     for part in latents.split(batch_size):
-        pixels = pipe.vae.decode(part / pipe.vae.config.scaling_factor).sample
+        pixels = pipe.vae.decode(part.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor).sample
         images += pipe.image_processor.postprocess(pixels, output_type="pil")
     return images
 

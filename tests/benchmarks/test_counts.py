@@ -11,7 +11,6 @@ from torch import nn
 
 from benchmarks.counts import (
     GIGA,
-    MODELS,
     TERA,
     build_unet,
     count_encoders,
@@ -20,6 +19,7 @@ from benchmarks.counts import (
     fit_table,
 )
 from benchmarks.meters import KernelMeter, extent
+from benchmarks.published import MODELS
 from lcm.adapter.lora import layers_named
 from lcm.adapter.names import LORA_TARGETS
 from lcm.system.memory import LiveMemory, memory_of

@@ -10,20 +10,10 @@ import pytest
 import torch
 
 from benchmarks import report
+from benchmarks.contenders import AGAIN, ONE, TOOLKIT, TWO
 from benchmarks.counts import RESULTS
-from benchmarks.step import (
-    AGAIN,
-    CACHED,
-    ONE,
-    SELECTIVE,
-    TOOLKIT,
-    TWO,
-    agreement,
-    make_contenders,
-    measure,
-    ratio,
-    step_table,
-)
+from benchmarks.rounds import ratio
+from benchmarks.step import CACHED, SELECTIVE, agreement, make_contenders, measure, step_table
 from examples.shapes.demo import TEACHER
 
 

@@ -19,6 +19,7 @@ from torch.distributed.run import get_args_parser
 
 import lcm.cli.main
 import train_lcm_lora
+from benchmarks.gpu import __main__ as card
 from lcm.cli import VERBS
 from lcm.config.command_line import make_parser, parse_config
 from lcm.config.names import spellings
@@ -120,6 +121,8 @@ def python(words: list[str], run: bool) -> None:
     if name in ("venv", "pytest", "tests.soak"):
         return None
     module, argv = importlib.import_module(name), words[2 if words[0] == "-m" else 1 :]
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{name}.__main__")
     with mock.patch.object(sys, "argv", [name, *argv]):
         if run:
             assert not module.main()
@@ -181,8 +184,9 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def known_flags() -> set[str]:
-    """The parsers of training, of every verb, and of the launchers."""
+    """The parsers of training, of every verb, of the launchers, and of the benchmark of a card."""
     return {
+        *options(card.make_parser()),
         *options(make_parser()),
         *options(lcm.cli.main.make_parser()),
         *options(launch_command_parser()),
