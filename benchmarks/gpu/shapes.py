@@ -16,7 +16,8 @@ from benchmarks.gpu.worlds import make_run, precision_of, twin
 from examples.shapes.demo import TEACHER
 from examples.shapes.render import render, sample_dataset
 from lcm.data.batch import Moments, SampleBatch
-from lcm.models.families import Family, ImageSize, load_family
+from lcm.models.conditioning import ImageSize
+from lcm.models.families import Family, load_family
 from lcm.training.inputs import DTYPES
 from lcm.training.run import Run
 from lcm.training.state import TrainState

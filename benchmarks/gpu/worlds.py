@@ -24,7 +24,8 @@ from examples.shapes.render import CAPTIONS
 from examples.shapes.tokenizer import build_tokenizer
 from lcm.config.run import TrainConfig
 from lcm.data.batch import Moments, Pixels, SampleBatch
-from lcm.models.families import FAMILIES, Family, ImageSize
+from lcm.models.conditioning import ImageSize
+from lcm.models.families import FAMILIES, Family
 from lcm.training.inputs import DTYPES
 from lcm.training.launch import make_machine
 from lcm.training.run import Run, RunFacts
