@@ -17,7 +17,6 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from tests.support import ROOT
 
 
-
 def published(name: str) -> dict[str, Any]:
     """The configuration of a published U-Net, as its config.json has it."""
     config = json.loads((ROOT / "benchmarks" / "models" / f"{name}.json").read_text())
@@ -199,8 +198,8 @@ RES_BLOCK_NAMES = {
 }
 
 
-def kohya_name(ldm_name: str) -> str:
-    """The adapter file's name of a layer of the original model."""
+def diffusers_name(ldm_name: str) -> str:
+    """What diffusers calls a layer of the original model."""
     side, numbers = ldm_name.split(".", 1)
     if side == "middle_block":
         part, leaf = numbers.split(".", 1)
@@ -208,13 +207,16 @@ def kohya_name(ldm_name: str) -> str:
     else:
         number, part, leaf = numbers.split(".", 2)
         place, index = divmod(int(number) - (side == "input_blocks"), RES_BLOCKS + 1)
-        block = f"{'down' if side == 'input_blocks' else 'up'}_blocks_{place}"
+        block = f"{'down' if side == 'input_blocks' else 'up'}_blocks.{place}"
     if leaf == "op":
-        module = "downsamplers_0_conv"
-    elif leaf == "conv":
-        module = "upsamplers_0_conv"
-    elif leaf in RES_BLOCK_NAMES:
-        module = f"resnets_{index}_{RES_BLOCK_NAMES[leaf]}"
-    else:
-        module = f"attentions_{index}_{leaf.replace('.', '_')}"
-    return f"lora_unet_{block}_{module}"
+        return f"{block}.downsamplers.0.conv"
+    if leaf == "conv":
+        return f"{block}.upsamplers.0.conv"
+    if leaf in RES_BLOCK_NAMES:
+        return f"{block}.resnets.{index}.{RES_BLOCK_NAMES[leaf]}"
+    return f"{block}.attentions.{index}.{leaf}"
+
+
+def kohya_name(ldm_name: str) -> str:
+    """The adapter file's name of a layer of the original model."""
+    return f"lora_unet_{diffusers_name(ldm_name).replace('.', '_')}"

@@ -25,8 +25,9 @@ LARGEST = 1 << 20
 
 @dataclass(frozen=True)
 class Asked:
-    """A file that the toolkit made for a U-Net of a published size: the U-Net's parameters and
-    shapes as diffusers names them, its configuration, and the layers (inputs, outputs, kernel) of the original model.
+    """A file that the toolkit made for a U-Net of a published size: its configuration, parameters
+    and their shapes as diffusers has them, and the layers of the original model (inputs, outputs,
+    kernel).
     """
 
     name: str

@@ -43,7 +43,7 @@ def ask_layers(asked: Asked) -> None:
     unet, added = skeleton(asked), {}
     for stem, layer in sd.lora_model_from_sd_state_dict(state).layers.items():
         try:
-            name, module = patcher._get_submodule(unet, stem.removeprefix("lora_unet_"), True)
+            _, module = patcher._get_submodule(unet, stem.removeprefix("lora_unet_"), True)
         except AttributeError:
             continue
 

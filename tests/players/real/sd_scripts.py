@@ -1,4 +1,4 @@
-"""Asks kohya's sd-scripts: `python sd_scripts.py CHECKOUT FOLDER`. Its `create_network_from_weights`
+"""Asks kohya's sd-scripts: `python sd_scripts.py CHECKOUT FOLDER`. `create_network_from_weights`
 makes a network of each file for its own U-Net, which has no memory.
 """
 

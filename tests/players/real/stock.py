@@ -19,6 +19,11 @@ def ask_layers(asked: Asked) -> None:
     pipeline = diffusers.StableDiffusionXLPipeline if is_xl else diffusers.StableDiffusionPipeline
     with torch.device("meta"):
         unet = diffusers.UNet2DConditionModel.from_config(asked.config)
+    for module in unet.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            # one number in the place of all: peft sends adapters where the weights are
+            whole = torch.zeros(()).expand(weight.shape)
+            setattr(module, name, torch.nn.Parameter(whole, requires_grad=False))
     state, alphas, metadata = pipeline.lora_state_dict(
         str(asked.file.parent),
         weight_name=asked.file.name,
@@ -34,7 +39,7 @@ def ask_layers(asked: Asked) -> None:
         low_cpu_mem_usage=True,
     )
 
-    def weight(layer: LoraLayer) -> torch.Tensor:
+    def added(layer: LoraLayer) -> torch.Tensor:
         down, up = (part["ours"].weight.float().flatten(1) for part in (layer.lora_A, layer.lora_B))
         return layer.scaling["ours"] * (up @ down)
 
@@ -43,7 +48,7 @@ def ask_layers(asked: Asked) -> None:
     }
     answer_layers(
         asked,
-        {f"lora_unet_{name.replace('.', '_')}": partial(weight, m) for name, m in layers.items()},
+        {f"lora_unet_{name.replace('.', '_')}": partial(added, m) for name, m in layers.items()},
     )
 
 
