@@ -32,7 +32,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
 VERBS: dict[str, tuple[str, ...]] = {
     "convert": ("{0}", "{1}", "--to", "kohya"),
     "repair": ("{0}", "{1}"),
-    "resize": ("{0}", "{1}", "--rank", "2"),
+    "resize": ("{0}", "--output", "{1}", "--rank", "2"),
     "merge": ("{0}", "{0}", "--output", "{1}"),
 }
 
