@@ -8,7 +8,7 @@ PINS := constraints/$(END).txt
 EXTRAS := dev
 TESTS :=
 
-.PHONY: demo test test-lowest check suite docs soak drift test-drift constraints lowest
+.PHONY: demo test test-lowest check suite docs soak players drift test-drift constraints lowest
 
 # the build of the editable install is a pip of its own, which heeds --build-constraint alone
 BUILD_PINS := constraints/newest.txt
@@ -39,6 +39,13 @@ docs: $(VENV)/installed
 soak: $(VENV)/installed
 	$(BIN)/python -m tests.soak --kills 30 --processes 1
 	$(BIN)/python -m tests.soak --kills 30 --processes 2
+
+# The real programs, from checkouts that are named: COMFYUI=, A1111=, SD_SCRIPTS=, INVOKEAI=; what
+# they import besides, in a folder that SITE= names.
+players: $(VENV)/installed
+	$(BIN)/python -m tests.players.real $(if $(COMFYUI),--comfyui "$(COMFYUI)") $(if $(A1111),--a1111 "$(A1111)") \
+	  $(if $(SD_SCRIPTS),--sd_scripts "$(SD_SCRIPTS)") $(if $(INVOKEAI),--invokeai "$(INVOKEAI)") $(if $(SITE),--site "$(SITE)")
+	$(BIN)/python -m benchmarks.report
 
 # What pip resolves today, in an environment of its own. torch alone stays as it is: which build of
 # it is right, gigabytes of CUDA or none, is the machine's affair, and pyproject.toml moves it.

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import counts, few_pictures, scale, serve, step, time_to_quality, verbs
+from benchmarks import counts, few_pictures, players, scale, serve, step, time_to_quality, verbs
 from benchmarks.gpu.tables import gpu_tables
 from examples.shapes.tables import fill
 
 README = Path(__file__).parent / "README.md"
 DOCS = Path(__file__).parent.parent / "docs"
-TRAINING, FIRST_MODEL = DOCS / "training.md", DOCS / "first-model.md"
+TRAINING, FIRST_MODEL, TOOLS = (
+    DOCS / f"{name}.md" for name in ("training", "first-model", "tools")
+)
 TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "counts": (README, counts.NAME, counts.counts_table),
     "step": (README, step.NAME, step.step_table),
@@ -27,6 +29,8 @@ TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "verbs": (README, verbs.NAME, verbs.verbs_table),
     "gpu": (README, "gpu.json", gpu_tables),
     "few_pictures": (FIRST_MODEL, few_pictures.NAME, few_pictures.few_pictures_table),
+    "players": (TOOLS, players.NAME, players.layers_table),
+    "player_times": (TOOLS, players.NAME, players.times_table),
     "fit": (TRAINING, counts.NAME, counts.fit_table),
 }
 """Marker -> the page that it is in, the file of its raw results, and what makes its table of them.

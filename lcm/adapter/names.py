@@ -12,6 +12,12 @@ from pathlib import Path
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 """The adapter file of an output folder, as diffusers calls it."""
 
+OUTPUT_NAME_KEY = "ss_output_name"
+"""The header key by which A1111 and Forge call a file in prompts, whatever its own name is; two
+files with one value are both called by their own. So only a run whose user has named its file
+writes it, and what is made of a file does not take it over.
+"""
+
 UNVERIFIED = f"unverified-{WEIGHTS_NAME}"
 """An adapter that has not yet been reloaded and compared."""
 

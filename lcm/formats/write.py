@@ -8,7 +8,7 @@ import torch
 
 from lcm.adapter.files import AdapterError, AdapterFile
 from lcm.adapter.kohya import family_header
-from lcm.adapter.names import WEIGHTS_NAME
+from lcm.adapter.names import OUTPUT_NAME_KEY, WEIGHTS_NAME
 from lcm.adapter.recipe import RECIPE_KEY, Recipe
 from lcm.formats import diffusers, kohya, peft
 from lcm.formats.configuration import METADATA_KEY
@@ -140,7 +140,9 @@ def save(adapter: Adapter, path: Path, dtype: torch.dtype, layout: str = "kohya"
     what it was made from.
     """
     with replacing_alone(path) as partial:
-        LAYOUTS[layout](lowered(adapter, dtype), partial)
+        written = lowered(adapter, dtype)
+        written.header = {k: v for k, v in adapter.header.items() if k != OUTPUT_NAME_KEY}
+        LAYOUTS[layout](written, partial)
         check_file(adapter, partial, dtype, layout)
     return read_adapter(path)
 

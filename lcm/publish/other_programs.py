@@ -21,8 +21,12 @@ SAMPLERS = {
 """What ComfyUI and A1111 call the schedulers of recipes. A1111's own DDIM has leading timesteps,
 whatever the schedule type.
 """
+ON_A_GRID = ("LCMScheduler", "TCDScheduler")
+"""Schedulers that visit times of the solver steps of training; those of the others are even."""
 COMFY_GRID = 50
-"""The solver steps of training that ComfyUI's sampling `lcm` assumes."""
+"""The solver steps of training that ComfyUI's sampling `lcm` and A1111's sampler LCM assume."""
+TIMES = 1000
+"""Of the schedules of all these models."""
 SAMPLINGS = {"v_prediction": "v_prediction", "sample": "x0"}
 """What ComfyUI calls the predictions that it does not assume of an unknown checkpoint."""
 
@@ -83,33 +87,54 @@ def grid_of(recipe: Recipe) -> int:
     return int(recipe.scheduler_config.get("original_inference_steps", COMFY_GRID))
 
 
+def on_their_grid(recipe: Recipe) -> bool:
+    """Whether ComfyUI's sampling `lcm` and A1111's sampler LCM are made for it: they have 50 solver
+    steps and the usual boundary, and take whatever a network predicts for epsilon.
+    """
+    scaling = recipe.scheduler_config.get("timestep_scaling", 10.0)
+    is_usual = grid_of(recipe) == COMFY_GRID and scaling == 10.0
+    return recipe.scheduler in ON_A_GRID and is_usual and recipe.prediction_type == "epsilon"
+
+
+def is_even(recipe: Recipe) -> bool:
+    """Whether the times of the recipe's scheduler are evenly spaced, but for rounding, with every
+    number of steps.
+    """
+    if recipe.scheduler not in ON_A_GRID:
+        return True
+    grid = grid_of(recipe)
+    return all(
+        abs((grid - i * grid // steps) * (TIMES // grid) - 1 - (TIMES - 1) * (1 - i / steps)) <= 1
+        for steps in recipe.num_inference_steps
+        for i in range(steps)
+    )
+
+
 def sampling_of(recipe: Recipe) -> tuple[str | None, bool]:
-    """What ModelSamplingDiscrete is set to, and its zsnr. Its `lcm` is the boundary and the 50
-    steps of training, of networks that predict epsilon: it takes whatever they predict for that.
+    """What ModelSamplingDiscrete is set to, and its zsnr. With `lcm` the times are those of the
+    recipe's scheduler; a TCD has no boundary, which is nothing at the times that are visited.
     """
     if recipe.prediction_type in SAMPLINGS:
         return SAMPLINGS[recipe.prediction_type], recipe.zero_terminal_snr
-    scaling = recipe.scheduler_config.get("timestep_scaling", 10.0)
-    is_usual = grid_of(recipe) == COMFY_GRID and scaling == 10.0
-    return ("lcm" if recipe.scheduler == "LCMScheduler" and is_usual else None), False
+    return ("lcm" if on_their_grid(recipe) else None), False
 
 
 def limits(recipe: Recipe, sampling: str | None) -> list[str]:
     """What ComfyUI does otherwise than the recipe says, in sentences."""
     lines = []
-    if grid_of(recipe) != COMFY_GRID:
+    if sampling != "lcm" and not is_even(recipe):
         lines.append(
-            f"ComfyUI assumes {COMFY_GRID} solver steps; this adapter was trained on "
-            f"{grid_of(recipe)}."
+            "ComfyUI plays it at evenly spaced times, the nearest that it has to those of the "
+            f"{grid_of(recipe)} solver steps of training."
         )
     if recipe.scheduler == "TCDScheduler":
         lines.append(
             "ComfyUI has no TCD of its own: `lcm` stands in for it, with more noise between steps."
         )
-    if recipe.scheduler == "LCMScheduler" and recipe.prediction_type != "epsilon":
+    if recipe.scheduler in ON_A_GRID and recipe.prediction_type != "epsilon":
         lines.append(
-            f"The sampling `lcm` of ComfyUI is for epsilon: with it, this {recipe.prediction_type} "
-            "model would draw noise."
+            "The sampling `lcm` of that node is for epsilon: with it, this "
+            f"{recipe.prediction_type} model would draw noise."
         )
     if recipe.injection:
         lines.append("It has no sampler with this method's own noise: its pictures are others.")
@@ -185,19 +210,48 @@ def a1111_clip_words(recipe: Recipe) -> str:
     return f" Clip skip {clip_skip_of(recipe) + 1}."
 
 
+def a1111_sampler(recipe: Recipe) -> str:
+    """The name of A1111's sampler. Its LCM takes whatever a network predicts for epsilon; of those
+    that know v, "Euler a" adds noise between steps as well.
+    """
+    if recipe.scheduler in ON_A_GRID and recipe.prediction_type != "epsilon":
+        return "Euler a"
+    return SAMPLERS[recipe.scheduler][1]
+
+
+def a1111_limits(recipe: Recipe) -> str:
+    """What A1111 does otherwise than the recipe says, in sentences with a space before each."""
+    lines = ""
+    if recipe.scheduler in ON_A_GRID and recipe.prediction_type != "epsilon":
+        lines += (
+            " Its sampler LCM is for epsilon and would draw noise; Euler a, with less noise "
+            "between steps, is the nearest that it has."
+        )
+    elif recipe.scheduler in ON_A_GRID and grid_of(recipe) != COMFY_GRID:
+        lines += (
+            f" Its sampler LCM has {COMFY_GRID} solver steps; this was trained on "
+            f"{grid_of(recipe)}."
+        )
+    if recipe.zero_terminal_snr:
+        lines += " Its setting 'Noise schedule for sampling' must be Zero Terminal SNR."
+    return lines
+
+
 def a1111_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> str:
     """The settings of A1111 in a paragraph."""
     if file is None:
         return "A1111 does not read a U-Net in this layout."
+    if recipe.prediction_type not in ("epsilon", "v_prediction"):
+        return f"A1111 has no sampler for a network of prediction type {recipe.prediction_type}."
     styles = [(single_file(style["file"]), style["weight"]) for style in recipe.teacher_loras]
     tags = " ".join(
         code(f"<lora:{name.removesuffix(SUFFIX)}:{weight:g}>")
         for name, weight in [(file, 1.0), *styles]
     )
     return (
-        f"A1111: {tags}, sampler {SAMPLERS[recipe.scheduler][1]}, schedule type SGM Uniform, "
-        f"{settings.steps} steps, CFG {settings.cfg:g}.{a1111_clip_words(recipe)} A file that you "
-        "rename has its new name in the prompt."
+        f"A1111: {tags}, sampler {a1111_sampler(recipe)}, schedule type SGM Uniform, "
+        f"{settings.steps} steps, CFG {settings.cfg:g}.{a1111_limits(recipe)}"
+        f"{a1111_clip_words(recipe)} A file that you rename has its new name in the prompt."
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from PIL import Image
 
+from lcm.adapter.names import OUTPUT_NAME_KEY
 from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
 from lcm.inference import make_scheduler
@@ -76,7 +77,7 @@ class Publisher:
         """Writes what was trained. Raises ExportError when it does not reload as that."""
         name = self.config.output.output_name
         training = {
-            **({} if name is None else {"ss_output_name": name}),
+            **({} if name is None else {OUTPUT_NAME_KEY: name}),
             "ss_steps": str(step),
             "ss_learning_rate": str(self.config.optimizer.learning_rate),
             "ss_mixed_precision": self.config.loop.mixed_precision,

@@ -19,20 +19,15 @@ from lcm.adapter.export import export_lora
 from lcm.adapter.lora import add_lora
 from lcm.adapter.names import LORA_TARGETS
 from lcm.formats.coverage import unserved
-from tests.support.ldm import SD15_UNET, SDXL_UNET
+from tests.support.ldm import SD15_UNET, SDXL_UNET, SSD1B_UNET
 from tests.support.verbs import run
 from tests.support.worlds import build_sd, build_unet, randomize_lora
 
 MODELS: dict[str, dict[str, Any]] = {
     "sd": SD15_UNET,
     "sdxl": SDXL_UNET,
-    # segmind/SSD-1B and Vega; nota-ai/bk-sdm-base and -small, as their config.json have it
-    "ssd-1b": {
-        **SDXL_UNET,
-        "transformer_layers_per_block": [1, [2, 2], [4, 4]],
-        "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
-        "mid_block_type": "UNetMidBlock2D",
-    },
+    # Segmind Vega; nota-ai/bk-sdm-base and -small, as their config.json have it
+    "ssd-1b": SSD1B_UNET,
     "vega": {
         **SDXL_UNET,
         "transformer_layers_per_block": [1, [2, 1], [2, 2]],

@@ -22,16 +22,7 @@ from lcm.formats import diffusers, kohya
 from lcm.formats.names import dotted, from_ldm, is_layer
 from lcm.formats.programs import what_takes
 from lcm.formats.read import read_adapter
-from tests.support.ldm import (
-    SD15,
-    SD15_UNET,
-    SDXL,
-    SDXL_UNET,
-    Layer,
-    Original,
-    kohya_name,
-    ldm_layers,
-)
+from tests.support.ldm import ORIGINALS, SD15, SDXL, Layer, Original, kohya_name, ldm_layers
 
 RANK, ALPHA = 4, 2.5  # for keys and shapes; the published rank of 64 is counted only
 
@@ -50,7 +41,7 @@ def meta_unet(model: Original) -> Any:
         return UNet2DConditionModel(**model.unet)
 
 
-@pytest.fixture(scope="module", params=[SD15, SDXL], ids=["sd15", "sdxl"])
+@pytest.fixture(scope="module", params=[SD15, SDXL], ids=lambda model: model.name)
 def case(request: pytest.FixtureRequest) -> Case:
     unet = meta_unet(request.param)
     add_lora(unet, RANK, ALPHA)
@@ -123,20 +114,11 @@ def test_diffusers_converts_and_loads_every_module(case: Case) -> None:
         assert tuple(layer.lora_B["default"].weight.shape) == case.layers[name].up(RANK), name
 
 
-SD2_UNET = {
-    **SD15_UNET,
-    "cross_attention_dim": 1024,
-    "use_linear_projection": True,
-    "attention_head_dim": (5, 10, 20, 20),
-}
-
-
-@pytest.mark.parametrize("config", [SD15_UNET, SD2_UNET, SDXL_UNET], ids=["sd15", "sd2", "sdxl"])
+@pytest.mark.parametrize("model", ORIGINALS, ids=lambda model: model.name)
 def test_underscored_names_of_every_layer_are_cut_where_the_dots_were(
-    config: dict[str, Any],
+    model: Original,
 ) -> None:
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**config)
+    unet = meta_unet(model)
     layers = [
         name for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
     ]

@@ -197,7 +197,11 @@ def test_the_limits_are_those_of_what_was_trained(case: str) -> None:
 
 TOOLS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "lcm": ({}, {}, ["sampler `lcm`", "`sgm_uniform`", "4 steps, cfg 1.", "sampler LCM", "CFG 1."]),
-    "grid": ({}, {"num_ddim_timesteps": 20}, ["this adapter was trained on 20"]),
+    "grid": (
+        {},
+        {"num_ddim_timesteps": 20},
+        ["those of the 20 solver steps of training", "LCM has 50 solver steps"],
+    ),
     "tcd": ({}, {"objective": "tcd"}, ["TCD where a node", "TCD where it is installed, else LCM"]),
     "ddim": (
         {},
@@ -236,14 +240,14 @@ def test_other_programs_are_set_by_the_recipe(case: str) -> None:
     recipe, flags, said = TOOLS[case]
     text = tools(*made(recipe, **flags))
     assert [words for words in said if words not in text] == []
-    assert ("assumes 50" in text) is (case == "grid")
+    assert ("has 50 solver steps" in text) is (case == "grid")
 
 
 def test_fine_grids_of_training_are_not_those_of_play() -> None:
     """Consistency training is played on 50 steps, however fine its last grid is."""
     recipe, config = made(objective="ct", num_ddim_timesteps=1000)
     assert recipe.scheduler_config["original_inference_steps"] == 50
-    assert "assumes 50" not in tools(recipe, config)
+    assert "solver steps" not in tools(recipe, config)
 
 
 def test_without_guidance_in_training_none_is_said_to_be_in_the_weights() -> None:

@@ -190,7 +190,7 @@ def test_it_plays_the_recipe_with_our_file(case: str) -> None:
 SAMPLING = {
     "lcm": [("lcm", False)],
     "ct": [("lcm", False)],
-    "tcd": [],
+    "tcd": [("lcm", False)],  # for its times: the boundary is nothing there
     "pcm": [],
     "v": [("v_prediction", True)],
     "x0": [("x0", False)],

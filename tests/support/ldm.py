@@ -7,47 +7,23 @@ tree of diffusers."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-SD15_UNET: dict[str, Any] = {
-    "sample_size": 64,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "layers_per_block": 2,
-    "down_block_types": (
-        "CrossAttnDownBlock2D",
-        "CrossAttnDownBlock2D",
-        "CrossAttnDownBlock2D",
-        "DownBlock2D",
-    ),
-    "up_block_types": (
-        "UpBlock2D",
-        "CrossAttnUpBlock2D",
-        "CrossAttnUpBlock2D",
-        "CrossAttnUpBlock2D",
-    ),
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-    "norm_num_groups": 32,
-}
-SDXL_UNET: dict[str, Any] = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "layers_per_block": 2,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-    "norm_num_groups": 32,
-}
+from tests.support import ROOT
+
+
+def published(name: str) -> dict[str, Any]:
+    """The configuration of a published U-Net, as its config.json has it."""
+    config = json.loads((ROOT / "benchmarks" / "models" / f"{name}.json").read_text())
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+SD15_UNET, SD21_UNET, SDXL_UNET, SSD1B_UNET = map(published, ("sd15", "sd21", "sdxl", "ssd1b"))
 RES_BLOCKS = 2  # num_res_blocks of both models
 
 
@@ -72,39 +48,82 @@ class Layer(NamedTuple):
 class Original:
     """An ldm / sgm U-Net as its configuration file gives it, and what the adapter must come to."""
 
+    name: str
     unet: dict[str, Any]
     pipeline: Any
-    widths: tuple[int, ...]  # model_channels x channel_mult
-    depths: tuple[int, ...]  # transformer blocks per level, 0: no attention there
-    middle_depth: int
+    widths: tuple[int, ...]
+    """model_channels x channel_mult."""
+    depths: tuple[tuple[int, ...], ...]
+    """Transformer blocks of every input block of a level, 0: no attention there."""
+    output_depths: tuple[tuple[int, ...], ...]
+    """The same of the output blocks, whose levels run the other way."""
+    middle_depth: int | None
+    """None: the middle has one residual block and nothing else."""
     context: int
     linear_projection: bool
     modules: int
-    parameters: int  # at rank 64
+    prediction_type: str = "epsilon"
+    parameters: int | None = None
+    """At rank 64, where it is published."""
+
+
+def even(*depths: int) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Levels whose blocks are alike, on both sides."""
+    return {
+        "depths": tuple((depth,) * RES_BLOCKS for depth in depths),
+        "output_depths": tuple((depth,) * (RES_BLOCKS + 1) for depth in reversed(depths)),
+    }
 
 
 SD15 = Original(
+    "SD 1.5",
     SD15_UNET,
     StableDiffusionPipeline,
     (320, 640, 1280, 1280),
-    (1, 1, 1, 0),
-    1,
-    768,
-    False,
-    278,
-    67_252_224,
+    **even(1, 1, 1, 0),
+    middle_depth=1,
+    context=768,
+    linear_projection=False,
+    modules=278,
+    parameters=67_252_224,
+)
+SD21 = Original(
+    "SD 2.1",
+    SD21_UNET,
+    StableDiffusionPipeline,
+    (320, 640, 1280, 1280),
+    **even(1, 1, 1, 0),
+    middle_depth=1,
+    context=1024,
+    linear_projection=True,
+    modules=278,
+    prediction_type="v_prediction",
 )
 SDXL = Original(
+    "SDXL",
     SDXL_UNET,
     StableDiffusionXLPipeline,
     (320, 640, 1280),
-    (0, 2, 10),
-    10,
-    2048,
-    True,
-    788,
-    196_751_360,
+    **even(0, 2, 10),
+    middle_depth=10,
+    context=2048,
+    linear_projection=True,
+    modules=788,
+    parameters=196_751_360,
 )
+SSD1B = Original(
+    "SSD-1B",
+    SSD1B_UNET,
+    StableDiffusionXLPipeline,
+    (320, 640, 1280),
+    depths=((0, 0), (2, 2), (4, 4)),
+    output_depths=((4, 4, 10), (2, 1, 1), (0, 0, 0)),
+    middle_depth=None,
+    context=2048,
+    linear_projection=True,
+    modules=423,
+)
+ORIGINALS = (SD15, SD21, SDXL, SSD1B)
 
 
 def res_block(name: str, inputs: int, outputs: int, time: int) -> Iterator[tuple[str, Layer]]:
@@ -137,33 +156,35 @@ def ldm_layers(model: Original) -> Iterator[tuple[str, Layer]]:
     convolution.
     """
     time = 4 * model.widths[0]
-    levels = list(enumerate(zip(model.widths, model.depths, strict=True)))
+    last = len(model.widths) - 1
     width = model.widths[0]
     # what input_blocks.N hands over to the output side; N = 0 is the first convolution
     skips = [width]
-    for level, (outputs, depth) in levels:
-        for _ in range(RES_BLOCKS):
+    for level, (outputs, depths) in enumerate(zip(model.widths, model.depths, strict=True)):
+        for depth in depths:
             name = f"input_blocks.{len(skips)}"
             yield from res_block(f"{name}.0", width, outputs, time)
             width = outputs
             if depth:
                 yield from spatial_transformer(f"{name}.1", width, depth, model)
             skips.append(width)
-        if level < len(levels) - 1:
+        if level < last:
             yield f"input_blocks.{len(skips)}.0.op", Layer(width, width, 3)
             skips.append(width)
     yield from res_block("middle_block.0", width, width, time)
-    yield from spatial_transformer("middle_block.1", width, model.middle_depth, model)
-    yield from res_block("middle_block.2", width, width, time)
+    if model.middle_depth is not None:
+        yield from spatial_transformer("middle_block.1", width, model.middle_depth, model)
+        yield from res_block("middle_block.2", width, width, time)
     number = 0
-    for level, (outputs, depth) in reversed(levels):
-        for index in range(RES_BLOCKS + 1):
+    sides = zip(reversed(model.widths), model.output_depths, strict=True)
+    for level, (outputs, depths) in enumerate(sides):
+        for index, depth in enumerate(depths):
             name = f"output_blocks.{number}"
             yield from res_block(f"{name}.0", width + skips.pop(), outputs, time)
             width = outputs
             if depth:
                 yield from spatial_transformer(f"{name}.1", width, depth, model)
-            if level and index == RES_BLOCKS:
+            if level < last and index == RES_BLOCKS:
                 yield f"{name}.{2 if depth else 1}.conv", Layer(width, width, 3)
             number += 1
     assert not skips
@@ -177,8 +198,8 @@ RES_BLOCK_NAMES = {
 }
 
 
-def kohya_name(ldm_name: str) -> str:
-    """The adapter file's name of a layer of the original model."""
+def diffusers_name(ldm_name: str) -> str:
+    """What diffusers calls a layer of the original model."""
     side, numbers = ldm_name.split(".", 1)
     if side == "middle_block":
         part, leaf = numbers.split(".", 1)
@@ -186,13 +207,16 @@ def kohya_name(ldm_name: str) -> str:
     else:
         number, part, leaf = numbers.split(".", 2)
         place, index = divmod(int(number) - (side == "input_blocks"), RES_BLOCKS + 1)
-        block = f"{'down' if side == 'input_blocks' else 'up'}_blocks_{place}"
+        block = f"{'down' if side == 'input_blocks' else 'up'}_blocks.{place}"
     if leaf == "op":
-        module = "downsamplers_0_conv"
-    elif leaf == "conv":
-        module = "upsamplers_0_conv"
-    elif leaf in RES_BLOCK_NAMES:
-        module = f"resnets_{index}_{RES_BLOCK_NAMES[leaf]}"
-    else:
-        module = f"attentions_{index}_{leaf.replace('.', '_')}"
-    return f"lora_unet_{block}_{module}"
+        return f"{block}.downsamplers.0.conv"
+    if leaf == "conv":
+        return f"{block}.upsamplers.0.conv"
+    if leaf in RES_BLOCK_NAMES:
+        return f"{block}.resnets.{index}.{RES_BLOCK_NAMES[leaf]}"
+    return f"{block}.attentions.{index}.{leaf}"
+
+
+def kohya_name(ldm_name: str) -> str:
+    """The adapter file's name of a layer of the original model."""
+    return f"lora_unet_{diffusers_name(ldm_name).replace('.', '_')}"
