@@ -19,6 +19,7 @@ from lcm.dry_run.saving import Besides, measure_besides
 from lcm.dry_run.step_memory import attempt, measure_steps
 from lcm.system.disk_space import free_bytes, nearest_existing, readable, shortages
 from lcm.system.memory import peak_memory, total_memory
+from lcm.system.transfers import fetched
 from lcm.training.plan import Plan, duration, output_need, plan_of, summarize
 from lcm.training.run import Run
 from lcm.training.state import TrainState
@@ -133,7 +134,7 @@ def measure_seconds(run: Run, state: TrainState) -> float:
             torch.cuda.synchronize(output.loss.device)
         seconds.append(time.perf_counter() - start)
         if number == 0:
-            loss, grad_norm = output.loss.mean().item(), float(output.grad_norm)
+            loss, grad_norm = fetched(torch.stack([output.loss.mean(), output.grad_norm])).tolist()
             log("one step", "loss %.4f, gradient norm %.4f", loss, grad_norm)
     return max(gather_object([statistics.median(seconds[1:])]))
 
