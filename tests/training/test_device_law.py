@@ -1,7 +1,7 @@
 """No step of a run reads the device more often than once, or leaves a part on the CPU: shown on the
 meta device (`benchmarks/device_law/`), where anything else raises, also at true size.
 
-`python -m benchmarks.device_law` makes the steps of all methods, options and models.
+`python -m benchmarks.device_law.run` makes the steps of all methods, options and models.
 """
 
 from __future__ import annotations

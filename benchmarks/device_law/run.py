@@ -1,6 +1,6 @@
 """One step of every method with every option, on every published model at true size.
 
-    python -m benchmarks.device_law
+    python -m benchmarks.device_law.run
 
 needs no GPU and the memory of a small program; it takes some minutes and raises at the first step
 that reads the device, or leaves a part on the CPU, where it may not. `--teachers`, `--runs` and
@@ -75,7 +75,7 @@ def steps_of(teacher: str, flags: dict[str, object], methods: list[str], folder:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.device_law",
+        prog="python -m benchmarks.device_law.run",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
