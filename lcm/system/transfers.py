@@ -1,7 +1,7 @@
 """The only ways of tensors between the host and the device while a run makes steps or draws: each
 may let one of the two wait for the other.
 
-`tests/support/device_law.py` lets a step pass on a device without memory, where any other way
+`benchmarks/device_law/` lets a step pass on a device without memory, where any other way
 raises.
 """
 
