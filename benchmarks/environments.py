@@ -56,7 +56,7 @@ def trials(folder: Path) -> dict[str, list[list[str]]]:
         "verbs": [
             [*lcm, "inspect", ADAPTER],
             [*lcm, "verify", ADAPTER, "--base", TEACHER],
-            [*lcm, "convert", ADAPTER, "--to", "diffusers", "--output", str(folder / "dotted")],
+            [*lcm, "convert", ADAPTER, "--to", "diffusers", str(folder / "dotted")],
             [*pictures, ADAPTER, *prompt, "--output", str(folder / "pictures")],
         ],
         "20 updates": [

@@ -21,6 +21,7 @@ from lcm.adapter.lora import (
 from lcm.adapter.recipe import RECIPE_KEY, Recipe
 from lcm.system.atomic import replacing
 from lcm.system.text import plain
+from lcm.system.transfers import fetched
 
 
 def kohya_state_dict(unet: Any, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
@@ -30,8 +31,7 @@ def kohya_state_dict(unet: Any, dtype: torch.dtype = torch.float16) -> dict[str,
     state: dict[str, Tensor] = {}
     for name, layer in lora_modules(unet).items():
         down, up = (
-            part["default"].weight.detach().to("cpu", dtype)
-            for part in (layer.lora_A, layer.lora_B)
+            fetched(part["default"].weight.to(dtype)) for part in (layer.lora_A, layer.lora_B)
         )
         state |= layer_tensors(stem("unet", name), down, up, layer.lora_alpha["default"])
     return state

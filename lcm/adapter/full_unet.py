@@ -16,6 +16,7 @@ from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
 from lcm.adapter.recipe import Recipe
 from lcm.libraries.diffusers import in_dtype
 from lcm.system.atomic import replacing
+from lcm.system.transfers import fetched
 from lcm.system.values import shown
 
 SHARED = (
@@ -35,7 +36,7 @@ def export_unet(unet: Any, folder: Path, recipe: Recipe, dtype: torch.dtype) -> 
     Raises ValueError when a value does not fit `dtype`, ExportError when the files are not what was
     trained.
     """
-    state = {name: value.to("cpu", dtype) for name, value in unet.state_dict().items()}
+    state = {name: fetched(value.to(dtype)) for name, value in unet.state_dict().items()}
     check_finite(state, "tensors of the U-Net", dtype)
     with torch.device("meta"):
         shell = type(unet).from_config(unet.config)
@@ -71,7 +72,7 @@ def verify_unet(unet: Any, folder: Path, dtype: torch.dtype) -> None:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 if name not in live or not torch.equal(
-                    file.get_tensor(name), live[name].to("cpu", dtype)
+                    file.get_tensor(name), fetched(live[name].to(dtype))
                 ):
                     raise ExportError(f"{path}: {name} is not what was trained")
                 found.add(name)

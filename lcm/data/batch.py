@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lcm.models.conditioning import ImageSize
+from lcm.system.transfers import sent
 
 SampleRef = tuple[int, int]
 """(epoch, index of the record)."""
@@ -87,6 +90,26 @@ class SampleBatch:
     uniform_landing: Tensor
     extra_noise: Tensor | None
     teacher: int = 0
+
+    def to(self, device: torch.device) -> SampleBatch:
+        """The batch on `device`: all of it before any work is asked for, which would be waited
+        for.
+        """
+        return dataclasses.replace(
+            self, **{name: on(device, value) for name, value in vars(self).items()}
+        )
+
+
+def on(device: torch.device, value: Any) -> Any:
+    """A field of a batch on `device`; what is no tensor stays as it is."""
+    match value:
+        case Tensor():
+            return sent(value, device)
+        case Pixels() | Moments() | Trajectory():
+            return type(value)(sent(value.tensor, device))
+        case dict():
+            return {name: sent(tensor, device) for name, tensor in value.items()}
+    return value
 
 
 def stack(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -39,6 +39,11 @@ class SolverGrid:
         """[num_steps] int64, ascending."""
         return torch.arange(1, self.num_steps + 1) * self.stride - 1
 
+    @property
+    def last(self) -> int:
+        """The noisiest of the timesteps."""
+        return self.num_steps * self.stride - 1
+
     def at(self, uniform: Tensor) -> Tensor:
         """Turns uniform numbers [B] in [0, 1) into grid points [B] int64, every one equally
         likely.

@@ -31,7 +31,9 @@ class Guidance:
         if not self.per_phase:
             return self.low + (self.high - self.low) * uniform
         phase = t * len(self.per_phase) // self.num_train_timesteps
-        return torch.tensor(self.per_phase[::-1], device=t.device)[phase]
+        # not by a table, which each step would send to the device
+        scales = [(phase == i) * scale for i, scale in enumerate(reversed(self.per_phase))]
+        return torch.stack(scales).sum(0)
 
 
 def guidance_scale_to_w(guidance_scale: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.schedule import CLEAN, NoiseSchedule
+from lcm.system.transfers import sent
 
 
 class Times(NamedTuple):
@@ -113,6 +114,15 @@ class WithinSegment:
         return edge + (uniform * choices).long().clamp(max=choices - 1) * self.grid.stride
 
 
+@cache
+def landing_targets(grid: SolverGrid, step_counts: tuple[int, ...], device: torch.device) -> Tensor:
+    """The times that samplers of so many steps visit after the first, [M] int64 ascending, CLEAN
+    before them; sent to a device once, not in every step.
+    """
+    visited = {int(t) for n in step_counts for t in grid.few_step(n)[1:]}
+    return sent(torch.tensor([CLEAN, *sorted(visited)]), device)
+
+
 @dataclass(frozen=True)
 class TargetSet:
     """s from the times that samplers of `step_counts` steps on this grid visit, at or below u, or
@@ -133,14 +143,8 @@ class TargetSet:
                 f"{max(self.step_counts)}"
             )
 
-    @cached_property
-    def targets(self) -> Tensor:
-        """[M] int64 ascending, CLEAN first."""
-        visited = {int(t) for n in self.step_counts for t in self.grid.few_step(n)[1:]}
-        return torch.tensor([CLEAN, *sorted(visited)])
-
     def __call__(self, t: Tensor, u: Tensor, uniform: Tensor, progress: float) -> Tensor:
-        targets = self.targets.to(t.device)
+        targets = landing_targets(self.grid, self.step_counts, t.device)
         choices = torch.searchsorted(targets, u, right=True)
         scaled = uniform * choices
         index = torch.minimum(scaled.long(), choices - 1)

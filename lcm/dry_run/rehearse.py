@@ -10,6 +10,7 @@ import statistics
 import time
 from contextlib import ExitStack
 
+import torch
 from accelerate.utils import gather_object
 
 from lcm.dry_run.memory_fit import TIGHT, Memory, advice
@@ -19,6 +20,7 @@ from lcm.dry_run.step_memory import attempt, measure_steps
 from lcm.system.device import counts_peaks, synchronize
 from lcm.system.disk_space import free_bytes, nearest_existing, readable, shortages
 from lcm.system.memory import peak_of_process, total_memory
+from lcm.system.transfers import fetched
 from lcm.training.plan import Plan, duration, output_need, plan_of, summarize
 from lcm.training.run import Run
 from lcm.training.state import TrainState
@@ -133,7 +135,7 @@ def measure_seconds(run: Run, state: TrainState) -> float:
         synchronize(output.loss.device)
         seconds.append(time.perf_counter() - start)
         if number == 0:
-            loss, grad_norm = output.loss.mean().item(), float(output.grad_norm)
+            loss, grad_norm = fetched(torch.stack([output.loss.mean(), output.grad_norm])).tolist()
             log("one step", "loss %.4f, gradient norm %.4f", loss, grad_norm)
     return max(gather_object([statistics.median(seconds[1:])]))
 

@@ -59,7 +59,7 @@ class OnChord:
                 "--prompts_file"
             )
         x0, start = batch.trajectory[:, 0], batch.trajectory[:, -1]
-        alpha, sigma = schedule.alpha_sigma(torch.full_like(t, int(self.grid.timesteps[-1])))
+        alpha, sigma = schedule.alpha_sigma(torch.full_like(t, self.grid.last))
         return schedule.add_noise(x0, (start - alpha * x0) / sigma, t)
 
 

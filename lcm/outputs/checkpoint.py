@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lcm.system.atomic import discard, replacing
 from lcm.system.checksums import SUMS_NAME, first_changed, sums_text
+from lcm.system.transfers import fetched
 
 PREFIX = "checkpoint-"
 TENSORS, FACTS = "state.safetensors", "state.json"
@@ -117,7 +118,7 @@ def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     taken: set[int] = set()
     for name, value in tensors.items():
-        plain = value.detach().cpu().contiguous()
+        plain = fetched(value).contiguous()
         found[name] = plain.clone() if plain.untyped_storage().data_ptr() in taken else plain
         taken.add(plain.untyped_storage().data_ptr())
     return found

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from lcm.outputs.metrics import MetricsLog
 from lcm.outputs.trackers import log_numbers
 from lcm.system.memory import peak_gib
+from lcm.system.transfers import fetched
 
 QUARTERS = 4
 
@@ -45,7 +46,7 @@ class Window:
         """The means over the samples of all processes, which ask for it together; None where there
         was none. Empties the window.
         """
-        losses, samples = accelerator.reduce(self._sums).tolist()
+        losses, samples = fetched(accelerator.reduce(self._sums)).tolist()
         self._sums.zero_()
         quarters = {
             name: loss / n if n else None

@@ -7,36 +7,39 @@ import torch
 from lcm.data.batch import Moments, Pixels, SampleBatch, Trajectory
 from lcm.methods.objective import LatentBatch
 from lcm.models.families import Family
+from lcm.system.transfers import sent
 
 
 def encode(family: Family, batch: SampleBatch, device: torch.device) -> LatentBatch:
     """Pixels, their moments or the ends of trajectories, and captions to latents and conditioning,
     on `device`.
     """
+    empty = sent(torch.tensor([prompt == "" for prompt in batch.prompts]), device)
+    batch = batch.to(device)
     embeds = family.embed_prompts(batch.prompts) if batch.embeds is None else batch.embeds
+    # parked text encoders answer on the CPU
     cond = family.condition(
-        {name: tensor.to(device) for name, tensor in embeds.items()}, batch.sizes
+        {name: sent(tensor, device) for name, tensor in embeds.items()}, batch.sizes
     )
     uncond = family.unconditional(cond)
-    trajectory, content = None, batch.content.tensor.to(device)
+    trajectory, content = None, batch.content.tensor
     match batch.content:
         case Trajectory():
             trajectory, x0 = content, content[:, 0]
         case Moments():
-            x0 = family.draw_latents(content, batch.posterior_noise.to(device))
+            x0 = family.draw_latents(content, batch.posterior_noise)
         case Pixels():
             moments = family.image_moments(content)
-            x0 = family.draw_latents(moments, batch.posterior_noise.to(device))
-    empty = torch.tensor([prompt == "" for prompt in batch.prompts], device=device)
+            x0 = family.draw_latents(moments, batch.posterior_noise)
     return LatentBatch(
         x0=x0,
-        noise=batch.noise.to(device),
-        uniform_time=batch.uniform_time.to(device),
-        uniform_guidance=batch.uniform_guidance.to(device),
-        uniform_landing=batch.uniform_landing.to(device),
+        noise=batch.noise,
+        uniform_time=batch.uniform_time,
+        uniform_guidance=batch.uniform_guidance,
+        uniform_landing=batch.uniform_landing,
         # an empty prompt is what the pipeline puts in the place of none, zeros for some SDXL models
         cond=cond.where(empty, uncond),
         uncond=uncond,
         trajectory=trajectory,
-        extra_noise=None if batch.extra_noise is None else batch.extra_noise.to(device),
+        extra_noise=batch.extra_noise,
     )

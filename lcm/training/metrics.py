@@ -4,9 +4,11 @@ table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from lcm.system.registry import Table
+from lcm.system.transfers import fetched
 from lcm.training.run import Run
 from lcm.training.state import TrainState
 from lcm.training.step import StepOutput
@@ -25,12 +27,13 @@ def epoch(run: Run, state: TrainState, output: StepOutput) -> float:
 
 def grad_norm(run: Run, state: TrainState, output: StepOutput) -> float | None:
     """L2 norm of the gradients before clipping; None where the loss scaler skipped the update."""
-    return float(output.grad_norm) if output.grad_norm.isfinite() else None
+    norm = fetched(output.grad_norm).item()
+    return norm if math.isfinite(norm) else None
 
 
 def delta_norm(run: Run, state: TrainState, output: StepOutput) -> float:
     """L2 distance of the trained weights from the teacher's."""
-    return state.student.delta_norm().item()
+    return fetched(state.student.delta_norm()).item()
 
 
 def lr(run: Run, state: TrainState, output: StepOutput) -> float:

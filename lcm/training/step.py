@@ -15,6 +15,7 @@ from lcm.data.batch import SampleBatch
 from lcm.data.randomness import sample_rng
 from lcm.outputs.checkpoint import list_checkpoints
 from lcm.system.signals import never
+from lcm.system.transfers import fetched
 from lcm.training.encode import encode
 from lcm.training.run import Run
 from lcm.training.state import TrainState
@@ -147,9 +148,9 @@ def check_finite(
         # a loss scaler expects infinite gradients and skips them itself
         bad = bad | ~grad_norm.isfinite()
     stop = torch.full((), float(asked()), device=loss.device)
-    any_bad, any_asked = run.machine.total(torch.stack([bad.any().float(), stop])).tolist()
+    any_bad, any_asked = fetched(run.machine.total(torch.stack([bad.any().float(), stop]))).tolist()
     if any_bad:
-        samples = [key for key, is_bad in zip(keys, bad.tolist(), strict=True) if is_bad]
+        samples = [key for key, is_bad in zip(keys, fetched(bad).tolist(), strict=True) if is_bad]
         checkpoints = list_checkpoints(run.config.output.folder)
         raise FloatingPointError(
             f"step {state.step + 1}: the loss or its gradient is not finite "

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lcm.system.transfers import fetched
+
 
 def as_bytes(tensor: Tensor) -> Any:
     """The memory of any tensor, for hashing: numpy has no bfloat16."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return fetched(tensor).contiguous().flatten().view(torch.uint8).numpy()
 
 
 def facts_of(config: Any) -> str:

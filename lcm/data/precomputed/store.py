@@ -33,6 +33,7 @@ from lcm.system.disk_space import FULL
 from lcm.system.json_input import parse
 from lcm.system.paths import is_regular
 from lcm.system.processes import ALONE, Team
+from lcm.system.transfers import fetched
 
 ROWS = 256
 """Rows in one file: 17 MiB of Stable Diffusion's float16 moments at 512 pixels. So much is made
@@ -75,6 +76,11 @@ def are_entries(entries: object) -> bool:
     )
 
 
+def as_kept(row: Row) -> Row:
+    """A row off the device that made it."""
+    return {name: fetched(tensor) for name, tensor in row.items()}
+
+
 def packed(rows: dict[str, Row]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file with these rows, whose tensors have the same names, types and
     shapes.
@@ -101,7 +107,7 @@ def write_rows(folder: Path, rows: dict[str, Row], owner: str | None = None) -> 
 
 def bytes_of_rows(count: int, key: str, row: Row) -> int:
     """The bytes on disk of `count` rows like this one."""
-    other = key[:-1] + ("0" if key[-1] != "0" else "1")
+    row, other = as_kept(row), key[:-1] + ("0" if key[-1] != "0" else "1")
     one, two = (len(save(*packed(rows))) for rows in ({key: row}, {key: row, other: row}))
     return -(-count // ROWS) * (2 * one - two) + count * (two - one)
 
@@ -120,7 +126,7 @@ class Writer:
             (name, tensor.dtype, tuple(tensor.shape)) for name, tensor in sorted(row.items())
         )
         waiting = self._waiting.setdefault(shapes, {})
-        waiting[key] = {name: tensor.detach().cpu() for name, tensor in row.items()}
+        waiting[key] = as_kept(row)
         if len(waiting) == ROWS:
             write_rows(self.folder, self._waiting.pop(shapes), self.owner)
 

@@ -33,6 +33,7 @@ from lcm.models.families import Family
 from lcm.models.networks import Networks, adapters_disabled, guided_teacher
 from lcm.system.processes import ALONE, Team
 from lcm.system.registry import lookup
+from lcm.system.transfers import fetched
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ def make_points(
         records = [record for _, record in batch]
         # a dry run asks once the U-Net has its adapters; it is the teacher's own that is followed
         with adapters_disabled(family.unet):
-            points = follow(family, records, spec, device).half().cpu()
+            points = fetched(follow(family, records, spec, device).half())
         check_finite(points, records)
         for (key, _), trajectory in zip(batch, points, strict=True):
             yield key, {POINTS: trajectory}

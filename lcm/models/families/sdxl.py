@@ -12,6 +12,7 @@ from torch import Tensor
 from lcm.models.conditioning import Conditioning, ImageSize
 from lcm.models.families.base import Family
 from lcm.models.long_prompts import unconditional_in_chunks
+from lcm.system.transfers import sent
 
 
 class StableDiffusionXL(Family):
@@ -30,7 +31,7 @@ class StableDiffusionXL(Family):
     def condition(self, embeds: dict[str, Tensor], sizes: Sequence[ImageSize]) -> Conditioning:
         """The embeddings with time ids [B, 6]."""
         return Conditioning(
-            **embeds, time_ids=self._time_ids(sizes).to(embeds["prompt_embeds"].device)
+            **embeds, time_ids=sent(self._time_ids(sizes), embeds["prompt_embeds"].device)
         )
 
     @cached_property
