@@ -235,7 +235,8 @@ def log_time(
     parts[f"{plan.updates} updates"] = plan.updates * update
     if plan.grids:
         parts[f"{plan.grids} grids"] = besides.drawing * ((plan.grids - 1) * together + rows)
-    saved = plan.checkpoints + 1
+    # the result is what the last checkpoint holds, which was proven with it
+    saved = max(1, plan.checkpoints)
     parts[f"{plan.checkpoints} checkpoints and the result"] = besides.saving * saved
     words = ", ".join(f"{what} {duration(seconds)}" for what, seconds in parts.items())
     log("time", "%s to the end of the run: %s", duration(sum(parts.values())), words)

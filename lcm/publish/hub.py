@@ -74,7 +74,8 @@ def push(output_dir: Path, hub_model_id: str | None = None, private: bool = Fals
 
 def public_files(output_dir: Path, adapter: str | None) -> list[Path]:
     """The files that are uploaded as they are, beside the card: the adapter of this name, or where
-    it is None the whole U-Net's folder, the picture if any, the workflow; no settings, no checkpoints.
+    it is None the whole U-Net's folder, the picture if any, the workflow; no settings, no
+    checkpoints.
 
     Raises FileNotFoundError for a folder in which no run has ended, and ValueError where one of
     them is damaged, or a link to something else.
