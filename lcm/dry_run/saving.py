@@ -45,13 +45,14 @@ def measure_besides(run: Run, state: TrainState, log: Log) -> Besides:
     if not run.machine.is_main:
         return Besides({})
     device, publisher, name = run.machine.device, run.publisher, state.student.result.name
-    log("result", "saving the %s, reloading and comparing it", name)
+    log("result", "saving the %s as the run will", name)
     with counting(device) as most, tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         publisher.export(Path(folder) / WEIGHTS_NAME, state.step)
         exporting, result = time.perf_counter() - start, size_of(Path(folder))
         memory = {"saving": most()}
-    log("result", "%s of %s, %.1f s", name, readable(result), exporting)
+    words = "%s of %s, saved, reloaded and compared in %.1f s"
+    log("result", words, name, readable(result), exporting)
     nbytes, seconds = measure_saving(state.record(run.facts.record()))
     log("result", "a checkpoint takes %s", readable(nbytes + result))
     drawing, row = 0.0, 0
