@@ -11,7 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import counts, few_pictures, scale, serve, step, time_to_quality, verbs
+from benchmarks import (
+    counts,
+    few_pictures,
+    real_size,
+    scale,
+    serve,
+    step,
+    time_to_quality,
+    verbs,
+)
 from benchmarks.gpu.tables import gpu_tables
 from examples.shapes.tables import fill
 
@@ -23,6 +32,7 @@ TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "step": (README, step.NAME, step.step_table),
     "quality": (README, time_to_quality.NAME, time_to_quality.quality_table),
     "scale": (README, scale.NAME, scale.scale_table),
+    "real_size": (README, real_size.NAME, real_size.real_size_table),
     "serve": (README, serve.NAME, serve.serve_table),
     "verbs": (README, verbs.NAME, verbs.verbs_table),
     "gpu": (README, "gpu.json", gpu_tables),
