@@ -14,6 +14,7 @@ status 1 where a part fails, or takes more memory than it may.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -246,8 +248,6 @@ def faults(found: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    import json
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -262,6 +262,7 @@ def main(argv: list[str] | None = None) -> int:
         folder = args.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         found = run(name, folder, args.tiny)
+        found |= {"torch": version("torch"), "threads": threads()}
         results["models"][name] = found
         write_json(path, results)
         wrong += faults(found)

@@ -20,7 +20,7 @@ def limits(
     words: Wording,
     adapter: AdapterConfig,
     samples: SampleConfig,
-    has_picture: bool,
+    has_picture: bool = True,
 ) -> list[str]:
     """What is known to be out of reach, one sentence each."""
     family = "SDXL" if recipe.family == "sdxl" else "Stable Diffusion 1.x and 2.x"
