@@ -56,7 +56,7 @@ def rehearse(run: Run, state: TrainState) -> None:
     """
     logger.info("%s", summarize(run, state.student))
     size = run.config.loop.train_batch_size
-    log("memory", "measuring steps of 1 to %d samples, which move no weight", size)
+    log("memory", "measuring steps of up to %d samples, which move no weight", size)
     memory = measure_steps(run, state)
     if memory is not None:
         log_memory(run, memory)
