@@ -31,8 +31,9 @@ def tell_launcher(error: object) -> None:
     if path := os.environ.get(ERROR_FILE):
         # as torch.distributed.elastic writes it itself
         extra = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        content = json.dumps({"message": {"message": text, "extraInfo": extra}})
         try:
-            Path(path).write_text(json.dumps({"message": {"message": text, "extraInfo": extra}}))
+            Path(path).write_text(content, encoding="utf-8", newline="\n")
         except OSError:
             return  # then its table has no reason, which was printed already
     elif ONE_PROCESS in os.environ and prints_traceback():
