@@ -24,19 +24,17 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig
 
-from benchmarks.counts import HERE, MODELS
+from benchmarks.published import CONFIGS, MODELS, VAE
 from examples.shapes.tokenizer import build_tokenizer
 
 WORDS = 49408
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-SCALING = {"sd15": 0.18215, "sdxl": 0.13025}
-"""Of the VAE, by model."""
 TINY_WIDTH = 16
 
 
 def unet_config(name: str, is_tiny: bool) -> dict[str, Any]:
     """The published configuration; with `is_tiny` the same blocks, a few channels wide."""
-    config: dict[str, Any] = json.loads((HERE / "models" / MODELS[name].config).read_text())
+    config: dict[str, Any] = json.loads((CONFIGS / MODELS[name].config).read_text())
     if not is_tiny:
         return config
     blocks = len(config["down_block_types"])
@@ -76,17 +74,10 @@ def text_encoders(name: str, tokenizer: Any, is_tiny: bool) -> list[Any]:
 
 def vae_of(name: str, is_tiny: bool) -> AutoencoderKL:
     """f = 8, four channels."""
-    widths = (8, 8, 8, 8) if is_tiny else (128, 256, 512, 512)
-    return AutoencoderKL(
-        block_out_channels=widths,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        norm_num_groups=4 if is_tiny else 32,
-        sample_size=MODELS[name].resolution,
-        scaling_factor=SCALING[name],
-    )
+    tiny = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4}
+    model = MODELS[name]
+    config = {**VAE, **model.vae, "sample_size": model.resolution, **(tiny if is_tiny else {})}
+    return AutoencoderKL(**config)
 
 
 @contextmanager

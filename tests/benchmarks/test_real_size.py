@@ -18,7 +18,7 @@ from diffusers import UNet2DConditionModel
 
 import train_lcm_lora
 from benchmarks import real_size, real_size_parts
-from benchmarks.counts import MODELS
+from benchmarks.published import MODELS
 from benchmarks.real_size import CASES, faults, foreseen, real_size_table
 from benchmarks.true_models import WORDS, unet_config
 from examples.shapes import render
