@@ -23,6 +23,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from lcm.system.console import error_exit, hide_loading_bars, is_main, log_plainly, quiet_libraries
+from lcm.system.launcher import tell_launcher
 from lcm.system.signals import Stopped, StopRequest, obeying
 
 if TYPE_CHECKING:
@@ -68,17 +69,18 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
     except (Stopped, Exception) as reason:
         shows_all = bool(os.environ.get("LCM_TRACEBACK"))
         if is_out_of_memory(reason) and not shows_all:
-            return error_exit(out_of_memory(config))
+            return fail(out_of_memory(config))
         # what is interrupted may answer with an error of its own, and a process that waits for one
         # that has stopped already gets one of the network
         if stop.asked or isinstance(reason, Stopped):
             stopped = reason if isinstance(reason, Stopped) else Stopped(int(stop.signum or 0))
             if is_main():
                 print(f"stopped by {stopped}: {what_is_saved(output_dir)}", file=sys.stderr)
+                tell_launcher(f"stopped by {stopped}")
             return stopped.status
         if (lost := lost_process(reason, what_is_saved(output_dir))) is None or shows_all:
             raise
-        return error_exit(lost)
+        return fail(lost)
     return 0
 
 
@@ -86,7 +88,14 @@ def refuse(error: Exception) -> int:
     """Prints a mistake as one line, or with LCM_TRACEBACK where it came from; the exit status."""
     if os.environ.get("LCM_TRACEBACK"):
         raise error
-    return error_exit(error)
+    return fail(error)
+
+
+def fail(error: Exception) -> int:
+    """Prints an error as one line, and lets the launcher know it; the exit status."""
+    status = error_exit(error)
+    tell_launcher(error)
+    return status
 
 
 def rehearse(config: TrainConfig) -> None:

@@ -11,26 +11,39 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import counts, few_pictures, players, scale, serve, step, time_to_quality, verbs
+from benchmarks import (
+    counts,
+    environments,
+    few_pictures,
+    players,
+    real_size,
+    scale,
+    serve,
+    step,
+    time_to_quality,
+    verbs,
+)
 from benchmarks.gpu.tables import gpu_tables
 from examples.shapes.tables import fill
 
 README = Path(__file__).parent / "README.md"
 DOCS = Path(__file__).parent.parent / "docs"
-TRAINING, FIRST_MODEL, TOOLS = (
-    DOCS / f"{name}.md" for name in ("training", "first-model", "tools")
+TRAINING, FIRST_MODEL, TOOLS, INSTALL = (
+    DOCS / f"{name}.md" for name in ("training", "first-model", "tools", "install")
 )
 TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "counts": (README, counts.NAME, counts.counts_table),
     "step": (README, step.NAME, step.step_table),
     "quality": (README, time_to_quality.NAME, time_to_quality.quality_table),
     "scale": (README, scale.NAME, scale.scale_table),
+    "real_size": (README, real_size.NAME, real_size.real_size_table),
     "serve": (README, serve.NAME, serve.serve_table),
     "verbs": (README, verbs.NAME, verbs.verbs_table),
     "gpu": (README, "gpu.json", gpu_tables),
     "few_pictures": (FIRST_MODEL, few_pictures.NAME, few_pictures.few_pictures_table),
     "players": (TOOLS, players.NAME, players.layers_table),
     "player_times": (TOOLS, players.NAME, players.times_table),
+    "environments": (INSTALL, environments.NAME, environments.table),
     "fit": (TRAINING, counts.NAME, counts.fit_table),
 }
 """Marker -> the page that it is in, the file of its raw results, and what makes its table of them.

@@ -72,7 +72,10 @@ def write_vocabulary(folder: Path, tokens: Iterable[str], merges: Iterable[Pair]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
-def build_tokenizer() -> CLIPTokenizer:
+def build_tokenizer(size: int = 0) -> CLIPTokenizer:
+    """The tokenizer; up to `size` tokens with words that no text has, as a vocabulary of that size
+    would have them.
+    """
     words = sorted(
         {word for text in CAPTIONS for word in text.split()}, key=lambda word: (len(word), word)
     )
@@ -82,9 +85,9 @@ def build_tokenizer() -> CLIPTokenizer:
         *characters,
         *(c + END_OF_WORD for c in characters),
         *dict.fromkeys(a + b for a, b in merges),
-        START,
-        END,
     ]
+    tokens += [f"unused{i}{END_OF_WORD}" for i in range(size - len(tokens) - 2)]
+    tokens += [START, END]
     with tempfile.TemporaryDirectory() as folder:
         write_vocabulary(Path(folder), tokens, merges)
         return CLIPTokenizer(

@@ -13,6 +13,8 @@ from lcm.system.words import LARGEST_SEED, quoted
 
 NEVER = 10**12
 """Updates between two of something, more than any run has."""
+NOTHING = "none"
+"""--validation_prompts of a run that draws no picture."""
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """Packages that --report_to may name."""
 
@@ -23,7 +25,7 @@ class ValidationConfig(Section):
 
     validation_prompts: list[str] = flag(
         [],
-        "prompts of the validation grid",
+        "prompts of the validation grid; none: no picture is drawn at all",
         may_be_empty=True,
         may_be_blank=True,
         unset="four captions of the data",
@@ -46,6 +48,16 @@ class ValidationConfig(Section):
     validation_seed: int = flag(
         0, "seed of every validation picture", at_least=0, at_most=LARGEST_SEED, is_free=True
     )
+
+    @property
+    def draws(self) -> bool:
+        """Whether any picture is drawn, on the way or of the result."""
+        return self.validation_prompts != [NOTHING]
+
+    @property
+    def own_prompts(self) -> list[str]:
+        """The prompts that were given; none where captions stand in for them."""
+        return self.validation_prompts if self.draws else []
 
 
 def plain_name(name: str) -> str:

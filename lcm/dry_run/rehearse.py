@@ -8,19 +8,18 @@ import dataclasses
 import logging
 import statistics
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 
-import torch
 from accelerate.utils import gather_object
 
 from lcm.dry_run.memory_fit import TIGHT, Memory, advice
 from lcm.dry_run.preparation import Preparation, gain_of_cache, preparations
 from lcm.dry_run.saving import Besides, measure_besides
-from lcm.dry_run.step_memory import attempt, measure_steps
+from lcm.dry_run.step_memory import Unscheduled, attempt, measure_steps
 from lcm.system.device import counts_peaks, synchronize
 from lcm.system.disk_space import free_bytes, nearest_existing, readable, shortages
 from lcm.system.memory import peak_of_process, total_memory
-from lcm.system.transfers import fetched
 from lcm.training.plan import Plan, duration, output_need, plan_of, summarize
 from lcm.training.run import Run
 from lcm.training.state import TrainState
@@ -29,7 +28,13 @@ from lcm.training.step import train_step
 logger = logging.getLogger(__name__)
 
 TIMED = 5
-"""Updates that are timed, after one to warm up."""
+"""Updates that are timed, after one to warm up; fewer where the run has no more."""
+ENOUGH_SECONDS = 60.0
+"""After so long, what was timed by then must do."""
+SMALL_RATE = 1e-5
+"""The learning rate of a dry run at most: an adapter that does something can be saved, reloaded
+and compared, and one for which the rate of the run is too large does not run away.
+"""
 WORTH_A_CACHE = 0.05
 """Share of encoding in an update from which on a cache is spoken of."""
 
@@ -45,15 +50,17 @@ class DoesNotFit(ValueError):  # noqa: N818 - it reads as what it says
 
 def rehearse(run: Run, state: TrainState) -> None:
     """Some updates, an adapter saved and reloaded in a temporary folder, a row of pictures; logs
-    what the run will take. Nothing is kept.
+    what the run will take, each part as it begins and as soon as it is known. Nothing is kept.
 
     Raises DoesNotFit, on all processes, with what to do.
     """
     logger.info("%s", summarize(run, state.student))
+    size = run.config.loop.train_batch_size
+    log("memory", "measuring steps of up to %d samples, which move no weight", size)
     memory = measure_steps(run, state)
+    if memory is not None:
+        log_memory(run, memory)
     if memory is None or memory.wanted not in memory.steps:
-        if memory is not None:
-            log_memory(run, memory)
         raise DoesNotFit(no_room(run, memory))
     seconds = measure_seconds(run, state)
     besides = attempt(run, state, lambda: measure_besides(run, state, log))
@@ -63,7 +70,7 @@ def rehearse(run: Run, state: TrainState) -> None:
             f"{advice(run.config, None)}"
         )
     memory = dataclasses.replace(memory, besides=besides[0].memory)
-    log_memory(run, memory)
+    log_peak(run, memory)
     problems = gather_object([log_what_follows(run, state, seconds, besides[0])])[0]
     if memory.peak() > memory.total:
         raise DoesNotFit(no_room(run, memory))
@@ -98,13 +105,23 @@ def no_room(run: Run, memory: Memory | None) -> str:
 
 
 def log_memory(run: Run, memory: Memory) -> None:
-    """Logs what is held, what an update takes on top of it, and the peak."""
-    size = memory.wanted
+    """Logs what is held, and the peak of an update on top of it."""
     held = ", ".join(f"{name} {readable(nbytes)}" for name, nbytes in memory.held.items() if nbytes)
-    besides = "".join(f", {name} {readable(nbytes)}" for name, nbytes in memory.besides.items())
     log("memory", "%s held (%s)", readable(memory.between), held)
-    above = readable(memory.above(size))
-    log("memory", "on top of it an update of %d samples %s%s", size, above, besides)
+    log(
+        "memory",
+        "on top of it an update of %d samples %s; peak of updates %s of %s",
+        memory.wanted,
+        readable(memory.above(memory.wanted)),
+        readable(memory.peak()),
+        readable(memory.total),
+    )
+
+
+def log_peak(run: Run, memory: Memory) -> None:
+    """Logs the peak of all that a run does."""
+    besides = ", ".join(f"{name} {readable(nbytes)}" for name, nbytes in memory.besides.items())
+    log("memory", "on top of what is held %s", besides)
     counted = ""
     if not counts_peaks(run.machine.device):
         used = f"{peak_of_process() / 2**30:.2f} GiB of this process"
@@ -122,28 +139,57 @@ def log_memory(run: Run, memory: Memory) -> None:
 # --- time -----------------------------------------------------------------------------------------
 
 
-def measure_seconds(run: Run, state: TrainState) -> float:
-    """Seconds of one update, the median over some; of the slowest process.
-
-    Every one is the next of the run, so that what follows its progress does not go beyond its end.
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds of one update, the median over so many `timed` ones, after one to warm up where the
+    run has more than one.
     """
-    seconds = []
-    batches = run.inputs.batches(range(state.step, state.step + 1 + TIMED))
-    for number in range(1 + TIMED):
+
+    update: float = 0.0
+    timed: int = 0
+
+    def __str__(self) -> str:
+        warm = " after one to warm up" if self.timed > 1 else ""
+        return f"median of {self.timed}{warm}" if self.timed > 1 else "measured once"
+
+
+def measure_seconds(run: Run, state: TrainState) -> Timing:
+    """Times the next updates of the run, no more than it has; of the slowest process."""
+    number = min(1 + TIMED, run.facts.num_updates - state.step)
+    if number == 0:
+        return Timing()
+    log("time", "timing up to %d of the %d updates", number, run.facts.num_updates)
+    rate = min(SMALL_RATE, run.config.optimizer.learning_rate)
+    with state.student.learning_at(rate):
+        seconds = list(times_of_updates(run, state, number))
+    timed = seconds[1:] or seconds
+    timing = Timing(max(gather_object([statistics.median(timed)])), len(timed))
+    log("time", "%.3f s an update (%s), %.0f an hour", timing.update, timing, 3600 / timing.update)
+    return timing
+
+
+def times_of_updates(run: Run, state: TrainState, number: int) -> Iterator[float]:
+    """The seconds of up to so many updates."""
+    trying = dataclasses.replace(state, lr_scheduler=Unscheduled())
+    batches = run.inputs.batches(range(state.step, state.step + number))
+    begin = time.perf_counter()
+    for i in range(number):
         start = time.perf_counter()
-        output = train_step(run, dataclasses.replace(state), batches)
+        output = train_step(run, trying, batches)
         synchronize(output.loss.device)
-        seconds.append(time.perf_counter() - start)
-        if number == 0:
+        yield time.perf_counter() - start
+        if i == 0:
             loss, grad_norm = fetched(torch.stack([output.loss.mean(), output.grad_norm])).tolist()
             log("one step", "loss %.4f, gradient norm %.4f", loss, grad_norm)
-    return max(gather_object([statistics.median(seconds[1:])]))
+        # all processes go on together
+        if i > 0 and max(gather_object([time.perf_counter() - begin])) > ENOUGH_SECONDS:
+            return
 
 
 # --- what follows ---------------------------------------------------------------------------------
 
 
-def log_what_follows(run: Run, state: TrainState, update: float, besides: Besides) -> list[str]:
+def log_what_follows(run: Run, state: TrainState, timing: Timing, besides: Besides) -> list[str]:
     """Logs time and disk on the main process; what does not fit on the disk, with what to do."""
     if not run.machine.is_main:
         return []
@@ -161,11 +207,10 @@ def log_what_follows(run: Run, state: TrainState, update: float, besides: Beside
             "the stream is read and encoded; how much there is shows when it comes, and is not "
             "counted here",
         )
-    log_time(run, plan, update, besides, before)
+    log_time(run, plan, timing.update, besides, before)
     grid = len(run.facts.prompts) * besides.row
     output = output_need(run.config.output, plan, besides.checkpoint, besides.result, grid)
     needs = [output, *(made.need for made in before if made.missing)]
-    log("disk", "a checkpoint takes %s", readable(besides.checkpoint))
     for need in needs:
         free = free_bytes(nearest_existing(need.folder))
         log(
@@ -182,25 +227,20 @@ def log_what_follows(run: Run, state: TrainState, update: float, besides: Beside
 def log_time(
     run: Run, plan: Plan, update: float, besides: Besides, before: list[Preparation]
 ) -> None:
-    """Logs the time of one update and of all that is to come."""
+    """Logs the time of all that is to come."""
     processes, rows = run.machine.process[1], len(run.facts.prompts)
     # rows of a grid that a process draws one after the other; the last grid is drawn by one
     together = -(-rows // processes)
     parts = {made.what: made.seconds for made in before if made.missing}
     parts[f"{plan.updates} updates"] = plan.updates * update
-    parts[f"{plan.grids} grids"] = besides.drawing * ((plan.grids - 1) * together + rows)
-    saved = plan.checkpoints + 1
+    if plan.grids:
+        parts[f"{plan.grids} grids"] = besides.drawing * ((plan.grids - 1) * together + rows)
+    # the result is what the last checkpoint holds, which was proven with it
+    saved = max(1, plan.checkpoints)
     parts[f"{plan.checkpoints} checkpoints and the result"] = besides.saving * saved
     words = ", ".join(f"{what} {duration(seconds)}" for what, seconds in parts.items())
-    log(
-        "time",
-        "%.3f s an update (median of %d after one to warm up), %.0f an hour",
-        update,
-        TIMED,
-        3600 / update,
-    )
     log("time", "%s to the end of the run: %s", duration(sum(parts.values())), words)
-    if not run.config.cache.cache_latents:
+    if plan.updates and not run.config.cache.cache_latents:
         log_cache(run, plan, update)
 
 

@@ -44,26 +44,39 @@ def measure_besides(run: Run, state: TrainState, log: Log) -> Besides:
     """Saves in a temporary folder and draws one row; other processes wait."""
     if not run.machine.is_main:
         return Besides({})
-    device, publisher = run.machine.device, run.publisher
+    device, publisher, name = run.machine.device, run.publisher, state.student.result.name
+    log("result", "saving the %s as the run will", name)
     with counting(device) as most, tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         publisher.export(Path(folder) / WEIGHTS_NAME, state.step)
         exporting, result = time.perf_counter() - start, size_of(Path(folder))
         memory = {"saving": most()}
-    name = state.student.result.name
-    log("result", "%s of %s, saved, reloaded and compared", name, readable(result))
-    with counting(device) as most:
-        row = publisher.try_drawing()
-        memory["drawing"] = most()
-    start = time.perf_counter()
-    publisher.try_drawing()
-    drawing = time.perf_counter() - start
+    words = "%s of %s, saved, reloaded and compared in %.1f s"
+    log("result", words, name, readable(result), exporting)
+    nbytes, seconds = measure_saving(state.record(run.facts.record()))
+    log("result", "a checkpoint takes %s", readable(nbytes + result))
+    drawing, row = 0.0, 0
+    if run.config.validation.draws:
+        memory["drawing"], drawing, row = measure_drawing(run, log)
+    return Besides(memory, nbytes + result, result, row, exporting + seconds, drawing)
+
+
+def measure_drawing(run: Run, log: Log) -> tuple[int, float, int]:
+    """Draws one row twice: the most memory of it, the seconds of the second, the bytes of its
+    picture.
+    """
     columns = ", ".join(map(str, run.config.validation.validation_num_steps))
-    log("drawing", "one prompt in %s steps, %.2f s", columns, drawing)
+    log("drawing", "one prompt in %s steps", columns)
+    with counting(run.machine.device) as most:
+        row = run.publisher.try_drawing()
+        memory = most()
+    start = time.perf_counter()
+    run.publisher.try_drawing()
+    drawing = time.perf_counter() - start
+    log("drawing", "%.2f s", drawing)
     picture = io.BytesIO()
     row.save(picture, format="PNG")
-    nbytes, seconds = measure_saving(state.record(run.facts.record()))
-    return Besides(memory, nbytes + result, result, picture.tell(), exporting + seconds, drawing)
+    return memory, drawing, picture.tell()
 
 
 def measure_saving(state: RunState) -> tuple[int, float]:

@@ -4,6 +4,7 @@ given away.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from PIL import Image
@@ -11,11 +12,15 @@ from PIL import Image
 from lcm.adapter.files import opened, read_header
 from lcm.adapter.names import SUFFIX, UNET_FOLDER, WEIGHTS_NAME, is_full
 from lcm.adapter.recipe import Recipe
-from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, REPORT_NAME, WORKFLOW_NAME
+from lcm.config.output_sections import NOTHING
+from lcm.outputs.folder import CARD_NAME, CONFIG_NAME, PICTURE_NAME, REPORT_NAME, WORKFLOW_NAME
 from lcm.system.atomic import replacing
 from lcm.system.checksums import SUMS_NAME, first_changed, sums_text
 from lcm.system.json_input import read_object
 from lcm.system.paths import is_regular
+
+DRAWS_NOTHING = re.compile(rf"^validation_prompts:\n- {NOTHING}\n(?!-)", re.MULTILINE)
+"""What config.yaml, as a run writes it, says of one without pictures."""
 
 
 def result_files(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> list[Path]:
@@ -76,7 +81,7 @@ def flaw_of_result(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> str 
     return (
         first_changed(output_dir, weights_in(output_dir, adapter))
         or flaw_of_weights(output_dir, adapter)
-        or flaw_of_picture(output_dir / PICTURE_NAME)
+        or (flaw_of_picture(output_dir / PICTURE_NAME) if has_picture(output_dir) else None)
         or flaw_of_workflow(output_dir / WORKFLOW_NAME)
         or flaw_of_card(output_dir / CARD_NAME)
     )
@@ -106,6 +111,18 @@ def read_through(path: Path) -> None:
         for name in file.keys():  # noqa: SIM118 - not a mapping
             if not file.get_tensor(name).isfinite().all():
                 raise ValueError(f"{path.name}: {name} is not finite")
+
+
+def has_picture(output_dir: Path) -> bool:
+    """Whether there is a picture of the result, or must be one: a run may have been told to draw
+    none.
+    """
+    if (output_dir / PICTURE_NAME).exists():
+        return True
+    config = output_dir / CONFIG_NAME
+    if not is_regular(config):
+        return True
+    return not DRAWS_NOTHING.search(config.read_text(encoding="utf-8", errors="replace"))
 
 
 def flaw_of_picture(path: Path) -> str | None:

@@ -155,7 +155,9 @@ def front_matter(
             recipe.objective,
         ],
         inference=False,  # the hub's own would use neither the scheduler nor the number of steps
-        widget=[{"text": plain(text), "output": {"url": PICTURE_NAME}} for text in prompts[:1]],
+        widget=[{"text": plain(text), "output": {"url": PICTURE_NAME}} for text in prompts[:1]]
+        if config.validation.draws
+        else None,
     )
 
 
@@ -223,7 +225,7 @@ def card_texts(
         "about_styles": words.styles,
         "with_style": fenced(made.with_style(), "python"),
         "columns": ", ".join(map(str, config.validation.validation_num_steps)),
-        "picture": PICTURE_NAME,
+        "picture": PICTURE_NAME if config.validation.draws else None,
         "guidance_advice": guidance_advice(recipe, w_embedding),
         "other_tools": other_tools(recipe, made.file, w_embedding),
         "seed": made.seed,
@@ -231,20 +233,21 @@ def card_texts(
         "facts": [[name, fact] for name, fact in facts.items() if fact is not None],
         "changes": fenced(settings_text(config.changes(settings)), "yaml"),
         "recipe": fenced(recipe_text(recipe), "yaml"),
-        "limits": limits(recipe, words, config.adapter, config.samples),
-        "giving_away": giving_away(made.file),
+        "limits": limits(recipe, words, config.adapter, config.samples, config.validation.draws),
+        "giving_away": giving_away(made.file, config.validation.draws),
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
     }
 
 
-def giving_away(file: str | None) -> str:
+def giving_away(file: str | None, has_picture: bool) -> str:
     """Where others get it from."""
-    on_the_hub = "On the hub: `lcm push` uploads weights, this card, the picture and the workflow."
+    what = "this card, the picture" if has_picture else "this card"
+    on_the_hub = f"On the hub: `lcm push` uploads weights, {what} and the workflow."
     if file is None:
         return on_the_hub
     return (
         f"{on_the_hub} Elsewhere, such as on Civitai: upload {code(file)} as a LoRA, with "
-        f"`{PICTURE_NAME}`, and name its base model."
+        f"{f'`{PICTURE_NAME}`' if has_picture else 'a picture of it'}, and name its base model."
     )
 
 

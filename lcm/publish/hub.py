@@ -10,7 +10,7 @@ from lcm.adapter.files import read_header
 from lcm.adapter.names import RECIPE_NAME, SUFFIX, UNET_FOLDER
 from lcm.adapter.recipe import Recipe
 from lcm.config.output_sections import HubConfig
-from lcm.outputs.finished import flaw_of_result
+from lcm.outputs.finished import flaw_of_result, has_picture
 from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, WORKFLOW_NAME
 from lcm.publish.card import WRITE_ANEW, Card
 from lcm.publish.edits import check_no_paths, with_edits
@@ -74,7 +74,8 @@ def push(output_dir: Path, hub_model_id: str | None = None, private: bool = Fals
 
 def public_files(output_dir: Path, adapter: str | None) -> list[Path]:
     """The files that are uploaded as they are, beside the card: the adapter of this name, or where
-    it is None the whole U-Net's folder, the picture, the workflow; no settings, no checkpoints.
+    it is None the whole U-Net's folder, the picture if any, the workflow; no settings, no
+    checkpoints.
 
     Raises FileNotFoundError for a folder in which no run has ended, and ValueError where one of
     them is damaged, or a link to something else.
@@ -84,7 +85,7 @@ def public_files(output_dir: Path, adapter: str | None) -> list[Path]:
         parts = ("config.json", RECIPE_NAME, f"[!.]*{SUFFIX}", f"[!.]*{SUFFIX}.index.json")
         folder = output_dir / UNET_FOLDER
         weights = sorted(path for part in parts for path in folder.glob(part))
-    files = [*weights, output_dir / PICTURE_NAME]
+    files = [*weights, *([output_dir / PICTURE_NAME] if has_picture(output_dir) else [])]
     for path in [*files, output_dir / CARD_NAME]:
         if not path.is_file():
             raise FileNotFoundError(

@@ -16,7 +16,11 @@ def steps_in_words(recipe: Recipe) -> str:
 
 
 def limits(
-    recipe: Recipe, words: Wording, adapter: AdapterConfig, samples: SampleConfig
+    recipe: Recipe,
+    words: Wording,
+    adapter: AdapterConfig,
+    samples: SampleConfig,
+    has_picture: bool = True,
 ) -> list[str]:
     """What is known to be out of reach, one sentence each."""
     family = "SDXL" if recipe.family == "sdxl" else "Stable Diffusion 1.x and 2.x"
@@ -39,8 +43,8 @@ def limits(
             "and terms of use apply."
         ),
         (
-            f"The run did not measure the quality of this {words.noun}; the picture above is what "
-            "there is."
+            f"The run did not measure the quality of this {words.noun}; "
+            + ("the picture above is what there is." if has_picture else "nor did it draw with it.")
         ),
     ]
 

@@ -178,8 +178,8 @@ def comfy_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> st
             *(style_words(recipe) if file else []),
             *clip_words(settings),
             *settings.limits,
-            f"`{WORKFLOW_NAME}` has all of it: drop it on ComfyUI's window, or `images/grid.png`, "
-            "and choose your checkpoint.",
+            f"`{WORKFLOW_NAME}` has all of it, and so has a picture of the run: drop either on "
+            "ComfyUI's window, and choose your checkpoint.",
         ]
     )
 

@@ -36,10 +36,13 @@ def memory_of(tensors: Iterable[Tensor]) -> int:
 
 
 class LiveMemory(TorchDispatchMode):
-    """The most bytes that were alive at once of the tensors made while it is entered."""
+    """The most bytes that were alive at once of the tensors made while it is entered; with
+    `device_type` of those there alone, such as cpu and not meta, where tensors take none.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, device_type: str | None = None) -> None:
         super().__init__()
+        self.device_type = device_type
         self.alive = self.peak = 0
         self._known: set[int] = set()
 
@@ -49,6 +52,8 @@ class LiveMemory(TorchDispatchMode):
         older = {storage_key(tensor) for tensor in tensors_in((args, kwargs))}
         results = func(*args, **(kwargs or {}))
         for tensor in tensors_in(results):
+            if self.device_type not in (None, tensor.device.type):
+                continue
             key = storage_key(tensor)
             if key not in older and key not in self._known:
                 self._add(tensor.untyped_storage())
@@ -85,7 +90,7 @@ def counting(device: torch.device) -> Iterator[Callable[[], int]]:
 
         yield most
         return
-    with LiveMemory() as memory:
+    with LiveMemory(device.type) as memory:
 
         def most_counted() -> int:
             found, memory.peak = memory.peak, memory.alive

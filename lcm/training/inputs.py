@@ -5,6 +5,7 @@ steps.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,8 @@ from lcm.system.signals import outlive_signals
 from lcm.training.launch import Machine
 from lcm.training.teachers import load_teachers
 from lcm.training.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """--mixed_precision -> the precision of frozen weights."""
@@ -104,6 +107,7 @@ def load_inputs(
     """
     opened = None if config.data.streaming else open_data(config.data, machine.team)
     dtype = DTYPES[config.loop.mixed_precision]
+    logger.info("loading %s", config.teacher.path)
     families = machine.team.together(lambda: load_teachers(config.teacher, dtype))
     for family in families:
         if config.method.loss_type == "lpips":

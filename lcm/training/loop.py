@@ -109,11 +109,16 @@ class Trainer:
         """
         step = self.state.step
         if step == 0:
-            return True
-        if step % self.run.config.validation.validation_steps or self.is_done:
+            return self._draws_at(step)
+        if not self._draws_at(step) or self.is_done:
             return False
         # as the main process sees it
         return gather_object([not self.run.publisher.grid_path(step).exists()])[0]
+
+    def _draws_at(self, step: int) -> bool:
+        """Whether a grid belongs to this step."""
+        validation = self.run.config.validation
+        return validation.draws and step % validation.validation_steps == 0
 
     def _train(self) -> None:
         """Steps, with their lines, checkpoints and grids, until the last one or until any process
@@ -147,7 +152,7 @@ class Trainer:
             with progress.paused():
                 if saving:
                     self.save()
-                if state.step % config.validation.validation_steps == 0 and not ending:
+                if self._draws_at(state.step) and not ending:
                     self.stopping = not run.publisher.validate(state.step, self._asked)
             if self.stopping and not saving:
                 progress.write_line(state.step, measure(run, state, output))

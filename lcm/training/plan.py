@@ -65,9 +65,12 @@ class Plan:
 def plan_of(run: Run, step: int) -> Plan:
     """The plan of a run that has made `step` updates."""
     output, last = run.config.output, run.facts.num_updates
-    every, drawing = output.checkpointing_steps, run.config.validation.validation_steps
+    every, validation = output.checkpointing_steps, run.config.validation
+    drawing = validation.validation_steps
     checkpoints = last // every - step // every + (last % every > 0) if step < last else 0
     grids = max(0, (last - 1) // drawing - step // drawing) + (step == 0) + 1
+    if not validation.draws:
+        grids = 0
     together, keep = checkpoints, output.checkpoints_total_limit
     if keep is not None and checkpoints:
         # the new one is complete before the oldest goes
@@ -82,7 +85,8 @@ def output_need(output: OutputConfig, plan: Plan, checkpoint: int, result: int, 
         rarer = 4 * output.checkpointing_steps
         fixes.insert(0, f"pass --checkpoints_total_limit 2 or --checkpointing_steps {rarer}")
     nbytes = plan.together * checkpoint + result + plan.grids * grid + PAGES
-    what = f"{plan.together} checkpoints, {plan.grids} grids and the result"
+    grids = f", {plan.grids} grids" if plan.grids else ""
+    what = f"{plan.together} checkpoints{grids} and the result"
     return Need(output.folder, nbytes, what, ", or ".join(fixes))
 
 

@@ -51,6 +51,6 @@ def measure_prompts(config: TrainConfig, families: Sequence[Family], loaded: Loa
     if long:
         logger.warning("%s%s", found.said("captions"), advice)
     seen = limit_of(pipe, families[0].chunks)
-    if (problem := notice(pipe, config.validation.validation_prompts, seen)) is not None:
+    if (problem := notice(pipe, config.validation.own_prompts, seen)) is not None:
         logger.warning("validation_prompts: %s", problem)
     return found

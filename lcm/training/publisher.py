@@ -89,13 +89,17 @@ class Publisher:
         """The finished adapter, its picture drawn from the reloaded file, and its card; a whole one
         that is there stays, for it may have been edited.
         """
-        output_dir, result = self.folder, self.student.result
+        output_dir = self.folder
         path = output_dir / self.config.output.weights_file
         self.export(path, step)
-        grid = self._draw(result.reload(path), (0, 1))
-        assert grid is not None  # nothing asked it to stop
         workflow = workflow_files(self.recipe, self.config, self.prompts[0])
-        save_png(grid, output_dir / PICTURE_NAME, chunks=workflow)
+        if self.config.validation.draws:
+            grid = self._draw(self.student.result.reload(path), (0, 1))
+            assert grid is not None  # nothing asked it to stop
+            save_png(grid, output_dir / PICTURE_NAME, chunks=workflow)
+        else:
+            # that of a shorter run shows another result
+            (output_dir / PICTURE_NAME).unlink(missing_ok=True)
         write_workflow(output_dir, workflow)
         self.report(finished=True)
         write_result_sums(output_dir, path.name)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -24,6 +24,7 @@ from lcm.config.sections import AdapterConfig
 from lcm.models.families import Family
 from lcm.models.styles import Style, check_unet_alone
 from lcm.system.atomic import sync
+from lcm.system.checksums import sum_of
 from lcm.training.init_adapter import FirstAdapter, load_first
 
 
@@ -67,12 +68,15 @@ class Result(Protocol):
 
 @dataclass(frozen=True)
 class LoraResult:
-    """An adapter on the frozen U-Net of the teacher."""
+    """An adapter on the frozen U-Net of the teacher. `proven` are the SHA-256 of the files that
+    this process has seen to reload.
+    """
 
     unet: Any
     parameters: list[nn.Parameter]
     pipeline_class: Any
     teacher_unet: None = None
+    proven: set[str] = field(default_factory=set)
     name: ClassVar[str] = "adapter"
 
     @staticmethod
@@ -124,13 +128,16 @@ class LoraResult:
     def export(
         self, path: Path, recipe: Recipe, training: dict[str, str], dtype: torch.dtype
     ) -> None:
-        """Writes the adapter to `path`: only what reloads gets the name that others look for.
+        """Writes the adapter to `path`: only what reloads gets the name that others look for. The
+        last checkpoint and the result are the same bytes, which are proven once.
 
         Raises ExportError when it does not reload as what was trained.
         """
         unverified = path.with_name(UNVERIFIED)
         export_lora(self.unet, unverified, recipe, training=training)
-        verify_export(self.unet, unverified, self.pipeline_class)
+        if (content := sum_of(unverified)) not in self.proven:
+            verify_export(self.unet, unverified, self.pipeline_class)
+            self.proven.add(content)
         unverified.replace(path)
         sync(path.parent)
 

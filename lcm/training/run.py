@@ -27,7 +27,7 @@ class RunFacts:
     run makes, `samples_per_step` how many samples go into one, over all processes. `fingerprint`
     stands for the data, `styles` for what was summed into the teacher. `settings` are the flags
     with all that filled in, as `config.yaml` and checkpoints have them. `report` says what the data
-    are, `prompts` are the rows of the validation grids.
+    are, `prompts` are the rows of the validation grids, and examples where none are drawn.
     """
 
     resolution: int

@@ -126,7 +126,7 @@ def make_facts(
     if loop.num_train_epochs is not None:
         updates = math.ceil(loop.num_train_epochs * len(records) / samples)
     resolution = resolution_of(config.samples, family)
-    prompts = config.validation.validation_prompts
+    prompts = config.validation.own_prompts
     buckets = make_buckets(config.samples, family, loaded)
     report = make_report(loaded, resolution, buckets, lengths)
     for line in report.lines():

@@ -151,12 +151,25 @@ def check_finite(
     any_bad, any_asked = fetched(run.machine.total(torch.stack([bad.any().float(), stop]))).tolist()
     if any_bad:
         samples = [key for key, is_bad in zip(keys, fetched(bad).tolist(), strict=True) if is_bad]
-        checkpoints = list_checkpoints(run.config.output.folder)
-        raise FloatingPointError(
-            f"step {state.step + 1}: the loss or its gradient is not finite "
-            f"(samples: {', '.join(samples[:8]) or 'on another process'}). The update was not "
-            "made; the last checkpoint is "
-            f"{checkpoints[-1] if checkpoints else 'not written yet'}. Lower --learning_rate, try "
-            "--mixed_precision bf16 or no, or remove these samples"
-        )
+        raise not_finite(run, state, ", ".join(samples[:8]) or "on another process")
     return bool(any_asked > 0)
+
+
+def not_finite(run: Run, state: TrainState, samples: str) -> FloatingPointError:
+    """What to say of a loss or gradient that is not finite, and what to try, the likeliest first:
+    before any update was made, weights cannot have run away.
+    """
+    where = f"step {state.step + 1}: the loss or its gradient is not finite"
+    precision = "try --mixed_precision bf16 or no"
+    if state.step == 0:
+        return FloatingPointError(
+            f"{where} before any update was made (samples: {samples}); {precision}, or remove "
+            "these samples"
+        )
+    checkpoints = list_checkpoints(run.config.output.folder)
+    rate = run.config.optimizer.learning_rate
+    return FloatingPointError(
+        f"{where}. After updates that were, the likely cause is --learning_rate {rate:g}: lower "
+        f"it. Else {precision}, or remove these samples: {samples}. The update was not made; the "
+        f"last checkpoint is {checkpoints[-1] if checkpoints else 'not written yet'}"
+    )

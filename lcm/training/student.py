@@ -80,20 +80,31 @@ class Student:
         return dataclasses.replace(self, nets=self.nets.alone())
 
     @contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """Updates inside the block move no weight and no average."""
+    def learning_at(self, rate: float) -> Iterator[None]:
+        """Updates inside the block are made at this learning rate; the caller sees to it that no
+        schedule moves it.
+        """
         groups = self.optimizer.param_groups
-        averages = [ema for ema in (self.nets.ema, self.export_ema) if ema is not None]
-        rates, decays = [group["lr"] for group in groups], [ema.decay for ema in averages]
+        rates = [group["lr"] for group in groups]
         for group in groups:
-            group["lr"] = 0.0
-        for ema in averages:
-            ema.decay = 1.0
+            group["lr"] = rate
         try:
             yield
         finally:
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate
+            for group, former in zip(groups, rates, strict=True):
+                group["lr"] = former
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Updates inside the block move no weight and no average."""
+        averages = [ema for ema in (self.nets.ema, self.export_ema) if ema is not None]
+        decays = [ema.decay for ema in averages]
+        for ema in averages:
+            ema.decay = 1.0
+        try:
+            with self.learning_at(0.0):
+                yield
+        finally:
             for ema, decay in zip(averages, decays, strict=True):
                 ema.decay = decay
 

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
 
+from benchmarks.true_models import unet_config
 from lcm.adapter.export import export_lora, probe, verify_export
 from lcm.adapter.files import read_header
 from lcm.adapter.lora import add_lora, layers_named, lora_modules
@@ -52,7 +57,7 @@ def test_reload_in_a_fresh_stock_pipeline_equals_the_student(
         reloaded, student = pipe.unet(**inputs).sample, trained(**inputs).sample
     assert set(lora_modules(pipe.unet)) == set(lora_modules(trained))
     effect = (student - base).abs().max()
-    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    tolerance = 3e-5 if dtype == torch.float32 else 5e-2
     assert (student - reloaded).abs().max() < tolerance * effect
 
 
@@ -187,3 +192,15 @@ def test_values_beyond_half_precision_are_refused_and_the_old_file_stays(tmp_pat
         export_lora(unet, path, make_recipe())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_the_probe_is_small_and_depends_on_every_adapted_layer(name: str) -> None:
+    """With the blocks of the published models, a few channels wide."""
+    unet = UNet2DConditionModel.from_config(unet_config(name, is_tiny=True))
+    parameters = add_lora(unet, 4)
+    randomize_lora(unet)
+    inputs = probe(unet)
+    assert max(inputs["sample"].shape[2:]) <= 16
+    unet(**inputs).sample.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in parameters)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import lcm.dry_run.rehearse
 from lcm.cli import main as cli
 from lcm.config.command_line import parse_config
 from lcm.dry_run.memory_fit import AVERAGES, MOMENTS, TRAINED
@@ -180,3 +181,50 @@ def test_the_rehearsal_tells_it_all(
     ):
         assert words in said
     assert lines[-1].endswith("this run fits: it takes 0 % of the memory, and the disk has room")
+
+
+@pytest.mark.parametrize("updates", [1, 9])
+def test_no_more_updates_are_made_than_the_run_has_and_no_rate_makes_them_diverge(
+    sd_folder: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    updates: int,
+) -> None:
+    options = {**BRIEF, "max_train_steps": updates, "learning_rate": 1000}
+    trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", dry_run=True, **options))
+    made, rates, step = [], [], lcm.dry_run.rehearse.train_step
+
+    def counted(run: Any, state: Any, batches: Any) -> Any:
+        made.append(state.step)
+        rates.append(state.student.optimizer.param_groups[0]["lr"])
+        return step(run, state, batches)
+
+    monkeypatch.setattr(lcm.dry_run.rehearse, "train_step", counted)
+    with caplog.at_level(logging.INFO):
+        rehearse(trainer.run, trainer.state)
+    assert made == list(range(min(updates, 6))) and max(rates) <= 1e-5
+    assert trainer.state.student.optimizer.param_groups[0]["lr"] == 1000
+    text = caplog.text
+    told = [
+        "memory    measuring",
+        "held (",
+        "timing",
+        "an update (",
+        "saving",
+        "drawing",
+        "this run",
+    ]
+    assert [text.index(words) for words in told] == sorted(text.index(words) for words in told)
+
+
+def test_a_run_without_pictures_is_rehearsed_without_drawing(
+    sd_folder: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"validation_prompts": "none", "max_train_steps": 1}
+    trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", dry_run=True, **options))
+    with caplog.at_level(logging.INFO):
+        rehearse(trainer.run, trainer.state)
+    assert "this run fits" in caplog.text
+    assert "drawing" not in caplog.text and "grids" not in caplog.text

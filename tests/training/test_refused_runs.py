@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from lcm.outputs.checkpoint import load_checkpoint
+from lcm.training.step import train_step
 from tests.support.outputs import snapshot
 from tests.support.runs import expect_refusal, flags, run, trainer_of, update
 from tests.support.worlds import build_sd
@@ -143,10 +145,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
         trainer.run.family.unet.conv_in.weight.fill_(float("inf"))
     with pytest.raises(
         FloatingPointError,
-        match=r"step 2: the loss or its gradient is not finite \(samples: \d\.png.*checkpoint-1",
+        match=r"step 2: the loss .* is not finite.*--learning_rate 0\.01.*\d\.png.*checkpoint-1",
     ) as caught:
         update(trainer, batches)
     assert "The update was not made" in str(caught.value)
+    first = dataclasses.replace(trainer.state, step=0)
+    with pytest.raises(FloatingPointError, match=r"step 1: .*before any update.*\d\.png") as blamed:
+        train_step(trainer.run, first, trainer.run.inputs.batches(range(1)))
+    assert "learning_rate" not in str(blamed.value)
     assert all(
         torch.equal(a, b) for a, b in zip(updated, trainer.state.student.parameters, strict=True)
     )

@@ -63,6 +63,7 @@ def write_page(
         prompts=prompts,
         charts=charts(lines),
         wide=WIDE,
+        draws=validation.draws,
         finished=finished,
         snippet=made.snippet(view),
         advice=paragraphs(advice(made, view, words, config.adapter.w_embedding)),

@@ -67,7 +67,7 @@ def grids(output_dir: Path, finished: bool) -> tuple[list[Picture], int]:
         if (m := re.fullmatch(r"step-(\d+)", path.stem))
     ]
     named = [(f"step {step}", path) for step, path in sorted(found)]
-    if finished:
+    if finished and (output_dir / PICTURE_NAME).exists():
         named.append(("the finished file, reloaded", output_dir / PICTURE_NAME))
     chosen = [named[i] for i in choose(len(named), MOST_GRIDS)]
     widths = [STRIP_WIDTH] * (len(chosen) - 1) + [LARGE_WIDTH]
