@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import torch
 from accelerate.utils import gather_object
 
 from lcm.dry_run.memory_fit import TIGHT, Memory, advice
@@ -20,6 +21,7 @@ from lcm.dry_run.step_memory import Unscheduled, attempt, measure_steps
 from lcm.system.device import counts_peaks, synchronize
 from lcm.system.disk_space import free_bytes, nearest_existing, readable, shortages
 from lcm.system.memory import peak_of_process, total_memory
+from lcm.system.transfers import fetched
 from lcm.training.plan import Plan, duration, output_need, plan_of, summarize
 from lcm.training.run import Run
 from lcm.training.state import TrainState
