@@ -22,6 +22,7 @@ from lcm.formats.advice import way_on
 from lcm.formats.factors import Adapter, Factors
 from lcm.formats.misfit import other_kind, width_of_config
 from lcm.formats.stock_loader import ATTACHED, is_filled
+from lcm.libraries.diffusers import check_text_encoders
 from lcm.system.console import silenced
 
 
@@ -150,6 +151,7 @@ def verify(pipe: Any, adapter: Adapter, file: Path) -> Verdict:
     Raises AdapterError when the base lacks a layer, or the stock loader refuses the file.
     """
     list(targets(pipe, adapter))
+    check_text_encoders(adapter.modules)
     inputs = probe(pipe.unet)
     base = pipe.unet(**inputs).sample
     try:

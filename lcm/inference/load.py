@@ -21,6 +21,7 @@ from lcm.formats.factors import Adapter
 from lcm.inference.judge import fits, judge
 from lcm.inference.state import PipelineState, set_scaling
 from lcm.libraries import peft
+from lcm.libraries.diffusers import check_text_encoders
 from lcm.system.console import silenced
 
 
@@ -97,6 +98,7 @@ def stock_load(pipe: Any, file: AdapterFile, adapter_name: str, **options: Any) 
 def load(pipe: Any, file: AdapterFile, adapter_name: str) -> None:
     """Raises ValueError for a file with problems, and when not all of it finds its place."""
     adapter = judge(pipe, file)
+    check_text_encoders(adapter.modules)
     stock_load(pipe, file, adapter_name)
     arrived = {
         f"{component}.{name}": layer
