@@ -97,10 +97,12 @@ def write(folder: Path) -> None:
     if lcm_main([str(argument) for argument in arguments]):
         raise SystemExit("merge failed")
     np.savez(folder / PICTURES, **pictures(folder, "run"))  # type: ignore[arg-type]
-    shutil.copytree(folder / "run" / "checkpoint-2", folder / "half" / "checkpoint-2")
 
 
 def read(folder: Path) -> None:
+    if (folder / "half").exists():  # of another reader
+        shutil.rmtree(folder / "half")
+    shutil.copytree(folder / "run" / "checkpoint-2", folder / "half" / "checkpoint-2")
     with np.load(folder / PICTURES, allow_pickle=False) as there:
         for name, here in pictures(folder, "run").items():
             check(f"picture of the {name}", float(np.abs(here - there[name]).max()), SAME_PIXELS)
