@@ -73,7 +73,7 @@ def outcome(commands: list[list[str]]) -> str:
     """ "ok", or the last line that the first failing command has said."""
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "HF_HUB_OFFLINE": "1",
         "ACCELERATE_USE_CPU": "true",
     }
