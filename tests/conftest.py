@@ -12,9 +12,9 @@ import diffusers
 import pytest
 import torch
 import transformers
-from accelerate.state import AcceleratorState, GradientState
 
 from tests.support import adapters, worlds
+from tests.support.launches import forget_launch
 
 torch.set_num_threads(1)  # these networks are too small to share out
 diffusers.utils.logging.set_verbosity_error()
@@ -26,8 +26,7 @@ transformers.utils.logging.disable_progress_bar()
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> None:
     """Accelerate keeps its state for the life of a process; every test is a launch of its own."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    forget_launch()
 
 
 @pytest.fixture(scope="session")

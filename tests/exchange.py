@@ -25,7 +25,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
-from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
 import lcm
@@ -33,6 +32,7 @@ import train_lcm_lora
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.cli.main import main as lcm_main
 from lcm.models.base_model import load_base
+from tests.support.launches import forget_launch
 from tests.support.runs import words
 from tests.support.worlds import build_sd, write_images
 
@@ -43,8 +43,7 @@ SAME_PIXELS, SAME_WEIGHTS = 2e-3, 1e-5
 
 
 def train(folder: Path, output: str, **more: Any) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    forget_launch()
     line = words(
         {
             "pretrained_teacher_model": folder / "teacher",

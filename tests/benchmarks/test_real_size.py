@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate.state import AcceleratorState, GradientState
 from diffusers import UNet2DConditionModel
 
 import train_lcm_lora
@@ -23,6 +22,7 @@ from benchmarks.real_size import CASES, faults, foreseen, real_size_table
 from benchmarks.true_models import WORDS, unet_config
 from examples.shapes import render
 from lcm.cli import main as cli
+from tests.support.launches import forget_launch
 
 PEAK = 3 * 10**8
 
@@ -33,8 +33,7 @@ def in_this_process(command: Sequence[str]) -> dict[str, Any]:
     if any(word.endswith("train_lcm_lora.py") for word in words):
         at = next(i for i, word in enumerate(words) if word.endswith("train_lcm_lora.py"))
         called, words = train_lcm_lora.main, words[at + 1 :]
-        AcceleratorState._reset_state(reset_partial_state=True)  # every command is a launch
-        GradientState._reset_state()
+        forget_launch()
     else:
         modules = {"benchmarks.real_size_parts": real_size_parts.main, "lcm": cli.main}
         called, words = modules.get(words[1], render.main), words[2:]

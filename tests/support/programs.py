@@ -14,7 +14,6 @@ from pathlib import Path
 from unittest import mock
 
 from accelerate.commands.launch import launch_command_parser
-from accelerate.state import AcceleratorState, GradientState
 from torch.distributed.run import get_args_parser
 
 import lcm.cli.main
@@ -24,6 +23,7 @@ from lcm.cli import VERBS
 from lcm.config.command_line import make_parser, parse_config
 from lcm.config.names import spellings
 from tests.support import ROOT
+from tests.support.launches import forget_launch
 
 
 class Parsed(Exception):  # noqa: N818 - not an error
@@ -79,8 +79,7 @@ def train(words: list[str], run: bool) -> None:
         if "..." not in words:
             parse_config(words)
         return None
-    AcceleratorState._reset_state(reset_partial_state=True)  # every command is a launch of its own
-    GradientState._reset_state()
+    forget_launch()
     assert train_lcm_lora.main(words) == 0
     return None
 

@@ -23,6 +23,7 @@ from lcm.training.loop import Trainer
 from lcm.training.setup import build_run
 from lcm.training.step import StepOutput, train_step
 from tests.support import ROOT
+from tests.support.launches import forget_launch
 
 ENVIRONMENT = {
     **os.environ,
@@ -130,6 +131,8 @@ def flags(teacher: Path, images: Path, output: Path, **changes: Any) -> list[str
 
 
 def run(*args: Any, **changes: Any) -> int:
+    """The status of a run of its own, as if launched."""
+    forget_launch()
     return train_lcm_lora.main(flags(*args, **changes))
 
 

@@ -127,9 +127,10 @@ def test_the_memory_of_an_apple_gpu_is_main_memory(
     assert total_memory(MPS) == 800  # nor than is left
     assert peak_gib(MPS) == 3
     assert held_on(MPS, {"weights": [torch.zeros(10)]}) == {"weights": 40, "other": 60}
-    with counting(MPS) as most:  # it knows no peak: tensors are counted
-        torch.zeros(1000)
-        assert most() == 4000
+    for device, size in ((MPS, 0), (torch.device("meta"), 4000)):
+        with counting(device) as most:  # it knows no peak: its tensors are counted
+            torch.zeros(1000, device="meta")
+            assert most() == size
     kinds.synchronize(MPS)
     kinds.empty_cache(MPS)
     assert metal.waited == 11

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from lcm.training.inputs import DTYPES
 from lcm.training.launch import make_accelerator
 from lcm.training.loop import Trainer
+from tests.support.launches import forget_launch
 from tests.support.runs import encoded, flags, trainer_of, update
 from tests.support.worlds import randomize_lora
 
@@ -34,7 +34,7 @@ def teacher(request: pytest.FixtureRequest) -> Path:
 def make_trainer(
     teacher: Path, images: Path, folder: Path, precision: str, **changes: Any
 ) -> Trainer:
-    AcceleratorState._reset_state(reset_partial_state=True)  # as for a launch of its own
+    forget_launch()
     trainer = trainer_of(
         flags(teacher, images, folder / "out", mixed_precision=precision, **changes)
     )

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from lcm.cli import main as cli
 from lcm.data.precomputed.rows import stores
 from lcm.data.report import DataReport
 from lcm.data.stream.rows import Stream
 from tests.support.damage import data_start, flip_bit
+from tests.support.launches import forget_launch
 from tests.support.listed import options, write_tables
 from tests.support.outputs import losses
 from tests.support.pictures import BLUE, encoded, plain
@@ -34,7 +34,7 @@ def begin(teacher: Path, **changes: Any) -> tuple[list[list[float]], DataReport]
     """The losses of the first steps of a run that writes nothing but its cache, and what it says of
     its data.
     """
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget_launch()
     trainer = trainer_of(flags(teacher, None, changes["cache_dir"].parent / "out", **changes))
     batches = trainer.run.inputs.batches(range(3))
     return [update(trainer, batches).loss.tolist() for _ in range(3)], trainer.run.facts.report
