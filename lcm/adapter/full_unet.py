@@ -16,6 +16,7 @@ from lcm.adapter.names import RECIPE_NAME, UNET_FOLDER
 from lcm.adapter.recipe import Recipe
 from lcm.libraries.diffusers import in_dtype
 from lcm.system.atomic import replacing
+from lcm.system.paths import write_text
 from lcm.system.transfers import fetched
 from lcm.system.values import shown
 
@@ -43,7 +44,7 @@ def export_unet(unet: Any, folder: Path, recipe: Recipe, dtype: torch.dtype) -> 
     shell.load_state_dict(state, assign=True)
     with replacing(folder / UNET_FOLDER) as partial:
         shell.save_pretrained(partial, safe_serialization=True)
-        (partial / RECIPE_NAME).write_text(recipe.to_json(), encoding="utf-8", newline="\n")
+        write_text(partial / RECIPE_NAME, recipe.to_json())
         forget_origin(partial / "config.json")
         verify_unet(unet, partial, dtype)
 
@@ -52,9 +53,7 @@ def forget_origin(path: Path) -> None:
     """Takes from a model's configuration where diffusers had loaded it from."""
     facts = json.loads(path.read_text(encoding="utf-8"))
     if facts.pop("_name_or_path", None) is not None:
-        path.write_text(
-            json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n"
-        )
+        write_text(path, json.dumps(facts, indent=2, sort_keys=True) + "\n")
 
 
 @torch.no_grad()

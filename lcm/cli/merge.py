@@ -18,6 +18,7 @@ from lcm.cli.arguments import (
     read,
 )
 from lcm.system.flags import within
+from lcm.system.paths import write_text
 from lcm.system.words import file_path, place, whole
 
 HELP = "add an adapter to a base model's weights, or several adapters to one"
@@ -104,9 +105,7 @@ def into_base(args: argparse.Namespace, weights: list[float]) -> int:
     with replacing_alone(args.output) as partial:
         save_for_all(pipe, partial)
         if recipe is not None:
-            (partial / UNET_FOLDER / RECIPE_NAME).write_text(
-                recipe.to_json(), encoding="utf-8", newline="\n"
-            )
+            write_text(partial / UNET_FOLDER / RECIPE_NAME, recipe.to_json())
     use = (
         f"plays with {type(pipe.scheduler).__name__}, guidance_scale {recipe.guidance_scale:g}"
         if recipe

@@ -21,6 +21,7 @@ from lcm.models.prompts import Lengths
 from lcm.system.atomic import replacing
 from lcm.system.fonts import legible, letters_across
 from lcm.system.image_grid import draw_images, save_png
+from lcm.system.paths import write_text
 
 JSON_NAME, PICTURE_NAME = "data_report.json", "data_report.png"
 TILE, MARGIN = (256, 384), 8
@@ -115,9 +116,7 @@ def make_report(
 def write_report(folder: Path, report: DataReport, records: Sequence[Record]) -> None:
     """data_report.json and, of images that can be opened again, data_report.png in `folder`."""
     with replacing(folder / JSON_NAME) as partial:
-        partial.write_text(
-            json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8", newline="\n"
-        )
+        write_text(partial, json.dumps(asdict(report), indent=2) + "\n")
     if records[0].read is not None:
         save_png(draw_examples(records), folder / PICTURE_NAME)
 

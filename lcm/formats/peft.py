@@ -10,6 +10,7 @@ from lcm.adapter.names import PEFT_CONFIG, PEFT_WEIGHTS
 from lcm.formats.configuration import METADATA_KEY
 from lcm.formats.diffusers import peft_config
 from lcm.formats.factors import Adapter
+from lcm.system.paths import write_text
 
 
 def write(adapter: Adapter, path: Path) -> None:
@@ -29,6 +30,4 @@ def write(adapter: Adapter, path: Path) -> None:
     header = {key: value for key, value in adapter.header.items() if key != METADATA_KEY}
     path.mkdir()
     save_tensors(state, path / PEFT_WEIGHTS, metadata={"format": "pt", **header})
-    (path / PEFT_CONFIG).write_text(
-        json.dumps(peft_config(layers), indent=2, sort_keys=True), encoding="utf-8", newline="\n"
-    )
+    write_text(path / PEFT_CONFIG, json.dumps(peft_config(layers), indent=2, sort_keys=True))

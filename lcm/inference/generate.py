@@ -29,6 +29,7 @@ from lcm.models.long_prompts import prompt_arguments
 from lcm.models.prompts import final_norm, said_already
 from lcm.system.atomic import replacing
 from lcm.system.image_grid import draw_labelled, fitting
+from lcm.system.paths import write_text
 from lcm.system.registry import closest
 
 INDEX_NAME = "images.json"
@@ -267,11 +268,7 @@ def parameters(
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as partial:
-        partial.write_text(
-            json.dumps(content, indent=1, ensure_ascii=False) + "\n",
-            encoding="utf-8",
-            newline="\n",
-        )
+        write_text(partial, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 # --- the grid -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lcm.system.atomic import discard, replacing
 from lcm.system.checksums import SUMS_NAME, first_changed, sums_text
+from lcm.system.paths import write_text
 from lcm.system.transfers import fetched
 
 PREFIX = "checkpoint-"
@@ -105,9 +106,9 @@ def save_checkpoint(output_dir: Path, step: int, state: RunState) -> Path:
     with replacing(checkpoint_path(output_dir, step)) as partial:
         partial.mkdir(parents=True)
         save_file(apart(state.tensors), partial / TENSORS)
-        (partial / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8", newline="\n")
+        write_text(partial / FACTS, json.dumps(facts, indent=1))
         sums = sums_text(partial, [partial / TENSORS, partial / FACTS])
-        (partial / SUMS_NAME).write_text(sums, encoding="utf-8", newline="\n")
+        write_text(partial / SUMS_NAME, sums)
     return checkpoint_path(output_dir, step)
 
 

@@ -17,7 +17,7 @@ from lcm.outputs.folder import CARD_NAME, CONFIG_NAME, PICTURE_NAME, REPORT_NAME
 from lcm.system.atomic import replacing
 from lcm.system.checksums import SUMS_NAME, first_changed, sums_text
 from lcm.system.json_input import read_object
-from lcm.system.paths import is_regular
+from lcm.system.paths import is_regular, write_text
 
 DRAWS_NOTHING = re.compile(rf"^validation_prompts:\n- {NOTHING}\n(?!-)", re.MULTILINE)
 """What config.yaml, as a run writes it, says of one without pictures."""
@@ -46,9 +46,7 @@ def write_result_sums(output_dir: Path, adapter: str | None = WEIGHTS_NAME) -> N
     put others there.
     """
     with replacing(output_dir / SUMS_NAME) as partial:
-        partial.write_text(
-            sums_text(output_dir, result_files(output_dir, adapter)), encoding="utf-8", newline="\n"
-        )
+        write_text(partial, sums_text(output_dir, result_files(output_dir, adapter)))
 
 
 def flaw(output_dir: Path, steps: int, adapter: str = WEIGHTS_NAME) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 from lcm.outputs.folder import METRICS_NAME
 from lcm.system.atomic import replacing, sync
 from lcm.system.disk_space import FULL
+from lcm.system.paths import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class MetricsLog:
                 ", ".join(words),
             )
         with replacing(self.path) as partial:
-            partial.write_text("".join(kept), encoding="utf-8", newline="\n")
+            write_text(partial, "".join(kept))
 
     def append(self, metrics: dict[str, float | None]) -> None:
         """Writes a line; while the disk is full, lines wait here for the next one."""

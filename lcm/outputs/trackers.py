@@ -16,6 +16,7 @@ from PIL import Image
 from lcm.config.output_sections import OutputConfig
 from lcm.system.atomic import replacing
 from lcm.system.disk_space import FULL, optional
+from lcm.system.paths import write_text
 from lcm.system.secrets import one_line
 
 RUN_ID_NAME = "run_id"
@@ -42,7 +43,7 @@ def run_id(folder: Path, step: int) -> str:
     path = folder / RUN_ID_NAME
     if step == 0 or not path.exists():
         with replacing(path) as partial:
-            partial.write_text(uuid.uuid4().hex[:8], encoding="utf-8", newline="\n")
+            write_text(partial, uuid.uuid4().hex[:8])
     return path.read_text(encoding="utf-8")
 
 

@@ -37,6 +37,7 @@ from lcm.publish.usage import guidance_advice, styles_in_words
 from lcm.publish.wording import Wording, title, wording
 from lcm.system.atomic import replacing
 from lcm.system.json_input import field, read_object
+from lcm.system.paths import write_text
 from lcm.system.public_names import on_the_hub, public_name
 from lcm.system.text import code, fenced, markdown, plain, visible
 
@@ -64,7 +65,7 @@ class Card:
         texts = {CARD_DATA_NAME: self.to_json(), CARD_NAME: self.render_here()}
         for name, text in texts.items():
             with replacing(Path(self.folder, name)) as partial:
-                partial.write_text(text, encoding="utf-8", newline="\n")
+                write_text(partial, text)
 
     def render_here(self) -> str:
         """The text for this machine, as it was written."""

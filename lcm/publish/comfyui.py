@@ -16,6 +16,7 @@ from lcm.config.run import TrainConfig
 from lcm.outputs.folder import WORKFLOW_NAME
 from lcm.publish.other_programs import ComfySettings, comfy_settings, single_file
 from lcm.system.atomic import replacing
+from lcm.system.paths import write_text
 from lcm.system.text import plain
 
 Socket = tuple[int, int]
@@ -177,11 +178,7 @@ def write_workflow(output_dir: Path, chunks: Mapping[str, str]) -> None:
         path.unlink(missing_ok=True)
         return
     with replacing(path) as partial:
-        partial.write_text(
-            json.dumps(json.loads(chunks["workflow"]), indent=1) + "\n",
-            encoding="utf-8",
-            newline="\n",
-        )
+        write_text(partial, json.dumps(json.loads(chunks["workflow"]), indent=1) + "\n")
 
 
 def graph_of(

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from lcm.system.console import tell
+from lcm.system.paths import write_text
 from lcm.system.secrets import without_secrets
 from lcm.system.text import plain
 
@@ -33,7 +34,7 @@ def tell_launcher(error: object) -> None:
         extra = {"py_callstack": text, "timestamp": str(int(time.time()))}
         content = json.dumps({"message": {"message": text, "extraInfo": extra}})
         try:
-            Path(path).write_text(content, encoding="utf-8", newline="\n")
+            write_text(Path(path), content)
         except OSError:
             return  # then its table has no reason, which was printed already
     elif ONE_PROCESS in os.environ and prints_traceback():

@@ -59,3 +59,8 @@ def obstacle(folder: Path) -> str | None:
         if path.exists():
             return f"{path} is no folder"
     return None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text as it is the same on every system: UTF-8, lines that end with one character."""
+    path.write_text(text, encoding="utf-8", newline="\n")

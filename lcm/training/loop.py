@@ -23,6 +23,7 @@ from lcm.outputs.saving import Saver
 from lcm.outputs.trackers import start_trackers
 from lcm.system.atomic import replacing
 from lcm.system.disk_space import warn_if_short
+from lcm.system.paths import write_text
 from lcm.system.signals import Stopped, StopRequest
 from lcm.training.metrics import measure
 from lcm.training.plan import guess_output_need, plan_of, summarize
@@ -92,7 +93,7 @@ class Trainer:
         folder = output.folder
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / CONFIG_NAME) as partial:
-            partial.write_text(to_yaml(run.facts.settings), encoding="utf-8", newline="\n")
+            write_text(partial, to_yaml(run.facts.settings))
         write_report(folder, run.facts.report, run.loaded.records)
         self.metrics = MetricsLog(folder, self.state.step)
         for damaged in self.state.damaged:

@@ -96,6 +96,7 @@ def unclear_texts(source: str) -> list[str]:
     for node in nodes(source):
         if not isinstance(node, ast.Call):
             continue
+        is_method = isinstance(node.func, ast.Attribute)
         name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
         named = {keyword.arg for keyword in node.keywords}
         modes = [
@@ -104,8 +105,8 @@ def unclear_texts(source: str) -> list[str]:
         mode = next((text for text in modes if set(text) <= set("rwaxbt+")), "r")
         opens = name == "open" and (bool(modes) or isinstance(node.func, ast.Name))
         is_text = opens and "b" not in mode
-        writes = name == "write_text" or (is_text and mode != "r")
-        reads = name == "read_text" and isinstance(node.func, ast.Attribute)
+        writes = (name == "write_text" and is_method) or (is_text and mode != "r")
+        reads = name == "read_text" and is_method
         if ((writes or reads or is_text) and "encoding" not in named) or (
             writes and "newline" not in named
         ):

@@ -28,6 +28,7 @@ from lcm.data.precomputed.store import (
 from lcm.system.atomic import replacing
 from lcm.system.disk_space import Need, warn_if_short
 from lcm.system.json_input import field, read_object
+from lcm.system.paths import write_text
 from lcm.system.processes import Team
 from lcm.system.text import plain
 
@@ -109,11 +110,7 @@ class Rows:
             ) from error
         if manifest_of(folder / MANIFEST)[1]:  # none yet, or one that a full disk cut short
             with replacing(folder / MANIFEST, f".{uuid.uuid4().hex}") as partial:
-                partial.write_text(
-                    json.dumps({"kind": self.kind, **self.facts}, indent=1) + "\n",
-                    encoding="utf-8",
-                    newline="\n",
-                )
+                write_text(partial, json.dumps({"kind": self.kind, **self.facts}, indent=1) + "\n")
         return folder
 
     def fill(self, directory: Path, team: Team, owner: str | None = None) -> Filled:

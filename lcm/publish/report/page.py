@@ -27,6 +27,7 @@ from lcm.publish.wording import title, wording
 from lcm.system.about import installed
 from lcm.system.atomic import replacing
 from lcm.system.device import found, name_of
+from lcm.system.paths import write_text
 from lcm.system.text import shown_lines
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "safetensors")
@@ -77,7 +78,7 @@ def write_page(
     )
     # somebody may have it open, or ask for it, at any moment
     with replacing(output_dir / REPORT_NAME) as partial:
-        partial.write_text(page, encoding="utf-8", newline="\n")
+        write_text(partial, page)
 
 
 def template() -> Any:
