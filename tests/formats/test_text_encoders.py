@@ -16,7 +16,7 @@ from lcm.adapter.names import WEIGHTS_NAME
 from lcm.formats.factors import Adapter, Factors
 from lcm.formats.read import read_adapter
 from lcm.formats.write import save
-from tests.support.adapters import stock_load
+from tests.support.adapters import adapt, stock_load
 from tests.support.layouts import equal_deltas
 from tests.support.worlds import build_sdxl, randomize_lora
 
@@ -24,9 +24,7 @@ from tests.support.worlds import build_sdxl, randomize_lora
 def test_text_encoders_of_both_spellings(tmp_path: Path) -> None:
     pipe = build_sdxl()
     for encoder in (pipe.text_encoder, pipe.text_encoder_2):
-        encoder.add_adapter(
-            LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj", "out_proj", "fc1"])
-        )
+        adapt(encoder, LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj", "out_proj", "fc1"]))
         randomize_lora(encoder)
     states = [
         get_peft_model_state_dict(encoder) for encoder in (pipe.text_encoder, pipe.text_encoder_2)

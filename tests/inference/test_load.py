@@ -18,7 +18,7 @@ import lcm
 from lcm.adapter.files import read_header
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.pipelines import FewStepStableDiffusionPipeline, FewStepStableDiffusionXLPipeline
-from tests.support.adapters import everything, make_recipe, write_adapter
+from tests.support.adapters import adapt, everything, make_recipe, write_adapter
 from tests.support.pipelines import SIZE, draw
 from tests.support.worlds import build_sd, build_sdxl, build_unet, randomize_lora
 
@@ -158,8 +158,10 @@ def test_adapters_of_the_text_encoder_are_left_alone(sd_adapter: Path) -> None:
     pipe.unet.add_adapter(
         LoraConfig(r=2, lora_alpha=2, target_modules=["to_q"]), adapter_name="style"
     )
-    pipe.text_encoder.add_adapter(
-        LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj"]), adapter_name="style"
+    adapt(
+        pipe.text_encoder,
+        LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj"]),
+        adapter_name="style",
     )
     pipe.set_adapters(["style"], [{"unet": 0.5, "text_encoder": 0.2}])
     encoder = next(m for m in pipe.text_encoder.modules() if isinstance(m, LoraLayer))
@@ -221,8 +223,10 @@ def test_an_adapter_that_fails_while_it_loads_leaves_the_pipeline_as_it_was(
                 LoraConfig(r=rank, lora_alpha=6, target_modules=["to_q", "conv1"]),
                 adapter_name=name,
             )
-            pipe.text_encoder.add_adapter(
-                LoraConfig(r=rank, lora_alpha=8, target_modules=["q_proj"]), adapter_name=name
+            adapt(
+                pipe.text_encoder,
+                LoraConfig(r=rank, lora_alpha=8, target_modules=["q_proj"]),
+                adapter_name=name,
             )
         randomize_lora(pipe.unet)
         pipe.set_adapters(["style"], [0.7])

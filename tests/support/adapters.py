@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor
@@ -135,3 +135,11 @@ def stock_load(pipe: Any, path: str | Path, adapter_name: str | None = None) -> 
     """
     path = Path(path, WEIGHTS_NAME) if Path(path).is_dir() else Path(path)
     pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name=adapter_name)
+
+
+def adapt(encoder: Any, config: LoraConfig, adapter_name: str = "default") -> None:
+    """What `add_adapter` of transformers does, some of whose releases ask for a PEFT that is not
+    there.
+    """
+    inject_adapter_in_model(config, encoder, adapter_name)
+    encoder._hf_peft_config_loaded = True

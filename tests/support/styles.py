@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lcm.adapter.names import WEIGHTS_NAME
+from tests.support.adapters import adapt
 from tests.support.worlds import randomize_lora
 
 PROMPT = "a red star"
@@ -24,8 +25,9 @@ def write_style(folder: Path, pipe: Any, scale: float = 0.3) -> dict[str, Tensor
     for name in ("text_encoder", "text_encoder_2"):
         encoder = getattr(pipe, name, None)
         if encoder is not None:
-            encoder.add_adapter(
-                LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj", "v_proj", "out_proj"])
+            adapt(
+                encoder,
+                LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj", "v_proj", "out_proj"]),
             )
             parts[name] = encoder
     for part in parts.values():
