@@ -69,8 +69,8 @@ def trials(folder: Path) -> dict[str, list[list[str]]]:
     }
 
 
-def outcome(commands: list[list[str]]) -> str:
-    """ "ok", or the last line that the first failing command has said."""
+def outcome(commands: list[list[str]], folder: Path) -> str:
+    """The word ok, or the last line that the first failing command has said; they work in `folder`."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
@@ -79,7 +79,7 @@ def outcome(commands: list[list[str]]) -> str:
     }
     for command in commands:
         done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
             said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
@@ -119,14 +119,16 @@ def main() -> None:
     parser.add_argument("--exchange", type=Path, help="what other versions wrote")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        for name in ("examples", "tests", "train_lcm_lora.py"):  # a clone that may be written to
+            Path(folder, name).symlink_to(ROOT / name)
         todo = trials(Path(folder))
         if args.exchange is not None:
             todo["files of others"] = [
-                [sys.executable, "-m", "tests.exchange", "read", str(args.exchange)]
+                [sys.executable, "-m", "tests.exchange", "read", str(args.exchange.resolve())]
             ]
         tried = {}
         for name, commands in todo.items():
-            tried[name] = outcome(commands)
+            tried[name] = outcome(commands, Path(folder))
             print(f"{name}: {tried[name]}", flush=True)
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     results[args.name] = {"versions": versions(), "machine": platform.platform(), "tried": tried}

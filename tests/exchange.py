@@ -40,8 +40,8 @@ PROMPT = "a red star"
 PICTURES, MERGED = "pictures.npz", "merged"
 RATE = 1e-3
 SAME_PIXELS, SAME_WEIGHTS = 2e-3, RATE / 10
-"""How far pictures in [0, 1], and weights, may be apart: another torch rounds differently. An update
-moves weights by the learning rate, and otherwise without the state of the optimizer.
+"""How far pictures in [0, 1], and weights, may be apart: another torch rounds differently. Where an
+update is made without the state of the optimizer, weights are apart by the learning rate.
 """
 
 
