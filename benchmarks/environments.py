@@ -70,7 +70,7 @@ def trials(folder: Path) -> dict[str, list[list[str]]]:
 
 
 def outcome(commands: list[list[str]], folder: Path) -> str:
-    """The word ok, or the last line that the first failing command has said; they work in `folder`."""
+    """ok, or the last line that the first failing command has said; they work in `folder`."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
