@@ -74,6 +74,7 @@ CORE := tests/libraries tests/adapter tests/formats tests/models tests/inference
 # what one end of the ranges wrote is read under the other
 test-lowest: $(VENV)/installed
 	$(MAKE) $(LOWEST) TESTS="$(CORE)" suite
+	.venv-lowest/bin/python constraints/keeps.py
 	rm -rf out/exchange
 	$(BIN)/python -m tests.exchange write out/exchange/newest
 	.venv-lowest/bin/python -m tests.exchange write out/exchange/lowest
