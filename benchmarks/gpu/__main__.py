@@ -107,7 +107,8 @@ def main(argv: list[str] | None = None) -> None:
 def watched() -> None:
     """`main` in a process of its own: where that crashes, another one goes on with the rest."""
     args = make_parser().parse_args()
-    if not hasattr(os, "fork") or (child := os.fork()) == 0:
+    is_short = args.rehearse or args.report or not hasattr(os, "fork")
+    if is_short or (child := os.fork()) == 0:
         main()
         return
     for number in (signal.SIGINT, signal.SIGTERM):
