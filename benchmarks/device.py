@@ -111,12 +111,11 @@ class Device:
 
     def memory(self, work: Callable[[], object]) -> dict[str, int]:
         """Bytes that some work has alive at most, above what was alive before; what the allocator
-        took for it from the card, and the most in all. On a CPU nothing is counted: a rehearsal
-        would spend half of its time on it.
+        took for it from the card, and the most in all. On a CPU nothing is done: counting takes
+        longer than the work, which a rehearsal has made by then.
         """
         self.clear()
         if not self.is_gpu:
-            work()
             return {"peak_above": 0}
         self.wait()
         allocated = torch.cuda.memory_allocated(self.torch)

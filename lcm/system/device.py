@@ -127,7 +127,7 @@ def without_tf32() -> Iterator[None]:
     otherwise keep 10 bits of what they multiply, which torch allows unasked, and make of a last bit
     a thousandth.
     """
-    switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     former = [switch.allow_tf32 for switch in switches]
     try:
         for switch in switches:
