@@ -36,7 +36,7 @@ def measure_seconds(
     """
     names, start = list(steps), time.perf_counter()
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
+    for number in range(rounds + 1 if names else 0):
         is_over = within is not None and time.perf_counter() - start > within
         if is_over and number > LEAST_ROUNDS:
             break

@@ -32,6 +32,10 @@ where a checkpoint asks for its scale.
 """
 MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
 """What makes tensors of Python numbers: on a GPU, a copy that the host waits for."""
+INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
+"""What makes them of lists among its indices."""
+BY_MASK = (aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index_put)
+"""What waits for the places of a mask's ones, which shapes do not show."""
 
 
 class DeviceLawError(AssertionError):
@@ -138,9 +142,29 @@ class MadeOnDevice(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in MAKERS and result.is_meta:
+        is_made = func in MAKERS and result.is_meta
+        if is_made or (func in INDEXING and args[0].is_meta and has_list(args[1])):
             self.waits[place()] += 1
         return result
+
+
+def has_list(index: Any) -> bool:
+    """Whether an index of a tensor has places as Python numbers."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(part, list | range) for part in parts)
+
+
+def waits_on_device(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the host waits inside the operation, though shapes do not depend on it: for a mask's
+    places, unless one number is written there, or for whether a matrix could be inverted.
+    """
+    if func is aten._linalg_check_errors.default:
+        return True
+    return (
+        func.overloadpacket in BY_MASK
+        and args[2].numel() != 1
+        and any(index.dtype in (torch.bool, torch.uint8) for index in tensors_of(args[1]))
+    )
 
 
 class DeviceLaw(TorchDispatchMode):
@@ -181,6 +205,11 @@ class DeviceLaw(TorchDispatchMode):
         devices = {tensor.is_meta for tensor in given}
         if True in devices and func is aten._local_scalar_dense.default:
             return self.read(args[0], *READ_BY_SCALER).item()
+        if True in devices and waits_on_device(func, args):
+            raise DeviceLawError(
+                f"{place()} calls {func}, inside which the host waits; use torch.where in the "
+                "place of a mask, and linear algebra that checks nothing, such as linalg.inv_ex"
+            )
         if func is aten._to_copy.default:
             to = kwargs.get("device", args[0].device)
             if args[0].is_meta and to.type != "meta":

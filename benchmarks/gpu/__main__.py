@@ -13,14 +13,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
+START = time.perf_counter()
+"""Before anything large is imported, which counts."""
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "gpu.json"
 REHEARSAL = Path("out/gpu-rehearsal.json")
+SHORTEST = 0.5
+"""Minutes that another process is started for, which must import all of it once more."""
+CRASHES = ("SIGABRT", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGKILL")
+"""What a process dies of and another need not: a library that aborts, a machine without memory."""
 
 
 def unpack(wheels: Path) -> None:
@@ -63,8 +71,17 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def again(args: argparse.Namespace, minutes: float) -> None:
-    """This command once more, in a new process in the place of this one."""
+def minutes_left(args: argparse.Namespace) -> float:
+    """Minutes until the end, of those that this process was given."""
+    left: float = args.minutes - (time.perf_counter() - START) / 60.0
+    return left
+
+
+def again(args: argparse.Namespace) -> None:
+    """This command once more, in a new process in the place of this one, where time is left."""
+    minutes = minutes_left(args)
+    if minutes < SHORTEST:
+        raise SystemExit("benchmarks.gpu: the time is over; run it again to go on")
     command = [sys.executable, "-m", "benchmarks.gpu", "--minutes", str(minutes)]
     command += ["--output", str(args.output)] if args.output else []
     command += ["--only", *args.only] if args.only else []
@@ -80,12 +97,36 @@ def main(argv: list[str] | None = None) -> None:
             unpack(args.wheels)
         from benchmarks.gpu.command import run
 
-        left = run(args, RESULTS, REHEARSAL)
+        is_alive = run(args, RESULTS, REHEARSAL, START)
     except (ValueError, OSError) as error:
         raise SystemExit(f"benchmarks.gpu: {error}") from error
-    if left > 0.0:
-        again(args, left)
+    if not is_alive:
+        again(args)
+
+
+def watched() -> None:
+    """`main` in a process of its own: where that crashes, another one goes on with the rest."""
+    args = make_parser().parse_args()
+    is_short = args.rehearse or args.report or not hasattr(os, "fork")
+    if is_short or (child := os.fork()) == 0:
+        main()
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os.kill(child, number))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code >= 0:
+        raise SystemExit(code)
+    name = signal.Signals(-code).name
+    print(f"the process ended by {name}", flush=True)
+    if name not in CRASHES:
+        raise SystemExit(128 - code)
+    try:
+        if args.wheels is not None:
+            unpack(args.wheels)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"benchmarks.gpu: {error}") from error
+    again(args)
 
 
 if __name__ == "__main__":
-    main()
+    watched()

@@ -29,18 +29,17 @@ def chosen(names: list[str]) -> list[Section]:
     return [section for section in SECTIONS if not names or section.name in names]
 
 
-def run(args: argparse.Namespace, results: Path, rehearsal: Path) -> float:
-    """Measures or reports; the minutes that are left where another process must go on. Raises
-    ValueError or OSError for what cannot be done.
+def run(args: argparse.Namespace, results: Path, rehearsal: Path, start: float) -> bool:
+    """Measures or reports; False where another process must go on. The minutes count from `start`.
+    Raises ValueError or OSError for what cannot be done.
     """
-    start = time.perf_counter()
     if not 0.0 < args.minutes <= 24 * 60:
         raise ValueError(f"--minutes must be above 0 and no more than a day; got {args.minutes:g}")
     sections = chosen(args.only)
     path = args.output or (rehearsal if args.rehearse else results)
     if args.report:
         print(gpu_tables(read_results(path)))
-        return 0.0
+        return True
     device = Device(torch.device("cpu")) if args.rehearse else Device.find()
     if args.rehearse and args.output is None:
         path.unlink(missing_ok=True)
@@ -49,18 +48,18 @@ def run(args: argparse.Namespace, results: Path, rehearsal: Path) -> float:
     if args.retry:
         record.forget_errors()
     print(f"{record.machine['name']}, torch {torch.__version__}: {path}", flush=True)
-    minutes = args.minutes
+    minutes = args.minutes - (time.perf_counter() - start) / 60.0
     try:
         missing = measure_all(
             record, device, sections, minutes=minutes, tiny=args.rehearse, say=say
         )
     except DeadDeviceError as error:
         print(f"{error}; going on in another process", flush=True)
-        return minutes - (time.perf_counter() - start) / 60.0
+        return False
     print(gpu_tables(read_results(path)))
     if missing:
         print(f"still missing, the same command goes on with it: {', '.join(missing)}")
-    return 0.0
+    return True
 
 
 def say(line: str) -> None:

@@ -57,19 +57,22 @@ def measure_scaler(bench: Bench) -> dict[str, Any]:
 
     accelerate has no fp16 on a CPU: there a scaler beside float32 stands in.
     """
-    world, size = make(bench, "fp16"), TINY_BATCH if bench.tiny else BATCH
+    size = TINY_BATCH if bench.tiny else BATCH
+    # the reference first: accelerate has one precision for all of a process, that of the last run,
+    # and without fp16 no gradient is unscaled before it is clipped
+    reference = make(bench, "no")
+    exact = first_loss(reference, *reference.run(size), size)
+    world = make(bench, "fp16")
     stand_in = None if bench.device.is_gpu else torch.amp.GradScaler(bench.device.torch.type)
     run, state = world.run(size, scaler=stand_in)
     scaler = run.machine.accelerator.scaler
     assert scaler is not None
     first = first_loss(world, run, state, size)
-    reference = make(bench, "no")
-    exact = first_loss(reference, *reference.run(size), size)
     scaler.set_growth_interval(GROWS_AFTER)
     losses: list[float] = []
     scales = [scaler.get_scale()]
     # its first scale may be too large, and is halved until it is not
-    while len(losses) < MOST_UPDATES and (state.skipped or len(losses) < 2 * GROWS_AFTER):
+    while len(losses) < MOST_UPDATES and (state.skipped or not grows(scales)):
         losses.append(update(world, run, state))
         scales.append(scaler.get_scale())
     scaler.set_growth_interval(MOST_UPDATES * 1000)
@@ -89,7 +92,7 @@ def measure_scaler(bench: Bench) -> dict[str, Any]:
         "scales": scales,
         "checks": {
             "losses are finite": bool(torch.tensor(losses).isfinite().all()),
-            "the scale grows": any(b > a for a, b in itertools.pairwise(scales)),
+            "the scale grows": grows(scales),
             "an infinite gradient is skipped": skipped == 1 and same,
             "the scale is halved for it": halved == scale / 2.0,
             "the learning rate waits": held,
@@ -97,6 +100,11 @@ def measure_scaler(bench: Bench) -> dict[str, Any]:
             and not same_values(before, state.student.parameters),
         },
     }
+
+
+def grows(scales: list[float]) -> bool:
+    """Whether one is larger than the one before it."""
+    return any(b > a for a, b in itertools.pairwise(scales))
 
 
 @torch.no_grad()

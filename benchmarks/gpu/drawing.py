@@ -104,9 +104,7 @@ def measure(bench: Bench, model: str, batch: int, precision: str, compiled: bool
     seconds = measure_seconds(
         calls, bench.rounds, bench.device.seconds, within=bench.within, before=switch
     )
-    memory = {
-        name: bench.device.memory(call)
-        for name, call in calls.items()
-        if name in (PICTURES, LATENTS)
-    }
+    if switch is not None:
+        switch(PICTURES)
+    memory = {name: bench.device.memory(calls[name]) for name in (PICTURES, LATENTS)}
     return {**facts, "memory": memory, "seconds": seconds, "state": bench.device.state()}

@@ -56,12 +56,12 @@ def fits(bench: Bench, step: Callable[[], object]) -> bool:
     """Makes a step; whether there was memory for it."""
     try:
         step()
+        return True
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        bench.device.clear()
-        return False
-    return True
+    bench.device.clear()  # only now the error is gone, with what it held
+    return False
 
 
 def measure_checkpointing(bench: Bench, model: str, batch: int, precision: str) -> dict[str, Any]:

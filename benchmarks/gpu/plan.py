@@ -106,7 +106,8 @@ SECTIONS = (
         {
             **shaped(45, "sdxl", 4, "bf16", checkpointing="no"),
             **shaped(60, "sd15", 16, "bf16", checkpointing="no"),
-            **shaped(45, "sdxl", 8, "bf16", checkpointing="selective"),
+            # not selective: torch compiles nothing that is first called under a dispatch mode, and
+            # then never (pytorch #190286)
             **shaped(45, "sdxl", 8, "bf16", checkpointing="full"),
         },
     ),

@@ -84,11 +84,17 @@ def failure(error: BaseException) -> dict[str, Any]:
 
 
 def tidy(device: Device) -> None:
-    """Makes room for the next measurement. Raises DeadDeviceError where there will be none."""
+    """Makes room for the next measurement. Raises DeadDeviceError where there will be none: after
+    an illegal access all calls raise, and after a failed capture torch before 2.12 takes the
+    capture for under way and asserts in every `empty_cache`.
+    """
     from benchmarks.gpu.regional import forget
 
-    forget()
-    device.clear()
+    try:
+        forget()
+        device.clear()
+    except RuntimeError as error:
+        raise DeadDeviceError(f"{device.torch} cannot be cleared ({error})") from error
     if not device.is_alive():
         raise DeadDeviceError(f"{device.torch} computes no more")
 
@@ -106,21 +112,26 @@ def run_case(
     try:
         with limited(min(limit, end - start)):
             result = load(section.place)(bench, **case.options)
-        word = "done"
+        word = keep(record, name, start, result)
+    # kept at once: as the error goes, so does what it holds, which may be the end of the process
     except OverTimeError as error:
         if time.perf_counter() >= end:  # it was well, and goes on another time
             record.put_off(name)
-            tidy(bench.device)
-            return "the time is over; run it again to go on"
-        result = {**failure(error), "error": f"took longer than {limit:.0f} seconds"}
-        word = result["error"]
+            word = "the time is over; run it again to go on"
+        else:
+            result = {**failure(error), "error": f"took longer than {limit:.0f} seconds"}
+            word = keep(record, name, start, result)
     except Exception as error:
-        result = failure(error)
-        word = result["error"]
-    result["took_seconds"] = round(time.perf_counter() - start, 1)
-    record.finish(name, result)
+        word = keep(record, name, start, failure(error))
     tidy(bench.device)
-    return f"{word} ({result['took_seconds']:.0f} s)"
+    return word
+
+
+def keep(record: Record, name: str, start: float, result: dict[str, Any]) -> str:
+    """Puts what came out of a measurement that began at `start` into the file; a word about it."""
+    seconds = round(time.perf_counter() - start, 1)
+    record.finish(name, {**result, "took_seconds": seconds})
+    return f"{result.get('error', 'done')} ({seconds:.0f} s)"
 
 
 def missing(record: Record, section: Section) -> list[tuple[str, Case]]:

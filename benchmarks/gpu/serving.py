@@ -25,7 +25,7 @@ from benchmarks.serve import (
     simulate,
 )
 
-REQUESTS, TINY_REQUESTS = 16, 4
+REQUESTS, TINY_REQUESTS = 16, 2
 
 
 def measure(bench: Bench, model: str, batch: int, precision: str) -> dict[str, Any]:

@@ -101,19 +101,22 @@ def begin(
     """The contenders that have made an update, what their losses and gradients were before that,
     and what became of the others.
     """
-    contenders: dict[str, Contender] = {}
     facts: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     mine, gradient = math.nan, None
-    for name, make in makers.items():
+    # all of them first: one that fits beside the weights of some may not beside those of all
+    contenders = {name: make() for name, make in makers.items()}
+    for name in makers:
+        contender = contenders.pop(name)
         try:
-            contender = make()
             loss, theirs = loss_and_gradient(contender, scale)
             contender.step()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             failed[name] = "out of memory"
+        if name in failed:  # and the error is gone, with what it held
+            del contender
             bench.device.clear()
             continue
         if gradient is None:

@@ -24,6 +24,7 @@ from lcm.formats.misfit import other_kind, width_of_config
 from lcm.formats.stock_loader import ATTACHED, is_filled
 from lcm.libraries.diffusers import check_text_encoders
 from lcm.system.console import silenced
+from lcm.system.device import without_tf32
 
 
 def own_name(model: nn.Module, layer: str) -> str:
@@ -144,6 +145,7 @@ def scales(pipe: Any) -> dict[str, float]:
 
 
 @torch.no_grad()
+@without_tf32()
 def verify(pipe: Any, adapter: Adapter, file: Path) -> Verdict:
     """Attaches `file` by the stock loader alone, and compares with the weights changed by hand. The
     pipeline is used up.

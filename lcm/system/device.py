@@ -119,3 +119,20 @@ def forked_rng(device: torch.device) -> Iterator[None]:
         return
     with torch.random.fork_rng(devices=[device], device_type=device.type):
         yield
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """float32 is float32 inside the block, to compare what must be the same: NVIDIA's convolutions
+    otherwise keep 10 bits of what they multiply, which torch allows unasked, and make of a last bit
+    a thousandth.
+    """
+    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    former = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = False
+        yield
+    finally:
+        for switch, is_allowed in zip(switches, former, strict=True):
+            switch.allow_tf32 = is_allowed

@@ -130,10 +130,11 @@ BESIDE_LIBRARIES = 0.75
 """Share of main memory that tensors may take."""
 
 NO_MEMORY = (
-    *("can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED"),
-    *("backend out of memory", "Invalid buffer size"),
+    *("can't allocate memory", "not enough memory", "Invalid buffer size"),
+    *("STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED", "out of memory"),
 )
-"""What allocators without an exception of their own say: of CPUs, of NVIDIA's libraries, of Metal.
+"""What allocators without an exception of their own say: of CPUs, of NVIDIA's driver and libraries,
+of Metal.
 """
 
 

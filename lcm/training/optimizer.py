@@ -54,7 +54,7 @@ def make_optimizer(
     config: OptimizerConfig, parameters: list[nn.Parameter], *, fused: bool
 ) -> torch.optim.Optimizer:
     """AdamW on these parameters. `fused`: one kernel for all tensors, which bitsandbytes does not
-    have.
+    have; else torch's choice, on a GPU some kernels for all of them.
     """
     options: dict[str, Any] = {
         "lr": config.learning_rate,
@@ -65,4 +65,5 @@ def make_optimizer(
     if config.use_8bit_adam:
         optimizer: torch.optim.Optimizer = adamw_8bit()(parameters, **options)
         return optimizer
-    return torch.optim.AdamW(parameters, **options, fused=fused)
+    # told False, torch would loop over the tensors, a dozen kernels each
+    return torch.optim.AdamW(parameters, **options, fused=fused or None)

@@ -14,6 +14,8 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from benchmarks.true_models import unet_config
 from lcm.adapter.export import export_lora, probe, verify_export
@@ -59,6 +61,31 @@ def test_reload_in_a_fresh_stock_pipeline_equals_the_student(
     effect = (student - base).abs().max()
     tolerance = 3e-5 if dtype == torch.float32 else 5e-2
     assert (student - reloaded).abs().max() < tolerance * effect
+
+
+class TensorCores(TorchFunctionMode):
+    """Convolutions as NVIDIA's are unless torch is told otherwise: of what they multiply they keep
+    10 bits. Here 7, since the tiny network has few layers for a last bit to grow in.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is F.conv2d and torch.backends.cudnn.allow_tf32:
+            args = (*(a.bfloat16().float() for a in args[:2]), *args[2:])
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_proof_does_not_depend_on_how_a_gpu_rounds(tmp_path: Path) -> None:
+    trained = build_sd().unet
+    add_lora(trained, 4)
+    randomize_lora(trained)
+    export_lora(trained, tmp_path / WEIGHTS_NAME, make_recipe())
+    allowed = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    assert allowed[0]
+    with TensorCores():
+        verify_export(trained, tmp_path / WEIGHTS_NAME, StableDiffusionPipeline)
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == allowed
 
 
 @pytest.mark.parametrize(

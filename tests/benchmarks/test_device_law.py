@@ -25,6 +25,8 @@ READS: dict[str, Callable[[Tensor], Any]] = {
     "a choice by the host": lambda x: torch.zeros(3)[x.long()[0]],
     "equality": lambda x: torch.equal(x, x),
     "a number of a kernel": lambda x: torch.add(x, x, alpha=x[0]),
+    "writing by a mask": lambda x: x.__setitem__(x > 0, x),
+    "an inverse": lambda x: torch.linalg.inv(x * x[:, None]),
 }
 """What needs the values of a tensor x [3] on the device."""
 LEFT: dict[str, Callable[[Tensor], Any]] = {
@@ -72,7 +74,11 @@ def test_copies_to_the_device_are_counted_by_whether_the_host_waits() -> None:
         torch.tensor([1.0, 2.0], device=META)
         torch.as_tensor([1.0, 2.0], device=META)
         torch.empty(3, device=META).new_tensor([1.0])
-    assert (law.sent.total(), law.waits.total()) == (2, 5)
+        torch.empty(3, 3, device=META)[:, [0, 1]]
+        torch.empty(3, device=META)[range(2)] = 1.0
+        torch.empty(3, device=META)[1:] = 1.0
+        torch.empty(3, device=META)[torch.empty(3, device=META) > 0] = 1.0
+    assert (law.sent.total(), law.waits.total()) == (2, 7)
 
 
 def test_numbers_on_the_cpu_are_counted() -> None:

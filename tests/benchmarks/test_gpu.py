@@ -181,18 +181,28 @@ def test_what_takes_too_long_is_given_up(record: Record, monkeypatch: pytest.Mon
     assert "error" not in reopened(record).cells["b/x"]
 
 
-def test_what_the_end_of_the_time_cuts_is_measured_next_time(record: Record) -> None:
+def test_what_the_end_of_the_time_cuts_is_measured_next_time(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "LEFT_OVER", 0.0)
     sections = fakes("a", seconds=0.0, a=lambda: time.sleep(8.0))
-    assert measure_all(record, CPU, sections, minutes=2.2 / 60.0, say=lambda _: None) == ["a/x"]
+    assert measure_all(record, CPU, sections, minutes=0.2 / 60.0, say=lambda _: None) == ["a/x"]
     again = reopened(record)
     assert again.cells == {} and again.begun == {}
 
 
+def cannot_be_cleared(device: Device) -> None:
+    raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
+
+
+@pytest.mark.parametrize(
+    ("method", "dead"), [("is_alive", lambda _: False), ("clear", cannot_be_cleared)]
+)
 def test_a_dead_device_asks_for_another_process(
-    record: Record, monkeypatch: pytest.MonkeyPatch
+    method: str, dead: Callable[[Device], Any], record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die() -> None:
-        monkeypatch.setattr(Device, "is_alive", lambda _: False)
+        monkeypatch.setattr(Device, method, dead)
         raise RuntimeError("an illegal memory access was encountered")
 
     with pytest.raises(DeadDeviceError):

@@ -1,16 +1,19 @@
-"""AdamW in 8 bits: refused where it cannot work, and resumed bit for bit."""
+"""AdamW: few kernels on a GPU; in 8 bits refused where it cannot work, and resumed bit for bit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_lcm_lora
+from lcm.config.sections import OptimizerConfig
 from lcm.outputs.checkpoint import (
     RunState,
     flatten_optimizer,
@@ -24,6 +27,39 @@ from tests.support.outputs import tensors_at
 from tests.support.runs import expect_refusal, flags, run
 
 CPU = torch.device("cpu")
+
+
+class Kernels(TorchDispatchMode):
+    """Counts operations."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["no loss scaler", "a loss scaler"])
+def test_an_update_on_a_gpu_takes_as_many_kernels_for_many_tensors(
+    fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU stands in for it, in the list of devices that torch has such kernels for."""
+    module = import_module("torch.optim.optimizer")  # which is also a name that it deletes
+    monkeypatch.setattr(module, "_get_foreach_kernels_supported_devices", lambda: ["cpu"])
+    counts = []
+    for number in (2, 20):
+        parameters = [nn.Parameter(torch.ones(2)) for _ in range(number)]
+        adamw = make_optimizer(OptimizerConfig(), parameters, fused=fused)
+        for _ in range(2):
+            for parameter in parameters:
+                parameter.grad = torch.ones(2)
+            with Kernels() as kernels:
+                adamw.step()
+        counts.append(kernels.count)
+    # the steps made are numbers on the CPU, which are read there: two operations each
+    assert counts[1] - counts[0] <= 2 * 18, counts
 
 
 def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
