@@ -125,7 +125,9 @@ def quick_spectrum(factors: Factors, rank: int | None) -> Spectrum | None:
     up, down = factors.up.flatten(1), factors.down.flatten(1)
     if down.element_size() > 2 or up.element_size() > 4:
         return None
-    square = gram(down.T.float()).double()
+    # of a known rank the cut comes next
+    wide_up, wide_down = up.float(), down.float()
+    square = gram(wide_down.T).double()
     norms = square.diagonal().sqrt()
     if not norms.min() > SMALLEST:
         return None
@@ -136,17 +138,18 @@ def quick_spectrum(factors: Factors, rank: int | None) -> Spectrum | None:
     if not inverse.norm() <= WORST_INVERSE:
         return None
     lower = norms[:, None] * lower
-    values, vectors = torch.linalg.eigh(lower.T @ gram(up.float()).double() @ lower)
+    inner = lower.T @ gram(wide_up).double() @ lower
+    values, vectors = (found.double() for found in torch.linalg.eigh(inner.float()))
     values, vectors = values.flip(0).clamp(min=0).sqrt(), vectors.flip(1)[:, :rank]
     if not values[0] > SMALLEST:
         return None
     norms_of_left = values[:rank].clamp(min=1e-9 * values[0]) * math.copysign(1, factors.scale)
     return Spectrum(
-        up,
+        up if rank is None else wide_up,
         lower @ vectors / norms_of_left,
         abs(factors.scale) * values,
         vectors.T @ inverse / norms,
-        down,
+        down if rank is None else wide_down,
         (len(factors.up), *factors.down.shape[1:]),
         torch.float32,
     )
