@@ -21,11 +21,10 @@ def layers_named(unet: Any, targets: tuple[str, ...] | list[str]) -> set[str]:
     Raises ValueError for a target that matches no layer, or something else.
     """
     layers: set[str] = set()
+    modules = dict(unet.named_modules())  # walking through them is slow
     for target in targets:
         matched = {
-            name: module
-            for name, module in unet.named_modules()
-            if f".{name}".endswith(f".{target}")
+            name: module for name, module in modules.items() if f".{name}".endswith(f".{target}")
         }
         others = [
             name

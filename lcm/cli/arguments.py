@@ -123,15 +123,15 @@ def read_file(
 def written(
     adapter: Adapter, output: Path, dtype: torch.dtype, source: AdapterFile, layout: str = "kohya"
 ) -> Adapter:
-    """Writes what was made of `source`; returns what was read back. Raises AdapterError, with the
-    way on, where the layout cannot say it.
+    """Writes what was made of `source`; returns what was read back, without its
+    numbers. Raises AdapterError, with the way on, where the layout cannot say it.
     """
     from lcm.adapter.files import AdapterError
     from lcm.formats.advice import way_on
-    from lcm.formats.write import save
+    from lcm.formats.write import put
 
     try:
-        return save(adapter, output, dtype, layout)
+        return put(adapter, output, dtype, layout)
     except AdapterError as error:
         raise AdapterError(f"{error}; {way_on(source)}") from error
 

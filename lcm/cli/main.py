@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from lcm.system.about import add_about
 from lcm.system.console import error_exit, log_from, plain_output, quiet_libraries
@@ -49,6 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(argv, StopRequest())
 
 
+@contextmanager
+def seldom_collected() -> Iterator[None]:
+    """Python looks for cycles among all objects, a tenth of a second with these libraries, whenever
+    there are some hundreds more; the tensors of a file are thousands, in no cycle.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(100 * before[0], *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
     """Does what `main` does; the verb hears signals, so that it leaves nothing half-written."""
     quiet_libraries()
@@ -57,7 +72,7 @@ def run(argv: Sequence[str] | None, stop: StopRequest) -> int:
         from lcm.cli import VERBS
 
         args, rest = make_parser().parse_known_args(argv)
-        with plain_output(), stop.listening():
+        with plain_output(), stop.listening(), seldom_collected():
             status = VERBS[args.verb].run(args, rest)
             sys.stdout.flush()  # where a reader has left, it is found out here and not at the end
         return status

@@ -119,7 +119,7 @@ def into_adapter(args: argparse.Namespace, weights: list[float]) -> int:
     """Writes the weighted sum, with the header of the first that has a recipe."""
     from lcm.adapter.locate import find
     from lcm.formats.algebra import add
-    from lcm.formats.write import check_free, identified, place, save
+    from lcm.formats.write import check_free, identified, place, put
 
     output = place(args.output)
     files = [find(name) for name in args.adapters]
@@ -128,6 +128,6 @@ def into_adapter(args: argparse.Namespace, weights: list[float]) -> int:
     merged, errors = add(adapters, weights, args.rank)
     recipes = (Recipe.from_header(adapter.header) for adapter in adapters)
     merged.header = identified(merged, next(filter(None, recipes), None))
-    print_written(output, save(merged, output, dtype_of(args, adapters[0])))
+    print_written(output, put(merged, output, dtype_of(args, adapters[0])))
     print(errors)
     return 0

@@ -44,13 +44,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from lcm.adapter.locate import find
     from lcm.formats.algebra import shrink
-    from lcm.formats.write import check_free, identified, place, save
+    from lcm.formats.write import check_free, identified, place, put
 
     file, output = find(args.file), place(args.output)
     check_free(output, [file], args.force)
     source = read(args, file)
     adapter, errors = shrink(source, args.rank, args.error)
     adapter.header = identified(adapter, None)
-    print_written(output, save(adapter, output, dtype_of(args, source)))
+    print_written(output, put(adapter, output, dtype_of(args, source)))
     print(errors)
     return 0

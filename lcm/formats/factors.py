@@ -81,7 +81,11 @@ class Factors:
         )
 
     def to(self, dtype: torch.dtype) -> Factors:
-        return replace(self, down=self.down.to(dtype), up=self.up.to(dtype))
+        return replace(self, down=cast(self.down, dtype), up=cast(self.up, dtype))
+
+    def on_meta(self) -> Factors:
+        """The same without its numbers."""
+        return replace(self, down=self.down.to("meta"), up=self.up.to("meta"))
 
 
 def product_norm(up: Tensor, down: Tensor) -> float:
@@ -192,83 +196,17 @@ def uniform(adapter: Adapter) -> Adapter:
     return adapter.with_modules(modules)
 
 
-def largest_difference(one: Adapter, other: Adapter) -> tuple[float, str]:
-    """The largest difference between the deltas of a layer, relative to its norm, and the layer.
-
-    Raises AdapterError when they have not the same layers.
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in another precision. From 16 bits by way of float32, which is exact and several
+    times as fast.
     """
-    if one.modules.keys() != other.modules.keys():
-        first = sorted(one.modules.keys() ^ other.modules.keys())[0]
-        raise AdapterError(
-            f"{len(one.modules)} layers became {len(other.modules)}; the first that differs is "
-            f"{first}"
-        )
-    worst = (0.0, "")
-    for name, factors in one.modules.items():
-        worst = max(worst, (difference(factors, other.modules[name]), name))
-    return worst
-
-
-def difference(one: Factors, other: Factors) -> float:
-    """Frobenius norm of the difference of two deltas of one shape, relative to the first, in
-    float64 and from matrices of rank x rank alone: no product is made, and nothing that the two
-    have in common is subtracted.
-    """
-    if is_same(one, other):
-        return 0.0
-    rank = max(one.rank, other.rank)
-    (up, down), (above, below) = in_double(one, rank), in_double(other, rank)
-    left, right = above - up, below - down
-    # of rounded factors the two are small: (up + left)(down + right) - up down
-    #   = left down + (up + left) right
-    squared, change = gram(down.T), gram(left)
-    terms = [change * squared]
-    if right.any():
-        mixed = left.T @ up
-        terms.append((gram(up) + mixed + mixed.T + change) * gram(right.T))
-        terms.append(2 * (mixed + change) * (down @ right.T))
-    total, size = (sum(t.sum().item() for t in each) for each in (terms, map(torch.abs, terms)))
-    if cancels(total, size):
-        both = torch.cat([up, -above], dim=1), torch.cat([down, below])
-        return product_norm(*both) / max(product_norm(up, down), 1e-30)
-    if math.isnan(total):
-        return math.inf
-    return max(total, 0.0) ** 0.5 / max(product_norm(up, down), 1e-30)
-
-
-def is_same(one: Factors, other: Factors) -> bool:
-    """Whether two layers have the same numbers bit by bit, as nearly always after writing."""
-    pairs = ((one.up, other.up), (one.down, other.down))
-    return one.alpha == other.alpha and all(
-        a.dtype == b.dtype and a.shape == b.shape and torch.equal(bits(a), bits(b))
-        for a, b in pairs
-    )
-
-
-def bits(tensor: Tensor) -> Tensor:
-    """A tensor's memory in pieces of 8 bytes, of which torch compares as many at a time as of
-    numbers in half precision; as it is where they do not fill it.
-    """
-    flat = tensor.flatten()
-    return flat if flat.nbytes % 8 else flat.view(torch.int64)
-
-
-def in_double(factors: Factors, rank: int) -> tuple[Tensor, Tensor]:
-    """alpha / rank `up` and `down` as matrices [out, rank] and [rank, in] in float64, with zeros
-    where the rank is smaller.
-    """
-    more = rank - factors.rank
-    up = factors.scale * exact(factors.up.flatten(1))
-    down = exact(factors.down.flatten(1))
-    if more:
-        pad = torch.nn.functional.pad
-        up, down = pad(up, (0, more)), pad(down, (0, 0, 0, more))
-    return up, down
+    slow = tensor.element_size() == 2 and dtype != tensor.dtype
+    return (tensor.float() if slow else tensor).to(dtype)
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """The same numbers in float64. Those of 16 bits go by way of float32, which is faster."""
-    return (tensor.float() if tensor.element_size() == 2 else tensor).double()
+    """The same numbers in float64."""
+    return cast(tensor, torch.float64)
 
 
 def gram(matrix: Tensor) -> Tensor:

@@ -31,17 +31,19 @@ def alpha_problem(tensor: Tensor) -> str | None:
 
 
 def matrix_problem(tensor: Tensor) -> str | None:
-    """What keeps a tensor from being a matrix of a LoRA."""
+    """What keeps a tensor from being a matrix of a LoRA, its numbers aside."""
     if tensor.dtype not in FLOATS:
         return f"holds {tensor.dtype} values; export the adapter in float16, bfloat16 or float32"
     if tensor.dim() not in (2, 4) or not tensor.numel():
         return f"has the shape {list(tensor.shape)}; a LoRA's matrices have 2 or 4 axes"
-    low, high = in_half(tensor).aminmax()  # neither is finite beside what is no number
-    if not (math.isfinite(low.item()) and math.isfinite(high.item())):
-        return (
-            "holds values that are not finite; the training diverged, or the precision was too low"
-        )
     return None
+
+
+def number_problem(largest: float) -> str | None:
+    """What keeps numbers, `largest_of` them, from being those of a matrix of a LoRA."""
+    if math.isfinite(largest):
+        return None
+    return "holds values that are not finite; the training diverged, or the precision was too low"
 
 
 def in_half(tensor: Tensor) -> Tensor:
@@ -49,9 +51,16 @@ def in_half(tensor: Tensor) -> Tensor:
     return tensor.half() if tensor.dtype in EXACT_IN_HALF else tensor
 
 
-def strength_problems(modules: Mapping[str, Factors]) -> list[str]:
-    """Layers that add more to their weights than any trained adapter does."""
-    sizes = {name: f.rms for name, f in modules.items() if not bound(f) <= HUGE}
+def strength_problems(modules: Mapping[str, Factors], largest: Mapping[str, float]) -> list[str]:
+    """Layers that add more to their weights than any trained adapter does. `largest` has of every
+    layer the product of `largest_of` its two matrices.
+    """
+    sizes = {
+        name: f.rms
+        for name, f in modules.items()
+        # no element of the delta is above that
+        if not abs(f.scale) * f.rank * largest[name] <= HUGE
+    }
     huge = {name: size for name, size in sizes.items() if not size <= HUGE}
     if not huge:
         return []
@@ -62,12 +71,6 @@ def strength_problems(modules: Mapping[str, Factors]) -> list[str]:
         f"{name} by {size:.1e} (root mean square; alpha {factors.alpha:g}, rank {factors.rank}), "
         "and pictures turn black; the training diverged, or alpha is wrong"
     ]
-
-
-def bound(factors: Factors) -> float:
-    """What no element of the delta is above, from one look at each matrix."""
-    largest = largest_of(factors.up) * largest_of(factors.down)
-    return abs(factors.scale) * factors.rank * largest
 
 
 def largest_of(tensor: Tensor) -> float:

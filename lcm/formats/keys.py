@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from lcm.adapter.prefixes import PREFIXES, strip, unwrapped
@@ -145,6 +146,7 @@ def layout_of(prefixes: list[str], style: str, adapter: str | None, is_ldm: bool
     return f"no layout (prefix {kind!r}, {style} keys{detail})"
 
 
+@lru_cache(maxsize=2**14)
 def parse(key: str, layers_per_block: int = 2) -> Slot:
     """Raises ValueError that says what the tensor is, where it is no part of a LoRA on a known
     layer.

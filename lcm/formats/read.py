@@ -21,7 +21,9 @@ from lcm.formats.factors import Adapter, Factors
 from lcm.formats.findings import (
     alpha_problem,
     in_half,
+    largest_of,
     matrix_problem,
+    number_problem,
     strength_problems,
     strength_warnings,
 )
@@ -37,6 +39,7 @@ class Parts:
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
 
     def put(self, key: str, slot: Slot, tensor: Tensor) -> str | None:
         """What is wrong, if the tensor cannot be taken. The same values twice are once."""
@@ -86,6 +89,14 @@ class Collected:
     problems: list[str] = field(default_factory=list)
     played: list[str] = field(default_factory=list)
 
+    def largest(self) -> dict[str, float]:
+        """What no product of an element of `up` and one of `down` is above, by layer."""
+        return {
+            name: parts.largest["down"] * parts.largest["up"]
+            for name, parts in self.layers.items()
+            if {"down", "up"} <= parts.largest.keys()
+        }
+
     def skip(self, key: str, what: str) -> None:
         self.unread[key] = what
         self.problems.append(f"{key} is dropped: {what}")
@@ -106,15 +117,22 @@ class Collected:
             self.skip(key, str(error))
             return
         wrong = alpha_problem(tensor) if slot.part == "alpha" else matrix_problem(tensor)
+        largest = 0.0
+        if slot.part != "alpha" and not wrong:
+            tensor = in_half(tensor)
+            largest = largest_of(tensor)
+            wrong = number_problem(largest)
         if wrong:
             self.problems.append(f"{key} {wrong}")
             self.unusable += [key] if slot.part == "alpha" else []
             return
         self.slots.append(slot)
         parts = self.layers.setdefault(slot.module, Parts())
-        if wrong := parts.put(key, slot, in_half(tensor)):
+        if wrong := parts.put(key, slot, tensor):
             self.problems.append(wrong)
             self.unusable.append(key)
+            return
+        parts.largest[slot.part] = largest
 
 
 def paired(parts: Parts, alpha: float) -> Factors:
@@ -194,7 +212,7 @@ def understand(
         header,
         found.slots,
         notes,
-        [*problems, *strength_problems(modules)],
+        [*problems, *strength_problems(modules, found.largest())],
         strength_warnings(modules),
         found.played,
         found.unread,

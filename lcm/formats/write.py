@@ -11,8 +11,9 @@ from lcm.adapter.kohya import family_header
 from lcm.adapter.names import OUTPUT_NAME_KEY, WEIGHTS_NAME
 from lcm.adapter.recipe import RECIPE_KEY, Recipe
 from lcm.formats import diffusers, kohya, peft
+from lcm.formats.closeness import largest_difference
 from lcm.formats.configuration import METADATA_KEY
-from lcm.formats.factors import Adapter, common, largest_difference
+from lcm.formats.factors import Adapter, common
 from lcm.formats.programs import diffusers_takes
 from lcm.formats.read import read_adapter, understand
 from lcm.formats.taken import Taken
@@ -103,7 +104,7 @@ def check_written(adapter: Adapter, read: Adapter, dtype: torch.dtype) -> None:
         raise AdapterError(
             f"in {dtype}: {read.problems[0]}; nothing was written, pass a wider --dtype"
         )
-    difference, module = largest_difference(adapter, read)
+    difference, module = largest_difference(adapter, read, ROUNDING[dtype])
     if not difference <= ROUNDING[dtype]:
         raise AdapterError(
             f"{module} differs by {difference:.1e} after rounding to {dtype}; nothing was "
@@ -139,17 +140,27 @@ def save(adapter: Adapter, path: Path, dtype: torch.dtype, layout: str = "kohya"
     Raises AdapterError, with nothing written, when a value does not fit `dtype` or the file is not
     what it was made from.
     """
+    put(adapter, path, dtype, layout)
+    return read_adapter(path)
+
+
+def put(adapter: Adapter, path: Path, dtype: torch.dtype, layout: str = "kohya") -> Adapter:
+    """As `save`, but for the numbers of what was read: they stay in the file, and these are meta
+    tensors.
+    """
     with replacing_alone(path) as partial:
         written = lowered(adapter, dtype)
         written.header = {k: v for k, v in adapter.header.items() if k != OUTPUT_NAME_KEY}
         LAYOUTS[layout](written, partial)
-        check_file(adapter, partial, dtype, layout)
-    return read_adapter(path)
+        return check_file(adapter, partial, dtype, layout)
 
 
-def check_file(adapter: Adapter, file: Path, dtype: torch.dtype, layout: str) -> None:
-    """Raises AdapterError as `save`, and lets go of the file, which Windows would not rename."""
+def check_file(adapter: Adapter, file: Path, dtype: torch.dtype, layout: str) -> Adapter:
+    """What was read, as `put` returns it: without hold on the file, which Windows would not rename.
+    Raises AdapterError as `save`.
+    """
     read = read_adapter(file)
     check_written(adapter, read, dtype)
     if layout != "peft":
         check_taken(read, file, layout)
+    return read.with_modules({name: f.on_meta() for name, f in read.modules.items()})

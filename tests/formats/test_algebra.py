@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lcm.formats.algebra import add, orthonormal, shrink, spectrum
-from lcm.formats.factors import Adapter, Factors, difference, largest_difference
+from lcm.formats.algebra import add, orthonormal, quick_spectrum, shrink, spectrum
+from lcm.formats.closeness import at_most, difference, largest_difference
+from lcm.formats.factors import Adapter, Factors
 
 NAME = "unet.mid_block.attentions.0.proj_in"
 
@@ -110,6 +111,58 @@ def test_its_bases_are_orthonormal(name: str) -> None:
     assert torch.allclose(columns @ triangle, matrix.double(), rtol=1e-6, atol=1e-6)
 
 
+def of_file(
+    rank: int, *tail: int, dtype: torch.dtype = torch.float16, fall: float = 1.0
+) -> Factors:
+    """What a file in half precision has: singular values of the delta that fall by `fall` each, as
+    those of a trained one.
+    """
+    factors = drawn(rank, *tail)
+    scales = fall ** torch.arange(rank)
+    down = factors.down * 0.02
+    return Factors(
+        down.to(dtype), (factors.up * scales.view(-1, *(1,) * len(tail))).to(dtype), -2.0
+    )
+
+
+FILES: dict[str, Factors] = {
+    "half": of_file(12),
+    "bfloat16": of_file(12, dtype=torch.bfloat16),
+    "3 x 3": of_file(12, 3, 3),
+    "falling": of_file(12, fall=0.5),
+    "falling steeply": of_file(12, fall=0.05),
+    "repeated": repeated(of_file(5)),
+    "with nothing": nothing(of_file(5)),
+    "tiny": Factors(of_file(4).down * 1e-4, of_file(4).up * 1e-4, 1.0),
+    "more than the layer has": of_file(40),
+}
+
+
+@pytest.mark.parametrize("rank", [1, 4, 11, 12])
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_cut_from_a_file_is_as_good(name: str, rank: int) -> None:
+    """In float32 where that tells the error to two digits, and else in float64."""
+    whole = FILES[name]
+    rank = min(rank, whole.rank)
+    cut, said = shrink(Adapter({NAME: whole}), rank, None)
+    exact = delta(whole)
+    s = torch.linalg.svdvals(exact)
+    size = max(float(s.norm()), 1e-30)
+    best = float(s[rank:].norm()) / size
+    reached = float((delta(cut.modules[NAME]) - exact).norm()) / size
+    assert best - 1e-6 <= reached <= 1.001 * best + 1e-6
+    median = float(said.split("median ")[1].split(",")[0])
+    assert median == pytest.approx(best, rel=0.06, abs=1e-6)
+
+
+def test_a_spectrum_in_float32_is_refused_where_it_says_little() -> None:
+    refused = {name for name, factors in FILES.items() if quick_spectrum(factors, None) is None}
+    assert refused == {"repeated", "with nothing", "tiny", "more than the layer has"}
+    assert all(quick_spectrum(LAYERS[name], None) is None for name in ("rank 5", "double"))
+    steep = quick_spectrum(FILES["falling steeply"], None)
+    assert steep is not None and steep.is_too_coarse(4) and not steep.is_too_coarse(1)
+
+
 def rounded(factors: Factors) -> Factors:
     return factors.to(torch.float16)
 
@@ -154,6 +207,7 @@ def test_a_difference_is_that_of_the_products(name: str, change: str) -> None:
             assert difference(a, b) == inf
         else:
             assert difference(a, b) == pytest.approx(expected, rel=1e-4, abs=1e-9)
+        assert at_most(a, b) >= expected * (1 - 1e-9)
     if change == "none":
         assert difference(one, other) == 0.0
 
@@ -170,7 +224,8 @@ def test_nothing_differs_from_something_and_numbers_beyond_all_differ() -> None:
 def test_the_worst_layer_is_named() -> None:
     one = Adapter({"unet.a": drawn(2), "unet.b": drawn(2)})
     other = Adapter({"unet.a": drawn(2), "unet.b": drawn(2, alpha=3.0)})
-    assert largest_difference(one, other) == (pytest.approx(0.5), "unet.b")
+    size, name = largest_difference(one, other)
+    assert name == "unet.b" and size == pytest.approx(0.5)
     with pytest.raises(ValueError, match="2 layers became 1"):
         largest_difference(one, Adapter({"unet.a": drawn(2)}))
 
@@ -207,3 +262,39 @@ def test_the_smallest_rank_within_an_error() -> None:
     between = float((s[3:].norm() + s[2:].norm()) / 2 / s.norm())
     small, _ = shrink(Adapter({NAME: whole}), None, between)
     assert small.modules[NAME].rank == 3
+
+
+ROUNDED_TO = {torch.float16: 2**-11, torch.bfloat16: 2**-8}
+
+
+@pytest.mark.parametrize("dtype", ROUNDED_TO)
+@pytest.mark.parametrize("name", ["half", "bfloat16", "3 x 3", "falling"])
+def test_a_bound_alone_proves_that_rounding_is_all(name: str, dtype: torch.dtype) -> None:
+    one = FILES[name]
+    other = one.to(torch.float32).to(dtype)
+    expected = float((delta(one) - delta(other)).norm() / delta(one).norm())
+    assert expected <= at_most(one, other) <= 12 * ROUNDED_TO[dtype]
+    enough = at_most(one, other)
+    pair = Adapter({NAME: one}), Adapter({NAME: other})
+    assert largest_difference(*pair, enough) == (0.0, "")
+    if expected:
+        found, _ = largest_difference(*pair, 0.9 * expected)
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_bound_hides_a_change() -> None:
+    """Sums that cancel, numbers that are lost in float32, and other strengths."""
+    one = FILES["half"]
+    for other in (
+        Factors(one.down, one.up, 1.01 * one.alpha),
+        Factors(one.down, one.up, -one.alpha),
+        Factors(one.down.flip(0), one.up, one.alpha),
+        Factors(one.down, one.up * float("nan"), one.alpha),
+        Factors(one.down, one.up * float("inf"), one.alpha),
+    ):
+        assert not at_most(one, other) <= 5e-3
+    ups = torch.cat([one.up, -0.999 * one.up], dim=1)
+    cancelling = Factors(torch.cat([one.down, one.down]), ups, 1.0)
+    assert not at_most(cancelling, cancelling.to(torch.bfloat16)) <= 3e-2
+    small = Factors(1e-25 * one.down.float(), 1e-25 * one.up.float(), 1.0)
+    assert not at_most(small, Factors(small.down, 2 * small.up, 1.0)) <= 0.5
