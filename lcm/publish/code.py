@@ -268,6 +268,9 @@ def weight_file(name: str) -> str:
     """The first arguments of `load_lora_weights` for a file, or for one of a repository."""
     parts = name.split("/")
     if len(parts) <= 2 or Path(name).is_absolute():
-        return literal(name)
+        if not name.endswith(".safetensors"):
+            return literal(name)
+        place, _, file = name.rpartition("/")
+        return f"{literal(place or '.')}, weight_name={literal(file)}"
     repository, file = "/".join(parts[:2]), "/".join(parts[2:])
     return f"{literal(repository)}, weight_name={literal(file)}"

@@ -45,7 +45,7 @@ def unlike(folder: Path, umask: int) -> dict[str, str]:
 def test_files_and_folders_have_the_mode_of_the_umask(tmp_path: Path, umask: int) -> None:
     with replacing(tmp_path / "file") as partial:
         save_file({"x": torch.zeros(1)}, partial)
-        assert stat.S_IMODE(partial.stat().st_mode) == 0o600  # or there is nothing to mend
+        partial.chmod(0o600)  # as safetensors 0.8 makes it
     with replacing(tmp_path / "new" / "folder") as partial:
         partial.mkdir()
         save_file({"x": torch.zeros(1)}, partial / "file")

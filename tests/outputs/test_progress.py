@@ -154,6 +154,8 @@ def test_pauses_and_the_steps_before_a_resume_do_not_count_for_the_time_left(
     """Forty steps were made before, ten now of two seconds each; after the fifth, a grid takes an
     hour. Fifty are left.
     """
+    for name in ("COLUMNS", "LINES"):  # what a line that is cut has room for, without a terminal
+        monkeypatch.setenv(name, "200")
     clock = [1000.0]
     monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
     monkeypatch.setattr("lcm.outputs.progress.time.perf_counter", lambda: clock[0])

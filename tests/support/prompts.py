@@ -34,7 +34,7 @@ def heard() -> Iterator[list[str]]:
     levels = [library.utils.logging.get_verbosity() for library in libraries]
     for library in libraries:
         library.utils.logging.set_verbosity_warning()
-        library.utils.logging.add_handler(ear)
+        logging.getLogger(library.__name__).addHandler(ear)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -42,7 +42,7 @@ def heard() -> Iterator[list[str]]:
     finally:
         for library, level in zip(libraries, levels, strict=True):
             library.utils.logging.set_verbosity(level)
-            library.utils.logging.remove_handler(ear)
+            logging.getLogger(library.__name__).removeHandler(ear)
     said += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
 
 
