@@ -164,6 +164,7 @@ def swap(pipe: Any, file: AdapterFile, adapter_name: str) -> None:
             for a, _ in matrices.values():
                 a.zero_()  # what the file fills is seen afterwards
             stock_load(pipe, file, adapter_name, hotswap=True)
+            peft.keep_dtype(saved)
             arrived = {f"unet.{name}": layers[name] for name, (a, _) in matrices.items() if a.any()}
             check_arrived(pipe, file, adapter, adapter_name, arrived)
         except BaseException:

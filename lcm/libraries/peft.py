@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from peft.tuners.lora import LoraLayer
+from torch import Tensor
 
 TRAINS = "inference_mode" not in inspect.signature(LoraLayer.set_adapter).parameters
 
@@ -20,3 +21,13 @@ def activate(layer: Any, adapter_names: Sequence[str]) -> None:
     layer.set_adapter(list(adapter_names))
     for part in layer.adapter_layer_names:
         getattr(layer, part).requires_grad_(False)
+
+
+# peft >= 0.18: nothing
+def keep_dtype(saved: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Gives matrices that were swapped, each with what it was before, the precision that they had,
+    where they have got that of the file.
+    """
+    for matrix, before in saved:
+        if matrix.dtype != before.dtype:
+            matrix.data = matrix.data.to(before.dtype)

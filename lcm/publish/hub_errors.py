@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
@@ -38,7 +39,7 @@ def explained(what: str) -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """What failed, and what to do."""
-    if isinstance(error, HfHubHTTPError):
+    if getattr(error, "response", None) is not None:  # not always as the hub's own kind of error
         return answer(error)
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE keeps the hub away; unset it, or leave --push_to_hub out"
@@ -54,12 +55,13 @@ def reason(error: Exception) -> str:
     )
 
 
-def answer(error: HfHubHTTPError) -> str:
+def answer(error: Any) -> str:
     """The status that the hub refused with, its own message, and what to do."""
     status = error.response.status_code
     text = f"the hub answered {status}"
-    if error.server_message:
-        text += f", {one_line(error.server_message)}"
+    said = error.server_message if isinstance(error, HfHubHTTPError) else one_line(error)
+    if said:
+        text += f", {one_line(said)}"
     if status >= 500:
         return f"{text}; try again later"
     return f"{text}: {ADVICE[status]}" if status in ADVICE else text

@@ -175,8 +175,11 @@ def test_half_precision_keeps_its_dtype_and_widens_the_vae_as_stock_sdxl_does() 
     widths: set[torch.dtype] = set()
     pipe.vae.decoder.register_forward_pre_hook(lambda _, args: widths.add(args[0].dtype))
     requests = [Request(f"picture {i}", i, 1 + i // 2, **SIZE) for i in range(4)]
+    pipe(requests[0].prompt, num_inference_steps=1, output_type="np", **SIZE)
+    stock = set(widths)  # all of float32, but for older releases, which widen what follows
+    widths.clear()
     results = list(lcm.serve(pipe, requests, max_batch=3))
-    assert widths == {torch.float32}
+    assert widths == stock
     assert pipe.vae.dtype == pipe.unet.dtype == torch.float16
     check(pipe, results, requests, atol=2e-2)
 

@@ -117,7 +117,9 @@ class FakeHub:
                 },
                 {},
             )
-        self.repositories[repo_id] = Repository(private=wanted.get("visibility") == "private")
+        self.repositories[repo_id] = Repository(
+            private=wanted.get("visibility") == "private" or bool(wanted.get("private"))
+        )
         return 200, {"url": f"{self.address}/{repo_id}"}, {}
 
     @staticmethod
@@ -146,7 +148,7 @@ class FakeHub:
                 },
                 {},
             )
-        if what == "auth-check/write":
+        if what in ("auth-check/write", "auth-check"):
             return 200, {}, {}
         if what == "preupload/main":
             return (
