@@ -68,8 +68,9 @@ constraints: drift lowest
 # --- the lowest versions that pyproject.toml allows, torch excepted -------------------------------
 
 LOWEST := VENV=.venv-lowest END=lowest EXTRAS=test
-CORE := tests/libraries tests/adapter tests/formats tests/models tests/inference/test_attach.py \
-	tests/inference/test_load.py tests/outputs tests/training/test_whole_runs.py
+CORE := tests/libraries tests/adapter tests/formats tests/models tests/inference tests/pipelines \
+	tests/outputs tests/data/sources tests/publish/test_hub.py tests/training/test_whole_runs.py \
+	tests/training/test_resumed_runs.py
 
 # what one end of the ranges wrote is read under the other
 test-lowest: $(VENV)/installed

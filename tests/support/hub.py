@@ -81,6 +81,7 @@ class FakeHub:
         return self.validate(json.loads(body)["content"])
 
     def of_repository(self, path: str, body: bytes) -> tuple[int, Any, dict[str, str]]:
+        path = path.removesuffix("?expand=xetEnabled")  # huggingface_hub asks so before 1.0
         found = re.fullmatch(
             r"(?:/api/models)?/([\w.-]+/[\w.-]+?)(?:\.git/info/lfs/objects/batch|/([\w/-]+))?", path
         )
