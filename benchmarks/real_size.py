@@ -4,7 +4,7 @@
     python -m benchmarks.real_size                 # SD 1.5 in float32, then SDXL in bfloat16
     python -m benchmarks.real_size --models sd15
 
-At 64 pixels: the dry run, two updates (one with SDXL) with pictures, checkpoint and result, then
+At 64 pixels: the dry run, two updates with pictures, checkpoint and result, then
 `lcm verify`, and four steps through `lcm.attach`. Each part is a process of its own, of which wall
 time, processor time and peak memory are the system's figures; when a file was finished tells how
 long the parts of the training took. What the dry run foresaw stands beside what came. Exits with
@@ -54,7 +54,7 @@ class Case:
 
 CASES = {
     "sd15": Case("Stable Diffusion 1.5, float32", "no", "float32", 2, (1, 4), 8e9),
-    "sdxl": Case("SDXL, bfloat16", "bf16", "bfloat16", 1, (1,), 20e9),
+    "sdxl": Case("SDXL, bfloat16", "bf16", "bfloat16", 2, (1,), 20e9),
 }
 LAUNCH = (
     *("-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1", "--cpu"),
