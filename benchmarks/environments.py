@@ -18,9 +18,11 @@ import re
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from lcm.system.about import installed
+from lcm.system.paths import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "environments.json"
@@ -95,20 +97,14 @@ def table(results: dict[str, Any]) -> str:
         if not lines:
             heads = ["environment", "Python", *PACKAGES, *tried]
             lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-        versions = [found["versions"].get(name, "not there") for name in ("python", *PACKAGES)]
+        versions = [found["versions"][name] for name in ("python", *PACKAGES)]
         lines.append(f"| {' | '.join([name, *versions, *tried.values()])} |")
     return "\n".join(lines)
 
 
 def versions() -> dict[str, str]:
-    """Those of Python and of the packages that are here."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except ImportError:
-            continue
-    return found
+    """The versions of Python and of `PACKAGES`, by name."""
+    return {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES}
 
 
 def main() -> None:
@@ -132,8 +128,7 @@ def main() -> None:
             print(f"{name}: {tried[name]}", flush=True)
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     results[args.name] = {"versions": versions(), "machine": platform.platform(), "tried": tried}
-    text = json.dumps(results, indent=1) + "\n"
-    RESULTS.write_text(text, encoding="utf-8", newline="\n")
+    write_text(RESULTS, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

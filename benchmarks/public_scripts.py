@@ -148,7 +148,7 @@ class TwoUnets:
 
     @torch.no_grad()
     def condition(self, batch: SampleBatch) -> tuple[Cond, Cond]:
-        """With the captions and without."""
+        """What the U-Net is told of a batch: with its captions, and without."""
         rows = len(batch.prompts)
         if self.uncond is not None:
             embeds = self.encode_prompts(batch.prompts)

@@ -135,12 +135,20 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def without_places(line: str, folder: Path) -> str:
+    """A line of a command without the folders of this machine, which say nothing to others."""
+    for place in (folder, Path(sys.prefix), Path(__file__).parents[1]):
+        line = line.replace(f"{place}/", "")
+    return line
+
+
 def run(name: str, folder: Path, is_tiny: bool = False) -> dict[str, Any]:
     """All parts of one model, up to the first that fails."""
     case, parts = CASES[name], {}
     for part, command, kept in parts_of(name, case, folder, is_tiny):
         print(f"{case.title}: {part}", flush=True)
         parts[part] = measured(command)
+        parts[part]["said"] = [without_places(line, folder) for line in parts[part]["said"]]
         if kept is not None and kept.exists():
             parts[part]["bytes"] = folder_bytes(kept)
         print(f"    {parts[part]['seconds']} s, status {parts[part]['status']}", flush=True)

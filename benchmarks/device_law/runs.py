@@ -55,7 +55,9 @@ def build_vae() -> Any:
 
 
 def build_text_encoders(model: Model) -> Iterator[Any]:
-    """With the tokens of the tiny tokenizer: no others are needed for shapes."""
+    """The text encoders of a published model, with the tokens of the tiny tokenizer: no others are
+    needed for shapes.
+    """
     tokenizer = build_tokenizer()
     ends = {
         f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")

@@ -22,7 +22,7 @@ from lcm.models.gradient_checkpointing import checkpoint_activations
 from lcm.system.memory import is_out_of_memory, memory_of
 
 MODES = ("full", "selective", "no")
-"""Of --gradient_checkpointing, what takes the least memory first."""
+"""The values of --gradient_checkpointing; what takes the least memory comes first."""
 AGAIN = "no, again"
 PLAIN, COMPILED = "as it is", "compiled"
 

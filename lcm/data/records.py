@@ -21,7 +21,7 @@ from lcm.system.text import is_utf8
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 1 << 30
-"""Of an encoded picture; the largest that are decoded have 270 MB of pixels."""
+"""The largest encoded picture that is read; the largest that are decoded have 270 MB of pixels."""
 
 
 class TooLargeError(ValueError):

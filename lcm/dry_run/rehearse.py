@@ -151,8 +151,9 @@ class Timing:
     timed: int = 0
 
     def __str__(self) -> str:
-        warm = " after one to warm up" if self.timed > 1 else ""
-        return f"median of {self.timed}{warm}" if self.timed > 1 else "measured once"
+        if self.timed > 1:
+            return f"median of {self.timed} after one to warm up"
+        return "measured once"
 
 
 def measure_seconds(run: Run, state: TrainState) -> Timing:

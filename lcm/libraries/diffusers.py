@@ -38,8 +38,7 @@ def named_as_safetensors(file: Path) -> Iterator[Path]:
 # diffusers >= 0.40: dtype=, which older releases pass over without a word
 def in_dtype(dtype: torch.dtype) -> dict[str, Any]:
     """The option of `from_pretrained` and `from_single_file` for the precision."""
-    knows = Version("0.40") <= VERSION
-    return {"dtype" if knows else "torch_dtype": dtype}
+    return {"dtype" if Version("0.40") <= VERSION else "torch_dtype": dtype}
 
 
 # diffusers >= 0.41: nothing

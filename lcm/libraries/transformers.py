@@ -11,7 +11,9 @@ from typing import Any
 import torch
 import transformers
 from packaging.version import Version
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
 from transformers.convert_slow_tokenizer import convert_slow_tokenizer
 
@@ -40,17 +42,26 @@ def parts_of_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> di
     if variant is not None:
         files = [file for file in files if f".{variant}." in file.name] or files
     parts = tokenizers_of_folder(folder)
-    if HAS_PREFIX and files:
-        tensors = {name: tensor for file in files for name, tensor in load_file(file).items()}
-        if not any(name.startswith(PREFIX) for name in tensors):
-            parts["text_encoder"] = CLIPTextModel.from_pretrained(
-                None,
-                config=CLIPTextConfig.from_pretrained(encoder),
-                state_dict={PREFIX + name: tensor for name, tensor in tensors.items()},
-                torch_dtype=dtype,
-                use_safetensors=True,
-            )
+    if HAS_PREFIX and files and not any(map(has_prefix, files)):
+        parts["text_encoder"] = CLIPTextModel.from_pretrained(
+            None,
+            config=CLIPTextConfig.from_pretrained(encoder),
+            state_dict={name: tensor for file in files for name, tensor in prefixed(file).items()},
+            torch_dtype=dtype,
+            use_safetensors=True,
+        )
     return parts
+
+
+def has_prefix(file: Path) -> bool:
+    """Whether the tensors of a `CLIPTextModel` have their older names, by the file's header."""
+    with safe_open(file, "pt") as opened:
+        return any(name.startswith(PREFIX) for name in opened.keys())  # noqa: SIM118
+
+
+def prefixed(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file by their older names."""
+    return {PREFIX + name: tensor for name, tensor in load_file(file).items()}
 
 
 # transformers >= 5.0: nothing
@@ -102,9 +113,8 @@ def save_for_all(pipe: Any, folder: str | os.PathLike[str], **options: Any) -> N
 def add_prefix(encoder: Path) -> None:
     """Gives the tensors of a `CLIPTextModel` in one file their older names."""
     files = list(encoder.glob("*.safetensors"))
-    if len(files) != 1:
-        return  # several have an index, with the names
-    tensors = load_file(files[0])
-    if not any(name.startswith(PREFIX) for name in tensors):
-        named = {PREFIX + name: tensor for name, tensor in tensors.items()}
-        save_file(named, files[0], metadata={"format": "pt"})
+    # several have an index, with the names
+    if len(files) == 1 and not has_prefix(files[0]):
+        # copies, for Windows replaces no file that is still mapped
+        tensors = {name: tensor.clone() for name, tensor in prefixed(files[0]).items()}
+        save_file(tensors, files[0], metadata={"format": "pt"})
