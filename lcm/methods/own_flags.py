@@ -1,0 +1,81 @@
+"""Flags that one or a few methods read. None as in `shared_flags`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lcm.methods.shared_flags import own
+from lcm.system.flags import Section
+
+
+@dataclass(frozen=True)
+class OwnFlags(Section):
+    """Landing times, phases, discretisations, tangents and what else a method has of its own."""
+
+    phases: int | None = own(
+        "parts that the trajectory is cut into, and the number of inference steps",
+        "4 with pcm, flow_map",
+        above=0,
+        at_most=1000,
+    )
+    segments: list[int] | None = own(
+        "numbers of segments, merged in turn over the run",
+        "8 4 2 1 with tscd",
+        at_least=1,
+        at_most=1000,
+    )
+    landing_steps: list[int] | None = own(
+        "land on the times that samplers of these numbers of steps visit; an empty list in a file: "
+        "anywhere below",
+        "4 5 6 7 8 with tcd",
+        at_least=1,
+        at_most=1000,
+        may_be_empty=True,
+    )
+    landing_jitter: float | None = own(
+        "move landing times down by up to this share", "0.3 with tcd", at_least=0, at_most=1
+    )
+    eta: float | None = own(
+        "stochasticity gamma at play, the pipelines' eta",
+        "0.3 with tcd; 0.0 with tscd",
+        at_least=0,
+        at_most=1,
+    )
+    discretization: str | None = own(
+        "the pairs of consistency training: in refined N doubles over the run",
+        "refined with ct",
+        names=lambda: ("refined", "fixed", "ect"),
+    )
+    first_ddim_timesteps: int | None = own(
+        "N of the refined discretization at the start; num_ddim_timesteps is its end",
+        "10 with ct",
+        above=0,
+        at_most=1000,
+    )
+    tangent_mode: str | None = own(
+        "derivative along the trajectory: fd is a finite difference, jvp forward mode",
+        "fd with scm",
+        names=lambda: ("fd", "jvp"),
+    )
+    tangent_step: int | None = own(
+        "timesteps of the finite difference",
+        "5 with scm",
+        at_least=1,
+        at_most=100,
+        unit=" timesteps",
+    )
+    tangent_warmup: float | None = own(
+        "share of the run over which the derivative term fades in",
+        "0.1 with scm",
+        at_least=0,
+        at_most=1,
+    )
+    tangent_normalization: float | None = own(
+        "c in g / (rms(g) + c)", "0.1 with scm", above=0, at_most=1e6
+    )
+    injection: float | None = own(
+        "noise shown to the student on top of x_t, in units of sigma_t: makes its answer random",
+        "0.5 with stochastic_flow",
+        above=0,
+        at_most=1000,
+    )
