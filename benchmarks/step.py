@@ -104,7 +104,7 @@ def make_contenders(
         w_min=float(method.guidance_scale or 0) - 1.0,
         w_max=float(method.guidance_scale or 0) - 1.0,
         num_ddim_timesteps=int(method.num_ddim_timesteps or 0),
-        learning_rate=first.config.optimizer.learning_rate,
+        learning_rate=first.config.optimizer.rate,
     )
     contenders = {
         name: toolkit_contender(run, state, make_batch(run)) for name, (run, state) in runs.items()

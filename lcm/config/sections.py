@@ -137,8 +137,13 @@ class AdapterConfig(Section):
 class OptimizerConfig(Section):
     """AdamW and its learning rate."""
 
-    learning_rate: float = flag(
-        1e-4, "peak learning rate", aliases=("--lr",), above=0, at_most=1000.0
+    learning_rate: float | None = flag(
+        None,
+        "peak learning rate",
+        aliases=("--lr",),
+        above=0,
+        at_most=1000.0,
+        unset="1e-4 with the U-Net of SD and SDXL, more with a narrower one",
     )
     lr_scheduler: str = flag(
         "constant", "how the learning rate changes over the run", choices=LR_SCHEDULERS
@@ -168,6 +173,12 @@ class OptimizerConfig(Section):
             raise ValueError(
                 "lr_warmup_steps has no effect with lr_scheduler constant; use constant_with_warmup"
             )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of a run that is set up, which knows it by then."""
+        assert self.learning_rate is not None
+        return self.learning_rate
 
 
 def checkpointing_mode(word: object) -> object:

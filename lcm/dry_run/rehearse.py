@@ -162,7 +162,7 @@ def measure_seconds(run: Run, state: TrainState) -> Timing:
     if number == 0:
         return Timing()
     log("time", "timing up to %d of the %d updates", number, run.facts.num_updates)
-    rate = min(SMALL_RATE, run.config.optimizer.learning_rate)
+    rate = min(SMALL_RATE, run.config.optimizer.rate)
     with state.student.learning_at(rate):
         seconds = list(times_of_updates(run, state, number))
     timed = seconds[1:] or seconds

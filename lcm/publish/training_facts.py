@@ -77,7 +77,7 @@ def loop_facts(loop: LoopConfig, optimizer: OptimizerConfig, updates: int, side:
         "samples per update": (
             f"{loop.train_batch_size} x {loop.gradient_accumulation_steps} per process"
         ),
-        "learning rate": f"{optimizer.learning_rate:g}, {optimizer.lr_scheduler}",
+        "learning rate": f"{optimizer.rate:g}, {optimizer.lr_scheduler}",
         "resolution": side,
         "precision": "float32" if loop.mixed_precision == "no" else loop.mixed_precision,
     }

@@ -57,7 +57,7 @@ def make_optimizer(
     have; else torch's choice, on a GPU some kernels for all of them.
     """
     options: dict[str, Any] = {
-        "lr": config.learning_rate,
+        "lr": config.rate,
         "betas": (config.adam_beta1, config.adam_beta2),
         "weight_decay": config.adam_weight_decay,
         "eps": config.adam_epsilon,

@@ -79,7 +79,7 @@ class Publisher:
         training = {
             **({} if name is None else {OUTPUT_NAME_KEY: name}),
             "ss_steps": str(step),
-            "ss_learning_rate": str(self.config.optimizer.learning_rate),
+            "ss_learning_rate": str(self.config.optimizer.rate),
             "ss_mixed_precision": self.config.loop.mixed_precision,
         }
         with self.student.drawing():

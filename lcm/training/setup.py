@@ -42,6 +42,7 @@ from lcm.training.inputs import (
     resolution_of,
 )
 from lcm.training.launch import Machine, make_machine
+from lcm.training.learning_rate import with_rate
 from lcm.training.prompts import check_prompts, measure_prompts
 from lcm.training.publisher import Publisher
 from lcm.training.result import kind_of
@@ -70,6 +71,7 @@ def build_run(config: TrainConfig) -> tuple[Run, TrainState]:
     kind = kind_of(config.adapter)
     kind.check_styles(styles_of(config.teacher))
     families, loaded = load_inputs(config, machine, workspace)
+    config = with_rate(config, families[0])
     lengths = measure_prompts(config, families, loaded)
     facts = make_facts(config, machine, families[0], loaded, styles, lengths)
     if saved is not None:

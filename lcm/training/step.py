@@ -167,7 +167,7 @@ def not_finite(run: Run, state: TrainState, samples: str) -> FloatingPointError:
             "these samples"
         )
     checkpoints = list_checkpoints(run.config.output.folder)
-    rate = run.config.optimizer.learning_rate
+    rate = run.config.optimizer.rate
     return FloatingPointError(
         f"{where}. After updates that were, the likely cause is --learning_rate {rate:g}: lower "
         f"it. Else {precision}, or remove these samples: {samples}. The update was not made; the "

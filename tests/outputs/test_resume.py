@@ -64,7 +64,7 @@ def test_several_differences_come_one_by_one() -> None:
     found = differences(
         config, {**config.flat(), "seed": 5, "learning_rate": 1.0, "output_dir": "elsewhere"}
     )
-    assert found == ["learning_rate: 1.0 -> 0.0001", "seed: 5 -> 0"]
+    assert found == ["learning_rate: 1.0 -> None", "seed: 5 -> 0"]
 
 
 @pytest.mark.parametrize(
