@@ -21,6 +21,10 @@ LR_SCHEDULERS = (
 """Names of diffusers.optimization.SchedulerType, without the one that needs arguments."""
 
 
+WARMUP = 10
+"""Updates by which AdamW has seen enough gradients to know their size, at its beta2 of 0.99."""
+
+
 def skipped(layers: Any) -> Any:
     """A value of clip_skip: leaving out 0 layers is leaving out none."""
     return None if layers == 0 else layers
@@ -126,7 +130,7 @@ class AdapterConfig(Section):
     )
     export_ema_decay: float | None = flag(
         None,
-        "export an average of the trained weights with this decay per update",
+        "export an average of the trained weights with this decay per update, reached after some",
         at_least=0,
         below=1,
         unset="export the weights themselves",
@@ -146,14 +150,20 @@ class OptimizerConfig(Section):
         unset="1e-4 with the U-Net of SD and SDXL, more with a narrower one",
     )
     lr_scheduler: str = flag(
-        "constant", "how the learning rate changes over the run", choices=LR_SCHEDULERS
+        "constant_with_warmup",
+        "how the learning rate changes over the run",
+        choices=LR_SCHEDULERS,
     )
-    lr_warmup_steps: int = flag(
-        0, "updates over which the learning rate rises", at_least=0, at_most=10**9
+    lr_warmup_steps: int | None = flag(
+        None,
+        "updates over which the learning rate rises",
+        at_least=0,
+        at_most=10**9,
+        unset="10; 0 with constant",
     )
     adam_beta1: float = flag(0.9, "AdamW's decay of the mean of gradients", at_least=0, below=1)
     adam_beta2: float = flag(
-        0.999, "AdamW's decay of the mean of their squares", at_least=0, below=1
+        0.99, "AdamW's decay of the mean of their squares", at_least=0, below=1
     )
     adam_weight_decay: float = flag(0.0, "AdamW's weight decay", at_least=0, at_most=1000.0)
     adam_epsilon: float = flag(
@@ -169,6 +179,9 @@ class OptimizerConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.lr_warmup_steps is None:
+            steps = 0 if self.lr_scheduler == "constant" else WARMUP
+            object.__setattr__(self, "lr_warmup_steps", steps)
         if self.lr_scheduler == "constant" and self.lr_warmup_steps:
             raise ValueError(
                 "lr_warmup_steps has no effect with lr_scheduler constant; use constant_with_warmup"

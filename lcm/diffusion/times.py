@@ -155,17 +155,18 @@ class TargetSet:
 
 @dataclass(frozen=True)
 class GridTimes:
-    """Neighbours on the solver grid: t any grid point, u the next one below (CM, Algorithm 2; LCM,
-    Algorithm 1).
+    """Points of the solver grid: t any of them, u the one `skipping_steps` below, or clean data
+    where there is none (LCM, Algorithm 1 and section 4.3; one below is CM, Algorithm 2).
     """
 
     grid: SolverGrid
     landing: Landing
+    skipping_steps: int = 1
     direct: bool = False
 
     def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times:
         t = self.grid.at(uniform)
-        u = t - self.grid.stride
+        u = (t - self.skipping_steps * self.grid.stride).clamp(min=CLEAN)
         return Times(t, u, self.landing(t, u, uniform_landing, progress))
 
 

@@ -12,4 +12,6 @@ from dataclasses import replace
 
 from lcm.methods import lcm
 
-METHOD = replace(lcm.METHOD, settings=lcm.LcmSettings(solver="heun", target="ema", loss_type="l2"))
+METHOD = replace(
+    lcm.METHOD, settings=lcm.LcmSettings(solver="heun", loss_type="l2", skipping_steps=1)
+)

@@ -29,6 +29,7 @@ PLAY_STEPS = 50
 class CtSettings(TargetSettings):
     """How the discretisation begins, ends and grows."""
 
+    target: str = "online"
     num_ddim_timesteps: int = 1000
     first_ddim_timesteps: int = 10
     discretization: str = "refined"

@@ -19,20 +19,23 @@ from lcm.methods.settings import DistillationSettings
 
 @dataclass(frozen=True)
 class LcmSettings(DistillationSettings):
-    """The grid of solver steps and the scalings at its boundary."""
+    """The grid of solver steps, how many of them a training pair spans, and the scalings at the
+    grid's boundary.
+    """
 
     num_ddim_timesteps: int = 50
+    skipping_steps: int = 3
     timestep_scaling_factor: float = TIMESTEP_SCALING
 
 
 def build(settings: LcmSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
-    """The loss of LCM, Eq. 14: one solver step on the grid, and both of its ends land clean."""
+    """The loss of LCM, Eq. 14: one solver step across the grid, and both of its ends land clean."""
     grid = SolverGrid(settings.num_ddim_timesteps, schedule.num_train_timesteps)
     objective = compose(
         settings,
         schedule,
         loss,
-        times=GridTimes(grid, LandClean()),
+        times=GridTimes(grid, LandClean(), settings.skipping_steps),
         coupling=follow_teacher(settings),
     )
     return replace(objective, timestep_scaling=settings.timestep_scaling_factor)

@@ -12,6 +12,12 @@ from lcm.system.flags import Section
 class OwnFlags(Section):
     """Landing times, phases, discretisations, tangents and what else a method has of its own."""
 
+    skipping_steps: int | None = own(
+        "grid points that the solver step of a training pair spans, k of LCM",
+        "3 with lcm; 1 with cd",
+        above=0,
+        at_most=1000,
+    )
     phases: int | None = own(
         "parts that the trajectory is cut into, and the number of inference steps",
         "4 with pcm, flow_map",

@@ -27,6 +27,7 @@ class ScmSettings(DistillationSettings):
     """How the derivative along the trajectory is taken, faded in and normalised."""
 
     loss_type: str = "l2"
+    target: str = "online"
     weighting: str = "velocity"
     tangent_mode: str = "fd"
     tangent_step: int = 5

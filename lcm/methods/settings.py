@@ -55,9 +55,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class TargetSettings(Settings):
-    """What a method with a target network reads besides."""
+    """What a method with a target network reads besides: by default the average theta^- of the
+    papers. A student that is its own target at once teaches at the next time what it gets wrong at
+    this one.
+    """
 
-    target: str = "online"
+    target: str = "ema"
     ema_decay: float = 0.95
 
 

@@ -59,11 +59,13 @@ class SharedFlags(Section):
     )
     snr_gamma: float | None = own("gamma of the min_snr weighting", "5.0", above=0, at_most=1e6)
     target: str | None = own(
-        "the target network: online is the student itself, ema its average",
-        "online; ema with cd",
+        "the target network: ema is an average of the student, online the student itself",
+        "ema; online with ct, scm, stochastic_flow",
         names=lambda: ("online", "ema"),
     )
-    ema_decay: float | None = own("decay of the ema target per update", "0.95", at_least=0, below=1)
+    ema_decay: float | None = own(
+        "decay of the ema target per update, reached after some", "0.95", at_least=0, below=1
+    )
     guidance_scale: float | None = own(
         "guidance of the teacher that is distilled in, as in pipelines: 1 is none",
         "7.5",

@@ -30,6 +30,7 @@ class StochasticFlowSettings(DistillationSettings):
 
     num_ddim_timesteps: int = 50
     loss_type: str = "energy"
+    target: str = "online"
     coupling: str = "sde"
     injection: float = 0.5
 

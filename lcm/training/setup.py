@@ -233,7 +233,7 @@ def make_state(run: Run, student: Student, saved: RunState | None) -> TrainState
     scheduler = get_scheduler(
         optimizer.lr_scheduler,
         student.optimizer,
-        num_warmup_steps=optimizer.lr_warmup_steps,
+        num_warmup_steps=optimizer.lr_warmup_steps or 0,
         num_training_steps=run.facts.num_updates,
     )
     state = TrainState(student, scheduler, run.machine.accelerator.scaler)

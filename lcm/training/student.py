@@ -46,11 +46,11 @@ class Student:
         """The trained tensors."""
         return self.result.parameters
 
-    def update_averages(self) -> None:
-        """Moves the averages towards the trained tensors, after an update that was made."""
+    def update_averages(self, update: int) -> None:
+        """Moves the averages towards the trained tensors, after update number `update`."""
         for ema in (self.nets.ema, self.export_ema):
             if ema is not None:
-                ema.update()
+                ema.update(update)
 
     @torch.no_grad()
     def delta_norm(self) -> Tensor:
@@ -98,15 +98,14 @@ class Student:
     def standing_still(self) -> Iterator[None]:
         """Updates inside the block move no weight and no average."""
         averages = [ema for ema in (self.nets.ema, self.export_ema) if ema is not None]
-        decays = [ema.decay for ema in averages]
         for ema in averages:
-            ema.decay = 1.0
+            ema.stands_still = True
         try:
             with self.learning_at(0.0):
                 yield
         finally:
-            for ema, decay in zip(averages, decays, strict=True):
-                ema.decay = decay
+            for ema in averages:
+                ema.stands_still = False
 
     # --- the record to resume from ----------------------------------------------------------------
 

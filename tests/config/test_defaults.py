@@ -183,7 +183,7 @@ WITHOUT_EFFECT: list[tuple[str, Any, dict[str, Any], str, dict[str, Any]]] = [
             ("flow_map", {"coupling": "same_noise", "as_control": True}),
         )
     ),
-    ("ema_decay", 0.9, {}, "--target ema", {"target": "ema"}),
+    ("ema_decay", 0.9, {"target": "online"}, "--target ema", {}),
     (
         "ema_decay",
         0.9,

@@ -83,7 +83,7 @@ NONSENSE: list[tuple[str, dict[str, Any]]] = [
     ("guidance_scale_max", {"guidance_scale_min": 2.0}),
     ("guidance_scale_min", {"guidance_scale_max": 9.0}),
     ("guidance_scale", {"guidance_scale_min": 0.5, "guidance_scale_max": 9.0}),
-    ("lr_warmup_steps", {"lr_warmup_steps": 5}),
+    ("lr_warmup_steps", {"lr_scheduler": "constant", "lr_warmup_steps": 5}),
     ("learning_rate", {"learning_rate": float("inf")}),
     ("lora_alpha", {"lora_alpha": float("nan")}),
     ("adam_epsilon", {"adam_epsilon": 0.0}),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 
 from lcm.adapter.lora import add_lora, lora_parameters
 from lcm.models.ema import WeightEma
@@ -92,15 +93,16 @@ def test_adapters_come_back_on_after_an_error() -> None:
     assert all(p.requires_grad for p in lora_parameters(unet))
 
 
-def test_ema_follows_its_definition_with_constant_decay() -> None:
-    parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
-    ema = WeightEma([parameter], decay=0.9)
-    expected = parameter.detach().clone()
-    for step in range(5):
-        parameter.data += step
-        ema.update()
-        expected = 0.9 * expected + 0.1 * parameter.detach()
-    torch.testing.assert_close(ema.averages[0], expected)
+def test_the_decay_of_an_average_rises_as_that_of_diffusers() -> None:
+    parameter = torch.nn.Parameter(torch.randn(3, 4))
+    ours = WeightEma([parameter], decay=0.4)
+    theirs = EMAModel([parameter], decay=0.4)
+    for update in range(1, 20):
+        parameter.data += update
+        ours.update(update)
+        theirs.step([parameter])
+        torch.testing.assert_close(ours.averages[0], theirs.shadow_params[0])
+    assert ours.decay_at(2) < 0.4 == ours.decay_at(20)
 
 
 def test_ema_target_uses_the_average_and_leaves_the_student_alone() -> None:
