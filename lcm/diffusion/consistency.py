@@ -17,8 +17,8 @@ def boundary_scalings(
     """c_skip and c_out [B, 1, 1, 1] float32 of LCM, as `LCMScheduler` has them.
 
     c_skip = sigma_d^2 / (u^2 + sigma_d^2), c_out = u / sqrt(u^2 + sigma_d^2), u = timestep_scaling
-    * t. Unlike CM (Eq. 5) c_out has no factor sigma_d, so this is an impulse: the identity at t = 0,
-    x0 elsewhere.
+    * t. Unlike CM (Eq. 5) c_out has no factor sigma_d, so this is an impulse: the identity at t =
+    0, x0 elsewhere.
     """
     scaled = t.clamp(min=0).float().view(-1, 1, 1, 1) * timestep_scaling
     return SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2), scaled / (scaled**2 + SIGMA_DATA**2).sqrt()
