@@ -25,9 +25,10 @@ class WeightEma:
         self.averages = [p.detach().clone() for p in parameters]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """theta^- <- decay theta^- + (1 - decay) theta."""
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1.0 - self.decay)
+    def update(self, exponent: float = 1.0) -> None:
+        """theta^- <- mu theta^- + (1 - mu) theta with mu = decay^exponent."""
+        weight = 1.0 - self.decay**exponent
+        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], weight)
 
     def swapped_in(self) -> AbstractContextManager[None]:
         """The averages stand in the network inside the block."""
