@@ -14,7 +14,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, Landing, TargetSet, WithinSegment
-from lcm.methods.method import Method, compose, follow_teacher, tcd_play
+from lcm.methods.method import Method, anywhere_play, compose, follow_teacher
 from lcm.methods.objective import Objective
 from lcm.methods.settings import DistillationSettings
 
@@ -55,11 +55,11 @@ def landing(settings: TcdSettings, grid: SolverGrid) -> Landing:
 
 def play(settings: TcdSettings) -> Play:
     """`TCDScheduler`, whose eta is the stochasticity gamma: land at (1 - gamma) of the next time,
-    add noise up to it.
+    add noise up to it. Without any, DDIM trailing where the times are the same.
     """
     grid = settings.num_ddim_timesteps
     steps = sorted(settings.landing_steps or {min(n, grid) for n in (2, 4, 8)})
-    return tcd_play(grid, steps, settings.eta)
+    return anywhere_play(grid, steps, settings.eta)
 
 
 METHOD = Method(TcdSettings(), build, play)
