@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lcm.diffusion.grid import SolverGrid
-from lcm.diffusion.schedule import CLEAN, NoiseSchedule
+from lcm.diffusion.schedule import CLEAN
 from lcm.system.transfers import sent
 
 
@@ -129,12 +129,14 @@ class TargetSet:
     CLEAN; moved down by up to `jitter` of itself (TDD).
 
     The jitter matches play with stochasticity gamma, which lands at (1 - gamma) of the next time
-    before it adds noise.
+    before it adds noise. `window`: only times that lie no more than so many timesteps below the
+    highest one that is left, CLEAN counting as 0 (260 in TDD); the whole schedule leaves all.
     """
 
     grid: SolverGrid
     step_counts: tuple[int, ...]
     jitter: float
+    window: int = 1000
 
     def __post_init__(self) -> None:
         if max(self.step_counts) > self.grid.num_steps:
@@ -145,12 +147,14 @@ class TargetSet:
 
     def __call__(self, t: Tensor, u: Tensor, uniform: Tensor, progress: float) -> Tensor:
         targets = landing_targets(self.grid, self.step_counts, t.device)
-        choices = torch.searchsorted(targets, u, right=True)
-        scaled = uniform * choices
-        index = torch.minimum(scaled.long(), choices - 1)
-        s = targets[index]
+        times = targets.clamp(min=0)
+        end = torch.searchsorted(targets, u, right=True)
+        first = torch.searchsorted(times, (times[end - 1] - self.window).clamp(min=0))
+        scaled = uniform * (end - first)
+        chosen = torch.minimum(scaled.long(), end - first - 1)
+        s = targets[first + chosen]
         # the fraction that the choice of the target left over is uniform again
-        return torch.where(s > 0, (s * (1.0 - self.jitter * (scaled - index))).long(), s)
+        return torch.where(s > 0, (s * (1.0 - self.jitter * (scaled - chosen))).long(), s)
 
 
 @dataclass(frozen=True)
@@ -184,62 +188,6 @@ class DirectTimes:
         t = self.grid.at(uniform)
         s = self.landing(t, t - self.grid.stride, uniform_landing, progress)
         return Times(t, s, s)
-
-
-@dataclass(frozen=True)
-class RefinedTimes:
-    """Neighbours on a grid of N points that N doubles over the run, from `first` to `last` (iCT,
-    Eq. 9, in equal shares).
-
-    Grid points are round(i T / N) - 1. With first = last the grid is fixed.
-    """
-
-    first: int
-    last: int
-    num_train_timesteps: int
-    direct: bool = False
-
-    def num_steps(self, progress: float) -> int:
-        """N at this progress."""
-        stages = [self.first]
-        while stages[-1] < self.last:
-            stages.append(min(2 * stages[-1], self.last))
-        return stages[min(int(progress * len(stages)), len(stages) - 1)]
-
-    def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times:
-        n = self.num_steps(progress)
-        index = (uniform * n).long().clamp(max=n - 1)
-        width = self.num_train_timesteps / n
-        t, u = (((index + i) * width).round().long() - 1 for i in (1, 0))
-        return Times(t, u, torch.full_like(t, CLEAN))
-
-
-@dataclass(frozen=True)
-class EasyTimes:
-    """ECT's pairs: tau_u / tau_t = 1 - (1 + k sigmoid(-b tau_t)) / q^(stage + 1), tau = sigma /
-    alpha (ECT, Eq. 10 and 11).
-
-    The first of the `stages` is nearly diffusion training (u far below t), the last nearly
-    continuous. t is uniform over all timesteps; u is the timestep whose tau is at or below the
-    wanted one, CLEAN below all of them.
-    """
-
-    schedule: NoiseSchedule
-    stages: int = 8
-    q: float = 2.0
-    k: float = 8.0
-    b: float = 1.0
-    direct: bool = False
-
-    def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times:
-        total = self.schedule.num_train_timesteps
-        tau = self.schedule.tau[:total]
-        t = (uniform * total).long().clamp(max=total - 1)
-        stage = min(int(progress * self.stages), self.stages - 1)
-        ratio = 1.0 - (1.0 + self.k * torch.sigmoid(-self.b * tau[t])) / self.q ** (stage + 1)
-        u = torch.searchsorted(tau, tau[t] * ratio.clamp(min=0.0), right=True) - 1
-        u = torch.minimum(u, t - 1)
-        return Times(t, u, torch.full_like(t, CLEAN))
 
 
 @dataclass(frozen=True)

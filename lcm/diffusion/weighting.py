@@ -50,5 +50,17 @@ def inverse_dt(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -
     return 1.0 / (schedule.tau[times.t] - schedule.tau[times.u])
 
 
-VANISHING: set[Weight] = {snr, min_snr, inverse_dt}
+def alpha_squared(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> Tensor:
+    """alpha_t^2: with l2, an epsilon network's landing point then moves with its output as CM's
+    does, c_out = sigma_t there, where uniform leaves tau_t (14.6 at t = 999).
+    """
+    return schedule.alphas[times.t].square()
+
+
+def alpha(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> Tensor:
+    """alpha_t: the same balance for distances that grow linearly, huber and l1."""
+    return schedule.alphas[times.t]
+
+
+VANISHING: set[Weight] = {snr, min_snr, inverse_dt, alpha_squared, alpha}
 """The weights that are 0 at zero terminal SNR; one from outside is added where it is so."""

@@ -77,23 +77,15 @@ class MethodConfig(OwnFlags, SharedFlags):
                 f"with loss_type {self.loss_type}",
                 f"use one of {', '.join(OWN_C)}",
             ),
-            (
-                "first_ddim_timesteps",
-                self.discretization != "refined",
-                f"with discretization {self.discretization}",
-                "pass --discretization refined",
-            ),
-            (
-                "num_ddim_timesteps",
-                self.discretization == "ect",
-                "with discretization ect",
-                "pass --discretization refined",
-            ),
-            (
-                "landing_jitter",
-                not self.landing_steps,
-                "with empty landing_steps, which land anywhere",
-                "pass some",
+            *self.pairs_without_effect(),
+            *(
+                (
+                    name,
+                    not self.landing_steps,
+                    "with empty landing_steps, which land anywhere",
+                    "pass some",
+                )
+                for name in ("landing_jitter", "landing_window")
             ),
         ]
         return {
@@ -101,6 +93,26 @@ class MethodConfig(OwnFlags, SharedFlags):
             for name, is_so, beside, instead in cases
             if is_so
         }
+
+    def pairs_without_effect(self) -> list[tuple[str, bool, str, str]]:
+        """Of the flags of consistency training: each, whether nothing reads it, because of what,
+        and the way out.
+        """
+        grows = self.discretization in ("refined", "cm")
+        pairs, refine = f"with discretization {self.discretization}", "pass --discretization "
+        of_curve = ("ect_q", "ect_k", "ect_b", "ect_stages")
+        times = f"with time_distribution {self.time_distribution}"
+        is_idle = self.time_distribution != "lognormal"
+        way_out = "pass --time_distribution lognormal"
+        return [
+            ("first_ddim_timesteps", not grows, pairs, refine + "refined"),
+            ("num_ddim_timesteps", self.discretization == "ect", pairs, refine + "refined"),
+            *((name, self.discretization != "ect", pairs, refine + "ect") for name in of_curve),
+            ("lognormal_mean", is_idle, times, way_out),
+            ("lognormal_std", is_idle, times, way_out),
+            ("ema_schedule", not grows, pairs, refine + "cm"),
+            ("ema_schedule", self.target == "online", "with target online", "pass --target ema"),
+        ]
 
 
 FLAGS = frozenset(f.name for f in fields(MethodConfig))

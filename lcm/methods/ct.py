@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 
 from lcm.adapter.recipe import Play
 from lcm.diffusion.consistency import TIMESTEP_SCALING
+from lcm.diffusion.levels import Draw, LogNormal, evenly
 from lcm.diffusion.losses import Loss
+from lcm.diffusion.pairs import EasyTimes, Growth, RefinedTimes, doubling, square_root
 from lcm.diffusion.schedule import NoiseSchedule
-from lcm.diffusion.times import EasyTimes, RefinedTimes, TimeSampler
+from lcm.diffusion.times import TimeSampler
 from lcm.methods.method import Method, compose, lcm_play
 from lcm.methods.objective import Objective
 from lcm.methods.parts import FollowPath
@@ -25,20 +27,43 @@ PLAY_STEPS = 50
 """The grid of play, which stock `LCMScheduler` and ComfyUI assume."""
 
 
+GROWTHS: dict[str, Growth] = {"refined": doubling, "cm": square_root}
+"""The discretisations whose number of steps grows, and how."""
+
+
 @dataclass(frozen=True)
 class CtSettings(TargetSettings):
-    """How the discretisation begins, ends and grows."""
+    """How the discretisation begins, ends and grows, how often each noise level is trained, and
+    the curve of ECT. `ema_schedule` "cm" raises `ema_decay` as the grid is refined.
+    """
 
     target: str = "online"
     num_ddim_timesteps: int = 1000
     first_ddim_timesteps: int = 10
     discretization: str = "refined"
+    ect_q: float = 2.0
+    ect_k: float = 8.0
+    ect_b: float = 1.0
+    ect_stages: int = 8
+    time_distribution: str = "uniform"
+    lognormal_mean: float = -1.1
+    lognormal_std: float = 2.0
+    ema_schedule: str = "constant"
     timestep_scaling_factor: float = TIMESTEP_SCALING
 
     @property
     def follows_progress(self) -> bool:
         """Pairs come closer to each other."""
-        return self.discretization in ("refined", "ect")
+        return self.discretization == "ect" or self.discretization in GROWTHS
+
+    def ema_exponent(self, progress: float) -> float:
+        """s_0 / N(k), with which CM's decay is exp(s_0 ln(mu_0) / N(k)), mu_0 being `ema_decay`
+        (CM, appendix C); N counts the points of the grid.
+        """
+        if self.ema_schedule == "constant" or self.discretization not in GROWTHS:
+            return 1.0
+        first, last = self.first_ddim_timesteps, self.num_ddim_timesteps
+        return (first + 1) / (GROWTHS[self.discretization](first, last, progress) + 1)
 
 
 def build(settings: CtSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
@@ -55,8 +80,12 @@ def pairs(settings: CtSettings, schedule: NoiseSchedule) -> TimeSampler:
     """
     first, last = settings.first_ddim_timesteps, settings.num_ddim_timesteps
     total = schedule.num_train_timesteps
+    draw: Draw = evenly
+    if settings.time_distribution == "lognormal":
+        draw = LogNormal(schedule, settings.lognormal_mean, settings.lognormal_std)
     if settings.discretization == "ect":
-        return EasyTimes(schedule)
+        curve = settings.ect_q, settings.ect_k, settings.ect_b
+        return EasyTimes(schedule, settings.ect_stages, *curve, draw)
     if not is_visited(last, total):
         fitting = [n for n in range(1, total + 1) if is_visited(n, total)]
         raise ValueError(
@@ -64,13 +93,13 @@ def pairs(settings: CtSettings, schedule: NoiseSchedule) -> TimeSampler:
             f"grid; use one of {fitting}"
         )
     if settings.discretization == "fixed":
-        return RefinedTimes(last, last, total)
+        return RefinedTimes(last, last, total, draw=draw)
     if not 1 <= first <= last <= total:
         raise ValueError(
             f"first_ddim_timesteps={first} must lie in 1..num_ddim_timesteps ({last}), the end "
             "of the refinement"
         )
-    return RefinedTimes(first, last, total)
+    return RefinedTimes(first, last, total, GROWTHS[settings.discretization], draw)
 
 
 def is_visited(num_steps: int, total: int) -> bool:

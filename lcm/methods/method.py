@@ -8,6 +8,7 @@ from typing import Generic, Literal, TypeVar
 
 from lcm.adapter.recipe import Play
 from lcm.diffusion.consistency import TIMESTEP_SCALING
+from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.solvers.base import repeated
@@ -115,10 +116,19 @@ def lcm_play(num_steps: int, timestep_scaling: float = TIMESTEP_SCALING) -> Play
     return Play("LCMScheduler", overrides, [n for n in (1, 2, 3, 4, 6, 8) if n <= num_steps])
 
 
-def tcd_play(num_steps: int, num_inference_steps: Sequence[int], eta: float) -> Play:
-    """`TCDScheduler` on the grid of training, of `num_steps` steps: land at (1 - eta) of the next
-    time, add noise up to it.
+def anywhere_play(num_steps: int, num_inference_steps: Sequence[int], eta: float) -> Play:
+    """How landing anywhere below is played, on the grid of training, of `num_steps` steps: by
+    `TCDScheduler`, which lands at (1 - eta) of the next time and adds noise up to it; with eta 0 by
+    `trailing_play` where that visits the same times.
+
+    `TCDScheduler` ends on timestep 0, with the 3 % of noise that are left there; DDIM lands clean,
+    as training did. It has no times but even ones, so a grid that the numbers of steps do not
+    divide stays with the first: a step from a time that nothing was trained for costs more.
     """
+    total = SolverGrid(num_steps).num_train_timesteps
+    divides = total % num_steps == 0 and all(num_steps % n == 0 for n in num_inference_steps)
+    if eta == 0 and divides:
+        return trailing_play(num_inference_steps)
     overrides = {"original_inference_steps": num_steps}
     return Play("TCDScheduler", overrides, list(num_inference_steps), eta)
 

@@ -41,6 +41,14 @@ class OwnFlags(Section):
     landing_jitter: float | None = own(
         "move landing times down by up to this share", "0.3 with tcd", at_least=0, at_most=1
     )
+    landing_window: int | None = own(
+        "land no more than so many timesteps below the highest landing time that is left; 260 in "
+        "TDD",
+        "1000 with tcd: all of them",
+        at_least=0,
+        at_most=1000,
+        unit=" timesteps",
+    )
     eta: float | None = own(
         "stochasticity gamma at play, the pipelines' eta",
         "0.3 with tcd; 0.0 with tscd",
@@ -48,15 +56,60 @@ class OwnFlags(Section):
         at_most=1,
     )
     discretization: str | None = own(
-        "the pairs of consistency training: in refined N doubles over the run",
+        "the pairs of consistency training: in refined N doubles over the run (iCT), in cm it "
+        "grows as a square root (CM)",
         "refined with ct",
-        names=lambda: ("refined", "fixed", "ect"),
+        names=lambda: ("refined", "cm", "fixed", "ect"),
     )
     first_ddim_timesteps: int | None = own(
-        "N of the refined discretization at the start; num_ddim_timesteps is its end",
+        "N of a growing discretization at the start; num_ddim_timesteps is its end",
         "10 with ct",
         above=0,
         at_most=1000,
+    )
+    ect_q: float | None = own(
+        "q of the discretization ect: pairs come q times closer in each stage",
+        "2.0 with ct",
+        above=1,
+        at_most=1e6,
+    )
+    ect_k: float | None = own(
+        "k of the discretization ect: how much wider pairs of little noise are",
+        "8.0 with ct",
+        at_least=0,
+        at_most=1e6,
+    )
+    ect_b: float | None = own(
+        "b of the discretization ect: from which noise level of EDM on they are not",
+        "1.0 with ct",
+        at_least=0,
+        at_most=1e6,
+    )
+    ect_stages: int | None = own(
+        "stages of the discretization ect, equal shares of the run",
+        "8 with ct",
+        above=0,
+        at_most=100,
+    )
+    time_distribution: str | None = own(
+        "how often each noise level is trained: every step of the grid alike, or by a log-normal "
+        "law of the noise level (iCT, ECT)",
+        "uniform with ct",
+        names=lambda: ("uniform", "lognormal"),
+    )
+    lognormal_mean: float | None = own(
+        "mean of the logarithm of EDM's noise level, which is half of sigma / alpha",
+        "-1.1 with ct",
+        at_least=-100,
+        at_most=100,
+    )
+    lognormal_std: float | None = own(
+        "standard deviation of the same", "2.0 with ct", at_least=0.01, at_most=100
+    )
+    ema_schedule: str | None = own(
+        "cm: the decay of the ema target rises from ema_decay as the discretization grows",
+        "constant with ct",
+        names=lambda: ("constant", "cm"),
     )
     tangent_mode: str | None = own(
         "derivative along the trajectory: fd is a finite difference, jvp forward mode",

@@ -63,6 +63,10 @@ class TargetSettings(Settings):
     target: str = "ema"
     ema_decay: float = 0.95
 
+    def ema_exponent(self, progress: float) -> float:
+        """The power of `ema_decay` that is the decay at this progress; 1 where it is constant."""
+        return 1.0
+
 
 @dataclass(frozen=True)
 class TeacherSettings(Settings):

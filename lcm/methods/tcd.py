@@ -14,7 +14,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, Landing, TargetSet, WithinSegment
-from lcm.methods.method import Method, compose, follow_teacher, tcd_play
+from lcm.methods.method import Method, anywhere_play, compose, follow_teacher
 from lcm.methods.objective import Objective
 from lcm.methods.settings import DistillationSettings
 
@@ -22,13 +22,15 @@ from lcm.methods.settings import DistillationSettings
 @dataclass(frozen=True)
 class TcdSettings(DistillationSettings):
     """The grid of solver steps, and where on it to land: on the times that samplers of
-    `landing_steps` steps visit, moved down by up to the share `landing_jitter`. Empty
-    `landing_steps` land anywhere below, as the TCD paper does.
+    `landing_steps` steps visit, moved down by up to the share `landing_jitter`, and within
+    `landing_window` timesteps of the nearest. Empty `landing_steps` land anywhere below, as the TCD
+    paper does.
     """
 
     num_ddim_timesteps: int = 50
     landing_steps: tuple[int, ...] = (4, 5, 6, 7, 8)
     landing_jitter: float = 0.3
+    landing_window: int = 1000
     eta: float = 0.3
 
 
@@ -48,16 +50,16 @@ def landing(settings: TcdSettings, grid: SolverGrid) -> Landing:
     """The landing times that the settings ask for."""
     if not settings.landing_steps:
         return WithinSegment(grid, (1,))
-    return TargetSet(grid, settings.landing_steps, settings.landing_jitter)
+    return TargetSet(grid, settings.landing_steps, settings.landing_jitter, settings.landing_window)
 
 
 def play(settings: TcdSettings) -> Play:
     """`TCDScheduler`, whose eta is the stochasticity gamma: land at (1 - gamma) of the next time,
-    add noise up to it.
+    add noise up to it. Without any, DDIM trailing where the times are the same.
     """
     grid = settings.num_ddim_timesteps
     steps = sorted(settings.landing_steps or {min(n, grid) for n in (2, 4, 8)})
-    return tcd_play(grid, steps, settings.eta)
+    return anywhere_play(grid, steps, settings.eta)
 
 
 METHOD = Method(TcdSettings(), build, play)

@@ -11,7 +11,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, WithinSegment
-from lcm.methods.method import Method, compose, follow_teacher, tcd_play
+from lcm.methods.method import Method, anywhere_play, compose, follow_teacher
 from lcm.methods.objective import Objective
 from lcm.methods.settings import DistillationSettings
 
@@ -53,12 +53,12 @@ def build(settings: TscdSettings, schedule: NoiseSchedule, loss: Loss) -> Object
 
 
 def play(settings: TscdSettings) -> Play:
-    """`TCDScheduler`, or DDIM trailing. A step of play must not cross an edge of the last segments,
-    so their number divides that of the steps.
+    """DDIM trailing, as Hyper-SD plays its adapters; `TCDScheduler` with `eta`. A step of play must
+    not cross an edge of the last segments, so their number divides that of the steps.
     """
     grid, last = settings.num_ddim_timesteps, settings.segments[-1]
     steps = [last] + [last * k for k in (2, 4, 8) if last * k <= min(8, grid)]
-    return tcd_play(grid, steps, settings.eta)
+    return anywhere_play(grid, steps, settings.eta)
 
 
 METHOD = Method(TscdSettings(), build, play)

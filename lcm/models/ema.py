@@ -27,18 +27,18 @@ class WeightEma:
         self.parameters = parameters
         self.averages = [p.detach().clone() for p in parameters]
 
-    def decay_at(self, update: int) -> float:
-        """The decay of update number `update`, from 1 on: min(decay, (1 + n) / (10 + n)) after n
-        others, and nothing of the first weights.
+    def decay_at(self, update: int, exponent: float = 1.0) -> float:
+        """The decay of update number `update`, from 1 on: after n others, the smaller one of
+        decay^exponent and (1 + n) / (10 + n); nothing is kept of the first weights.
         """
         others = update - 1
-        return min(self.decay, (1 + others) / (10 + others)) if others > 0 else 0.0
+        return min(self.decay**exponent, (1 + others) / (10 + others)) if others > 0 else 0.0
 
     @torch.no_grad()
-    def update(self, update: int) -> None:
-        """theta^- <- decay theta^- + (1 - decay) theta, after update number `update`."""
+    def update(self, update: int, exponent: float = 1.0) -> None:
+        """theta^- <- mu theta^- + (1 - mu) theta, after update number `update`; mu is its decay."""
         if not self.stands_still:
-            weight = 1.0 - self.decay_at(update)
+            weight = 1.0 - self.decay_at(update, exponent)
             torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], weight)
 
     def swapped_in(self) -> AbstractContextManager[None]:

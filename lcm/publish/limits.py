@@ -61,7 +61,7 @@ def method_limits(recipe: Recipe, w_embedding: bool) -> list[str]:
     if recipe.scheduler == "TCDScheduler":
         lines.append(
             f"`eta={recipe.eta:g}` belongs to how it is played; programs that cannot pass it play "
-            "something else."
+            "something else. The last step of `TCDScheduler` leaves the noise of timestep 0, 3 %."
         )
     if recipe.injection:
         lines.append(

@@ -45,6 +45,8 @@ def method_facts(method: MethodConfig) -> Facts:
     grid = f", grid of {method.num_ddim_timesteps}" if method.num_ddim_timesteps else ""
     huber_c = f", c = {method.huber_c:g}" if method.huber_c else ""
     decay = f", decay {method.ema_decay:g}" if method.target == "ema" else ""
+    if method.ema_schedule == "cm":
+        decay += " at the start, rising with the grid"
     return {
         "solver": solver + grid,
         "loss": f"{markdown(method.loss_type)}{huber_c}",

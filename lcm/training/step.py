@@ -104,7 +104,7 @@ def update(run: Run, state: TrainState) -> None:
         return
     state.skipped = 0
     state.lr_scheduler.step()
-    student.update_averages(state.step)
+    student.update_averages(state.step, (state.step - 1) / run.facts.num_updates)
 
 
 def dropout_seed(run: Run, state: TrainState, micro: int) -> int | None:

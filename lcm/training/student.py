@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,8 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from lcm.config.run import TrainConfig
+from lcm.methods.config import settings_of
+from lcm.methods.settings import TargetSettings
 from lcm.models.ema import WeightEma
 from lcm.models.families import Family
 from lcm.models.gradient_checkpointing import checkpoint_activations
@@ -28,13 +30,14 @@ class Student:
     """The result in training, its three roles, and all that changes when it learns.
 
     `export_ema` is the average that is exported in the place of the trained tensors, where one is
-    kept.
+    kept. `ema_exponent(progress)` is the power of its decay with which the target moves.
     """
 
     result: Result
     optimizer: torch.optim.Optimizer
     nets: Networks
     export_ema: WeightEma | None
+    ema_exponent: Callable[[float], float] = lambda progress: 1.0
 
     @property
     def unet(self) -> Any:
@@ -46,11 +49,14 @@ class Student:
         """The trained tensors."""
         return self.result.parameters
 
-    def update_averages(self, update: int) -> None:
-        """Moves the averages towards the trained tensors, after update number `update`."""
-        for ema in (self.nets.ema, self.export_ema):
-            if ema is not None:
-                ema.update(update)
+    def update_averages(self, update: int, progress: float) -> None:
+        """Moves the averages towards the trained tensors, after update number `update`, made at
+        this progress of the run.
+        """
+        if self.nets.ema is not None:
+            self.nets.ema.update(update, self.ema_exponent(progress))
+        if self.export_ema is not None:
+            self.export_ema.update(update)
 
     @torch.no_grad()
     def delta_norm(self) -> Tensor:
@@ -160,4 +166,7 @@ def build_student(
     )
     decay = config.adapter.export_ema_decay
     export_ema = None if decay is None else WeightEma(parameters, decay)
+    settings = settings_of(config.method)
+    if isinstance(settings, TargetSettings):
+        return Student(result, optimizer, nets, export_ema, settings.ema_exponent)
     return Student(result, optimizer, nets, export_ema)

@@ -223,12 +223,49 @@ WITHOUT_EFFECT: list[tuple[str, Any, dict[str, Any], str, dict[str, Any]]] = [
         "--discretization refined",
         {"objective": "ct", "validation_num_steps": [4]},
     ),
+    *(
+        (
+            name,
+            value,
+            {"objective": "tcd", "landing_steps": []},
+            "pass some",
+            {"objective": "tcd", "landing_steps": [4]},
+        )
+        for name, value in (("landing_jitter", 0.1), ("landing_window", 260))
+    ),
+    *(
+        (
+            name,
+            2,
+            {"objective": "ct", "discretization": "cm"},
+            "--discretization ect",
+            {"objective": "ct", "discretization": "ect"},
+        )
+        for name in ("ect_q", "ect_k", "ect_b", "ect_stages")
+    ),
+    *(
+        (
+            name,
+            0.5,
+            {"objective": "ct", "time_distribution": "uniform"},
+            "--time_distribution lognormal",
+            {"objective": "ct", "time_distribution": "lognormal"},
+        )
+        for name in ("lognormal_mean", "lognormal_std")
+    ),
     (
-        "landing_jitter",
-        0.1,
-        {"objective": "tcd", "landing_steps": []},
-        "pass some",
-        {"objective": "tcd", "landing_steps": [4]},
+        "ema_schedule",
+        "cm",
+        {"objective": "ct", "target": "online"},
+        "--target ema",
+        {"objective": "ct", "target": "ema"},
+    ),
+    (
+        "ema_schedule",
+        "cm",
+        {"objective": "ct", "target": "ema", "discretization": "ect"},
+        "--discretization cm",
+        {"objective": "ct", "target": "ema", "discretization": "cm"},
     ),
 ]
 

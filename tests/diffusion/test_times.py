@@ -8,7 +8,6 @@ import math
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
@@ -18,11 +17,9 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.schedule import CLEAN
 from lcm.diffusion.times import (
     DirectTimes,
-    EasyTimes,
     GridTimes,
     LandClean,
     PhaseEdge,
-    RefinedTimes,
     TangentTimes,
     TargetSet,
     TimeSampler,
@@ -30,7 +27,6 @@ from lcm.diffusion.times import (
 )
 from lcm.methods import METHODS
 from tests.support.closed_forms import make_objective
-from tests.support.schedules import make_schedule
 
 SAMPLERS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in METHODS),
@@ -43,6 +39,10 @@ SAMPLERS: list[tuple[str, dict[str, Any]]] = [
     ("tcd", {"landing_steps": []}),
     ("tcd", {"landing_jitter": 0.0}),
     ("tcd", {"landing_jitter": 1.0}),
+    *(("tcd", {"landing_window": window}) for window in (0, 260)),
+    ("ct", {"discretization": "cm", "first_ddim_timesteps": 1, "num_ddim_timesteps": 200}),
+    ("ct", {"time_distribution": "lognormal"}),
+    ("ct", {"discretization": "ect", "time_distribution": "lognormal"}),
     ("flow_map", {"phases": 8}),
     ("scm", {"tangent_step": 100}),
 ]
@@ -210,65 +210,25 @@ def test_target_sets_choose_uniformly_and_jitter_uniformly(jitter: float) -> Non
     assert float(only_highest.mean()) == pytest.approx((600 + 799) / 2, abs=2)
 
 
-# --- consistency training -------------------------------------------------------------------------
+def targets_of_tdd(u: int, targets: list[int], window: int) -> list[int]:
+    """`select_s` of TDD's training script, with 0 in the place of the clean end."""
+    highest = max(target for target in targets if target <= max(u, 0))
+    return [t for t in targets if max(highest - window, 0) <= t <= highest]
 
 
-def test_the_refined_grid_doubles_and_ends_at_the_last() -> None:
-    sampler = RefinedTimes(10, 1000, 1000)
-    numbers = [sampler.num_steps(progress) for progress in np.linspace(0, 0.9999, 800)]
-    stages = list(dict.fromkeys(numbers))
-    assert stages == [10, 20, 40, 80, 160, 320, 640, 1000]
-    assert [numbers.count(stage) for stage in stages] == [100] * 8
-    assert sampler.num_steps(1.0) == 1000
-    assert {RefinedTimes(18, 18, 1000).num_steps(progress) for progress in PROGRESS} == {18}
-
-
-@pytest.mark.parametrize("n", [1, 3, 10, 18, 50, 640, 999, 1000])
-def test_refined_neighbours_tile_the_way_from_clean_to_the_last_timestep(n: int) -> None:
-    t, u, s = RefinedTimes(n, n, 1000)(even(n), torch.zeros(n), 0.5)
-    assert u[0] == CLEAN and t[-1] == 999
-    assert torch.equal(t[:-1], u[1:])
-    lengths = t - u
-    assert lengths.max() - lengths.min() <= 1
-    assert set(s.tolist()) == {CLEAN}
-
-
-def test_easy_times_follow_the_published_mapping_within_one_timestep() -> None:
-    """ECT, Eq. 10 and 11 with q 2, k 8, b 1, in tau = sigma / alpha: r is the timestep below t (1 -
-    n(t) / q^(stage + 1)).
-    """
-    schedule = make_schedule()
-    alpha_bar = np.asarray(
-        DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
-        ).alphas_cumprod,
-        dtype=float,
-    )
-    tau = np.sqrt((1 - alpha_bar) / alpha_bar)
-    for stage in range(8):
-        t, u, s = EasyTimes(schedule)(even(1000), torch.zeros(1000), (stage + 0.5) / 8)
-        assert torch.equal(t, torch.arange(1000))
-        assert set(s.tolist()) == {CLEAN}
-        wanted = np.maximum(tau * (1 - (1 + 8 / (1 + np.exp(tau))) / 2 ** (stage + 1)), 0.0)
-        for time, lower in zip(t.tolist(), u.tolist(), strict=True):
-            below = -1 if lower == CLEAN else lower
-            # the next timestep would be too high
-            assert below == time - 1 or tau[below + 1] >= wanted[time] * (1 - 1e-5)
-            assert lower == CLEAN or tau[lower] <= wanted[time] * (1 + 1e-5) or wanted[time] == 0.0
-
-
-def test_easy_times_begin_far_and_end_near() -> None:
-    schedule, t = make_schedule(), torch.arange(1000)
-    means = []
-    for progress in (0.0, 0.2, 0.4, 0.6, 0.8, 0.999):
-        _, u, _ = EasyTimes(schedule)(even(1000), torch.zeros(1000), progress)
-        means.append(float((t - u).float().mean()))
-    assert means == sorted(means, reverse=True)
-    first, last = (
-        EasyTimes(schedule)(even(1000), torch.zeros(1000), progress).u for progress in (0.0, 0.999)
-    )
-    assert (first[:300] == CLEAN).all()  # nearly diffusion training: the target is the image itself
-    assert (t - last)[100:].max() <= 4
+@pytest.mark.parametrize("window", [0, 100, 260, 1000])
+def test_a_window_leaves_the_targets_that_tdd_draws_from_equally_often(window: int) -> None:
+    grid, counts = SolverGrid(50), (4, 5, 6, 7, 8)
+    stock, visited = TCDScheduler(original_inference_steps=50), {0}
+    for n in counts:
+        stock.set_timesteps(n)
+        visited |= set(stock.timesteps.tolist()[1:])
+    sampler = GridTimes(grid, TargetSet(grid, counts, 0.0, window))
+    for place in even(50).tolist():
+        _, u, s = sampler(torch.full((2520,), place), even(2520), 0.0)
+        drawn = Counter(s.clamp(min=0).tolist())
+        assert sorted(drawn) == targets_of_tdd(int(u[0]), sorted(visited), window)
+        assert max(drawn.values()) - min(drawn.values()) <= 1
 
 
 @pytest.mark.parametrize("step", [1, 5, 100])

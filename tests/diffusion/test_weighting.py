@@ -33,6 +33,8 @@ FORMULAS: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "min_snr": lambda a, d, g: np.minimum(a / (1 - a), g),
     "velocity": lambda a, d, g: 1 / (1 - a),
     "inverse_dt": lambda a, d, g: 1 / d,
+    "alpha_squared": lambda a, d, g: a,
+    "alpha": lambda a, d, g: np.sqrt(a),
 }
 
 
@@ -109,3 +111,21 @@ def test_a_weighted_l2_of_clean_landings_is_the_l2_of_predictions(
 
     expected = (told(mine) - told(other)).square().mean((1, 2, 3)).float()
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("weighting", "loss"), [("alpha_squared", "l2"), ("alpha", "l1")])
+def test_alpha_gives_an_epsilon_network_the_balance_of_a_v_network(
+    weighting: str, loss: str
+) -> None:
+    """An error of the output counts as sigma_t or its square, as with CM's c_out, not as tau_t."""
+    output, x_t = torch.zeros(len(T), 4, 3, 3), torch.ones(len(T), 4, 3, 3)
+    distances = []
+    for kind in ("epsilon", "v_prediction"):
+        here = make_schedule(kind)
+        landed = [
+            land(here, told, x_t, T, TIMES.s, timestep_scaling=None)
+            for told in (output, output + 1)
+        ]
+        distances.append(LOSSES[loss](landed[0], landed[1], None))
+    weighed = WEIGHTS[weighting](make_schedule(), TIMES, None) * distances[0]
+    torch.testing.assert_close(weighed, distances[1], rtol=1e-4, atol=1e-7)

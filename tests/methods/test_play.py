@@ -4,109 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
+from diffusers import TCDScheduler
 from torch import Tensor
 
-from lcm.adapter.recipe import UNCLIPPED, Recipe, TeacherFacts
+from lcm.adapter.recipe import UNCLIPPED, Recipe
 from lcm.diffusion.consistency import land
 from lcm.diffusion.sampling import sample_consistency, sample_trajectory
 from lcm.diffusion.schedule import CLEAN
-from lcm.diffusion.times import Times
 from lcm.inference import make_scheduler
 from lcm.methods import METHODS
-from lcm.methods.build import build_objective, make_recipe
 from lcm.methods.config import MethodConfig, resolved
 from lcm.methods.objective import Objective
-from tests.support.methods import FROM_TRAJECTORIES, every_type
-from tests.support.schedules import SD_BETAS, make_schedule, network
-
-SEGMENTS = {
-    (8, 4, 2, 1): [1, 2, 4, 8],
-    (4, 2): [2, 4, 8],
-    (8, 4): [4, 8],
-    (8,): [8],
-    (1, 5): [5],
-    (20, 10): [10],
-}
-"""Merged in turn -> numbers of steps whose times are edges of the last ones too."""
-
-
-PLAYS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in METHODS),
-    *(("lcm", {"num_ddim_timesteps": n}) for n in (4, 20, 30, 40, 100)),
-    ("lcm", {"timestep_scaling_factor": 0.05}),
-    ("ct", {"discretization": "ect"}),
-    ("ct", {"discretization": "fixed"}),
-    ("ct", {"discretization": "fixed", "num_ddim_timesteps": 20}),
-    ("ct", {"discretization": "fixed", "num_ddim_timesteps": 100}),
-    ("ct", {"first_ddim_timesteps": 5, "num_ddim_timesteps": 40}),
-    *(("pcm", {"phases": m}) for m in (1, 2, 5, 8)),
-    *(("flow_map", {"phases": m}) for m in (1, 2, 8)),
-    *((name, {"num_ddim_timesteps": n}) for name in FROM_TRAJECTORIES for n in (2, 4, 8, 50)),
-    ("tcd", {"landing_steps": []}),
-    *(("tcd", {"landing_steps": [], "num_ddim_timesteps": n}) for n in (1, 4)),
-    ("tcd", {"eta": 0.0, "landing_jitter": 0.0}),
-    ("tcd", {"eta": 0.0, "landing_jitter": 0.0, "landing_steps": [1, 2, 3]}),
-    ("tcd", {"num_ddim_timesteps": 40, "eta": 1.0}),
-    ("tscd", {"eta": 0.5}),
-    ("tscd", {"num_ddim_timesteps": 4, "segments": [2, 1]}),
-    *(("tscd", {"segments": list(segments)}) for segments in SEGMENTS),
-]
-
-
-every_play = pytest.mark.parametrize(("name", "flags"), PLAYS, ids=str)
-
-
-BASES: dict[str, Callable[[str], Any]] = {
-    "epsilon": lambda kind: (
-        PNDMScheduler(
-            **SD_BETAS,
-            skip_prk_steps=True,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=kind,
-        ).config
-    ),
-    "v_prediction": lambda kind: (
-        DDIMScheduler(
-            **SD_BETAS,
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=kind,
-        ).config
-    ),
-    "sample": lambda kind: (
-        EulerDiscreteScheduler(
-            **SD_BETAS, timestep_spacing="leading", steps_offset=1, prediction_type=kind
-        ).config
-    ),
-}
-"""Scheduler configurations that published models come with."""
-
-
-def played(name: str, flags: dict[str, Any], prediction_type: str) -> tuple[Objective, Recipe, Any]:
-    """What is trained, its recipe, and the stock scheduler that the recipe makes."""
-    config = resolved(MethodConfig(objective=name, **flags))
-    facts = TeacherFacts("sd", 16, prediction_type, False, "a teacher", 16)
-    recipe = make_recipe(config, facts)
-    scheduler = make_scheduler(BASES[prediction_type](prediction_type), recipe)
-    return build_objective(config, make_schedule(prediction_type)), recipe, scheduler
-
-
-def times_of(objective: Objective, landing: float = 0.5) -> Times:
-    """Many times of the whole run."""
-    uniform = (torch.arange(4000) + 0.5) / 4000
-    parts = [
-        objective.times(uniform, torch.full_like(uniform, landing), progress)
-        for progress in (0.0, 0.3, 0.6, 0.9, 0.999)
-    ]
-    return Times(*map(torch.cat, zip(*parts, strict=True)))
+from tests.support.methods import every_type
+from tests.support.plays import ANYWHERE, BASES, PLAYS, SEGMENTS, every_play, played, times_of
+from tests.support.schedules import network, stock_ddim
 
 
 @every_play
@@ -142,7 +57,8 @@ def test_play_lands_where_training_landed(name: str, flags: dict[str, Any]) -> N
                 assert s.tolist() == [CLEAN]
             elif recipe.scheduler == "DDIMScheduler":
                 # goes on from the clean landing point, or lands where it goes on
-                assert s.tolist() == [CLEAN if METHODS[name].lands_clean else following]
+                wanted = CLEAN if METHODS[name].lands_clean else following
+                assert s.tolist() == [wanted] if name not in ANYWHERE else wanted in s
             elif following != CLEAN:
                 wanted = math.floor((1.0 - recipe.eta) * following)
                 apart = (
@@ -151,6 +67,30 @@ def test_play_lands_where_training_landed(name: str, flags: dict[str, Any]) -> N
                 assert (s - wanted).abs().min() <= apart
             else:
                 assert s.min() <= 0
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"), [(name, flags) for name, flags in PLAYS if name in ANYWHERE], ids=str
+)
+def test_what_is_played_without_noise_lands_clean_wherever_ddim_has_its_times(
+    name: str, flags: dict[str, Any]
+) -> None:
+    """Else, and with noise, `TCDScheduler` plays it, whose picture keeps 3 % of the noise."""
+    _, recipe, scheduler = played(name, flags, "epsilon")
+    grid = resolved(MethodConfig(objective=name, **flags)).num_ddim_timesteps
+    tcd, ddim = TCDScheduler(original_inference_steps=grid), stock_ddim("epsilon")
+    are_equal = []
+    for n in recipe.num_inference_steps:
+        tcd.set_timesteps(n)
+        ddim.set_timesteps(n)
+        are_equal.append(tcd.timesteps.tolist() == ddim.timesteps.tolist())
+    is_clean = recipe.eta == 0 and all(are_equal)
+    assert recipe.scheduler == ("DDIMScheduler" if is_clean else "TCDScheduler")
+    if is_clean:
+        scheduler.set_timesteps(recipe.num_inference_steps[0])
+        x, last = torch.randn(2, 4, 4, 4), scheduler.timesteps[-1]
+        step = scheduler.step(network(x, last.expand(2)), last, x)
+        assert torch.equal(step.prev_sample, step.pred_original_sample)
 
 
 @pytest.mark.parametrize(("segments", "steps"), SEGMENTS.items(), ids=str)

@@ -116,7 +116,9 @@ UNREAD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("stochastic_flow", {}, {"huber_c": 0.1}),
     ("ct", {"discretization": "fixed"}, {"first_ddim_timesteps": 500}),
     ("ct", {"discretization": "ect"}, {"first_ddim_timesteps": 5, "num_ddim_timesteps": 20}),
-    ("tcd", {"landing_steps": []}, {"landing_jitter": 0.9}),
+    ("ct", {"discretization": "refined"}, {"ect_q": 4.0, "ect_k": 1.0, "ect_b": 9.0}),
+    ("ct", {"time_distribution": "uniform"}, {"lognormal_mean": 0.5, "lognormal_std": 0.5}),
+    ("tcd", {"landing_steps": []}, {"landing_jitter": 0.9, "landing_window": 0}),
 ]
 
 
@@ -140,6 +142,10 @@ def test_what_is_refused_for_having_no_effect_has_none(
         if "solver" in unread
         else {"weighting": "min_snr"}
         if "snr_gamma" in unread
+        else {"discretization": "ect"}
+        if "ect_q" in unread
+        else {"time_distribution": "lognormal"}
+        if "lognormal_mean" in unread
         else {}
     )
     if name != "stochastic_flow" or reading:  # no other loss goes with it
@@ -167,9 +173,18 @@ FLAG_VALUES: dict[str, Any] = {
     "segments": [2, 1],
     "landing_steps": [4],
     "landing_jitter": 0.1,
+    "landing_window": 260,
     "eta": 0.1,
     "discretization": "ect",
     "first_ddim_timesteps": 5,
+    "ect_q": 4.0,
+    "ect_k": 4.0,
+    "ect_b": 4.0,
+    "ect_stages": 4,
+    "time_distribution": "lognormal",
+    "lognormal_mean": -1.0,
+    "lognormal_std": 1.4,
+    "ema_schedule": "cm",
     "tangent_mode": "jvp",
     "tangent_step": 2,
     "tangent_warmup": 0.2,

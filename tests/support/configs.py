@@ -197,8 +197,17 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "segments": {"objective": "tscd"},
     "landing_steps": {"objective": "tcd"},
     "landing_jitter": {"objective": "tcd"},
+    "landing_window": {"objective": "tcd"},
     "eta": {"objective": "tcd"},
     "discretization": {"objective": "ct"},
+    **{
+        name: {"objective": "ct", "discretization": "ect"}
+        for name in ("ect_q", "ect_k", "ect_b", "ect_stages")
+    },
+    "time_distribution": {"objective": "ct"},
+    "lognormal_mean": {"objective": "ct", "time_distribution": "lognormal"},
+    "lognormal_std": {"objective": "ct", "time_distribution": "lognormal"},
+    "ema_schedule": {"objective": "ct", "target": "ema"},
     "first_ddim_timesteps": {"objective": "ct"},
     "tangent_mode": {"objective": "scm"},
     "tangent_step": {"objective": "scm"},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 import lcm.dry_run.rehearse
 import lcm.dry_run.step_memory
 import lcm.training.loop
@@ -30,3 +32,31 @@ def test_a_step_tells_its_parts_and_what_it_saw(
     assert output.stopping and state.step == 1
     assert all(p.grad is None for p in state.student.parameters)
     assert not update(trainer, run.inputs.batches(range(1, 2))).stopping
+
+
+def test_the_averaged_target_moves_with_the_decay_of_its_progress(
+    sd_folder: Path, images: Path, tmp_path: Path
+) -> None:
+    """CM's mu(k), exp(s_0 ln(mu_0) / N(k)): of two updates on a grid of 1 step and then of 2."""
+    line = {
+        "objective": "ct",
+        "discretization": "refined",
+        "first_ddim_timesteps": 1,
+        "num_ddim_timesteps": 2,
+        "target": "ema",
+        "ema_decay": 0.25,
+        "ema_schedule": "cm",
+        "guidance_scale": None,
+        "validation_num_steps": [1],
+        "max_train_steps": 2,
+    }
+    trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", **line))
+    student, batches = trainer.state.student, trainer.run.inputs.batches(range(2))
+    ema = student.nets.ema
+    assert ema is not None
+    for decay in (0.25, 0.25 ** (2 / 3)):  # s_0 = 2 points
+        before = [average.clone() for average in ema.averages]
+        update(trainer, batches)
+        assert any(not torch.equal(p, b) for p, b in zip(student.parameters, before, strict=True))
+        for average, old, new in zip(ema.averages, before, student.parameters, strict=True):
+            torch.testing.assert_close(average, decay * old + (1 - decay) * new.detach())
