@@ -1,5 +1,5 @@
-"""metrics.jsonl: one line of numbers per logging interval, without gaps or repetitions after a
-resume.
+"""metrics.jsonl: one line of numbers per logging interval and one per validation grid, without gaps
+or repetitions after a resume.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class MetricsLog:
         with replacing(self.path) as partial:
             write_text(partial, "".join(kept))
 
-    def append(self, metrics: dict[str, float | None]) -> None:
+    def append(self, metrics: Mapping[str, Any]) -> None:
         """Writes a line; while the disk is full, lines wait here for the next one."""
         self._waiting += json.dumps(metrics) + "\n"
         size = self.path.stat().st_size
