@@ -54,7 +54,7 @@ class ValidationConfig(Section):
         "seeds of every prompt that are drawn and measured against the teacher's pictures; the "
         "first is shown",
         at_least=1,
-        at_most=64,
+        at_most=16,
         is_free=True,
     )
     validation_teacher_steps: int = flag(

@@ -70,6 +70,18 @@ class Row(NamedTuple):
     latents: list[Tensor]
 
 
+def said_to(pipe: Any, prompt: str, spec: GridSpec) -> dict[str, Any]:
+    """The arguments of a call of the pipeline that say what to draw."""
+    return prompt_arguments(
+        pipe,
+        [prompt],
+        chunks=spec.prompt_chunks,
+        clip_skip=spec.clip_skip,
+        guided=spec.guidance_scale > 1,
+    )
+
+
+@torch.no_grad()
 def draw_latents(pipe: Any, text: dict[str, Any], spec: GridSpec, num_steps: int) -> Tensor:
     """[S, C, h, w] of one prompt, whose arguments of the pipeline are `text`: every one from
     `torch.Generator("cpu").manual_seed(seed)`.
@@ -99,13 +111,7 @@ def draw_row(
     family: Family, pipe: Any, prompt: str, spec: GridSpec, asked: Callable[[], bool] = never
 ) -> Row | None:
     """One entry per entry of `num_steps`. None when `asked` to stop before the last one."""
-    text = prompt_arguments(
-        pipe,
-        [prompt],
-        chunks=spec.prompt_chunks,
-        clip_skip=spec.clip_skip,
-        guided=spec.guidance_scale > 1,
-    )
+    text = said_to(pipe, prompt, spec)
     row = Row([], [])
     for n in spec.num_steps:
         if asked():

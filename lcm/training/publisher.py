@@ -22,7 +22,15 @@ from lcm.outputs.finished import flaw_of_card, write_result_sums
 from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, REPORT_NAME, TEACHER_NAME, grid_name
 from lcm.outputs.gauges import Values, compare
 from lcm.outputs.trackers import log_picture
-from lcm.outputs.validation import GridSpec, Row, draw_grid, label_grid, latents_in
+from lcm.outputs.validation import (
+    GridSpec,
+    Row,
+    draw_grid,
+    draw_latents,
+    label_grid,
+    latents_in,
+    said_to,
+)
 from lcm.publish.card import write_card
 from lcm.publish.comfyui import workflow_files, write_workflow
 from lcm.publish.last_words import last_words
@@ -31,7 +39,7 @@ from lcm.system.disk_space import optional
 from lcm.system.image_grid import draw_images, save_png
 from lcm.system.signals import never
 from lcm.training.student import Student
-from lcm.training.teacher_pictures import TeacherPictures, teacher_guidance
+from lcm.training.teacher_pictures import TeacherPictures
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +97,7 @@ class Publisher:
         steps = self.config.validation.validation_teacher_steps
         if not steps:
             return None
-        guidance = teacher_guidance(self.recipe, self.config.adapter.w_embedding)
+        guidance = self.recipe.teacher_guidance(told=self.config.adapter.w_embedding)
         spec = dataclasses.replace(self.spec, num_steps=[steps], guidance_scale=guidance, eta=0.0)
         return TeacherPictures(self.family, spec, self.folder / TEACHER_NAME)
 
@@ -176,17 +184,33 @@ class Publisher:
             )
 
     def try_drawing(self) -> Image.Image:
-        """The first row of a grid with the live student, one picture a column, kept nowhere: for
-        its time, its memory and its errors.
+        """The first row of a grid with the live student, of so many seeds as are drawn at once,
+        kept nowhere: for its time, its memory and its errors.
         """
-        spec = dataclasses.replace(self.spec, prompts=self.prompts[:1], num_images=1)
+        spec = self.first_row
         with self.student.drawing() as unet, self.family.at_hand(self.accelerator.device):
             rows = draw_grid(self.family, self._pipe(unet), spec)
         assert rows is not None  # nothing asked it to stop
         return plain_grid(rows)
 
+    def try_latents(self) -> None:
+        """The same without decoding: what as many more seeds take."""
+        spec = self.first_row
+        with self.student.drawing() as unet, self.family.at_hand(self.accelerator.device):
+            pipe = self._pipe(unet)
+            text = said_to(pipe, spec.prompts[0], spec)
+            for n in spec.num_steps:
+                draw_latents(pipe, text, spec, n)
+
+    @property
+    def first_row(self) -> GridSpec:
+        """What is drawn to try it out."""
+        spec = self.spec
+        seeds = min(spec.num_images, spec.at_once)
+        return dataclasses.replace(spec, prompts=spec.prompts[:1], num_images=seeds)
+
     def try_teacher(self, num_steps: int) -> None:
-        """One picture of the teacher's, for the same."""
+        """One prompt in so many of the teacher's steps, for the same."""
         if self.teacher is not None:
             with self.student.teaching() as unet, self.family.at_hand(self.accelerator.device):
                 self.teacher.try_out(unet, num_steps)

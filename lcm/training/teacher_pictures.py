@@ -18,26 +18,15 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from lcm.adapter.lora import base_state
-from lcm.adapter.recipe import UNCLIPPED, Recipe
+from lcm.adapter.recipe import UNCLIPPED
 from lcm.data.precomputed.identity import add_component, add_tensors
 from lcm.models.families import Family
 from lcm.outputs.reference import read_reference, write_reference
-from lcm.outputs.validation import GridSpec, Row, draw_grid, draw_row, latents_in
+from lcm.outputs.validation import GridSpec, Row, draw_grid, draw_latents, latents_in, said_to
 from lcm.system.disk_space import optional
 from lcm.system.signals import never
 
 logger = logging.getLogger(__name__)
-
-
-def teacher_guidance(recipe: Recipe, w_embedding: bool) -> float:
-    """The guidance_scale that makes the teacher draw as the student is to: the middle of what is
-    distilled, times what the student is played with. Both are 1 where there is none.
-
-    With `w_embedding` the student is told the value, and nothing is guided when it is played.
-    """
-    low, high = recipe.trained_guidance_scale
-    played = 1.0 if w_embedding else max(1.0, recipe.guidance_scale)
-    return (low + high) / 2 * played
 
 
 def teacher_scheduler(config: Any) -> Any:
@@ -88,9 +77,13 @@ class TeacherPictures:
         return self.rows
 
     def try_out(self, unet: Any, num_steps: int) -> None:
-        """Draws one picture in so many steps, for its time, its memory and its errors."""
-        spec = dataclasses.replace(self.spec, num_steps=[num_steps], num_images=1)
-        draw_row(self.family, self.pipe(unet), spec.prompts[0], spec)
+        """Draws the first prompt in so many steps, of so many seeds as are drawn at once, for its
+        time, its memory and its errors.
+        """
+        spec, pipe = self.spec, self.pipe(unet)
+        seeds = min(spec.num_images, spec.at_once)
+        text = said_to(pipe, spec.prompts[0], spec)
+        draw_latents(pipe, text, dataclasses.replace(spec, num_images=seeds), num_steps)
 
     def _draw(
         self, unet: Any, process: tuple[int, int], asked: Callable[[], bool], key: str
