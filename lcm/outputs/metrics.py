@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lcm.outputs.folder import METRICS_NAME
+from lcm.outputs.gauges import is_of_grid
 from lcm.system.atomic import replacing, sync
 from lcm.system.disk_space import FULL
 from lcm.system.paths import write_text
@@ -67,6 +68,11 @@ def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
         ),
         key=lambda line: line["step"],
     )
+
+
+def read_updates(output_dir: Path) -> list[dict[str, Any]]:
+    """The lines of updates alone, without those of the grids."""
+    return [line for line in read_metrics(output_dir) if not is_of_grid(line)]
 
 
 class MetricsLog:

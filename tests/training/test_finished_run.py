@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -247,9 +246,7 @@ def test_a_run_interrupted_before_its_first_checkpoint_starts_again(
     shutil.copy(finished / "config.yaml", tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.1}\n{"step": 2, "lo')
     assert run(sd_folder, images, tmp_path, max_train_steps=1) == 0
-    assert [
-        json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
-    ] == [1]
+    assert [line["step"] for line in lines_of_updates(tmp_path)] == [1]
 
 
 def test_a_damaged_checkpoint_costs_the_updates_after_the_one_before(

@@ -19,7 +19,7 @@ from lcm.config.run import TrainConfig
 from lcm.data.report import JSON_NAME, PICTURE_NAME
 from lcm.outputs.folder import REPORT_NAME
 from lcm.outputs.gauges import is_of_grid
-from lcm.outputs.metrics import read_metrics
+from lcm.outputs.metrics import read_metrics, read_updates
 from lcm.publish.code import Code, Models, view_from_here
 from lcm.publish.report.curves import FAINT, WIDE, Series, chart, colour_of, smooth
 from lcm.publish.report.gauges import gauge_series, gauge_table
@@ -54,9 +54,8 @@ def write_page(
     file = config.output.weights_file if words.is_adapter else None
     view = view_from_here(str(output_dir.absolute()))
     made = Code(recipe, Models.of(config.teacher), file, validation.validation_seed, prompts[0])
-    every = read_metrics(output_dir)
-    lines = [line for line in every if not is_of_grid(line)]
-    gauges = [line for line in every if is_of_grid(line)]
+    lines = read_updates(output_dir)
+    gauges = [line for line in read_metrics(output_dir) if is_of_grid(line)]
     pictures, left_out = grids(output_dir, finished)
     examples = output_dir / PICTURE_NAME
     page = template().render(
