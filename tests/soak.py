@@ -136,6 +136,8 @@ def command(folder: Path, kind: str, output: Path, processes: int) -> list[str]:
         "checkpoints_total_limit": 2,
         "validation_steps": 4,
         "validation_num_steps": 1,
+        "validation_num_images": 2,
+        "validation_teacher_steps": 2,
         "logging_steps": 1,
     }
     data: dict[str, dict[str, Any]] = {

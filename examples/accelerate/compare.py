@@ -5,7 +5,6 @@ out/other`.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -14,13 +13,11 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from lcm.outputs.checkpoint import list_checkpoints, load_checkpoint
+from lcm.outputs.metrics import read_updates
 
 
 def losses(output: Path) -> list[float]:
-    return [
-        json.loads(line)["loss"]
-        for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    return [line["loss"] for line in read_updates(output)]
 
 
 def of_last_checkpoint(output: Path, kind: str) -> Tensor:

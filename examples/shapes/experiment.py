@@ -20,16 +20,14 @@ import yaml
 from examples.shapes.demo import HERE, distil
 from examples.shapes.evaluate import score_adapter
 from examples.shapes.render import write_dataset
+from lcm.outputs.metrics import read_updates
 
 
 def minutes_of_training(run: Path) -> float:
     """Seconds of a run by its own log, so that interruptions and the start of Python do not
     count.
     """
-    lines = [
-        json.loads(line)
-        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    lines = read_updates(run)
     steps = [line["step"] for line in lines]
     lengths = [b - a for a, b in zip([0, *steps], steps, strict=False)]
     return (

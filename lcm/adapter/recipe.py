@@ -203,6 +203,15 @@ class Recipe:
         """The number of steps to begin with: 4 where the recipe has it, else the nearest."""
         return min(self.num_inference_steps, key=lambda n: abs(n - 4))
 
+    def teacher_guidance(self, *, told: bool) -> float:
+        """The guidance_scale with which the teacher draws what the student is to: the middle of
+        what it was trained with, times what it is played with; 1 is none. A student that is `told`
+        the value is not guided when it is played.
+        """
+        trained = self.trained_guidance_scale or [1.0]
+        played = 1.0 if told else max(1.0, self.guidance_scale)
+        return sum(trained) / len(trained) * played
+
     def call_defaults(self) -> CallDefaults:
         """The steps to begin with, the guidance and the stochasticity to call a pipeline with, and
         the layers of the text encoders to leave out.

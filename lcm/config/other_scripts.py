@@ -22,7 +22,8 @@ PUBLIC_SCRIPTS = {
     "w_max": "guidance_scale_max, which is w_max + 1",
     "validation_prompt": "validation_prompts",
     "num_validation_images": (
-        "validation_prompts (one row each) and validation_num_steps (one column each)"
+        "validation_num_images, beside validation_prompts (one row each) and validation_num_steps "
+        "(one column each)"
     ),
     "enable_xformers_memory_efficient_attention": ATTENTION,
     "local_rank": "nothing: accelerate launch sets it",

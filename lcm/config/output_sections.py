@@ -49,6 +49,30 @@ class ValidationConfig(Section):
         0, "seed of every validation picture", at_least=0, at_most=LARGEST_SEED, is_free=True
     )
 
+    validation_num_images: int = flag(
+        4,
+        "seeds of every prompt that are drawn and measured against the teacher's pictures; the "
+        "first is shown",
+        at_least=1,
+        at_most=16,
+        is_free=True,
+    )
+    validation_teacher_steps: int = flag(
+        40,
+        "steps of the teacher's own pictures, drawn once, beside which the student's are shown and "
+        "measured; 0: none are",
+        at_least=0,
+        at_most=1000,
+        is_free=True,
+    )
+
+    @property
+    def num_images(self) -> int:
+        """The pictures that are drawn of a prompt in a number of steps: one where nothing is
+        measured.
+        """
+        return self.validation_num_images if self.validation_teacher_steps else 1
+
     @property
     def draws(self) -> bool:
         """Whether any picture is drawn, on the way or of the result."""

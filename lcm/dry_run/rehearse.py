@@ -18,6 +18,7 @@ from lcm.dry_run.memory_fit import TIGHT, Memory, advice
 from lcm.dry_run.preparation import Preparation, gain_of_cache, preparations
 from lcm.dry_run.saving import Besides, measure_besides
 from lcm.dry_run.step_memory import Unscheduled, attempt, measure_steps
+from lcm.outputs.folder import TEACHER_NAME
 from lcm.system.device import counts_peaks, synchronize
 from lcm.system.disk_space import free_bytes, nearest_existing, readable, shortages
 from lcm.system.memory import peak_of_process, total_memory
@@ -212,7 +213,7 @@ def log_what_follows(run: Run, state: TrainState, timing: Timing, besides: Besid
         )
     log_time(run, plan, timing.update, besides, before)
     grid = len(run.facts.prompts) * besides.row
-    output = output_need(run.config.output, plan, besides.checkpoint, besides.result, grid)
+    output = output_need(run, plan, besides.checkpoint, besides.result, grid)
     needs = [output, *(made.need for made in before if made.missing)]
     for need in needs:
         free = free_bytes(nearest_existing(need.folder))
@@ -238,6 +239,8 @@ def log_time(
     parts[f"{plan.updates} updates"] = plan.updates * update
     if plan.grids:
         parts[f"{plan.grids} grids"] = besides.drawing * ((plan.grids - 1) * together + rows)
+    if plan.grids and besides.teacher and not (run.publisher.folder / TEACHER_NAME).exists():
+        parts["the teacher's pictures"] = besides.teacher * together
     # the result is what the last checkpoint holds, which was proven with it
     saved = max(1, plan.checkpoints)
     parts[f"{plan.checkpoints} checkpoints and the result"] = besides.saving * saved

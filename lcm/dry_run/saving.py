@@ -4,6 +4,7 @@ pictures.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import tempfile
 import time
@@ -20,6 +21,8 @@ from lcm.system.memory import counting
 from lcm.training.run import Run
 from lcm.training.state import TrainState
 
+TEACHER_STEPS = 4
+"""So many steps of the teacher's are timed; all of them are like each other."""
 SAMPLE = 2**28
 """Bytes of a checkpoint that are written to know the rest."""
 Log = Callable[..., None]
@@ -29,7 +32,8 @@ Log = Callable[..., None]
 @dataclass(frozen=True)
 class Besides:
     """What is not training, on the main process: the most memory of it, by what; bytes of a
-    checkpoint, of the result, of a row of a grid; seconds of saving and of drawing a row.
+    checkpoint, of the result, of a row of a grid; seconds of saving, of drawing a row, and of the
+    row of the teacher's that is drawn once.
     """
 
     memory: dict[str, int]
@@ -38,6 +42,7 @@ class Besides:
     row: int = 0
     saving: float = 0.0
     drawing: float = 0.0
+    teacher: float = 0.0
 
 
 def measure_besides(run: Run, state: TrainState, log: Log) -> Besides:
@@ -55,28 +60,47 @@ def measure_besides(run: Run, state: TrainState, log: Log) -> Besides:
     log("result", words, name, readable(result), exporting)
     nbytes, seconds = measure_saving(state.record(run.facts.record()))
     log("result", "a checkpoint takes %s", readable(nbytes + result))
-    drawing, row = 0.0, 0
-    if run.config.validation.draws:
-        memory["drawing"], drawing, row = measure_drawing(run, log)
-    return Besides(memory, nbytes + result, result, row, exporting + seconds, drawing)
+    found = Besides(memory, nbytes + result, result, saving=exporting + seconds)
+    return measure_drawing(run, found, log) if run.config.validation.draws else found
 
 
-def measure_drawing(run: Run, log: Log) -> tuple[int, float, int]:
-    """Draws one row twice: the most memory of it, the seconds of the second, the bytes of its
-    picture.
+def measure_drawing(run: Run, found: Besides, log: Log) -> Besides:
+    """Draws one row twice: its most memory, the seconds of the second, the bytes of its picture;
+    and some steps of the teacher's, for the seconds of all of them.
     """
-    columns = ", ".join(map(str, run.config.validation.validation_num_steps))
+    publisher, validation = run.publisher, run.config.validation
+    columns = ", ".join(map(str, validation.validation_num_steps))
     log("drawing", "one prompt in %s steps", columns)
+    steps = min(TEACHER_STEPS, validation.validation_teacher_steps)
     with counting(run.machine.device) as most:
-        row = run.publisher.try_drawing()
-        memory = most()
-    start = time.perf_counter()
-    run.publisher.try_drawing()
-    drawing = time.perf_counter() - start
+        row = publisher.try_drawing()
+        if steps:
+            publisher.try_teacher(1)
+        memory = {**found.memory, "drawing": most()}
+    # pictures of a large size are drawn one by one
+    times = -(-publisher.spec.num_images // publisher.first_row.num_images)
+    drawing = seconds_of(publisher.try_drawing)
+    if times > 1:
+        drawing += (times - 1) * seconds_of(publisher.try_latents)
     log("drawing", "%.2f s", drawing)
+    teacher = 0.0
+    if steps:
+        part = seconds_of(lambda: publisher.try_teacher(steps))
+        teacher = times * part * validation.validation_teacher_steps / steps
+        words = "the teacher's pictures of one prompt, drawn once in a run, %.2f s"
+        log("drawing", words, teacher)
     picture = io.BytesIO()
     row.save(picture, format="PNG")
-    return memory, drawing, picture.tell()
+    return dataclasses.replace(
+        found, memory=memory, row=picture.tell(), drawing=drawing, teacher=teacher
+    )
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """The seconds that it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def measure_saving(state: RunState) -> tuple[int, float]:

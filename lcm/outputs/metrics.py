@@ -1,5 +1,5 @@
-"""metrics.jsonl: one line of numbers per logging interval, without gaps or repetitions after a
-resume.
+"""metrics.jsonl: one line of numbers per logging interval and one per validation grid, without gaps
+or repetitions after a resume.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lcm.outputs.folder import METRICS_NAME
+from lcm.outputs.gauges import is_of_grid
 from lcm.system.atomic import replacing, sync
 from lcm.system.disk_space import FULL
 from lcm.system.paths import write_text
@@ -68,6 +70,11 @@ def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
     )
 
 
+def read_updates(output_dir: Path) -> list[dict[str, Any]]:
+    """The lines of updates alone, without those of the grids."""
+    return [line for line in read_metrics(output_dir) if not is_of_grid(line)]
+
+
 class MetricsLog:
     """The file, open to go on after `step`: lines after it, which an interrupted run wrote, will
     come again and are dropped.
@@ -89,7 +96,7 @@ class MetricsLog:
         with replacing(self.path) as partial:
             write_text(partial, "".join(kept))
 
-    def append(self, metrics: dict[str, float | None]) -> None:
+    def append(self, metrics: Mapping[str, Any]) -> None:
         """Writes a line; while the disk is full, lines wait here for the next one."""
         self._waiting += json.dumps(metrics) + "\n"
         size = self.path.stat().st_size

@@ -98,6 +98,7 @@ class Progress:
         nor for the time left.
         """
         begin = time.perf_counter()
+        self.bar.clear()  # what is said meanwhile begins a line
         yield
         pause = time.perf_counter() - begin
         self.start += pause

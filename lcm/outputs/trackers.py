@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,14 @@ def start_trackers(
         ) from error
 
 
-def log_numbers(accelerator: Accelerator, metrics: dict[str, float | None], step: int) -> None:
-    """One line, without what is None; `step` is its place and no number of its own."""
+def log_numbers(accelerator: Accelerator, metrics: Mapping[str, Any], step: int) -> None:
+    """One line, without what is no number; `step` is its place and no number of its own."""
     with optional("a line of the trackers"):
         accelerator.log(
             {
                 name: value
                 for name, value in metrics.items()
-                if value is not None and name != "step"
+                if isinstance(value, int | float) and name != "step"
             },
             step=step,
         )

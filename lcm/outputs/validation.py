@@ -7,18 +7,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
 from PIL import Image
+from torch import Tensor
 
 from lcm.data.records import Record
 from lcm.models.families import Family
+from lcm.models.families.base import PIXELS_AT_ONCE
 from lcm.models.long_prompts import prompt_arguments
 from lcm.models.prompts import final_norm, said_already
-from lcm.system.image_grid import draw_images
+from lcm.system.image_grid import draw_labelled, fitting
 from lcm.system.signals import never
+from lcm.system.transfers import fetched
 
 
 def prompts_of(records: list[Record], count: int = 4) -> list[str]:
@@ -32,7 +35,7 @@ def prompts_of(records: list[Record], count: int = 4) -> list[str]:
 @dataclass(frozen=True)
 class GridSpec:
     """What a validation grid shows: rows are prompts, columns inference steps, every picture from
-    the same seed.
+    the same seed. With `num_images` above 1, the seeds behind it are drawn too, to be measured.
     """
 
     prompts: Sequence[str]
@@ -43,39 +46,80 @@ class GridSpec:
     eta: float = 0.0
     clip_skip: int | None = None
     prompt_chunks: int = 1
+    num_images: int = 1
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of every prompt; pictures are shown of the first."""
+        return range(self.seed, self.seed + self.num_images)
+
+    @property
+    def at_once(self) -> int:
+        """So many pictures go through the U-Net in one call, and one of a large size: drawing must
+        not need more memory than training.
+        """
+        return max(1, PIXELS_AT_ONCE // self.resolution**2)
 
 
-@torch.no_grad()
-def draw_row(
-    family: Family, pipe: Any, prompt: str, spec: GridSpec, asked: Callable[[], bool] = never
-) -> list[Image.Image] | None:
-    """One picture per entry of `num_steps`, every one from
-    `torch.Generator("cpu").manual_seed(seed)`. None when `asked` to stop before the last one.
+class Row(NamedTuple):
+    """What was drawn of a prompt: by columns, the picture of the first seed, and the latents [S, C,
+    h, w] of all, float32 on the CPU, at unit scale.
     """
-    text = prompt_arguments(
+
+    pictures: list[Image.Image]
+    latents: list[Tensor]
+
+
+def said_to(pipe: Any, prompt: str, spec: GridSpec) -> dict[str, Any]:
+    """The arguments of a call of the pipeline that say what to draw."""
+    return prompt_arguments(
         pipe,
         [prompt],
         chunks=spec.prompt_chunks,
         clip_skip=spec.clip_skip,
         guided=spec.guidance_scale > 1,
     )
-    images = []
+
+
+@torch.no_grad()
+def draw_latents(pipe: Any, text: dict[str, Any], spec: GridSpec, num_steps: int) -> Tensor:
+    """[S, C, h, w] of one prompt, whose arguments of the pipeline are `text`: every one from
+    `torch.Generator("cpu").manual_seed(seed)`.
+    """
+    parts = []
+    for start in range(0, spec.num_images, spec.at_once):
+        seeds = spec.seeds[start : start + spec.at_once]
+        with final_norm(pipe), said_already(pipe):
+            parts.append(
+                pipe(
+                    **text,
+                    num_images_per_prompt=len(seeds),
+                    num_inference_steps=num_steps,
+                    guidance_scale=spec.guidance_scale,
+                    eta=spec.eta,
+                    height=spec.resolution,
+                    width=spec.resolution,
+                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                    output_type="latent",
+                ).images
+            )
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def draw_row(
+    family: Family, pipe: Any, prompt: str, spec: GridSpec, asked: Callable[[], bool] = never
+) -> Row | None:
+    """One entry per entry of `num_steps`. None when `asked` to stop before the last one."""
+    text = said_to(pipe, prompt, spec)
+    row = Row([], [])
     for n in spec.num_steps:
         if asked():
             return None
-        with final_norm(pipe), said_already(pipe):
-            latents = pipe(
-                **text,
-                num_inference_steps=n,
-                guidance_scale=spec.guidance_scale,
-                eta=spec.eta,
-                height=spec.resolution,
-                width=spec.resolution,
-                generator=torch.Generator("cpu").manual_seed(spec.seed),
-                output_type="latent",
-            ).images
-        images += family.decode(latents)
-    return images
+        latents = draw_latents(pipe, text, spec, n)
+        row.pictures.extend(family.decode(latents[:1]))
+        row.latents.append(fetched(latents).float())
+    return row
 
 
 def draw_grid(
@@ -84,9 +128,9 @@ def draw_grid(
     spec: GridSpec,
     process: tuple[int, int] = (0, 1),
     asked: Callable[[], bool] = never,
-) -> Image.Image | None:
-    """The grid as one picture. The rows are shared out over the processes (rank, count); each
-    returns the whole, or None when one of them was `asked` to stop and left a row out.
+) -> list[Row] | None:
+    """The rows of the grid. They are shared out over the processes (rank, count); each returns
+    them all, or None when one of them was `asked` to stop and left a row out.
     """
     rank, num_processes = process
     drawn = [
@@ -97,5 +141,23 @@ def draw_grid(
     rows = sorted(gather_object(mine) if num_processes > 1 else mine, key=lambda row: row[0])
     if len(rows) < len(spec.prompts):
         return None
-    images = [image for _, row in rows for image in row]
-    return draw_images(images, len(spec.num_steps), images[0].size)
+    return [row for _, row in rows]
+
+
+def latents_in(rows: Sequence[Row], column: int) -> Tensor:
+    """[N, S, C, h, w] of one column."""
+    return torch.stack([row.latents[column] for row in rows])
+
+
+def label_grid(spec: GridSpec, rows: Sequence[Row], teacher: Sequence[Row] | None) -> Image.Image:
+    """One picture of the rows, with what they are, and the teacher's own pictures of the same seed
+    at the right, where there are any.
+    """
+    columns = [f"{n} step{'' if n == 1 else 's'}" for n in spec.num_steps]
+    images = [list(row.pictures) for row in rows]
+    if teacher is not None:
+        columns.append("teacher")
+        images = [mine + theirs.pictures[:1] for mine, theirs in zip(images, teacher, strict=True)]
+    size = fitting(images[0][0].size, len(rows), len(columns))
+    flat = [image for row in images for image in row]
+    return draw_labelled(flat, size, list(spec.prompts), columns)

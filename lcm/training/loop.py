@@ -17,10 +17,11 @@ from lcm.data.report import write_report
 from lcm.outputs.checkpoint import RunState, set_aside
 from lcm.outputs.finished import steps_of
 from lcm.outputs.folder import CARD_NAME, CONFIG_NAME
-from lcm.outputs.metrics import MetricsLog
+from lcm.outputs.gauges import Values, concerns, is_of_grid, said
+from lcm.outputs.metrics import MetricsLog, read_metrics
 from lcm.outputs.progress import Progress, Window
 from lcm.outputs.saving import Saver
-from lcm.outputs.trackers import start_trackers
+from lcm.outputs.trackers import log_numbers, start_trackers
 from lcm.system.atomic import replacing
 from lcm.system.disk_space import warn_if_short
 from lcm.system.paths import write_text
@@ -77,14 +78,14 @@ class Trainer:
         start_trackers(run.machine.accelerator, run.config.output, settings, state.step)
         logger.info("%s", summarize(run, state.student))
         if self._lacks_grid():
-            run.publisher.validate(state.step)
+            run.publisher.validate(state.step, note=self._note)
         if not self.is_done:
             with self.stop.deferred():
                 self._train()
             if self.stopping:
                 raise Stopped(signal.SIGTERM)  # another process was asked to
         if run.machine.is_main:
-            run.publisher.publish(state.step)
+            run.publisher.publish(state.step, self._note)
         run.machine.accelerator.wait_for_everyone()
 
     def open_folder(self) -> None:
@@ -154,13 +155,27 @@ class Trainer:
                 if saving:
                     self.save()
                 if self._draws_at(state.step) and not ending:
-                    self.stopping = not run.publisher.validate(state.step, self._asked)
+                    self.stopping = not run.publisher.validate(state.step, self._asked, self._note)
             if self.stopping and not saving:
                 progress.write_line(state.step, measure(run, state, output))
                 self.save()
 
     def _asked(self) -> bool:
         return self.stop.asked
+
+    def _note(self, step: int, values: Values) -> None:
+        """Logs the numbers of a grid, on the main process, before its picture is there: a grid that
+        is drawn again after a kill finds its line and adds no other.
+        """
+        logger.info("step %d against the teacher, %s", step, said(values))
+        if step and (found := concerns(values)):
+            logger.warning("step %d: %s", step, "; ".join(found))
+        lines = read_metrics(self.run.config.output.folder)
+        if self.metrics is None or any(is_of_grid(o) and o["step"] == step for o in lines):
+            return
+        self.metrics.append({"step": step, **values})
+        self.metrics.sync()
+        log_numbers(self.run.machine.accelerator, values, step)
 
     def record(self) -> RunState:
         """All that a checkpoint holds, live."""

@@ -4,10 +4,10 @@ disk.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 
-from lcm.config.output_sections import OutputConfig
 from lcm.methods import METHODS
 from lcm.outputs.checkpoint import RunState, list_checkpoints
 from lcm.outputs.saving import bytes_of_checkpoint, bytes_of_trained
@@ -78,16 +78,28 @@ def plan_of(run: Run, step: int) -> Plan:
     return Plan(last - step, checkpoints, grids, together)
 
 
-def output_need(output: OutputConfig, plan: Plan, checkpoint: int, result: int, grid: int) -> Need:
-    """What the output folder needs, from the bytes of a checkpoint, of the result and of a grid."""
+def output_need(run: Run, plan: Plan, checkpoint: int, result: int, grid: int) -> Need:
+    """What the output folder needs, from the bytes of a checkpoint, of the result and of a grid,
+    the last of which is kept twice.
+    """
+    output = run.config.output
+    pictures = (plan.grids + 1) * grid + bytes_of_teacher(run) if plan.grids else 0
     fixes = ["choose another --output_dir"]
     if plan.together > 3:
         rarer = 4 * output.checkpointing_steps
         fixes.insert(0, f"pass --checkpoints_total_limit 2 or --checkpointing_steps {rarer}")
-    nbytes = plan.together * checkpoint + result + plan.grids * grid + PAGES
+    nbytes = plan.together * checkpoint + result + pictures + PAGES
     grids = f", {plan.grids} grids" if plan.grids else ""
     what = f"{plan.together} checkpoints{grids} and the result"
     return Need(output.folder, nbytes, what, ", or ".join(fixes))
+
+
+def bytes_of_teacher(run: Run) -> int:
+    """Bytes of the latents of the teacher's own pictures."""
+    validation, shape = run.config.validation, run.family.latent_shape(run.facts.resolution)
+    if not validation.validation_teacher_steps:
+        return 0
+    return 4 * math.prod((len(run.facts.prompts), validation.num_images, *shape))
 
 
 def guess_output_need(run: Run, plan: Plan, state: RunState) -> Need:
@@ -96,7 +108,8 @@ def guess_output_need(run: Run, plan: Plan, state: RunState) -> Need:
     """
     trained = bytes_of_trained(state)
     moments = 0 if any(name.startswith("optimizer.") for name in state.tensors) else 2 * trained
-    pictures = len(run.facts.prompts) * len(run.config.validation.validation_num_steps)
+    columns = len(run.config.validation.validation_num_steps) + 1
+    pictures = len(run.facts.prompts) * columns
     grid = pictures * 3 * run.facts.resolution**2
     checkpoint = bytes_of_checkpoint(state) + moments
-    return output_need(run.config.output, plan, checkpoint, trained, grid)
+    return output_need(run, plan, checkpoint, trained, grid)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,36 @@ from lcm.config.run import TrainConfig
 from lcm.inference import make_scheduler
 from lcm.models.families import Family
 from lcm.outputs.finished import flaw_of_card, write_result_sums
-from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, REPORT_NAME, grid_name
+from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, REPORT_NAME, TEACHER_NAME, grid_name
+from lcm.outputs.gauges import Values, compare
 from lcm.outputs.trackers import log_picture
-from lcm.outputs.validation import GridSpec, draw_grid
+from lcm.outputs.validation import (
+    GridSpec,
+    Row,
+    draw_grid,
+    draw_latents,
+    label_grid,
+    latents_in,
+    said_to,
+)
 from lcm.publish.card import write_card
 from lcm.publish.comfyui import workflow_files, write_workflow
 from lcm.publish.last_words import last_words
 from lcm.publish.report import write_page
 from lcm.system.disk_space import optional
-from lcm.system.image_grid import save_png
+from lcm.system.image_grid import draw_images, save_png
 from lcm.system.signals import never
 from lcm.training.student import Student
+from lcm.training.teacher_pictures import TeacherPictures
 
 logger = logging.getLogger(__name__)
+
+Note = Callable[[int, Values], None]
+"""(step, numbers of its grid): what is done with them before the grid is kept."""
+
+
+def unnoted(step: int, values: Values) -> None:
+    """Nobody keeps the numbers."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +75,56 @@ class Publisher:
         """The file of the grid of a step."""
         return self.folder / grid_name(step)
 
-    def validate(self, step: int, asked: Callable[[], bool] = never) -> bool:
+    @property
+    def spec(self) -> GridSpec:
+        """What the grids show of the student."""
+        validation = self.config.validation
+        return GridSpec(
+            prompts=self.prompts,
+            num_steps=validation.validation_num_steps,
+            seed=validation.validation_seed,
+            resolution=self.recipe.resolution,
+            guidance_scale=self.recipe.guidance_scale,
+            eta=self.recipe.eta,
+            clip_skip=self.recipe.clip_skip,
+            prompt_chunks=self.recipe.prompt_chunks,
+            num_images=validation.num_images,
+        )
+
+    @cached_property
+    def teacher(self) -> TeacherPictures | None:
+        """What the grids are compared with; None where the teacher is not to draw."""
+        steps = self.config.validation.validation_teacher_steps
+        if not steps:
+            return None
+        guidance = self.recipe.teacher_guidance(told=self.config.adapter.w_embedding)
+        spec = dataclasses.replace(self.spec, num_steps=[steps], guidance_scale=guidance, eta=0.0)
+        return TeacherPictures(self.family, spec, self.folder / TEACHER_NAME)
+
+    def validate(self, step: int, asked: Callable[[], bool] = never, note: Note = unnoted) -> bool:
         """Draws the grid with the live student, all processes together, and keeps it as
         validation/step-<step>.png.
 
         Returns False, on all processes, when one was `asked` to stop before it had drawn its rows.
         """
+        process = self.accelerator.process_index, self.accelerator.num_processes
         with self.student.drawing() as unet:
-            grid = self._draw(
-                unet, (self.accelerator.process_index, self.accelerator.num_processes), asked=asked
-            )
-        if grid is not None and self.accelerator.is_main_process:
-            with optional(f"the grid of step {step}"):
-                save_png(grid, self.grid_path(step))
-            log_picture(self.accelerator, "validation", grid, step)
+            drawn = self._draw(unet, process, asked)
+        if drawn is not None and self.accelerator.is_main_process:
+            self._keep(step, drawn, note)
             self.report()
-        return grid is not None
+        return drawn is not None
+
+    def _keep(self, step: int, rows: Sequence[Row], note: Note) -> None:
+        """Measures and keeps the grid of a step, on the main process."""
+        spec, theirs = self.spec, None if self.teacher is None else self.teacher.rows
+        if theirs is not None:
+            student = {n: latents_in(rows, i) for i, n in enumerate(spec.num_steps)}
+            note(step, compare(student, latents_in(theirs, 0)))
+        grid = label_grid(spec, rows, theirs)
+        with optional(f"the grid of step {step}"):
+            save_png(grid, self.grid_path(step))
+        log_picture(self.accelerator, "validation", grid, step)
 
     def export(self, path: Path, step: int) -> None:
         """Writes what was trained. Raises ExportError when it does not reload as that."""
@@ -85,7 +138,7 @@ class Publisher:
         with self.student.drawing():
             self.student.result.export(path, self.recipe, training, self.family.unet.dtype)
 
-    def publish(self, step: int) -> None:
+    def publish(self, step: int, note: Note = unnoted) -> None:
         """The finished adapter, its picture drawn from the reloaded file, and its card; a whole one
         that is there stays, for it may have been edited.
         """
@@ -94,9 +147,10 @@ class Publisher:
         self.export(path, step)
         workflow = workflow_files(self.recipe, self.config, self.prompts[0])
         if self.config.validation.draws:
-            grid = self._draw(self.student.result.reload(path), (0, 1))
-            assert grid is not None  # nothing asked it to stop
-            save_png(grid, output_dir / PICTURE_NAME, chunks=workflow)
+            rows = self._draw(self.student.result.reload(path), (0, 1))
+            assert rows is not None  # nothing asked it to stop
+            self._keep(step, rows, note)
+            save_png(plain_grid(rows), output_dir / PICTURE_NAME, chunks=workflow)
         else:
             # that of a shorter run shows another result
             (output_dir / PICTURE_NAME).unlink(missing_ok=True)
@@ -130,34 +184,56 @@ class Publisher:
             )
 
     def try_drawing(self) -> Image.Image:
-        """The first row of a grid with the live student, kept nowhere: for its time, its memory and
-        its errors.
+        """The first row of a grid with the live student, of so many seeds as are drawn at once,
+        kept nowhere: for its time, its memory and its errors.
         """
-        with self.student.drawing() as unet:
-            row = self._draw(unet, (0, 1), rows=1)
-        assert row is not None  # nothing asked it to stop
-        return row
+        spec = self.first_row
+        with self.student.drawing() as unet, self.family.at_hand(self.accelerator.device):
+            rows = draw_grid(self.family, self._pipe(unet), spec)
+        assert rows is not None  # nothing asked it to stop
+        return plain_grid(rows)
+
+    def try_latents(self) -> None:
+        """The same without decoding: what as many more seeds take."""
+        spec = self.first_row
+        with self.student.drawing() as unet, self.family.at_hand(self.accelerator.device):
+            pipe = self._pipe(unet)
+            text = said_to(pipe, spec.prompts[0], spec)
+            for n in spec.num_steps:
+                draw_latents(pipe, text, spec, n)
+
+    @property
+    def first_row(self) -> GridSpec:
+        """What is drawn to try it out."""
+        spec = self.spec
+        seeds = min(spec.num_images, spec.at_once)
+        return dataclasses.replace(spec, prompts=spec.prompts[:1], num_images=seeds)
+
+    def try_teacher(self, num_steps: int) -> None:
+        """One prompt in so many of the teacher's steps, for the same."""
+        if self.teacher is not None:
+            with self.student.teaching() as unet, self.family.at_hand(self.accelerator.device):
+                self.teacher.try_out(unet, num_steps)
+
+    def _pipe(self, unet: Any) -> Any:
+        scheduler = make_scheduler(self.family.pipe.scheduler.config, self.recipe)
+        return self.family.few_step_pipe(unet, scheduler)
 
     def _draw(
-        self,
-        unet: Any,
-        process: tuple[int, int],
-        rows: int | None = None,
-        asked: Callable[[], bool] = never,
-    ) -> Image.Image | None:
-        """The grid; with `rows`, only so many of them. None when it was `asked` to stop."""
-        pipe = self.family.few_step_pipe(
-            unet, make_scheduler(self.family.pipe.scheduler.config, self.recipe)
-        )
-        spec = GridSpec(
-            prompts=self.prompts[:rows],
-            num_steps=self.config.validation.validation_num_steps,
-            seed=self.config.validation.validation_seed,
-            resolution=self.recipe.resolution,
-            guidance_scale=self.recipe.guidance_scale,
-            eta=self.recipe.eta,
-            clip_skip=self.recipe.clip_skip,
-            prompt_chunks=self.recipe.prompt_chunks,
-        )
+        self, unet: Any, process: tuple[int, int], asked: Callable[[], bool] = never
+    ) -> list[Row] | None:
+        """The rows of the grid, those of the teacher first where they are not there yet. None when
+        it was `asked` to stop.
+        """
         with self.family.at_hand(self.accelerator.device):
-            return draw_grid(self.family, pipe, spec, process, asked)
+            if self.teacher is not None:
+                with self.student.teaching() as frozen:
+                    if self.teacher.get(frozen, process, asked) is None:
+                        return None
+            return draw_grid(self.family, self._pipe(unet), self.spec, process, asked)
+
+
+def plain_grid(rows: Sequence[Row]) -> Image.Image:
+    """The student's pictures alone, edge to edge."""
+    images = [image for row in rows for image in row.pictures]
+    return draw_images(images, len(rows[0].pictures), images[0].size)

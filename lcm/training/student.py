@@ -19,7 +19,7 @@ from lcm.methods.settings import TargetSettings
 from lcm.models.ema import WeightEma
 from lcm.models.families import Family
 from lcm.models.gradient_checkpointing import checkpoint_activations
-from lcm.models.networks import Networks, make_networks
+from lcm.models.networks import Networks, adapters_disabled, make_networks
 from lcm.training.init_adapter import FirstAdapter
 from lcm.training.optimizer import make_optimizer
 from lcm.training.result import Result, kind_of
@@ -80,6 +80,20 @@ class Student:
                 yield self.unet
         finally:
             self.unet.train()
+
+    @contextmanager
+    def teaching(self) -> Iterator[Any]:
+        """The teacher's U-Net, in evaluation mode: the first one's, where there are several."""
+        if self.result.teacher_unet is not None:
+            yield self.result.teacher_unet
+            return
+        was_training = self.unet.training
+        self.unet.eval()
+        try:
+            with adapters_disabled(self.unet):
+                yield self.unet
+        finally:
+            self.unet.train(was_training)
 
     def alone(self) -> Student:
         """The same student, whose steps wait for no other process."""

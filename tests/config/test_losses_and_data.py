@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import json
 import shutil
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from tests.support.options import (
     Done,
     refused,
 )
-from tests.support.outputs import weights_at
+from tests.support.outputs import lines_of_updates, weights_at
 from tests.support.runs import encoded, trainer_of, update
 from tests.support.worlds import build_sd
 
@@ -79,9 +78,7 @@ def test_lpips_compares_decoded_pictures_and_trains(arguments: Arguments, tmp_pa
         )
         == 0
     )
-    rows = [
-        json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
-    ]
+    rows = lines_of_updates(tmp_path / "out")
     assert all(row["loss"] > 0 and row["grad_norm"] > 0 for row in rows)
     first, second = (weights_at(tmp_path / "out", step) for step in (1, 2))
     assert any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))

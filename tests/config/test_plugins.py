@@ -19,6 +19,7 @@ from lcm.config.run import TrainConfig
 from lcm.data.load import load_data
 from lcm.methods import METHODS
 from tests.support.documents import as_before
+from tests.support.outputs import lines_of_updates
 from tests.support.runs import flags
 
 MINE = """
@@ -82,7 +83,7 @@ def test_a_run_on_what_a_plugin_adds(
     line += ["--other_source", f"pngs={images}", "--method_args", "strength=2"]
     line += ["--validation_num_steps", "1"]
     assert train_lcm_lora.main(line) == 0
-    last = json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])
+    last = lines_of_updates(output)[-1]
     assert last["seen"] == 8
     said = yaml.safe_load((output / "config.yaml").read_text())
     assert (said["objective"], said["loss_type"], said["solver"]) == ("mine", "cubic", "lazy")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -20,7 +19,7 @@ from lcm.dry_run.rehearse import rehearse
 from lcm.dry_run.step_memory import measure_steps
 from lcm.system.memory import LiveMemory
 from lcm.training.plan import plan_of
-from tests.support.outputs import snapshot
+from tests.support.outputs import lines_of_updates, snapshot
 from tests.support.rehearsals import BRIEF
 from tests.support.runs import flags, run, trainer_of, update
 from tests.support.worlds import write_images
@@ -168,7 +167,7 @@ def test_the_rehearsal_tells_it_all(
     lines = [re.sub(" +", " ", line.strip()) for line in caplog.text.splitlines()]
     said = "\n".join(line.split(" ", 2)[2] for line in lines)
     assert run(sd_folder, images, tmp_path / "out", **options) == 0
-    first = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])
+    first = lines_of_updates(tmp_path / "out")[0]
     assert f"one step loss {first['loss']:.4f}, gradient norm {first['grad_norm']:.4f}" in said
     for words in (
         "time",

@@ -4,7 +4,6 @@ time that is left.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lcm.adapter.lora import lora_modules
 from lcm.methods import METHODS
 from lcm.outputs.progress import Progress, Window
 from tests.support.closed_forms import GaussianRoles, make_batch, make_objective
+from tests.support.outputs import lines_of_updates
 from tests.support.runs import flags, run, trainer_of
 from tests.support.schedules import make_schedule
 from tests.support.worlds import randomize_lora
@@ -83,10 +83,6 @@ def test_every_objective_tells_the_times_that_the_student_was_asked_at(name: str
 # --- the lines ------------------------------------------------------------------------------------
 
 
-def read_lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_a_line_is_the_mean_of_the_lines_of_its_updates(
     sd_folder: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -100,7 +96,7 @@ def test_a_line_is_the_mean_of_the_lines_of_its_updates(
     options = {**brief, "gradient_accumulation_steps": 2, "max_train_steps": 3}
     assert run(sd_folder, images, tmp_path / "each", **options) == 0
     assert run(sd_folder, images, tmp_path / "all", **options, logging_steps=9) == 0
-    each, (line,) = read_lines(tmp_path / "each"), read_lines(tmp_path / "all")
+    each, (line,) = lines_of_updates(tmp_path / "each"), lines_of_updates(tmp_path / "all")
     assert line["loss"] == pytest.approx(sum(row["loss"] for row in each) / 3, rel=1e-5)
     last = {name: each[-1][name] for name in ("step", "epoch", "grad_norm", "delta_norm", "lr")}
     assert last.items() <= line.items()

@@ -21,6 +21,7 @@ from lcm.methods import METHODS
 from lcm.outputs.folder import REPORT_NAME
 from lcm.publish.report.pictures import choose, data_uri
 from lcm.training.publisher import Publisher
+from tests.support.outputs import lines_of_grids, lines_of_updates
 from tests.support.pages import HOSTILE, line, read, write
 from tests.support.runs import flags, run, trainer_for
 
@@ -41,12 +42,12 @@ def done(sd_folder: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
 
 def test_the_page_of_a_finished_run_has_it_all(done: Path) -> None:
     page = read(done)
-    lines = [json.loads(line) for line in (done / "metrics.jsonl").read_text().splitlines()]
+    lines = lines_of_updates(done)
     assert f"Finished: {len(lines)} updates." in page.words
     large, first, second, examples = page.all("img")
     assert (
         base64.b64decode(str(large["src"]).split(",")[1])
-        == (done / "images" / "grid.png").read_bytes()
+        == (done / "validation" / "step-000004.png").read_bytes()
     )
     for picture, step in ((first, 0), (second, 2)):
         assert (
@@ -56,6 +57,9 @@ def test_the_page_of_a_finished_run_has_it_all(done: Path) -> None:
     assert "the first, the middle" in str(examples["alt"]).lower()
     titles = [str(svg["aria-label"]) for svg in page.all("svg")]
     assert [title.split()[0] for title in titles] == [
+        "diversity",
+        "contrast",
+        "colour",
         "loss",
         "loss",
         "gradient",
@@ -76,6 +80,27 @@ def test_the_page_of_a_finished_run_has_it_all(done: Path) -> None:
     ):
         assert words in page.words, words
     assert (done / REPORT_NAME).stat().st_size < 200_000
+
+
+def test_the_teachers_row_stands_beside_the_students(done: Path) -> None:
+    page, last = read(done), lines_of_grids(done)[-1]
+    assert "and the teacher, 2 steps, guidance_scale 7.5" in page.words
+    shown = [f"{last[f'{name}_2_steps']:.2f}" for name in ("diversity", "contrast", "color_shift")]
+    assert f"2 steps {' '.join(shown)} {last['latent_mean_2_steps'][0]:.2f}" in page.words
+    assert f"teacher 1 1 0 {last['latent_mean_teacher'][0]:.2f}" in page.words
+    dashed = [line for line in page.all("polyline") if "stroke-dasharray" in line]
+    assert len(dashed) == 3  # where the teacher is
+
+
+def test_numbers_that_are_missing_or_of_another_version_are_left_out(tmp_path: Path) -> None:
+    lines = [
+        {"step": 2, "latent_mean_teacher": [0.5], "latent_mean_4_steps": [None]},
+        {"step": 4, "latent_mean_teacher": None, "latent_mean_4_steps": 7, "contrast_4_steps": None}
+        | {"diversity_4_steps": "much", "new_4_steps": 1.0},
+    ]
+    page = write(tmp_path, [line(1), line(2), *lines])
+    assert "teacher 1 1 -" in page.words.replace(" 0 ", " ")
+    assert "4 steps - - -" in page.words
 
 
 def test_prompts_are_text_and_nothing_else(done: Path) -> None:

@@ -112,6 +112,8 @@ VALUES: dict[str, Any] = {
     "validation_steps": 60,
     "validation_num_steps": [1, 3],
     "validation_seed": 9,
+    "validation_num_images": 3,
+    "validation_teacher_steps": 20,
     "logging_steps": 2,
     "report_to": ["wandb", "trackio"],
     "tracker_project_name": "few.steps-1",

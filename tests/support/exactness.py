@@ -94,6 +94,8 @@ def command(folder: Path, case: Case, output: Path) -> list[str]:
         "validation_steps": 100,
         "validation_prompts": ["a", "b", "c"],
         "validation_num_steps": 1,
+        "validation_num_images": 2,
+        "validation_teacher_steps": 2,
         "train_batch_size": SAMPLES // case.processes // case.accumulation,
         "gradient_accumulation_steps": case.accumulation,
         "dataloader_num_workers": case.workers,

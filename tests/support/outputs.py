@@ -28,9 +28,7 @@ def tensors(path: Path) -> Any:
 
 
 def losses(folder: Path) -> list[float]:
-    return [
-        json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
+    return [line["loss"] for line in lines_of_updates(folder)]
 
 
 def content(path: Path) -> Any:
@@ -105,6 +103,18 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def lines_of_updates(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without those of the grids."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+def lines_of_grids(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that are of grids."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" not in line]
 
 
 def lines_but_for_the_machine(folder: Path) -> list[dict[str, Any]]:

@@ -124,6 +124,8 @@ def flags(teacher: Path, images: Path, output: Path, **changes: Any) -> list[str
         "learning_rate": 1e-2,
         "checkpointing_steps": 2,
         "validation_steps": 2,
+        "validation_num_images": 2,
+        "validation_teacher_steps": 2,
         "logging_steps": 1,
         **changes,
     }

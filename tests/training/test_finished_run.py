@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -21,7 +20,7 @@ import train_lcm_lora
 from lcm.adapter.lora import lora_modules
 from lcm.adapter.names import WEIGHTS_NAME
 from tests.support.damage import flip_bit
-from tests.support.outputs import content, differences, snapshot
+from tests.support.outputs import content, differences, lines_of_grids, lines_of_updates, snapshot
 from tests.support.runs import expect_refusal, flags, run, trainer_of
 from tests.support.worlds import write_images
 
@@ -49,12 +48,15 @@ def test_the_output_folder_holds_what_the_readme_promises(finished: Path) -> Non
         "images/grid.png",
         "validation/step-000000.png",
         "validation/step-000002.png",
+        "validation/step-000004.png",
+        "validation/teacher.safetensors",
         "checkpoint-2/state.safetensors",
         "checkpoint-4/pytorch_lora_weights.safetensors",
     } <= written
     assert any("logs/" in name and "tfevents" in name for name in written)
     assert not any(name.endswith((".pkl", ".bin", ".pt", ".part")) for name in written)
-    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    rows = lines_of_updates(finished)
+    assert [row["step"] for row in lines_of_grids(finished)] == [0, 2, 4]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(
         np.isfinite(row["loss"]) and row["grad_norm"] > 0 and row["samples_per_second"] > 0
@@ -244,9 +246,7 @@ def test_a_run_interrupted_before_its_first_checkpoint_starts_again(
     shutil.copy(finished / "config.yaml", tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.1}\n{"step": 2, "lo')
     assert run(sd_folder, images, tmp_path, max_train_steps=1) == 0
-    assert [
-        json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
-    ] == [1]
+    assert [line["step"] for line in lines_of_updates(tmp_path)] == [1]
 
 
 def test_a_damaged_checkpoint_costs_the_updates_after_the_one_before(

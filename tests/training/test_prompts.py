@@ -89,7 +89,9 @@ def test_layers_left_out_are_in_the_batch_the_recipe_and_the_grid(
     assert recipe.clip_skip == recipe.call_defaults().clip_skip == 1
     spec = GridSpec(["x"], [1], 3, 16, 1.0, clip_skip=recipe.clip_skip)
     family = load_family(str(sd_folder))
-    (row,) = draw_row(family, family.pipe, "x", spec) or []
+    drawn = draw_row(family, family.pipe, "x", spec)
+    assert drawn is not None
+    (row,) = drawn.pictures
     options: dict[str, Any] = {"height": 16, "width": 16, "num_inference_steps": 1}
     generator = torch.Generator("cpu").manual_seed(3)
     (right,) = pipe("x", guidance_scale=1.0, generator=generator, clip_skip=1, **options).images

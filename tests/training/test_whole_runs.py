@@ -177,4 +177,4 @@ def test_a_dry_run_draws_one_row_alone(
     )
     assert trainer.run.publisher.try_drawing().size == (32, 16)
     assert drawn == [(1, 4, 8, 8)] * 2
-    assert at_play == [1] * 5
+    assert at_play == [2] * 5  # both seeds at once

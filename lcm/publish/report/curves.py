@@ -17,6 +17,7 @@ COLOURS = ("#4c7ee0", "#d08c1d", "#e0566b", "#2fa98c")
 the page's text.
 """
 FAINT = 0.35
+DASHES = ' stroke-dasharray="5 4"'
 MOST_POINTS = 500
 WIDE = 30
 """Values that span more than this factor are drawn on a logarithmic axis."""
@@ -24,13 +25,14 @@ WIDE = 30
 
 @dataclass(frozen=True)
 class Series:
-    """Points (step, value) in order of their steps. `is_faint` is a background for another
-    series.
+    """Points (step, value) in order of their steps. `is_faint` is a background for another series,
+    `is_reference` what others are compared with: dashed, in the colour of text.
     """
 
     name: str
     points: Sequence[Point]
     is_faint: bool = False
+    is_reference: bool = False
 
 
 def smooth(points: Sequence[Point], reach: int) -> list[Point]:
@@ -119,9 +121,14 @@ def draw_ticks(x: Axis, y: Axis) -> str:
     return f'<g fill="currentColor" font-size="12">{across}{below}</g>'
 
 
+def colour_of(series: Series, colour: int) -> str:
+    """The colour of a series, the `colour`-th of those that have one of their own."""
+    return "currentColor" if series.is_reference else COLOURS[colour % len(COLOURS)]
+
+
 def draw_series(series: Series, colour: int, x: Axis, y: Axis) -> str:
     """A series as SVG: a curve, or a dot where it has one point. `colour` counts in COLOURS."""
-    name, opacity = COLOURS[colour % len(COLOURS)], FAINT if series.is_faint else 1
+    name, opacity = colour_of(series, colour), FAINT if series.is_faint else 1
     places = [(x.at(step), y.at(value)) for step, value in thin(series.points)]
     if len(places) == 1:
         return (
@@ -131,7 +138,7 @@ def draw_series(series: Series, colour: int, x: Axis, y: Axis) -> str:
     path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
     return (
         f'<polyline fill="none" stroke="{name}" stroke-width="1.6" opacity="{opacity}" '
-        f'points="{path}"/>'
+        f'points="{path}"{DASHES if series.is_reference else ""}/>'
     )
 
 
@@ -151,7 +158,7 @@ def chart(title: str, series: Sequence[Series]) -> Markup | None:
     curves, colour = "", 0
     for s in series:
         curves += draw_series(s, colour, x, y) if s.points else ""
-        colour += not s.is_faint
+        colour += not (s.is_faint or s.is_reference)
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, title, Markup(draw_ticks(x, y) + curves)
     )

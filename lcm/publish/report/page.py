@@ -18,10 +18,13 @@ from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
 from lcm.data.report import JSON_NAME, PICTURE_NAME
 from lcm.outputs.folder import REPORT_NAME
-from lcm.outputs.metrics import read_metrics
+from lcm.outputs.gauges import is_of_grid
+from lcm.outputs.metrics import read_metrics, read_updates
 from lcm.publish.code import Code, Models, view_from_here
-from lcm.publish.report.curves import COLOURS, FAINT, WIDE, Point, Series, chart, smooth
+from lcm.publish.report.curves import FAINT, WIDE, Series, chart, colour_of, smooth
+from lcm.publish.report.gauges import gauge_series, gauge_table
 from lcm.publish.report.pictures import data_uri, grids
+from lcm.publish.report.points import points
 from lcm.publish.usage import advice
 from lcm.publish.wording import title, wording
 from lcm.system.about import installed
@@ -51,7 +54,8 @@ def write_page(
     file = config.output.weights_file if words.is_adapter else None
     view = view_from_here(str(output_dir.absolute()))
     made = Code(recipe, Models.of(config.teacher), file, validation.validation_seed, prompts[0])
-    lines = read_metrics(output_dir)
+    lines = read_updates(output_dir)
+    gauges = [line for line in read_metrics(output_dir) if is_of_grid(line)]
     pictures, left_out = grids(output_dir, finished)
     examples = output_dir / PICTURE_NAME
     page = template().render(
@@ -62,7 +66,9 @@ def write_page(
         left_out=left_out,
         columns=", ".join(map(str, validation.validation_num_steps)),
         prompts=prompts,
-        charts=charts(lines),
+        charts=charts(lines, gauge_series(gauges)),
+        gauges=gauge_table(gauges),
+        teacher=how_the_teacher_drew(config, recipe),
         wide=WIDE,
         draws=validation.draws,
         finished=finished,
@@ -121,18 +127,18 @@ def paragraphs(text: str) -> list[str]:
 # --- curves ---------------------------------------------------------------------------------------
 
 
-def points(lines: list[dict[str, Any]], name: str) -> list[Point]:
-    """One number over the steps, without lines that lack it."""
-    return [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
-
-
-def charts(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Title, svg and legend of every curve that has a point."""
+def charts(
+    lines: list[dict[str, Any]], gauges: Sequence[tuple[str, list[Series]]] = ()
+) -> list[dict[str, Any]]:
+    """Title, svg and legend of every curve that has a point: those of the `gauges`, and of the
+    lines of updates.
+    """
     reach = len(lines) // 40
     loss, many = points(lines, "loss"), f"mean of {2 * reach + 1} lines"
     quarters = sorted({name for line in lines for name in line if name.startswith("loss_t_")})
     by_time = [Series(times_of(name), smooth(points(lines, name), reach)) for name in quarters]
     wanted: list[tuple[str, list[Series]]] = [
+        *gauges,
         (
             "loss",
             [Series("each line", loss, True), Series(many, smooth(loss, reach))]
@@ -166,9 +172,9 @@ def legend(series: list[Series]) -> list[dict[str, Any]]:
     entries, colour = [], 0
     for s in series:
         last = f"{s.points[-1][1]:.4g}" if s.points else "-"
-        look = {"colour": COLOURS[colour % len(COLOURS)], "opacity": FAINT if s.is_faint else 1}
+        look = {"colour": colour_of(s, colour), "opacity": FAINT if s.is_faint else 1}
         entries.append({"name": s.name, "last": last, **look})
-        colour += not s.is_faint
+        colour += not (s.is_faint or s.is_reference)
     return entries
 
 
@@ -218,6 +224,15 @@ def read_data(output_dir: Path) -> Pairs:
     report = json.loads(path.read_text(encoding="utf-8"))
     report.pop("left_out", None)
     return [(name.replace("_", " "), shown(value)) for name, value in report.items()]
+
+
+def how_the_teacher_drew(config: TrainConfig, recipe: Recipe) -> str | None:
+    """The teacher in the grids, in words; None where it draws nothing."""
+    steps = config.validation.validation_teacher_steps
+    if not (steps and config.validation.draws):
+        return None
+    guidance = recipe.teacher_guidance(told=config.adapter.w_embedding)
+    return f"teacher, {steps} steps, guidance_scale {guidance:g}"
 
 
 def environment(precision: str, processes: int) -> Pairs:

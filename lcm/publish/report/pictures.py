@@ -58,8 +58,8 @@ def choose(count: int, most: int) -> list[int]:
 
 
 def grids(output_dir: Path, finished: bool) -> tuple[list[Picture], int]:
-    """The grids of validation/ by step, that of the finished file at the end, and how many were
-    left out.
+    """The grids of validation/ by step, and how many were left out. When the run has `finished`,
+    the last is that of the finished file.
     """
     found = [
         (int(m[1]), path)
@@ -68,7 +68,8 @@ def grids(output_dir: Path, finished: bool) -> tuple[list[Picture], int]:
     ]
     named = [(f"step {step}", path) for step, path in sorted(found)]
     if finished and (output_dir / PICTURE_NAME).exists():
-        named.append(("the finished file, reloaded", output_dir / PICTURE_NAME))
+        step, path = named.pop() if named else ("the end", output_dir / PICTURE_NAME)
+        named.append((f"{step}: the finished file, reloaded", path))
     chosen = [named[i] for i in choose(len(named), MOST_GRIDS)]
     widths = [STRIP_WIDTH] * (len(chosen) - 1) + [LARGE_WIDTH]
     pictures = [
