@@ -32,7 +32,9 @@ def test_a_wheel_installs_imports_and_trains_elsewhere(
     top = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
     assert (site / "lcm" / "py.typed").is_file()
     assert top == {"lcm", "train_lcm_lora.py"}
-    argv = flags(sd_folder, images, tmp_path / "out", max_train_steps=1)
+    # with the grid of a user who asks for none
+    grid = dict.fromkeys(("validation_prompts", "validation_num_steps"))
+    argv = flags(sd_folder, images, tmp_path / "out", max_train_steps=1, **grid)
     program = (
         f"import sys; sys.path.insert(0, {str(site)!r}); "
         f"import lcm, lcm.pipelines, train_lcm_lora; "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcm.adapter.names import LARGEST_WEIGHT
+from lcm.diffusion.prediction_types import PREDICTION_TYPES
 from lcm.system.flags import within
 from lcm.system.words import WrongValueError, number, one_of, place
 
@@ -57,6 +58,18 @@ def add_base(parser: argparse.ArgumentParser, use: str, required: bool = False) 
         help="for a single file: a diffusers folder or hub id of the same kind of model; its "
         "weights are not read",
     )
+    parser.add_argument(
+        "--prediction_type",
+        type=one_of(*PREDICTION_TYPES),
+        choices=PREDICTION_TYPES,
+        help="what the U-Net of --base predicts; default: as the model says, epsilon of a single "
+        "file that says nothing",
+    )
+    parser.add_argument(
+        "--zero_terminal_snr",
+        action="store_true",
+        help="--base has zero terminal SNR, where a single file does not say it",
+    )
 
 
 def load_pipe(args: argparse.Namespace, dtype: torch.dtype | None = None) -> Any:
@@ -64,11 +77,14 @@ def load_pipe(args: argparse.Namespace, dtype: torch.dtype | None = None) -> Any
     import torch
 
     from lcm.models.base_model import load_base, named_by
+    from lcm.models.noise import Noise, set_noise
     from lcm.system.console import hide_loading_bars
 
     hide_loading_bars(args.base)
     with named_by(path="base"):
-        return load_base(args.base, base_config=args.base_config, dtype=dtype or torch.float32)
+        pipe = load_base(args.base, base_config=args.base_config, dtype=dtype or torch.float32)
+    set_noise(pipe, Noise(args.prediction_type, args.zero_terminal_snr))
+    return pipe
 
 
 def add_writing(parser: argparse.ArgumentParser) -> None:

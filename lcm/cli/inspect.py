@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         )
     file = AdapterFile.read(find(args.file))
     adapter = understand(file, args.alpha)
-    facts = {"file": str(file.path), **describe(adapter), **programs(adapter, file)}
+    facts = {"file": str(file.path), **describe(adapter, file.path.name), **programs(adapter, file)}
     said = lines(facts)
     if args.json:
         said = json.dumps(facts, indent=2).splitlines()
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     return 1 if adapter.problems else 0
 
 
-def describe(adapter: Adapter) -> dict[str, Any]:
-    """What the file holds, as JSON has it."""
+def describe(adapter: Adapter, name: str) -> dict[str, Any]:
+    """What the file of this name holds, as JSON has it."""
     from lcm.adapter.names import COMPONENTS
     from lcm.formats.factors import FAMILIES
 
@@ -65,6 +65,7 @@ def describe(adapter: Adapter) -> dict[str, Any]:
         "family": FAMILIES.get(width, "other") if width else "unknown: no layer reads the text",
         "text_width": width,
         "recipe": recipe_of(adapter),
+        "played_by": played_by(adapter, name),
         "identity": {
             key: value for key, value in sorted(adapter.header.items()) if key.startswith(IDENTITY)
         },
@@ -83,6 +84,22 @@ def recipe_of(adapter: Adapter) -> dict[str, Any] | None:
     if RECIPE_KEY not in adapter.header or RECIPE_KEY in adapter.unusable:
         return None
     return {**json.loads(adapter.header[RECIPE_KEY])}
+
+
+def played_by(adapter: Adapter, name: str) -> dict[str, str]:
+    """How other programs are set for the file of this name; {} without a recipe that can be
+    used.
+    """
+    from lcm.adapter.recipe import RECIPE_KEY, Recipe
+    from lcm.publish.other_programs import comfy_settings, played_by
+
+    if RECIPE_KEY in adapter.unusable or (recipe := Recipe.from_header(adapter.header)) is None:
+        return {}
+    settings = comfy_settings(recipe, w_embedding=False)
+    if settings is None:
+        return {}
+    said = (words.partition(": ") for words in played_by(recipe, settings, name))
+    return {program: how for program, _, how in said}
 
 
 def component(part: dict[str, Any]) -> dict[str, Any]:
@@ -181,6 +198,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     width = f" (text width {facts['text_width']})" if facts["text_width"] else ""
     text.append(f"  family     {facts['family']}{width}")
     text.append(f"  recipe     {recipe_line(facts['recipe'])}")
+    text += [f"  {program:<10} {how}" for program, how in facts["played_by"].items()]
     text += [f"  header     {key}: {value}" for key, value in facts["identity"].items()]
     text += ["", f"  {'program':<28} takes of the U-Net's {facts['unet_layers']} layers"]
     text += [f"  {name:<28} {taken_line(taken)}" for name, taken in facts["programs"].items()]

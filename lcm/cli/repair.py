@@ -18,7 +18,7 @@ from lcm.cli.arguments import (
     read_file,
     written,
 )
-from lcm.system.words import file_path, one_of, text
+from lcm.system.words import file_path, text
 
 if TYPE_CHECKING:
     from lcm.formats.factors import Adapter
@@ -27,7 +27,6 @@ HELP = (
     "write an adapter of any layout, mixed or half converted too, as one file that loads everywhere"
 )
 EXAMPLE = "lcm repair lora.safetensors rescued/ --objective lcm --base someone/sd15"
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,12 +47,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--objective",
         type=text,
         help="the method that the adapter was trained with, e.g. lcm; writes its standard recipe",
-    )
-    parser.add_argument(
-        "--prediction_type",
-        type=one_of(*PREDICTIONS),
-        choices=PREDICTIONS,
-        help="of the recipe; default: that of --base, or epsilon",
     )
 
 
@@ -107,6 +100,8 @@ def recipe(args: argparse.Namespace, adapter: Adapter, pipe: Any) -> Recipe:
     facts = facts_of(adapter.text_width, args) if pipe is None else TeacherFacts.of(pipe, args.base)
     if args.prediction_type:
         facts = replace(facts, prediction_type=args.prediction_type)
+    if args.zero_terminal_snr:
+        facts = replace(facts, zero_terminal_snr=True)
     return make_recipe(config, facts)
 
 

@@ -64,8 +64,9 @@ KOHYA = {
     "in_json": "train_data_dir, whose metadata.jsonl has the captions",
     "vae": "pretrained_vae_model_name_or_path",
     "v2": IS_READ,
-    "v_parameterization": IS_READ,
-    "zero_terminal_snr": IS_READ,
+    "v_parameterization": (
+        "nothing where the model says it itself, else prediction_type v_prediction"
+    ),
     "xformers": ATTENTION,
     "sdpa": ATTENTION,
     "mem_eff_attn": ATTENTION,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lcm.adapter.names import LORA_TARGETS
+from lcm.diffusion.prediction_types import PREDICTION_TYPES
 from lcm.system.flags import Section, flag
 from lcm.system.words import LARGEST_SEED, NO, YES
 
@@ -46,6 +47,17 @@ class TeacherConfig(Section):
         "for a single file: a diffusers folder or hub id of the same kind of model; its weights "
         "are not read",
         is_place=True,
+    )
+    prediction_type: str | None = flag(
+        None,
+        "what the teacher's U-Net predicts, of a single file that does not say it of itself",
+        choices=PREDICTION_TYPES,
+        unset="as the model says; epsilon of a file that says nothing",
+    )
+    zero_terminal_snr: bool = flag(
+        False,
+        "the teacher was trained with zero terminal SNR, as most v_prediction models of SDXL were "
+        "and not every file says of itself",
     )
     pretrained_vae_model_name_or_path: str | None = flag(
         None,

@@ -128,8 +128,10 @@ def check_compatible(pipe: Any, recipe: Recipe, scheduler_config: Any) -> None:
     if prediction_type != recipe.prediction_type:
         raise ValueError(
             f"the adapter was trained on a {recipe.prediction_type} teacher, this pipeline's "
-            f"scheduler says {prediction_type}; use a base model of the adapter's prediction type, "
-            "or correct the scheduler's prediction_type if it is wrong"
+            f"scheduler says {prediction_type}; use a base model of the adapter's prediction type. "
+            "If this one is of it, a single file that does not say so: call "
+            f"pipe.scheduler.register_to_config(prediction_type={recipe.prediction_type!r}) first, "
+            f"or pass --prediction_type {recipe.prediction_type}"
         )
     if prediction_type == "epsilon" and scheduler_config.get("rescale_betas_zero_snr", False):
         raise ValueError(

@@ -21,6 +21,7 @@ from lcm.libraries.diffusers import in_dtype
 from lcm.libraries.transformers import parts_of_folder
 from lcm.models.hub_folder import CONFIG_FILES, VAE_FILES, download, fetch
 from lcm.models.model_index import INDEX_NAME, NOTHING, REQUIRED, read_index
+from lcm.models.noise import Noise, set_noise
 from lcm.models.single_file import (
     NOT_LOADED,
     ORIGINAL_LAYOUTS,
@@ -194,12 +195,12 @@ def load_base(
     `path` is a diffusers folder, a hub id, or a .safetensors file in the original layout (of
     ComfyUI, A1111 and most community models). A file holds weights alone: `base_config`, a
     diffusers folder (with or without weights) or hub id of the same kind of model, says the rest:
-    architecture, tokenizer, scheduler with its prediction type. Without it diffusers takes that
-    from the hub. `pipeline_class`, for image-to-image for instance, stands in for the text-to-image
-    class. `leave_out` are the components of a folder that are not wanted; of a single file none of
-    `NOT_LOADED` is there. Only safetensors are read, and nothing is imported because a file names
-    it. Raises FileNotFoundError or ValueError naming the argument and
-    what is missing.
+    architecture, tokenizer, scheduler. Without it diffusers takes that from the hub. A file that
+    says of itself that it predicts v is taken at its word. `pipeline_class`, for image-to-image
+    for instance, stands in for the text-to-image class. `leave_out` are the components of a folder
+    that are not wanted; of a single file none of `NOT_LOADED` is there. Only safetensors are read,
+    and nothing is imported because a file names it. Raises FileNotFoundError or ValueError naming
+    the argument and what is missing.
     """
     path, base_config = str(path), None if base_config is None else str(base_config)
     check_arguments(path, base_config, revision, variant)
@@ -217,6 +218,7 @@ def load_base(
         vae = load_vae(vae_path, dtype)
         stock = pipeline_class or getattr(diffusers, class_name)
         pipe = load_file(path, stock, base_config, config, dtype, vae)
+        set_noise(pipe, Noise.said_by(Path(path)))
     else:
         folder = Path(path)
         if not folder.is_dir():

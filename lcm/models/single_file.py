@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from diffusers.loaders.single_file_utils import (
 )
 from transformers import CLIPTextModel
 
-from lcm.adapter.files import opened, read_header, refuse_pickle, tensor_names
+from lcm.adapter.files import opened, refuse_pickle, tensor_names
 from lcm.adapter.names import PICKLED
 from lcm.libraries.diffusers import in_dtype
 from lcm.libraries.transformers import tokenizers_of_folder
@@ -39,6 +38,10 @@ ORIGINAL_LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
 """Pipeline class -> its parts in a single file, by the beginnings of their tensors' names. The
 first tells the classes apart.
 """
+
+
+EDM_MARKS = ("edm_vpred.sigma_max", "edm_mean")
+"""Tensors of models whose noise levels are not those of timesteps."""
 
 
 NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -69,6 +72,11 @@ def check_file(path: Path, vae_replaced: bool) -> str:
         raise ValueError(
             f"path: {path} is an adapter (LoRA), not a base model; pass the model that it was made "
             "for"
+        )
+    if edm := next((name for name in EDM_MARKS if name in names), None):
+        raise ValueError(
+            f"path: {path} has the tensor {edm} of a model with continuous noise levels (EDM), as "
+            "CosXL and Playground v2.5 are; use a model with discrete timesteps"
         )
     # the text encoder tells the kinds apart: their U-Nets have the same names
     found = [
@@ -148,27 +156,7 @@ def load_file(
             f"base_config: the U-Net in {path} has {theirs} tensors, that of "
             f"{base_config or 'its kind'} {ours}; pass the configuration of its own kind of model"
         )
-    check_prediction(pipe.scheduler.config, path, names)
     if "vae" not in components:
         # as of a folder: caches say what they were made with
         pipe.vae.register_to_config(_name_or_path=path)
     return pipe
-
-
-def check_prediction(scheduler: Mapping[str, Any], path: str, names: list[str]) -> None:
-    """Raises ValueError where a file that says that it is a v-model gets the configuration of
-    another: it would draw noise.
-    """
-    is_v = "v_pred" in names or read_header(Path(path)).get(
-        "modelspec.prediction_type", ""
-    ).startswith("v")
-    facts = {"prediction_type": "v_prediction"} if is_v else {}
-    for name, value in (
-        facts | ({"rescale_betas_zero_snr": True} if "ztsnr" in names else {})
-    ).items():
-        if scheduler.get(name) != value:
-            raise ValueError(
-                f"base_config: {path} says of itself {name} {value}, the scheduler of the "
-                f"configuration {scheduler.get(name)}; pass a base_config whose "
-                f"scheduler/scheduler_config.json has {name} {value}"
-            )

@@ -223,9 +223,11 @@ if not hasattr(pipe.text_encoder, "text_model"):
     def snippet(self, view: View) -> str:
         """Python code that draws one picture with stock diffusers."""
         recipe = self.recipe
+        config = recipe.scheduler_config
+        if recipe.prediction_type != "epsilon":  # which stock diffusers assumes of a single file
+            config = {**config, "prediction_type": recipe.prediction_type}
         overrides = "".join(
-            f"    {name}={literal(value)},\n"
-            for name, value in sorted(recipe.scheduler_config.items())
+            f"    {name}={literal(value)},\n" for name, value in sorted(config.items())
         )
         return f"""import torch
 from diffusers import {self.imports()}
@@ -253,11 +255,14 @@ image.save("image.png")"""
 
     def attaching(self, view: View) -> str:
         """Python code that draws one picture with `lcm.attach`."""
+        kind, says = self.recipe.prediction_type, ""
+        if self.models.is_file and kind != "epsilon":
+            says = f"pipe.scheduler.register_to_config(prediction_type={literal(kind)})\n"
         return f"""import lcm
 from diffusers import {PIPELINES[self.recipe.family]}
 
 pipe = {self.teacher_call(view)}
-recipe = lcm.attach(pipe, {self.adapters(view)})
+{says}recipe = lcm.attach(pipe, {self.adapters(view)})
 image = pipe(
     {literal(self.prompt)},
     {self.call_options()}

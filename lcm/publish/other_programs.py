@@ -43,7 +43,10 @@ class ComfySettings:
     sampling: str | None
     zsnr: bool
     limits: tuple[str, ...]
-    scheduler: str = "sgm_uniform"
+    scheduler: str = "simple"
+    """Its noise levels are those of whole timesteps, and the pictures those of diffusers:
+    `sgm_uniform` has levels between them.
+    """
     clip_layer: int | None = None
     """What CLIPSetLastLayer is set to, None without one."""
 
@@ -157,8 +160,17 @@ def other_tools(recipe: Recipe, file: str | None, w_embedding: bool) -> str:
     settings = comfy_settings(recipe, w_embedding)
     if settings is None:
         return "ComfyUI and A1111 cannot tell a U-Net its guidance scale: use diffusers."
-    words = f"{comfy_words(recipe, settings, file)}\n\n{a1111_words(recipe, settings, file)}"
-    return f"{words}{about_chunks(recipe)}"
+    workflow = (
+        f"`{WORKFLOW_NAME}` has all of it, and so has a picture of the run: drop either on "
+        "ComfyUI's window, and choose your checkpoint."
+    )
+    comfy, a1111 = played_by(recipe, settings, file)
+    return f"{comfy} {workflow}\n\n{a1111}{about_chunks(recipe)}"
+
+
+def played_by(recipe: Recipe, settings: ComfySettings, file: str | None) -> tuple[str, str]:
+    """How ComfyUI and A1111 are set, a paragraph each."""
+    return comfy_words(recipe, settings, file), a1111_words(recipe, settings, file)
 
 
 def comfy_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> str:
@@ -178,8 +190,6 @@ def comfy_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> st
             *(style_words(recipe) if file else []),
             *clip_words(settings),
             *settings.limits,
-            f"`{WORKFLOW_NAME}` has all of it, and so has a picture of the run: drop either on "
-            "ComfyUI's window, and choose your checkpoint.",
         ]
     )
 

@@ -30,6 +30,7 @@ from lcm.methods.config import MethodConfig
 from lcm.models.families import Family
 from lcm.system.signals import outlive_signals
 from lcm.training.launch import Machine
+from lcm.training.prediction import check_predictions
 from lcm.training.teachers import load_teachers
 from lcm.training.workspace import Workspace
 
@@ -114,6 +115,7 @@ def load_inputs(
             # gradients pass through it: they would underflow in half precision
             family.pipe.vae.float()
         family.pipe.to(machine.device)
+    machine.team.together(lambda: check_predictions(config.teacher, families))
     if opened is None:
         return families, load_encoding(config, workspace, families[0])
     return families, load_data(config.data, machine.team, workspace.cache, opened)

@@ -31,10 +31,12 @@ def summarize(run: Run, student: Student) -> str:
     each, optimizer = (10, "8-bit AdamW") if config.optimizer.use_8bit_adam else (16, "AdamW")
     extra = len(config.teacher.extra_teachers)
     teachers = f"mixture of {1 + extra} teachers" if extra else "teacher"
+    predicts = family.schedule.prediction_type
+    predicts += ", zero terminal SNR" if family.zero_terminal_snr else ""
     objective = config.method.objective
     experimental = " (experimental)" if METHODS[objective].experimental else ""
     return (
-        f"{family.name} {teachers}, {family.schedule.prediction_type}; U-Net {frozen / 1e6:.1f} M "
+        f"{family.name} {teachers}, {predicts}; U-Net {frozen / 1e6:.1f} M "
         f"parameters frozen in {str(family.unet.dtype).removeprefix('torch.')}, "
         f"{trained / 1e6:.2f} M trained (with gradients and {optimizer} "
         f"{readable(trained * each)}); {samples} samples, {facts.samples_per_step} an update, "

@@ -15,6 +15,7 @@ from lcm.adapter.full_unet import architecture
 from lcm.adapter.lora import adaptable, base_state, swapped
 from lcm.config.sections import TeacherConfig
 from lcm.models.families import Family, load_family
+from lcm.models.noise import Noise
 from lcm.models.single_file import is_single_file
 from lcm.models.styles import Style, fold_styles, identity_of_styles
 from lcm.system.processes import Team
@@ -119,10 +120,16 @@ def load_teachers(config: TeacherConfig, dtype: torch.dtype) -> list[Family]:
         revision=config.teacher_revision,
         variant=config.variant,
         vae_path=config.pretrained_vae_model_name_or_path,
-        clip_skip=config.clip_skip,
+        **of_all(config),
     )
     fold_styles(first.pipe, styles_of(config))
     return [first, *(load_extra(config, path, first) for path in config.extra_teachers)]
+
+
+def of_all(config: TeacherConfig) -> dict[str, Any]:
+    """The options of `load_family` that are flags for every teacher."""
+    noise = Noise(config.prediction_type, config.zero_terminal_snr)
+    return {"noise": noise, "clip_skip": config.clip_skip}
 
 
 def load_extra(config: TeacherConfig, path: str, first: Family) -> Family:
@@ -130,7 +137,7 @@ def load_extra(config: TeacherConfig, path: str, first: Family) -> Family:
     base_config = config.base_config if is_single_file(path) else None
     try:
         family = load_family(
-            path, base_config=base_config, dtype=first.unet.dtype, clip_skip=config.clip_skip
+            path, base_config=base_config, dtype=first.unet.dtype, **of_all(config)
         )
         fold_styles(family.pipe, styles_of(config))
     except (ValueError, OSError) as error:

@@ -135,7 +135,13 @@ def test_a_build_of_the_cache_that_has_no_room_warns_once(
             [
                 "cache",
                 "build",
-                *flags(sd_folder, images, tmp_path / "out", latent_cache_dir=tmp_path / "cache"),
+                *flags(
+                    sd_folder,
+                    images,
+                    tmp_path / "out",
+                    latent_cache_dir=tmp_path / "cache",
+                    validation_prompts=None,
+                ),
             ]
         )
         == 0

@@ -119,30 +119,6 @@ def test_arguments_without_a_meaning_are_refused(world: Path) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("marks", "header", "fact"),
-    [
-        ({"v_pred": torch.tensor([])}, {}, "prediction_type v_prediction"),
-        ({}, {"modelspec.prediction_type": "v"}, "prediction_type v_prediction"),
-        (
-            {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])},
-            {},
-            "prediction_type v_prediction",
-        ),
-        ({"ztsnr": torch.tensor([])}, {}, "rescale_betas_zero_snr True"),
-    ],
-)
-def test_a_v_model_is_not_taken_for_another(
-    world: Path, tmp_path: Path, marks: dict[str, torch.Tensor], header: dict[str, str], fact: str
-) -> None:
-    single = write_single_file(build_sd(), tmp_path / "m.safetensors", header=header, **marks)
-    refuse(f"^base_config: .*says of itself {fact}", single, base_config=world / "sd")
-    assert (
-        load_base(single, base_config=world / "v-config").scheduler.config.prediction_type
-        == "v_prediction"
-    )
-
-
 def test_a_teacher_is_refused_by_the_name_of_its_flag(world: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"^pretrained_teacher_model: there is no file"):
         load_family("nowhere.safetensors")

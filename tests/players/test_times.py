@@ -23,7 +23,7 @@ from tests.support import ROOT
 CLOSE = 1.01
 """diffusers rounds times to whole ones, and programs to the nearest noise level."""
 SOLVER_STEP = 20
-"""Between the times of ComfyUI's `lcm` and A1111's LCM."""
+"""Between the times of A1111's LCM, and of ComfyUI's behind the node with `lcm`."""
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -108,8 +108,8 @@ def test_what_is_advised_visits_the_times_of_the_recipe(
             "A1111": a1111.times(steps, sampler),
         }
         for program, times in played.items():
-            rounded = settings.sampling == "lcm" and steps == 5
-            if rounded:  # their evenly spaced times fall on the other of two solver steps
+            rounded = program == "A1111" and sampler == "LCM" and steps == 5
+            if rounded:  # its evenly spaced times fall on the other of two solver steps
                 assert not {(time + 1) % SOLVER_STEP for time in times} - {0}
             differences = [abs(a - b) for a, b in zip(times, meant, strict=True)]
             off[program] = max(off[program], *differences) if not rounded else off[program]
@@ -153,7 +153,7 @@ def test_pages_name_the_node_for_epsilon_alone(page: str) -> None:
     prompt = json.loads(workflow_files(recipes("epsilon")["lcm"], config, "a")["prompt"])
     nodes = {node["class_type"]: node["inputs"] for node in prompt.values()}
     sampler, node = nodes["KSampler"], nodes["ModelSamplingDiscrete"]
-    assert (sampler["sampler_name"], sampler["scheduler"]) == ("lcm", "sgm_uniform")
+    assert (sampler["sampler_name"], sampler["scheduler"]) == ("lcm", "simple")
     assert (node["sampling"], node["zsnr"], sampler["cfg"]) == ("lcm", False, 1.0)
-    assert "sampler `lcm`, scheduler `sgm_uniform`, cfg 1" in text
+    assert "sampler `lcm`, scheduler `simple`, cfg 1" in text
     assert re.search(r"ModelSamplingDiscrete\"? with `lcm`.{0,80}epsilon", text)

@@ -196,7 +196,7 @@ def test_the_limits_are_those_of_what_was_trained(case: str) -> None:
 
 
 TOOLS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
-    "lcm": ({}, {}, ["sampler `lcm`", "`sgm_uniform`", "4 steps, cfg 1.", "sampler LCM", "CFG 1."]),
+    "lcm": ({}, {}, ["sampler `lcm`", "`simple`", "4 steps, cfg 1.", "sampler LCM", "CFG 1."]),
     "grid": (
         {},
         {"num_ddim_timesteps": 20},

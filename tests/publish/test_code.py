@@ -17,7 +17,7 @@ from lcm.adapter.full_unet import export_unet
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.config.run import TrainConfig
 from lcm.publish.card import Card, make_card
-from tests.support.adapters import make_recipe
+from tests.support.adapters import make_recipe, write_adapter
 from tests.support.single_file import BUILDERS, write_single_file
 from tests.support.worlds import build_unet
 
@@ -71,7 +71,9 @@ def place(
     return place
 
 
-def card_of(flags: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch) -> Card:
+def card_of(
+    flags: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch, **of_recipe: Any
+) -> Card:
     """The card that a run with these flags writes, from where it was started."""
 
     def there(value: Any) -> Any:
@@ -82,12 +84,12 @@ def card_of(flags: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch)
     values = {name: there(value) for name, value in flags.items()}
     monkeypatch.setenv("HOME", str(place))
     monkeypatch.chdir(place / values.pop("from", "."))
-    result = "whole" if "full_finetune" in values else "out"
+    result = values.pop("result", "whole" if "full_finetune" in values else "out")
     named = {} if "full_finetune" in values else {"output_name": "mine"}
     config = TrainConfig.of(
         **{"train_data_dir": "x", "output_dir": str(place / "runs" / result), **named, **values}
     )
-    return make_card(make_recipe(), config, config.flat(), [f'a "star" {ODD}'])
+    return make_card(make_recipe(**of_recipe), config, config.flat(), [f'a "star" {ODD}'])
 
 
 @contextmanager
@@ -137,6 +139,25 @@ def test_the_code_of_a_card_runs_from_any_folder(
             assert isinstance(names["image"], Image.Image)
             Path("image.png").unlink(missing_ok=True)
         assert len(names["pipe"].get_active_adapters()) == adapters
+
+
+def test_the_code_for_a_v_model_in_one_file_says_what_stock_diffusers_does_not_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own configuration is that of an epsilon model, and a picture would be noise."""
+    config = {**make_recipe().scheduler_config, "rescale_betas_zero_snr": True}
+    v = {"prediction_type": "v_prediction", "zero_terminal_snr": True, "scheduler_config": config}
+    folder = write_adapter(place / "runs" / "v", BUILDERS["sd"], make_recipe(**v))
+    (folder / WEIGHTS_NAME).rename(folder / "mine.safetensors")
+    card = card_of({**KINDS["one file"], "result": "v"}, place, monkeypatch, **v)
+    stock, *others = python(card.render_here())
+    for block in (stock, next(block for block in others if "lcm.attach" in block)):
+        once = block.replace("num_inference_steps=4", "num_inference_steps=1")
+        with inside(folder, monkeypatch):
+            names: dict[str, Any] = {}
+            exec(compile(once, "README.md", "exec"), names)
+        played = names["pipe"].scheduler.config
+        assert (played.prediction_type, played.rescale_betas_zero_snr) == ("v_prediction", True)
 
 
 def test_code_for_others_names_what_they_know(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

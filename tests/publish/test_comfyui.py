@@ -68,7 +68,7 @@ and comfy_extras/nodes_model_advanced.py, version 0.3.64.
 """
 CHOICES = {
     "sampler_name": {"lcm", "ddim", "euler"},
-    "scheduler": {"sgm_uniform"},
+    "scheduler": {"simple"},
     "sampling": {"eps", "v_prediction", "lcm", "x0", "img_to_img"},
     "weight_dtype": {"default"},
 }

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import torch
 
 from lcm.data.precomputed.store import Store
 from tests.support import ROOT
 from tests.support.outputs import losses
-from tests.support.runs import ENVIRONMENT, PIPES, flags, fork
+from tests.support.runs import ENVIRONMENT, PIPES, flags, fork, run
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 SCRIPT = str(ROOT / "train_lcm_lora.py")
@@ -54,7 +55,7 @@ def launch(
 
 
 def test_two_processes_make_the_trajectories_that_are_missing(
-    sd_folder: Path, images: Path, tmp_path: Path
+    sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "prompts").write_text("a red star\na blue ring\n")
     options: dict[str, Any] = {
@@ -71,9 +72,8 @@ def test_two_processes_make_the_trajectories_that_are_missing(
         },
         **{"max_train_steps": 1, "train_batch_size": 8},
     }
-    one = fork(1, sd_folder, images, tmp_path / "one", **options)
-    assert one.returncode == 0, one.stderr
-    assert "0 found, 200 to make" in one.stderr
+    assert run(sd_folder, images, tmp_path / "one", **options) == 0
+    assert "0 found, 200 to make" in capsys.readouterr().err
     (folder,) = (tmp_path / "kept").iterdir()
     made = Store(folder)
     rows = {key: made[key] for key in map(str, range(200))}
@@ -132,7 +132,7 @@ def test_one_of_two_processes_is_asked_to_stop_and_both_go_on(
     assert len(losses(output)) == step
     assert f"stopped by SIGTERM: {folder} is saved; the same command goes on from it" in said
     assert "Error" not in said.split("stopped by SIGTERM")[0]
-    resumed = launch(2, sd_folder, images, output, **options)
+    resumed = fork(2, sd_folder, images, output, **options)
     assert resumed.returncode == 0, resumed.stderr
     assert len(losses(output)) == 12
 

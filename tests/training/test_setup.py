@@ -147,6 +147,7 @@ def test_facts_fill_in_what_the_flags_leave_open(
     sd_folder: Path, images: Path, tmp_path: Path, processes: int, updates: int
 ) -> None:
     options: dict[str, Any] = {"num_train_epochs": 3, "gradient_accumulation_steps": 2}
+    options["validation_prompts"] = None
     config = parse_config(flags(sd_folder, images, tmp_path, resolution=None, **options))
     machine = make_machine(config.loop, config.output, config.optimizer)
     families, loaded = load_inputs(config, machine, workspace_of(config))

@@ -36,6 +36,7 @@ def test_stock_diffusers_draws_the_grid_from_the_file(
             images,
             tmp_path,
             validation_prompts=prompts,
+            validation_num_steps=[1, 2, 4, 8],
             lora_alpha=6,
             num_ddim_timesteps=40,
         )

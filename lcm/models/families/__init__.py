@@ -12,6 +12,7 @@ from lcm.models.base_model import load_base, named_by
 from lcm.models.families.base import Family
 from lcm.models.families.sd import StableDiffusion
 from lcm.models.families.sdxl import StableDiffusionXL
+from lcm.models.noise import Noise, set_noise
 
 FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusion,
@@ -78,10 +79,12 @@ def load_family(
     revision: str | None = None,
     variant: str | None = None,
     vae_path: str | None = None,
+    noise: Noise | None = None,
     clip_skip: int | None = None,
 ) -> Family:
     """Loads a teacher as `load_base` does, all components in `dtype` (a VAE that asks for it stays
-    in float32). `clip_skip` is the number of layers of the text encoders that are left out.
+    in float32). `noise` is what the user says of it, `clip_skip` the number of layers of the text
+    encoders that are left out.
 
     Raises FileNotFoundError or ValueError that name what is missing, and ValueError for a
     checkpoint that cannot be distilled.
@@ -99,6 +102,7 @@ def load_family(
             variant=variant,
             vae_path=vae_path,
         )
+    set_noise(pipe, noise or Noise())
     # all of these would train for a night and draw noise
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
         raise ValueError(
