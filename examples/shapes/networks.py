@@ -1,4 +1,4 @@
-"""The networks of a teacher and its noise schedule: Stable Diffusion's, at a size for one CPU core."""
+"""The networks of a teacher and its noise schedule: Stable Diffusion's, of a size for a laptop."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def train(args: argparse.Namespace, tokenizer: CLIPTokenizer, vae: AutoencoderKL
                 f"step {step + 1}: loss {mean_loss:.4f}, {time.perf_counter() - start:.0f} s",
                 flush=True,
             )
-        if (step + 1) % 500 == 0 or step + 1 == args.num_steps:
+        if (step + 1) % 250 == 0 or step + 1 == args.num_steps:
             args.state.parent.mkdir(parents=True, exist_ok=True)
             partial = args.state.with_suffix(".part")
             state = {
