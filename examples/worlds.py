@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-NAMES = ("shapes",)
+NAMES = ("shapes", "patterns")
 """Folders of examples/ whose `render` module has a `WORLD`."""
 Attributes = tuple[str, ...]
 Style = Callable[[Any], np.ndarray]
