@@ -1,9 +1,10 @@
 """Scores a teacher, or a teacher with an adapter, by the judge and by its distance to the teacher's
 own pictures.
 
-python -m examples.shapes.evaluate --teacher examples/shapes/teacher --guidance_scales 3 4 5 python
--m examples.shapes.evaluate --teacher examples/shapes/teacher --adapter out/shapes --num_steps 1 2 4
-8
+    python -m examples.shapes.evaluate --teacher examples/shapes/teacher --guidance_scales 3 4 5
+    python -m examples.shapes.evaluate --teacher examples/shapes/teacher --adapter out/shapes
+
+`--world patterns` is for a teacher of that world.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -26,7 +26,8 @@ from torch import Tensor
 
 import lcm
 from examples.shapes.judge import Judge
-from examples.shapes.render import CAPTIONS
+from examples.shapes.render import WORLD
+from examples.worlds import World, add_world_flag, load_world
 from lcm.models import load_base
 from lcm.system.console import hide_loading_bars
 
@@ -50,9 +51,10 @@ def load_pipe(teacher: Path) -> Any:
     return pipe
 
 
-def prompts_and_seeds(num_images: int) -> tuple[list[str], list[int]]:
+def prompts_and_seeds(num_images: int, world: World = WORLD) -> tuple[list[str], list[int]]:
     """The captions in turn, every picture with a seed of its own."""
-    return [CAPTIONS[i % len(CAPTIONS)] for i in range(num_images)], list(range(num_images))
+    captions = world.captions
+    return [captions[i % len(captions)] for i in range(num_images)], list(range(num_images))
 
 
 @torch.no_grad()
@@ -88,7 +90,11 @@ def generate(
 
 
 def teacher_endpoints(
-    teacher: Path, num_images: int, guidance_scale: float, cache_dir: Path = Path("out/endpoints")
+    teacher: Path,
+    num_images: int,
+    guidance_scale: float,
+    cache_dir: Path = Path("out/endpoints"),
+    world: World = WORLD,
 ) -> Tensor:
     """What the teacher draws in 40 steps for `prompts_and_seeds`, [N, 4, 8, 8]; minutes of work, so
     it is kept on disk.
@@ -99,7 +105,8 @@ def teacher_endpoints(
     ).hexdigest()[:12]
     path = cache_dir / f"{weights}-{num_images}-{guidance_scale:g}.safetensors"
     if not path.exists():
-        latents = generate(pipe, *prompts_and_seeds(num_images), TEACHER_STEPS, guidance_scale)
+        prompts, seeds = prompts_and_seeds(num_images, world)
+        latents = generate(pipe, prompts, seeds, TEACHER_STEPS, guidance_scale)
         cache_dir.mkdir(parents=True, exist_ok=True)
         # others may want the same file; complete or not at all
         partial = path.with_suffix(f".{os.getpid()}")
@@ -139,38 +146,41 @@ def endpoint_nmse(student: Tensor, teacher: Tensor, other_seed: Tensor) -> float
     return float((student - teacher).square().mean() / (teacher - other_seed).square().mean())
 
 
-def other_seeds(reference: Tensor) -> Tensor:
+def check_several_of_each(pictures: Tensor, world: World) -> int:
+    """The number of captions. Raises ValueError unless every one has the same number of pictures,
+    two at least.
+    """
+    number = len(world.captions)
+    if len(pictures) % number or len(pictures) < 2 * number:
+        raise ValueError(
+            f"need a multiple of {number} pictures, at least {2 * number}; got {len(pictures)}"
+        )
+    return number
+
+
+def other_seeds(reference: Tensor, world: World = WORLD) -> Tensor:
     """The same prompts with other seeds, out of a set made with `prompts_and_seeds`. Raises
     ValueError for too small a set.
     """
-    if len(reference) % len(CAPTIONS) or len(reference) < 2 * len(CAPTIONS):
-        raise ValueError(
-            f"num_images must be a multiple of {len(CAPTIONS)}, at least {2 * len(CAPTIONS)}; got "
-            f"{len(reference)}"
-        )
-    return reference.roll(len(CAPTIONS), 0)
+    return reference.roll(check_several_of_each(reference, world), 0)
 
 
-def within_prompt_variance(values: Tensor) -> float:
+def within_prompt_variance(values: Tensor, world: World = WORLD) -> float:
     """[N, ...] -> unbiased variance over the pictures of one caption, averaged over captions,
     summed over dimensions.
 
-    Raises ValueError unless N is a multiple of 192 and at least 384.
+    Raises ValueError unless N is a multiple of the number of captions and at least twice that.
     """
-    if len(values) % len(CAPTIONS) or len(values) < 2 * len(CAPTIONS):
-        raise ValueError(
-            f"need a multiple of {len(CAPTIONS)} pictures, at least {2 * len(CAPTIONS)}; got "
-            f"{len(values)}"
-        )
-    by_prompt = values.double().reshape(-1, len(CAPTIONS), values[0].numel())
+    number = check_several_of_each(values, world)
+    by_prompt = values.double().reshape(-1, number, values[0].numel())
     return float(by_prompt.var(dim=0, unbiased=True).sum(dim=1).mean())
 
 
-def diversity_ratio(student: Tensor, teacher: Tensor) -> float:
+def diversity_ratio(student: Tensor, teacher: Tensor, world: World = WORLD) -> float:
     """Within-prompt variance of the student over that of the teacher, both [N, ...]: 1 is as
     varied, 0 always the same picture.
     """
-    return within_prompt_variance(student) / within_prompt_variance(teacher)
+    return within_prompt_variance(student, world) / within_prompt_variance(teacher, world)
 
 
 def score(
@@ -181,8 +191,8 @@ def score(
     guidance_scale: float,
     eta: float = 0.0,
 ) -> tuple[dict[str, Any], Tensor]:
-    """One row of a table and the latents behind it."""
-    prompts, seeds = prompts_and_seeds(num_images)
+    """One row of a table, for the judge's world, and the latents behind it."""
+    prompts, seeds = prompts_and_seeds(num_images, judge.world)
     latents = generate(pipe, prompts, seeds, num_steps, guidance_scale, eta=eta)
     return judged(pipe, judge, latents, num_steps, guidance_scale), latents
 
@@ -192,40 +202,41 @@ def judged(
 ) -> dict[str, Any]:
     """The row of a table for latents of `prompts_and_seeds`."""
     num_images = len(latents)
-    correct = judge.correct(decode(pipe, latents), prompts_and_seeds(num_images)[0])
+    correct = judge.correct(decode(pipe, latents), prompts_and_seeds(num_images, judge.world)[0])
     accuracy = float(correct.all(axis=1).mean())
-    shape, color, background = np.round(correct.mean(axis=0), 4).tolist()
     return {
         "steps": num_steps,
         "guidance_scale": guidance_scale,
         "images": num_images,
         "all_right": round(accuracy, 4),
         "plus_minus": round(interval(accuracy, num_images), 4),
-        "shape": shape,
-        "color": color,
-        "background": background,
+        **dict(zip(judge.world.heads, correct.mean(axis=0).round(4).tolist(), strict=True)),
     }
 
 
 def score_adapter(
-    teacher: Path, adapter: Path, num_images: int, num_steps: Sequence[int]
+    teacher: Path,
+    adapter: Path,
+    num_images: int,
+    num_steps: Sequence[int],
+    world: World = WORLD,
 ) -> list[dict[str, Any]]:
     """Accuracy and diversity at every number of steps, then the teacher's own row at its 40 steps
     and the same guidance.
 
     Where no noise is added on the way, also the distance to the teacher's picture of the same seed.
     """
-    judge, pipe = Judge.load(), load_pipe(teacher)
+    judge, pipe = Judge.load(world=world), load_pipe(teacher)
     guidance_scale = lcm.read_recipe(adapter).trained_guidance_scale[0]
-    reference = teacher_endpoints(teacher, num_images, guidance_scale)
+    reference = teacher_endpoints(teacher, num_images, guidance_scale, world=world)
     recipe = lcm.attach(pipe, adapter)
     rows = []
     for n in num_steps:
         row, latents = score(pipe, judge, num_images, n, recipe.guidance_scale, recipe.eta)
-        row["diversity_ratio"] = round(diversity_ratio(latents, reference), 4)
+        row["diversity_ratio"] = round(diversity_ratio(latents, reference, world), 4)
         if is_paired(recipe.scheduler, recipe.eta, n):
             row["endpoint_nmse"] = round(
-                endpoint_nmse(latents, reference, other_seeds(reference)), 4
+                endpoint_nmse(latents, reference, other_seeds(reference, world)), 4
             )
         rows.append(row)
         print(json.dumps(row), flush=True)
@@ -234,10 +245,14 @@ def score_adapter(
 
 
 def score_teacher(
-    teacher: Path, num_images: int, num_steps: Sequence[int], guidance_scales: Sequence[float]
+    teacher: Path,
+    num_images: int,
+    num_steps: Sequence[int],
+    guidance_scales: Sequence[float],
+    world: World = WORLD,
 ) -> list[dict[str, Any]]:
     """Accuracy of the teacher itself at every guidance and number of steps."""
-    judge, pipe = Judge.load(), load_pipe(teacher)
+    judge, pipe = Judge.load(world=world), load_pipe(teacher)
     rows = []
     for guidance_scale in guidance_scales:
         for n in num_steps:
@@ -266,11 +281,15 @@ def main() -> None:
     )
     parser.add_argument("--num_images", type=int, default=1536)
     parser.add_argument("--output", type=Path, help="JSON file for the rows")
+    add_world_flag(parser)
     args = parser.parse_args()
+    world = load_world(args.world)
     if args.adapter:
-        rows = score_adapter(args.teacher, args.adapter, args.num_images, args.num_steps)
+        rows = score_adapter(args.teacher, args.adapter, args.num_images, args.num_steps, world)
     else:
-        rows = score_teacher(args.teacher, args.num_images, args.num_steps, args.guidance_scales)
+        rows = score_teacher(
+            args.teacher, args.num_images, args.num_steps, args.guidance_scales, world
+        )
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8", newline="\n")

@@ -1,5 +1,4 @@
-"""The judge: a small CNN with three heads that names shape, colour and background of a 64x64
-picture.
+"""The judge: a small CNN that names the attributes of a 64x64 picture, each with a head of its own.
 
     python -m examples.shapes.judge --output_dir examples/shapes/judge
 
@@ -20,33 +19,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from examples.shapes.render import (
-    ATTRIBUTES,
-    BACKGROUNDS,
-    CAPTIONS,
-    COLORS,
-    SHAPES,
-    render,
-    sample_dataset,
-)
+from examples.shapes.render import WORLD
+from examples.worlds import World, add_world_flag, load_world
 
-WEIGHTS = Path(__file__).parent / "judge" / "judge.safetensors"
-HEADS: dict[str, tuple[str, ...]] = {
-    "shape": SHAPES,
-    "color": tuple(COLORS),
-    "background": tuple(BACKGROUNDS),
-}
-CAPTION_TO_LABELS = {
-    text: tuple(names.index(value) for names, value in zip(HEADS.values(), attributes, strict=True))
-    for text, attributes in zip(CAPTIONS, ATTRIBUTES, strict=True)
-}
+HEADS, CAPTION_TO_LABELS = WORLD.heads, WORLD.labels
 
 
 class Judge(nn.Module):
     """Pixels [B, 3, 64, 64] in [-1, 1] -> 64 features -> one row of logits per attribute."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World = WORLD) -> None:
         super().__init__()
+        self.world = world
         channels = (3, 16, 32, 64, 64)
         self.trunk = nn.Sequential(
             *(
@@ -64,7 +48,7 @@ class Judge(nn.Module):
             nn.SiLU(),
         )
         self.heads = nn.ModuleDict(
-            {name: nn.Linear(64, len(values)) for name, values in HEADS.items()}
+            {name: nn.Linear(64, len(values)) for name, values in world.heads.items()}
         )
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -72,9 +56,10 @@ class Judge(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
     @classmethod
-    def load(cls, path: Path = WEIGHTS) -> Self:
-        judge = cls()
-        judge.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    def load(cls, path: Path | None = None, world: World = WORLD) -> Self:
+        """From a file, or the bundled one of the world."""
+        judge, weights = cls(world), load_file(path or world.judge)
+        judge.load_state_dict({name: value.float() for name, value in weights.items()})
         return judge.eval()
 
     @torch.no_grad()
@@ -91,14 +76,14 @@ class Judge(nn.Module):
 
     def correct(self, images: list[Image.Image], captions: list[str]) -> np.ndarray:
         """Which attributes of each picture agree with its caption: bool [B, 3] for (shape, color,
-        background).
+        background), or the attributes of another world.
         """
-        return self.predict(images)[:, : len(HEADS)] == np.array(
-            [CAPTION_TO_LABELS[text] for text in captions]
+        return self.predict(images)[:, : len(self.world.heads)] == np.array(
+            [self.world.labels[text] for text in captions]
         )
 
     def accuracy(self, images: list[Image.Image], captions: list[str]) -> float:
-        """Share of pictures with all three attributes right."""
+        """Share of pictures with all attributes right."""
         return float(self.correct(images, captions).all(axis=1).mean())
 
 
@@ -142,18 +127,23 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    add_world_flag(parser)
     args = parser.parse_args()
+    world, path = load_world(args.world), args.output_dir / "judge.safetensors"
     torch.manual_seed(args.seed)
-    judge = Judge()
-    scenes = sample_dataset(192 * 80, args.seed)
-    images = torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2)
-    labels = torch.tensor([CAPTION_TO_LABELS[scene.caption] for scene in scenes])
-    save(train(judge, images, labels, args.num_steps), args.output_dir / WEIGHTS.name)
-    scenes = sample_dataset(3840, args.seed + 1)
-    pictures = [Image.fromarray(render(scene)) for scene in scenes]
-    judge = Judge.load(args.output_dir / WEIGHTS.name)
+    judge = Judge(world)
+    scenes = world.sample_dataset(192 * 80, args.seed)
+    images = np.stack([world.render(scene) for scene in scenes])
+    labels = torch.tensor([world.labels[scene.caption] for scene in scenes])
+    save(
+        train(judge, torch.from_numpy(images).permute(0, 3, 1, 2), labels, args.num_steps),
+        path,
+    )
+    scenes = world.sample_dataset(3840, args.seed + 1)
+    pictures = [Image.fromarray(world.render(scene)) for scene in scenes]
+    judge = Judge.load(path, world)
     print(
-        "held-out renders, all three right: "
+        "held-out renders, all attributes right: "
         f"{judge.accuracy(pictures, [s.caption for s in scenes]):.4%} of {len(scenes)}"
     )
 

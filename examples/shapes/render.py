@@ -7,15 +7,15 @@ python -m examples.shapes.render --output_dir out/shapes --num_images 2000
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from examples.worlds import Attributes, World, add_world_flag, load_world
 
 SIZE = 64  # pixels
 SUPERSAMPLE = 4
@@ -95,20 +95,17 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        return caption(self.shape, self.color, self.background)
+        return caption((self.shape, self.color, self.background))
 
 
-def caption(shape: str, color: str, background: str) -> str:
+def caption(attributes: Attributes) -> str:
     """The sentence for three attributes, for example "a red star on a navy background"."""
+    shape, color, background = attributes
     article = "an" if color[0] in "aeiou" else "a"
     return f"{article} {color} {shape} on a {background} background"
 
 
-ATTRIBUTES = tuple(itertools.product(SHAPES, COLORS, BACKGROUNDS))
-CAPTIONS = tuple(caption(*attributes) for attributes in ATTRIBUTES)
-
-
-def sample_scene(attributes: tuple[str, str, str], rng: np.random.Generator) -> Scene:
+def sample_scene(attributes: Attributes, rng: np.random.Generator) -> Scene:
     """Draws the free quantities of a scene; the whole shape stays inside the picture."""
     radius = rng.uniform(13.0, 24.0)
     x, y = rng.uniform(radius + 2, SIZE - radius - 2, size=2)
@@ -149,33 +146,15 @@ def render(scene: Scene) -> np.ndarray:
     return np.asarray(image.reduce(k))
 
 
-Style = Callable[[Scene], np.ndarray]
-"""A scene -> its picture, [64, 64, 3] uint8."""
-
-
-def sample_dataset(num_images: int, seed: int) -> list[Scene]:
-    """`num_images` scenes that go through the 192 captions in turn, so every caption is equally
-    frequent.
-    """
-    rng = np.random.default_rng(seed)
-    return [sample_scene(ATTRIBUTES[i % len(ATTRIBUTES)], rng) for i in range(num_images)]
-
-
-def write_dataset(
-    output_dir: Path, num_images: int, seed: int = 0, styles: Sequence[Style] = (render,)
-) -> None:
-    """Writes PNG files and `metadata.jsonl` (`file_name`, `text`), the image-folder layout of
-    `datasets`.
-
-    Every style draws the 192 captions in its turn.
-    """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / "metadata.jsonl").open("w", encoding="utf-8", newline="\n") as metadata:
-        for i, scene in enumerate(sample_dataset(num_images, seed)):
-            file_name = f"{i:05d}.png"
-            style = styles[i // len(CAPTIONS) % len(styles)]
-            Image.fromarray(style(scene)).save(output_dir / file_name)
-            metadata.write(json.dumps({"file_name": file_name, "text": scene.caption}) + "\n")
+WORLD = World(
+    folder=Path(__file__).parent,
+    heads={"shape": SHAPES, "color": tuple(COLORS), "background": tuple(BACKGROUNDS)},
+    caption=caption,
+    sample_scene=sample_scene,
+    render=render,
+)
+ATTRIBUTES, CAPTIONS = WORLD.attributes, WORLD.captions
+sample_dataset, write_dataset = WORLD.sample_dataset, WORLD.write_dataset
 
 
 def main() -> None:
@@ -185,8 +164,9 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_images", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    add_world_flag(parser)
     args = parser.parse_args()
-    write_dataset(args.output_dir, args.num_images, args.seed)
+    load_world(args.world).write_dataset(args.output_dir, args.num_images, args.seed)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Measures what the example's README states about the tiny world, and draws its picture.
+"""Measures what an example's README states about its picture world, and draws its picture.
 
-python -m examples.shapes.report --output_dir examples/shapes/results
+python -m examples.shapes.report
+python -m examples.shapes.report --world patterns
 """
 
 from __future__ import annotations
@@ -26,13 +27,19 @@ from examples.shapes.evaluate import (
 )
 from examples.shapes.judge import Judge
 from examples.shapes.pictures import labelled_rows, spread
-from examples.shapes.render import CAPTIONS, render, sample_dataset
 from examples.shapes.train_vae import to_pixels
+from examples.worlds import World, add_world_flag, load_world
 
-HERE = Path(__file__).parent
-TEACHERS = {"epsilon": HERE / "teacher", "v_prediction": HERE / "teacher_v"}
+FOLDERS = {"epsilon": "teacher", "v_prediction": "teacher_v"}
+"""Teachers by what they predict, in the folder of a world, which may lack some."""
 GUIDANCE_SCALES = (3.0, 5.0)
 HELD_OUT_SEED = 20_000  # no training used it
+
+
+def teachers(world: World) -> dict[str, Path]:
+    """The teachers that a world has."""
+    folders = {name: world.folder / folder for name, folder in FOLDERS.items()}
+    return {name: folder for name, folder in folders.items() if folder.is_dir()}
 
 
 def share(correct: np.ndarray) -> dict[str, Any]:
@@ -55,10 +62,11 @@ def round_trip(pipe: Any, images: np.ndarray) -> list[Image.Image]:
 
 
 def measure_judge_and_vae(judge: Judge, num_images: int) -> dict[str, Any]:
-    scenes = sample_dataset(num_images, HELD_OUT_SEED)
+    world = judge.world
+    scenes = world.sample_dataset(num_images, HELD_OUT_SEED)
     captions = [scene.caption for scene in scenes]
-    renders = np.stack([render(scene) for scene in scenes])
-    restored = round_trip(load_pipe(TEACHERS["epsilon"]), renders)
+    renders = np.stack([world.render(scene) for scene in scenes])
+    restored = round_trip(load_pipe(next(iter(teachers(world).values()))), renders)
     return {
         "judge on held-out renders": share(
             judge.correct([Image.fromarray(image) for image in renders], captions)
@@ -69,28 +77,29 @@ def measure_judge_and_vae(judge: Judge, num_images: int) -> dict[str, Any]:
 
 def measure_teacher(name: str, judge: Judge, num_images: int) -> dict[str, Any]:
     """At its best guidance, which is chosen on an eighth of the pictures."""
-    pipe = load_pipe(TEACHERS[name])
+    folder = teachers(judge.world)[name]
+    pipe = load_pipe(folder)
     few = [score(pipe, judge, num_images // 8, TEACHER_STEPS, g)[0] for g in GUIDANCE_SCALES]
     best = max(few, key=lambda row: row["all_right"])["guidance_scale"]
-    endpoints = teacher_endpoints(TEACHERS[name], num_images, best)
+    endpoints = teacher_endpoints(folder, num_images, best, world=judge.world)
     return {
         f"{name} teacher": judged(pipe, judge, endpoints, TEACHER_STEPS, best),
         f"{name} teacher, search": few,
     }
 
 
-def draw(results: dict[str, Any], path: Path) -> None:
-    scenes = sample_dataset(len(CAPTIONS), HELD_OUT_SEED)
-    shown = spread(len(CAPTIONS))
-    renders = np.stack([render(scenes[i]) for i in shown])
+def draw(results: dict[str, Any], path: Path, world: World) -> None:
+    captions, folders = world.captions, teachers(world)
+    scenes, shown = world.sample_dataset(len(captions), HELD_OUT_SEED), spread(len(captions))
+    renders = np.stack([world.render(scenes[i]) for i in shown])
     rows = [
         ("renders", [Image.fromarray(image) for image in renders]),
-        ("VAE round trip", round_trip(load_pipe(TEACHERS["epsilon"]), renders)),
+        ("VAE round trip", round_trip(load_pipe(next(iter(folders.values()))), renders)),
     ]
-    for name, folder in TEACHERS.items():
+    for name, folder in folders.items():
         pipe, guidance_scale = load_pipe(folder), results[f"{name} teacher"]["guidance_scale"]
         latents = generate(
-            pipe, [CAPTIONS[i] for i in shown], list(shown), TEACHER_STEPS, guidance_scale
+            pipe, [captions[i] for i in shown], list(shown), TEACHER_STEPS, guidance_scale
         )
         rows.append((f"{name}\nteacher, {TEACHER_STEPS} steps", decode(pipe, latents)))
     labelled_rows(rows).save(path)
@@ -100,23 +109,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output_dir", type=Path, default=HERE / "results")
+    parser.add_argument("--output_dir", type=Path, help="default: results/ of the world")
     parser.add_argument(
-        "--teachers", nargs="*", default=list(TEACHERS), help="measure only these again"
+        "--teachers", nargs="*", choices=FOLDERS, help="measure only these again; default: all"
     )
     parser.add_argument("--num_images", type=int, default=1536)
+    add_world_flag(parser)
     args = parser.parse_args()
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    path = args.output_dir / "world.json"
-    judge = Judge.load()
+    world = load_world(args.world)
+    folder, names = args.output_dir or world.folder / "results", teachers(world)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "world.json"
+    judge = Judge.load(world=world)
     results = {**measure_judge_and_vae(judge, args.num_images)}
-    for name in args.teachers:
+    for name in names if args.teachers is None else args.teachers:
         results |= measure_teacher(name, judge, args.num_images)
     results = {**(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}), **results}
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8", newline="\n")
     print(json.dumps(results, indent=1))
-    if all(f"{name} teacher" in results for name in TEACHERS):
-        draw(results, args.output_dir / "world.png")
+    if all(f"{name} teacher" in results for name in names):
+        draw(results, folder / "world.png", world)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,35 @@
-"""Writes the measured tables into the example's README, between its markers, from the raw results
+"""Writes the measured tables into an example's README, between its markers, from the raw results
 beside it.
 
-python -m examples.shapes.tables
+    python -m examples.shapes.tables
+    python -m examples.shapes.tables --world patterns
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from examples.shapes.demo import table
+from examples.shapes.render import WORLD
+from examples.worlds import World, add_world_flag, load_world
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+NUMERALS = {3: "three", 4: "four"}
 
 
-def read(name: str) -> Any:
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+def read(name: str, world: World = WORLD) -> Any:
+    return json.loads((world.folder / "results" / name).read_text(encoding="utf-8"))
 
 
 def percent(row: dict[str, Any]) -> str:
     return f"{row['all_right']:.1%} ± {row['plus_minus']:.1%}"
 
 
-def world_table() -> str:
-    lines = ["| | pictures | all three attributes right |", "|---|---|---|"]
-    for name, row in read("world.json").items():
+def world_table(world: World = WORLD) -> str:
+    number = NUMERALS[len(world.heads)]
+    lines = [f"| | pictures | all {number} attributes right |", "|---|---|---|"]
+    for name, row in read("world.json", world).items():
         if isinstance(row, dict):
             how = (
                 f", {row['steps']} DDIM steps, guidance_scale {row['guidance_scale']:g}"
@@ -92,23 +95,35 @@ def fill(text: str, name: str, content: str) -> str:
     return f"{before}{start}{content}\n{end}{rest.split(end)[1]}"
 
 
-def filled(text: str) -> str:
+def filled(text: str, world: World = WORLD) -> str:
     """The README with every table as the raw results say."""
-    contents = {
-        "world": world_table(),
-        "recipe": recipe_table(),
-        "demo": table(read("demo.json")),
-        "best": best_table(),
-        "style": style_table(),
-    }
+    contents = {"world": world_table(world)}
+    if world is WORLD:
+        contents |= example_tables()
     for name, content in contents.items():
         text = fill(text, name, content)
     return text
 
 
+def example_tables() -> dict[str, str]:
+    """What was distilled in the world of shapes."""
+    return {
+        "recipe": recipe_table(),
+        "demo": table(read("demo.json")),
+        "best": best_table(),
+        "style": style_table(),
+    }
+
+
 def main() -> None:
-    path = HERE / "README.md"
-    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_world_flag(parser)
+    world = load_world(parser.parse_args().world)
+    path = world.folder / "README.md"
+    text = filled(path.read_text(encoding="utf-8"), world)
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real byte-pair `CLIPTokenizer` whose merges cover the words of the 192 captions.
+"""A real byte-pair `CLIPTokenizer` whose merges cover the words of a world's captions.
 
 Any other text still tokenises: it falls apart into single characters, as unknown words do in Stable
 Diffusion.
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from examples.shapes.render import CAPTIONS
+from examples.shapes.render import WORLD
+from examples.worlds import World
 
 END_OF_WORD = "</w>"
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -72,12 +73,13 @@ def write_vocabulary(folder: Path, tokens: Iterable[str], merges: Iterable[Pair]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
-def build_tokenizer(size: int = 0) -> CLIPTokenizer:
+def build_tokenizer(size: int = 0, world: World = WORLD) -> CLIPTokenizer:
     """The tokenizer; up to `size` tokens with words that no text has, as a vocabulary of that size
     would have them.
     """
     words = sorted(
-        {word for text in CAPTIONS for word in text.split()}, key=lambda word: (len(word), word)
+        {word for text in world.captions for word in text.split()},
+        key=lambda word: (len(word), word),
     )
     merges = word_merges(words)
     characters = byte_characters()

@@ -1,4 +1,4 @@
-"""Trains a text-to-image teacher of the tiny world: a Stable Diffusion pipeline of about 3 M
+"""Trains a text-to-image teacher of a picture world: a Stable Diffusion pipeline of about 3 M
 parameters, in diffusers format.
 
     python -m examples.shapes.train_teacher --output_dir examples/shapes/teacher \\
@@ -8,7 +8,8 @@ parameters, in diffusers format.
         --prediction_type v_prediction --init_from examples/shapes/teacher
 
 The first is the Stable Diffusion 1.5 case (epsilon), the second the 2.x case (v_prediction, zero
-terminal SNR). Interrupted, the same command goes on from `--state`.
+terminal SNR), `--world patterns` a teacher of that world. Interrupted, the same command goes on
+from `--state`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,18 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from examples.shapes.render import CAPTIONS, Style, render, sample_dataset
+from examples.shapes.networks import (
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+    load_text_encoder,
+)
+from examples.shapes.render import WORLD
 from examples.shapes.tokenizer import build_tokenizer
 from examples.shapes.train_vae import render_batch
+from examples.worlds import Style, World, add_world_flag, load_world
 from lcm.libraries.transformers import save_for_all
 
 EMPTY_PROMPT_PROBABILITY = 0.1  # what classifier-free guidance needs
@@ -36,66 +44,27 @@ DECAY_FRACTION = (
 )
 
 
-def build_scheduler(prediction_type: str) -> DDIMScheduler:
-    """SD's scaled-linear betas; the v_prediction teacher has zero terminal SNR."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-        prediction_type=prediction_type,
-        rescale_betas_zero_snr=prediction_type == "v_prediction",
-    )
-
-
-def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def build_unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(64, 128),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=64,
-        attention_head_dim=4,
-        norm_num_groups=16,
-    )
-
-
 class LatentPool:
     """VAE posteriors of many renders in memory; every draw samples the posterior anew."""
 
     @torch.no_grad()
     def __init__(
-        self, vae: AutoencoderKL, num_images: int, seed: int, style: Style = render
+        self,
+        vae: AutoencoderKL,
+        num_images: int,
+        seed: int,
+        style: Style | None = None,
+        world: World = WORLD,
     ) -> None:
         moments = [
             vae.encode(pixels).latent_dist.parameters
-            for pixels in render_batch(num_images, seed, style).split(192)
+            for pixels in render_batch(num_images, seed, style, world).split(192)
         ]
         self.mean, logvar = torch.cat(moments).chunk(2, dim=1)
         self.std = (0.5 * logvar).exp()
         self.scaling_factor = vae.config.scaling_factor
-        self.caption_index = torch.tensor(
-            [CAPTIONS.index(scene.caption) for scene in sample_dataset(num_images, seed)]
-        )
+        # the scenes go through the captions in turn
+        self.caption_index = torch.arange(num_images) % len(world.captions)
 
     def draw(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """Latents [B, 4, 8, 8] at unit variance and caption indices [B]."""
@@ -140,11 +109,11 @@ def diffusion_loss(
     return (loss_weights(scheduler)[t] * error).mean()
 
 
-def without_some(captions: Tensor) -> Tensor:
+def without_some(captions: Tensor, world: World = WORLD) -> Tensor:
     """Caption indices [B], a tenth of them replaced by that of the empty prompt, which follows the
     captions.
     """
-    captions[torch.rand(len(captions)) < EMPTY_PROMPT_PROBABILITY] = len(CAPTIONS)
+    captions[torch.rand(len(captions)) < EMPTY_PROMPT_PROBABILITY] = len(world.captions)
     return captions
 
 
@@ -153,12 +122,11 @@ def learning_rate_factor(step: int, num_steps: int, warmup: int = 200) -> float:
 
 
 def train(args: argparse.Namespace, tokenizer: CLIPTokenizer, vae: AutoencoderKL) -> Teacher:
+    world = load_world(args.world)
     torch.manual_seed(args.seed)
-    teacher = Teacher(build_text_encoder(tokenizer), build_unet())
+    teacher = Teacher(build_text_encoder(tokenizer), build_unet(args.widths))
     if args.init_from:
-        teacher.text_encoder = CLIPTextModel.from_pretrained(
-            args.init_from / "text_encoder", dtype=torch.float32, use_safetensors=True
-        )
+        teacher.text_encoder = load_text_encoder(args.init_from, tokenizer)
         teacher.unet = UNet2DConditionModel.from_pretrained(
             args.init_from / "unet", torch_dtype=torch.float32, use_safetensors=True
         )
@@ -178,13 +146,13 @@ def train(args: argparse.Namespace, tokenizer: CLIPTokenizer, vae: AutoencoderKL
         first_step = state["step"]
         torch.manual_seed(args.seed + first_step)
     input_ids = tokenizer(
-        [*CAPTIONS, ""], padding="max_length", max_length=77, return_tensors="pt"
+        [*world.captions, ""], padding="max_length", max_length=77, return_tensors="pt"
     ).input_ids
-    pool = LatentPool(vae, args.num_images, args.seed)
+    pool = LatentPool(vae, args.num_images, args.seed, world=world)
     start, mean_loss = time.perf_counter(), 0.0
     for step in range(first_step, args.num_steps):
         latents, captions = pool.draw(args.batch_size)
-        ids = input_ids[without_some(captions)]
+        ids = input_ids[without_some(captions, world)]
         loss = diffusion_loss(functools.partial(teacher, input_ids=ids), latents, scheduler)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -199,7 +167,7 @@ def train(args: argparse.Namespace, tokenizer: CLIPTokenizer, vae: AutoencoderKL
                 f"step {step + 1}: loss {mean_loss:.4f}, {time.perf_counter() - start:.0f} s",
                 flush=True,
             )
-        if (step + 1) % 500 == 0 or step + 1 == args.num_steps:
+        if (step + 1) % 250 == 0 or step + 1 == args.num_steps:
             args.state.parent.mkdir(parents=True, exist_ok=True)
             partial = args.state.with_suffix(".part")
             state = {
@@ -257,13 +225,21 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--widths",
+        type=int,
+        nargs=2,
+        default=(64, 128),
+        help="channels of the U-Net's two resolutions, multiples of 16",
+    )
+    add_world_flag(parser)
+    parser.add_argument(
         "--state",
         type=Path,
         help="file that holds the interrupted run (default: out/<output_dir>.pt)",
     )
     args = parser.parse_args()
     args.state = args.state or Path("out") / f"{args.output_dir.name}.pt"
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(world=load_world(args.world))
     vae = AutoencoderKL.from_pretrained(
         args.vae, torch_dtype=torch.float32, use_safetensors=True
     ).eval()

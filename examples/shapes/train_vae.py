@@ -1,4 +1,4 @@
-"""Trains the VAE of the tiny world (f = 8, latents 4x8x8): squared and absolute error + a little
+"""Trains the VAE of a picture world (f = 8, latents 4x8x8): squared and absolute error + a little
 KL, about 12 minutes on two cores.
 
 python -m examples.shapes.train_vae --output_dir examples/shapes/teacher/vae
@@ -15,7 +15,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from examples.shapes.render import Style, render, sample_dataset
+from examples.shapes.render import WORLD
+from examples.worlds import Style, World, add_world_flag, load_world
 
 # per latent element, against errors per pixel: the posterior std stays a few % of the latents'
 KL_WEIGHT = 1e-4
@@ -26,9 +27,12 @@ def to_pixels(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-def render_batch(num_images: int, seed: int, style: Style = render) -> Tensor:
-    """[B, 3, 64, 64] float32 pictures of the captions in turn."""
-    return to_pixels(np.stack([style(scene) for scene in sample_dataset(num_images, seed)]))
+def render_batch(
+    num_images: int, seed: int, style: Style | None = None, world: World = WORLD
+) -> Tensor:
+    """[B, 3, 64, 64] float32 pictures of the captions in turn, by the renderer or in a style."""
+    scenes = world.sample_dataset(num_images, seed)
+    return to_pixels(np.stack([(style or world.render)(scene) for scene in scenes]))
 
 
 def build_vae() -> AutoencoderKL:
@@ -46,11 +50,12 @@ def build_vae() -> AutoencoderKL:
 
 def train(
     vae: AutoencoderKL,
+    world: World,
     num_steps: int,
     batch_size: int,
     learning_rate: float,
     seed: int,
-    log_every: int = 500,
+    log_every: int = 100,
 ) -> AutoencoderKL:
     """Trains what requires gradients."""
     parameters = [p for p in vae.parameters() if p.requires_grad]
@@ -58,7 +63,7 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=num_steps, pct_start=0.05
     )
-    pool = render_batch(192 * 80, seed)
+    pool = render_batch(min(192 * 80, num_steps * batch_size), seed, world=world)
     start = time.perf_counter()
     for step in range(num_steps):
         pixels = pool[torch.randint(len(pool), (batch_size,))]
@@ -81,13 +86,12 @@ def train(
 
 
 @torch.no_grad()
-def set_scaling_factor(vae: AutoencoderKL, seed: int = 1) -> None:
+def set_scaling_factor(vae: AutoencoderKL, world: World, seed: int = 1) -> None:
     """Stores 1 / std of the latents, as Stable Diffusion does, so that the diffusion sees unit
     variance.
     """
-    latents = torch.cat(
-        [vae.encode(batch).latent_dist.sample() for batch in render_batch(1920, seed).split(192)]
-    )
+    pixels = render_batch(1920, seed, world=world)
+    latents = torch.cat([vae.encode(part).latent_dist.sample() for part in pixels.split(192)])
     vae.register_to_config(scaling_factor=round(1.0 / latents.std().item(), 5))
 
 
@@ -103,18 +107,24 @@ def main() -> None:
     parser.add_argument(
         "--refine", type=Path, help="a trained VAE whose decoder alone is trained further"
     )
+    parser.add_argument("--init_from", type=Path, help="a trained VAE, of another world, say")
+    add_world_flag(parser)
     args = parser.parse_args()
+    world = load_world(args.world)
     torch.manual_seed(args.seed)
     vae = build_vae()
-    if args.refine:
+    if args.refine or args.init_from:
         vae = AutoencoderKL.from_pretrained(
-            args.refine, torch_dtype=torch.float32, use_safetensors=True
+            args.refine or args.init_from, torch_dtype=torch.float32, use_safetensors=True
         )
+    if args.refine:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    vae = train(vae.train(), args.num_steps, args.batch_size, args.learning_rate, args.seed).eval()
+    vae = train(
+        vae.train(), world, args.num_steps, args.batch_size, args.learning_rate, args.seed
+    ).eval()
     if not args.refine:
-        set_scaling_factor(vae)
+        set_scaling_factor(vae, world)
     vae.half().save_pretrained(args.output_dir)
 
 

@@ -20,8 +20,9 @@ from torch import nn
 
 from examples.shapes.community.styles import STYLES
 from examples.shapes.judge import CAPTION_TO_LABELS, HEADS, Judge, save, train
-from examples.shapes.render import CAPTIONS, sample_dataset
+from examples.shapes.render import CAPTIONS, WORLD, sample_dataset
 from examples.shapes.report import round_trip
+from examples.worlds import World
 
 WEIGHTS = Path(__file__).parent / "judge" / "judge.safetensors"
 
@@ -29,13 +30,13 @@ WEIGHTS = Path(__file__).parent / "judge" / "judge.safetensors"
 class StyleJudge(Judge):
     """A fourth row of logits names one of `STYLES`."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, world: World = WORLD) -> None:
+        super().__init__(world)
         self.heads["style"] = nn.Linear(64, len(STYLES))
 
     @classmethod
-    def load(cls, path: Path = WEIGHTS) -> Self:
-        return super().load(path)
+    def load(cls, path: Path | None = None, world: World = WORLD) -> Self:
+        return super().load(path or WEIGHTS, world)
 
     def agrees(self, images: list[Image.Image], captions: list[str], style: str) -> np.ndarray:
         """Bool [B, 4] for (shape, color, background, style)."""
