@@ -16,6 +16,11 @@ from lcm.system.flags import default_of
 OF_AN_ADAPTER = ("lora_rank", "lora_alpha", "lora_target_modules", "lora_dropout", "init_adapter")
 """Flags that a whole U-Net has no use for."""
 
+EMPTY_PROMPTS = 0.1
+"""The share of empty prompts where guidance is preserved and nothing else is said: that of the
+training of Stable Diffusion, whose guidance it is.
+"""
+
 
 def check_composition(method: MethodConfig) -> None:
     """Raises ValueError, with the theorem, for a loss that cannot work."""
@@ -49,14 +54,18 @@ def check_samples(method: MethodConfig, data: DataConfig, samples: SampleConfig)
             f"objective {method.objective} has no teacher to draw trajectories with; pass "
             "images, or choose another objective"
         )
-    if method.preserve_cfg and data.prompts_file is not None:
+    if entry.from_trajectories and (method.preserve_cfg or samples.proportion_empty_prompts):
+        flag = "preserve_cfg" if method.preserve_cfg else "proportion_empty_prompts"
         raise ValueError(
-            "preserve_cfg needs empty prompts, and a trajectory belongs to its own prompt; "
-            "pass images instead"
+            f"{flag}: objective {method.objective} learns where trajectories end, each of which "
+            "belongs to the prompt it was made for, and none to an empty one; leave it out, or "
+            "choose another objective, such as lcm"
         )
     if method.preserve_cfg and samples.proportion_empty_prompts == 0:
         raise ValueError(
-            "preserve_cfg needs empty prompts to learn from; pass --proportion_empty_prompts 0.1"
+            "preserve_cfg needs empty prompts to learn from, and proportion_empty_prompts is 0; "
+            f"leave that out, which makes it {EMPTY_PROMPTS:g}, or pass "
+            f"--proportion_empty_prompts {EMPTY_PROMPTS:g}"
         )
 
 

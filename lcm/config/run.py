@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from lcm.config.checks import (
+    EMPTY_PROMPTS,
     check_columns,
     check_composition,
     check_embedding,
@@ -51,6 +52,8 @@ class TrainConfig:
             section: {name: flags[name] for name in names if name in flags}
             for section, names in NAMES.items()
         }
+        if own["method"].get("preserve_cfg"):  # whose unconditional half has to be learnt, too
+            own["samples"].setdefault("proportion_empty_prompts", EMPTY_PROMPTS)
         teacher = TeacherConfig(**own.pop("teacher"))  # the first that a newcomer leaves out
         parts = {section: SECTIONS[section](**values) for section, values in own.items()}
         # from here on PyTorch is loaded: what is wrong with a flag alone has been said by now

@@ -170,7 +170,10 @@ class SampleConfig(Section):
     center_crop: bool = flag(False, "crop the centre instead of a random part")
     random_flip: bool = flag(False, "mirror half of the images")
     proportion_empty_prompts: float = flag(
-        0.0, "share of samples trained with an empty prompt", at_least=0, at_most=1
+        0.0,
+        "share of samples trained with an empty prompt; with preserve_cfg 0.1 unless it is given",
+        at_least=0,
+        at_most=1,
     )
     long_prompts: str = flag(
         "truncate",
@@ -252,11 +255,6 @@ def check_prompts(data: DataConfig, samples: SampleConfig, cache: CacheConfig) -
             raise ValueError(
                 f"{name} has no effect with --prompts_file, which has no images; leave it out"
             )
-    if samples.proportion_empty_prompts > 0:
-        raise ValueError(
-            "proportion_empty_prompts does not go with --prompts_file: a trajectory belongs to the "
-            "prompt it was made for; leave it out"
-        )
 
 
 def check_cache(data: DataConfig, samples: SampleConfig, cache: CacheConfig) -> None:

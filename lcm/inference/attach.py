@@ -19,6 +19,7 @@ from lcm.inference.entries import (
     read_entry,
     recognise,
 )
+from lcm.inference.first_steps import check_can_begin
 from lcm.inference.load import activate, load, replace_unet, swap
 from lcm.inference.pipeline import Pipeline, check_pipeline
 from lcm.inference.schedulers import fitting_scheduler
@@ -136,6 +137,7 @@ def attach(
     adapter_name: str = "lcm",
     recipe: Recipe | None = None,
     hotswap: bool = False,
+    teacher_first_steps: int | None = None,
 ) -> Recipe:
     """Loads adapters into a stock SD or SDXL pipeline and sets the scheduler of the recipe that one
     of them carries.
@@ -148,6 +150,9 @@ def attach(
     replaces the one in the (first) file: `lcm.Recipe.lcm_lora(pipe)` for LCM-LoRAs from elsewhere.
     `hotswap` puts the file into the tensors of the adapter attached before, so that a compiled
     U-Net is not compiled again. A file that is attached already only gets this weight.
+    `teacher_first_steps` is how many steps of a call the teacher makes, guided as it was in
+    training and with the few-step adapter off, before the adapter makes the others: pictures of one
+    prompt then differ more. None leaves that as it was, 0 at first.
 
     Calls of the pipeline, and of those made from it with `from_pipe`, then have the recipe's steps,
     guidance and eta where they say nothing; they warn, once each, about settings that ruin few-step
@@ -159,7 +164,9 @@ def attach(
         raise ValueError(
             f"recipe must be a lcm.Recipe, as lcm.Recipe.lcm_lora(pipe) makes one; got {recipe!r}"
         )
-    return attach_all(check_pipeline(pipe), weights, adapter_name, recipe, hotswap)
+    return attach_all(
+        check_pipeline(pipe), weights, adapter_name, recipe, hotswap, teacher_first_steps
+    )
 
 
 def attach_all(
@@ -168,6 +175,7 @@ def attach_all(
     adapter_name: str,
     recipe: Recipe | None,
     hotswap: bool,
+    first_steps: int | None,
 ) -> Recipe:
     """`attach`, of arguments that are of the right kinds."""
     entries = [
@@ -184,6 +192,8 @@ def attach_all(
     # all that can be wrong is found before anything changes
     check_not_fused(pipe)
     check_enabled(pipe)
+    if first_steps is not None:
+        check_can_begin(pipe, lead_name(pipe, lead), first_steps)
     if recipe is None:
         check_others(pipe, entries, lead, hotswap)
         recipe = lead.recipe if lead else current_recipe(pipe)
@@ -199,10 +209,20 @@ def attach_all(
         # last, since an adapter that did not load must not leave another scheduler
         pipe.scheduler = scheduler
         record(pipe, before, entries, lead, recipe)
+        if first_steps is not None:
+            attachment(pipe).teacher_first_steps = first_steps
     except BaseException:
         before.restore(pipe, added)
         raise
     return recipe
+
+
+def lead_name(pipe: Any, lead: Entry | None) -> str | None:
+    """The adapter that has the recipe: `lead`, or without one that of before. None for a U-Net."""
+    if lead is not None:
+        return None if lead.is_unet else lead.name
+    found = attachment(pipe)
+    return found.lead if found else None
 
 
 def record(

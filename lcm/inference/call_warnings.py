@@ -62,6 +62,7 @@ def look_at_settings(
 ) -> None:
     """Called once per call of every pipeline, with its scheduler and guidance set."""
     steps, found.steps = found.steps, None
+    check_the_adapter_has_a_step(found, len(pipe.scheduler.timesteps) if steps is None else steps)
     problems = {
         "scheduler": about_scheduler(pipe.scheduler, found.recipe),
         "guidance": about_guidance(pipe, found.recipe),
@@ -72,8 +73,20 @@ def look_at_settings(
         warn_once(found, kind, problem)
 
 
+def check_the_adapter_has_a_step(found: Attachment, steps: int) -> None:
+    """Raises ValueError where the teacher would make all steps of a call."""
+    if found.beginning is not None and steps <= found.teacher_first_steps:
+        raise ValueError(
+            f"teacher_first_steps={found.teacher_first_steps} leaves the adapter none of the "
+            f"{steps} steps; pass num_inference_steps={found.teacher_first_steps + 1} or more, or "
+            "attach it with fewer teacher_first_steps"
+        )
+
+
 def look_at_negative_prompt(pipe: Any, found: Attachment, said: Mapping[str, Any]) -> None:
     """`said` are the arguments of the call by name."""
+    if found.teacher_first_steps:
+        return  # the teacher's steps are guided
     warn_once(found, "negative prompt", about_negative_prompt(pipe, said))
 
 
@@ -114,7 +127,8 @@ def about_scheduler(scheduler: Any, recipe: Recipe) -> str | None:
 
 
 def about_guidance(pipe: Any, recipe: Recipe) -> str | None:
-    scale = getattr(pipe, "_guidance_scale", None)
+    # what the caller said, not the guidance of a teacher that makes the first steps
+    scale = vars(pipe).get("_guidance_scale")
     limit = max(recipe.guidance_scale, MODERATE_GUIDANCE)
     # the network is told the scale, and was trained on a range
     if pipe.unet.config.time_cond_proj_dim is not None:

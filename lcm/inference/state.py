@@ -176,6 +176,10 @@ class Attachment:
     steps: int | None = None
     """How many steps the call in progress will make, where image-to-image pipelines have said it.
     """
+    teacher_first_steps: int = 0
+    """How many steps of a call the teacher makes, before the adapter makes the others."""
+    beginning: Any = None
+    """The `lcm.inference.first_steps.Beginning` of the call in progress."""
 
 
 MEMBERS: WeakValueDictionary[int, Any] = WeakValueDictionary()

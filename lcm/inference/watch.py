@@ -18,6 +18,7 @@ from diffusers import DiffusionPipeline
 
 from lcm.inference.call_defaults import is_off, supply
 from lcm.inference.call_warnings import look_at_settings, look_at_strength
+from lcm.inference.first_steps import OwnGuidance, by_the_teacher
 from lcm.inference.state import MEMBERS, Attachment, attachment, own_attachment, unwrapped
 from lcm.inference.texts import encoding
 
@@ -53,6 +54,8 @@ def watched_class(base: Any) -> Any:
             namespace[name] = looking(getattr(base, name), look)
     if hasattr(base, "encode_prompt"):
         namespace["encode_prompt"] = encoding(base.encode_prompt)
+    if hasattr(base, "do_classifier_free_guidance"):
+        namespace[OwnGuidance.name] = OwnGuidance()
     namespace["__call__"] = calling(base.__call__)
     return type(base.__name__, (Watched, base), namespace)
 
@@ -65,6 +68,8 @@ def calling(call: Callable[..., Any]) -> Callable[..., Any]:
         found = own_attachment(self)
         if found is not None:
             args, options = supply(self, found, call, args, options)
+            with by_the_teacher(self, found):
+                return call(self, *args, **options)
         return call(self, *args, **options)
 
     return call_with_defaults

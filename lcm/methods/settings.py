@@ -43,6 +43,11 @@ class Settings:
         return 1.0, 1.0
 
     @property
+    def drawn_guidance_range(self) -> tuple[float, float]:
+        """The guidance_scale of pictures that the teacher draws where there are prompts alone."""
+        return self.guidance_range
+
+    @property
     def play_guidance_scale(self) -> float:
         """The guidance_scale to pass at inference; 1 where guidance is distilled in."""
         return 1.0
@@ -90,6 +95,14 @@ class TeacherSettings(Settings):
         if self.guidance_scale_min is not None and self.guidance_scale_max is not None:
             return self.guidance_scale_min, self.guidance_scale_max
         return (1.0, 1.0) if self.preserve_cfg else (self.guidance_scale, self.guidance_scale)
+
+    @property
+    def drawn_guidance_range(self) -> tuple[float, float]:
+        """The guidance_scale of pictures that the teacher draws where there are prompts alone:
+        where an adapter is played with guidance, its pictures are guided, and so are these.
+        """
+        play = self.play_guidance_scale
+        return (play, play) if self.preserve_cfg else self.guidance_range
 
     @property
     def play_guidance_scale(self) -> float:

@@ -26,7 +26,7 @@ from lcm.data.records import Record
 from lcm.data.sampler import MixedDataset, MixedSampler, StepSampler
 from lcm.data.stream.read import load_stream
 from lcm.methods import METHODS
-from lcm.methods.config import MethodConfig
+from lcm.methods.config import MethodConfig, settings_of
 from lcm.models.families import Family
 from lcm.system.signals import outlive_signals
 from lcm.training.launch import Machine
@@ -212,7 +212,7 @@ def trajectory_spec(method: MethodConfig, seed: int, resolution: int) -> Traject
         num_steps=method.num_ddim_timesteps or 50,
         solver=method.solver or "ddim",
         solver_steps=steps or 1,
-        guidance_range=method.guidance_range,
+        guidance_range=settings_of(method).drawn_guidance_range,
         seed=seed,
         resolution=resolution,
         keep=entry.keeps,

@@ -41,8 +41,14 @@ def summarize(run: Run, student: Student) -> str:
         f"{trained / 1e6:.2f} M trained (with gradients and {optimizer} "
         f"{readable(trained * each)}); {samples} samples, {facts.samples_per_step} an update, "
         f"{facts.num_updates} updates = {epochs:.1f} epochs; "
-        f"{objective}{experimental}, guidance_scale {guidance}"
+        f"{objective}{experimental}, guidance_scale {guidance}{about_empty_prompts(run)}"
     )
+
+
+def about_empty_prompts(run: Run) -> str:
+    """How much of the training teaches the half that guidance leads away from; "" for nothing."""
+    empty = run.config.samples.proportion_empty_prompts
+    return f", {empty:.0%} empty prompts" if empty else ""
 
 
 def duration(seconds: float) -> str:

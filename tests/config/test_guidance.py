@@ -20,9 +20,12 @@ from torch import Tensor
 
 import lcm
 from lcm.config.command_line import parse_config
+from lcm.config.run import TrainConfig, to_yaml
 from lcm.models.conditioning import Conditioning
 from lcm.models.networks import guidance_embedding
+from lcm.training.inputs import trajectory_spec
 from tests.support.options import (
+    PROMPTS,
     Arguments,
     Done,
     picture,
@@ -49,9 +52,26 @@ def test_preserving_guidance_distils_the_unguided_teacher(
     assert (recipe.guidance_scale, recipe.trained_guidance_scale) == (6.0, [1.0, 1.0])
 
 
-def test_preserve_cfg_may_stand_bare(arguments: Arguments, tmp_path: Path) -> None:
-    line = arguments("plain", tmp_path, proportion_empty_prompts=0.5)
-    assert parse_config([*line, "--preserve_cfg"]).method.preserve_cfg is True
+@pytest.mark.parametrize(("said", "share"), [({}, 0.1), ({"proportion_empty_prompts": 0.5}, 0.5)])
+def test_preserve_cfg_drops_prompts_by_itself_and_says_so(
+    said: dict[str, Any], share: float, arguments: Arguments, tmp_path: Path
+) -> None:
+    config = parse_config([*arguments("plain", tmp_path, **said), "--preserve_cfg"])
+    assert config.method.preserve_cfg is True
+    assert config.flat()["proportion_empty_prompts"] == share
+    assert f"proportion_empty_prompts: {share}\n" in to_yaml(config.flat())
+    # what config.yaml and checkpoints hold is the same run again
+    assert TrainConfig.of(**config.flat()) == config
+
+
+def test_preserving_guidance_needs_no_pictures(arguments: Arguments, tmp_path: Path) -> None:
+    """The teacher's own pictures are guided as the adapter will be, and lose their prompts."""
+    line = arguments("prompts lcm", tmp_path, guidance_scale=5.5, proportion_empty_prompts=0.5)
+    run = trainer_of([*line, "--preserve_cfg"]).run
+    assert run.objective.guidance.is_none
+    assert trajectory_spec(run.config.method, 0, 16).guidance_range == (5.5, 5.5)
+    prompts = [prompt for batch in run.inputs.batches(range(8)) for prompt in batch.prompts]
+    assert set(PROMPTS) >= set(prompts) - {""} and 0 < prompts.count("") < len(prompts)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +80,8 @@ def test_preserve_cfg_may_stand_bare(arguments: Arguments, tmp_path: Path) -> No
         ({"proportion_empty_prompts": 0.0}, "pass --proportion_empty_prompts"),
         ({"guidance_scale_min": 2.0, "guidance_scale_max": 9.0}, "leave the range out"),
         (
-            {"train_data_dir": None, "prompts_file": "prompts", "proportion_empty_prompts": 0.0},
-            "pass images instead",
+            {"train_data_dir": None, "prompts_file": "prompts", "objective": "endpoint"},
+            "choose another objective",
         ),
     ],
 )

@@ -130,7 +130,7 @@ NONSENSE: list[tuple[str, dict[str, Any]]] = [
             "guidance_scale_max": 9.0,
         },
     ),
-    ("preserve_cfg", {"preserve_cfg": True}),
+    ("preserve_cfg", {"preserve_cfg": True, "proportion_empty_prompts": 0.0}),
     (
         "preserve_cfg",
         {
@@ -140,14 +140,23 @@ NONSENSE: list[tuple[str, dict[str, Any]]] = [
             "guidance_scale_max": 9.0,
         },
     ),
-    ("preserve_cfg", {**PROMPTS, "preserve_cfg": True}),
+    *(
+        ("preserve_cfg", {**PROMPTS, "preserve_cfg": True, "objective": name})
+        for name in ("endpoint", "reflow")
+    ),
     ("train_data_dir", {"prompts_file": "prompts.txt"}),
     ("dataset_name", {**PROMPTS, "dataset_name": "someone/pictures"}),
     ("trajectories_per_prompt", {"trajectories_per_prompt": 2}),
     ("trajectory_dir", {"trajectory_dir": "somewhere"}),
     ("random_flip", {**PROMPTS, "random_flip": True}),
     ("center_crop", {**PROMPTS, "center_crop": True}),
-    ("proportion_empty_prompts", {**PROMPTS, "proportion_empty_prompts": 0.1}),
+    *(
+        (
+            "proportion_empty_prompts",
+            {**PROMPTS, "objective": name, "proportion_empty_prompts": 0.1},
+        )
+        for name in ("endpoint", "reflow")
+    ),
     ("prompts_file", {"objective": "endpoint"}),
     ("ct", {**PROMPTS, "objective": "ct"}),
     ("lpips", {"objective": "pcm", "loss_type": "lpips"}),

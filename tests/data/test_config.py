@@ -63,10 +63,6 @@ def sections(**flags: Any) -> tuple[DataConfig, SampleConfig, CacheConfig]:
             {"prompts_file": "x", "center_crop": True},
             r"center_crop has no effect with --prompts_file",
         ),
-        (
-            {"prompts_file": "x", "proportion_empty_prompts": 0.1},
-            r"proportion_empty_prompts does not go with --prompts_file",
-        ),
     ],
     ids=str,
 )
@@ -77,7 +73,12 @@ def test_flags_that_contradict_each_other_are_refused(flags: dict[str, Any], mes
 
 @pytest.mark.parametrize(
     "flags",
-    [{}, {"trajectories_per_prompt": 4, "trajectory_dir": "y"}, {"max_train_samples": 2}],
+    [
+        {},
+        {"trajectories_per_prompt": 4, "trajectory_dir": "y"},
+        {"max_train_samples": 2},
+        {"proportion_empty_prompts": 0.1},
+    ],
     ids=str,
 )
 def test_flags_that_go_with_prompts_are_accepted(flags: dict[str, Any]) -> None:

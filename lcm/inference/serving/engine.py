@@ -25,6 +25,7 @@ from lcm.inference.serving.calls import Call, groups, make
 from lcm.inference.serving.drawing import Drawing, gather_facts, inside
 from lcm.inference.serving.futures import Picture, check_outside, settle
 from lcm.inference.serving.request import MAX_PIXELS, Request, as_request
+from lcm.inference.state import attachment
 from lcm.inference.texts import say_once
 from lcm.models.families.base import PIXELS_AT_ONCE
 from lcm.models.prompts import final_norm, said_already
@@ -33,6 +34,18 @@ PIPELINES = (
     *(StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline),
     *(StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline),
 )
+
+
+def check_no_first_steps(pipe: Any) -> None:
+    """Raises ValueError for a pipeline whose teacher makes first steps: a batch has requests at
+    different steps, and one adapter for all of them.
+    """
+    found = attachment(pipe)
+    if found is not None and found.teacher_first_steps:
+        raise ValueError(
+            "an engine draws requests that are at different steps together, so the adapter cannot "
+            "be off in the first ones: lcm.detach(pipe), then attach it without teacher_first_steps"
+        )
 
 
 class QueueFullError(RuntimeError):
@@ -72,6 +85,7 @@ class Engine:
                 f"cannot serve {type(pipe).__name__}; pass one of {kinds}, or of a class derived "
                 "from them"
             )
+        check_no_first_steps(pipe)
         self.max_batch = whole("max_batch", max_batch)
         self.max_waiting = None if max_waiting is None else whole("max_waiting", max_waiting)
         self.max_pixels = whole("max_pixels", max_pixels)
