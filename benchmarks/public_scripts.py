@@ -74,7 +74,7 @@ def load_pipe(folder: Path) -> Any:
 
 class TwoUnets:
     """A frozen teacher, and a student that is another U-Net with an adapter of PEFT. The teacher
-    predicts epsilon.
+    predicts epsilon or v.
     """
 
     def __init__(self, pipe: Any, settings: Settings, autocast: torch.dtype | None = None) -> None:
@@ -190,6 +190,8 @@ class TwoUnets:
             noise = unet(x.to(self.pipe.unet.dtype), timesteps, timestep_cond=None, **cond).sample
         noise = noise.float()
         alpha, sigma = self.alpha_sigma(timesteps)
+        if self.pipe.scheduler.config.prediction_type == "v_prediction":
+            return alpha * x - sigma * noise, alpha * noise + sigma * x
         return (x - sigma * noise) / alpha, noise
 
     def loss(self, batch: SampleBatch) -> Tensor:

@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.time_to_quality --seeds 0 1 2
 
-On the tiny world, with what `time_to_quality.yaml` lists: the logic of the public LCM-LoRA script
-(two U-Nets, see public_scripts.py) with the settings of its README and with our recipe, and this
-toolkit with several. All of them learn from the same images, written anew, in one process and in
+On the teachers and with the learners that `time_to_quality.yaml` lists: the logic of the public
+LCM-LoRA script (two U-Nets, see public_scripts.py) with the settings of its README, and this
+toolkit without any flag. Those of a teacher learn from the same images, in one process and in
 turn, some updates each, so that whatever else the machine does falls on all. After its turn each is
 scored. The clock counts this process's own work from loading the model on: encoding into a cache
 and drawing trajectories are in it, scoring is not.
@@ -32,20 +32,21 @@ import torch
 import yaml
 from diffusers import LCMScheduler
 
+from benchmarks.methods.locks import lock
 from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
 from benchmarks.public_scripts import Settings, TwoUnets, load_pipe
 from benchmarks.rounds import Clock, process_seconds
-from examples.shapes.demo import TEACHER
 from examples.shapes.evaluate import decode, generate, prompts_and_seeds
 from examples.shapes.judge import Judge
-from examples.shapes.render import write_dataset
+from examples.worlds import World, load_world
 from lcm.config.run import TrainConfig
 from lcm.inference import make_scheduler
 from lcm.training.setup import build_run
 from lcm.training.step import train_step
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 RESULTS = HERE / "results"
 PLAN = HERE / "time_to_quality.yaml"
 NAME = "time_to_quality.json"
@@ -69,13 +70,15 @@ class Learner(Protocol):
 class ScriptLearner:
     """The public script's logic. Images are read by this toolkit's loader, in the same process."""
 
-    def __init__(self, flags: dict[str, Any], data: Path, folder: Path, seed: int) -> None:
+    def __init__(
+        self, flags: dict[str, Any], teacher: Path, data: Path, folder: Path, seed: int
+    ) -> None:
         flags = dict(flags)
         batch_size = flags.pop("train_batch_size")
         torch.manual_seed(seed)
-        self.script = TwoUnets(load_pipe(TEACHER), Settings(**flags))
+        self.script = TwoUnets(load_pipe(teacher), Settings(**flags))
         config = TrainConfig.of(
-            pretrained_teacher_model=str(TEACHER),
+            pretrained_teacher_model=str(teacher),
             train_data_dir=str(data),
             output_dir=str(folder),
             train_batch_size=batch_size,
@@ -103,7 +106,9 @@ class ScriptLearner:
 class ToolkitLearner:
     """A run of this toolkit."""
 
-    def __init__(self, flags: dict[str, Any], data: Path, folder: Path, seed: int) -> None:
+    def __init__(
+        self, flags: dict[str, Any], teacher: Path, data: Path, folder: Path, seed: int
+    ) -> None:
         own: dict[str, Any] = (
             {"latent_cache_dir": str(folder / "cache")} if flags.get("cache_latents") else {}
         )
@@ -112,11 +117,11 @@ class ToolkitLearner:
         else:
             own |= {"train_data_dir": str(data)}
         own |= {
-            "pretrained_teacher_model": str(TEACHER),
+            "pretrained_teacher_model": str(teacher),
             "output_dir": str(folder / "out"),
             "seed": seed,
         }
-        own |= {"validation_num_steps": list(NUM_STEPS)}
+        own |= {"validation_num_steps": list(NUM_STEPS), "validation_prompts": ["none"]}
         self.run, self.state = build_run(TrainConfig.of(**own, **flags))
         self.batches = self.run.inputs.batches(range(self.run.facts.num_updates))
 
@@ -162,7 +167,7 @@ class Course:
         self.updates += count
 
     def score(self, judge: Judge, num_images: int) -> None:
-        prompts, seeds = prompts_and_seeds(num_images)
+        prompts, seeds = prompts_and_seeds(num_images, judge.world)
         row: dict[str, Any] = {"updates": self.updates, "seconds": round(self.seconds, 2)}
         with self.learner.drawing() as (pipe, how):
             for n in NUM_STEPS:
@@ -194,27 +199,39 @@ def turn(updates: int) -> int:
     return max(10, updates // 10)
 
 
-def begin(name: str, flags: dict[str, Any], data: Path, folder: Path, seed: int) -> Course:
+def begin(
+    name: str, flags: dict[str, Any], teacher: Path, data: Path, folder: Path, seed: int
+) -> Course:
     """Loads the models and makes what a run makes before its first update; `flags` is an entry of
     the plan.
     """
     folder.mkdir()
     own = {key: value for key, value in flags.items() if key != "kind"}
     start = time.process_time()
-    learner = KINDS[flags["kind"]](own, data, folder, seed)
+    learner = KINDS[flags["kind"]](own, teacher, data, folder, seed)
     return Course(name, learner, own["max_train_steps"], time.process_time() - start)
 
 
-def run(
-    plan: dict[str, dict[str, Any]], seed: int, num_images: int = NUM_IMAGES, images: int = IMAGES
-) -> dict[str, Any]:
-    """Name -> curve."""
-    judge = Judge.load()
+def run(learners: dict[str, dict[str, Any]], teacher: dict[str, str], seed: int) -> dict[str, Any]:
+    """Name -> curve, of all learners on a teacher of the plan."""
+    world: World = load_world(teacher["world"])
+    judge = Judge.load(world=world)
+    # whole rounds of the captions, of which a world may have more
+    num_images = max(NUM_IMAGES, len(world.captions))
     with tempfile.TemporaryDirectory() as scratch:
-        data = Path(scratch) / "images"
-        write_dataset(data, images, seed=seed)
+        data, prompts = Path(scratch) / "images", Path(scratch) / "prompts.txt"
+        world.write_dataset(data, IMAGES, seed=seed)
+        prompts.write_text("\n".join(world.captions) + "\n")
         courses = [
-            begin(name, flags, data, Path(scratch) / name, seed) for name, flags in plan.items()
+            begin(
+                name,
+                {**flags, "prompts_file": str(prompts)} if flags.get("prompts_file") else flags,
+                ROOT / teacher["path"],
+                data,
+                Path(scratch) / name,
+                seed,
+            )
+            for name, flags in learners.items()
         ]
         while going := [course for course in courses if not course.is_over]:
             for course in going:
@@ -249,11 +266,21 @@ def times_sooner(
 
 
 def quality_table(results: dict[str, Any]) -> str:
-    """Seconds to every level, and how many times sooner that is than the first line's."""
-    seeds = list(results["seeds"].values())
+    """Seconds to every level, and how many times sooner that is than the first line's of the same
+    teacher.
+    """
+    rows = []
+    for teacher, seeds in results["teachers"].items():
+        rows += teacher_rows(teacher, list(seeds.values()))
+    heads = [f"{level:.0%} at {n} steps" for n, level in itertools.product(NUM_STEPS, LEVELS)]
+    return table(["teacher", "seeds", "seconds until", *heads], rows)
+
+
+def teacher_rows(teacher: str, seeds: list[dict[str, Any]]) -> list[list[str]]:
+    """The lines of one teacher; the curves of each seed by the learner's name."""
     names, rows = list(seeds[0]), []
     for name in names:
-        row = [name]
+        row = [teacher, str(len(seeds)), name]
         for n, level in itertools.product(NUM_STEPS, LEVELS):
             cell = spread([reached(curves[name], n, level) for curves in seeds])
             sooner = [times_sooner(curves[names[0]], curves[name], n, level) for curves in seeds]
@@ -261,8 +288,7 @@ def quality_table(results: dict[str, Any]) -> str:
                 cell += f"; {'> ' if any(bound for _, bound in sooner) else ''}{times:.1f}x"
             row.append(cell)
         rows.append(row)
-    heads = [f"{level:.0%} at {n} steps" for n, level in itertools.product(NUM_STEPS, LEVELS)]
-    return table(["seconds until", *heads], rows)
+    return rows
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -271,21 +297,34 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--results_dir", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    plan, names = load_plan(), list(load_plan()["teachers"])
+    parser.add_argument("--teachers", nargs="+", choices=names, default=names)
     args = parser.parse_args(argv)
-    plan, path = yaml.safe_load(PLAN.read_text()), args.results_dir / NAME
-    results = json.loads(path.read_text()) if path.exists() else {}
-    if results.get("plan") != plan:
-        results = {
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "plan": plan,
-            "seeds": {},
-        }
-    for seed in args.seeds:
-        if str(seed) not in results["seeds"]:
-            results["seeds"][str(seed)] = run(plan, seed)
+    path = args.results_dir / NAME
+    for seed, name in itertools.product(args.seeds, args.teachers):
+        if str(seed) in results_of(path, plan)["teachers"].get(name, {}):
+            continue
+        curves = run(plan["learners"], plan["teachers"][name], seed)
+        with lock(path.with_suffix(".lock"), wait=True):
+            results = results_of(path, plan)
+            results["teachers"].setdefault(name, {})[str(seed)] = curves
             write_json(path, results)
-    print(quality_table(results))
+    print(quality_table(results_of(path, plan)))
+
+
+def load_plan() -> dict[str, Any]:
+    """The teachers, each a world and a folder, and the learners, each a kind and its flags."""
+    plan: dict[str, Any] = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
+    return plan
+
+
+def results_of(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """The results so far; none where they are those of another plan."""
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if results.get("plan") == plan:
+        return results
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {**machine, "plan": plan, "teachers": {}}
 
 
 if __name__ == "__main__":

@@ -7,18 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import yaml
-
 from benchmarks.gpu.plan import Bench
 from benchmarks.gpu.shapes import SIDE, Shapes
 from benchmarks.gpu.worlds import precision_of
-from benchmarks.time_to_quality import IMAGES, NUM_IMAGES, PLAN, Course, turn
+from benchmarks.time_to_quality import IMAGES, NUM_IMAGES, Course, load_plan, turn
 from examples.shapes.judge import Judge
 from lcm.inference import make_scheduler
 from lcm.training.setup import build_recipe
 from lcm.training.step import train_step
 
-ENTRY = "this toolkit, averaged"
+ENTRY = "this toolkit, pictures"
 """The settings, of time_to_quality.yaml."""
 TINY_IMAGES, TINY_BATCH, TINY_UPDATES = 8, 2, 2
 
@@ -50,8 +48,8 @@ def measure(bench: Bench, precision: str) -> dict[str, Any]:
     """The curve until both levels are reached at 2 and 4 steps, the updates are made, or the time
     is over. Encoding counts, scoring does not.
     """
-    flags = dict(yaml.safe_load(PLAN.read_text(encoding="utf-8"))[ENTRY])
-    del flags["kind"], flags["resolution"]
+    flags = dict(load_plan()["learners"][ENTRY])
+    del flags["kind"]
     batch = TINY_BATCH if bench.tiny else flags.pop("train_batch_size")
     flags.pop("train_batch_size", None)
     updates = TINY_UPDATES if bench.tiny else flags["max_train_steps"]

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from benchmarks.scale import scale_table
 from benchmarks.time_to_quality import (
     LEVELS,
     NUM_STEPS,
-    PLAN,
     begin,
+    load_plan,
     quality_table,
     reached,
     spread,
@@ -25,8 +24,10 @@ from benchmarks.time_to_quality import (
 )
 from examples.shapes.judge import Judge
 from examples.shapes.render import write_dataset
+from tests.support import ROOT
 
-PLANNED: dict[str, dict[str, Any]] = yaml.safe_load(PLAN.read_text())
+PLANNED: dict[str, dict[str, Any]] = load_plan()["learners"]
+TEACHER = ROOT / load_plan()["teachers"]["v_prediction, zero SNR"]["path"]
 
 
 def curve(*accuracies: float) -> list[dict[str, Any]]:
@@ -52,14 +53,14 @@ def test_the_table_divides_seed_by_seed() -> None:
         "0": {"first": slow, "other": fast},
         "1": {"first": curve(0.5, 0.95, 0.95), "other": fast},
     }
-    rows = quality_table({"seeds": seeds}).splitlines()
-    assert rows[2].startswith("| first | 12 (4 to 20) |")
-    assert rows[3].startswith("| other | 2; 6.0x |")
+    rows = quality_table({"teachers": {"a": seeds}}).splitlines()
+    assert rows[2].startswith("| a | 2 | first | 12 (4 to 20) |")
+    assert rows[3].startswith("| a | 2 | other | 2; 6.0x |")
     never = quality_table(
-        {"seeds": {"0": {"first": curve(*[0.5] * 9), "other": fast}}}
+        {"teachers": {"a": {"0": {"first": curve(*[0.5] * 9), "other": fast}}}}
     ).splitlines()
-    assert never[2].startswith("| first | - |")
-    assert never[3].startswith("| other | 2; > 9.0x |")
+    assert never[2].startswith("| a | 1 | first | - |")
+    assert never[3].startswith("| a | 1 | other | 2; > 9.0x |")
     assert spread([3.0, math.inf]) == "- (3 to -)"
     assert spread([math.inf]) == "-"
 
@@ -70,9 +71,9 @@ def test_every_entry_begins_learns_and_is_scored(name: str, tmp_path: Path) -> N
     flags = dict(PLANNED[name])
     if "prompts_file" in flags:
         (tmp_path / "prompts.txt").write_text("a red star on a navy background\n")
-        flags |= {"prompts_file": str(tmp_path / "prompts.txt"), "trajectories_per_prompt": 1}
+        flags |= {"prompts_file": str(tmp_path / "prompts.txt"), "num_ddim_timesteps": 4}
     flags["train_batch_size"] = 2
-    course = begin(name, flags, tmp_path / "images", tmp_path / "run", seed=0)
+    course = begin(name, flags, TEACHER, tmp_path / "images", tmp_path / "run", seed=0)
     course.train(1)
     course.score(Judge.load(), num_images=2)
     assert course.seconds > 0.0
