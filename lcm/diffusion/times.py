@@ -191,15 +191,17 @@ class DirectTimes:
 
 @dataclass(frozen=True)
 class TangentTimes:
-    """t uniform over the timesteps, u = t - step: the two ends of a finite difference along the
-    trajectory.
+    """t uniform over the timesteps from `step` on, u as far below: the two ends of a finite
+    difference along the trajectory, which does not reach below the landing time.
     """
 
     num_train_timesteps: int
     step: int
+    landing: Landing = LandClean()
     direct: bool = False
 
     def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times:
         total = self.num_train_timesteps
         t = self.step + (uniform * (total - self.step)).long().clamp(max=total - self.step - 1)
-        return Times(t, t - self.step, torch.full_like(t, CLEAN))
+        s = self.landing(t, t - self.step, uniform_landing, progress)
+        return Times(t, torch.maximum(t - self.step, s), s)

@@ -36,8 +36,10 @@ def min_snr(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> T
 
 
 def velocity(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> Tensor:
-    """1 / sigma_t^2 = SNR + 1: with l2 and clean landing, the distance between predictions of v."""
-    return schedule.sigmas[times.t] ** -2
+    """1 / sin^2(phi_t - phi_s): with l2, the distance between predictions of v. Where landing is
+    clean, 1 / sigma_t^2 = SNR + 1.
+    """
+    return schedule.rotation(times.t, times.s)[1].flatten() ** -2
 
 
 def inverse_dt(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> Tensor:

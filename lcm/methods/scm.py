@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from lcm.adapter.recipe import Play
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
-from lcm.diffusion.times import TangentTimes
+from lcm.diffusion.times import LandClean, Landing, TangentTimes
 from lcm.methods.method import Method, compose, follow_teacher, lcm_play
 from lcm.methods.objective import Objective
-from lcm.methods.parts import Tangent
 from lcm.methods.settings import DistillationSettings
+from lcm.methods.tangent import Tangent
 
 PLAY_STEPS = 50
 """The grid of play, which stock `LCMScheduler` and ComfyUI assume: every timestep is trained."""
@@ -41,14 +41,26 @@ class ScmSettings(DistillationSettings):
 
 def build(settings: ScmSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
     """sCM, Eq. 8, without its learned weight."""
+    return continuous(settings, schedule, loss, LandClean(), phases=1)
+
+
+def continuous(
+    settings: ScmSettings, schedule: NoiseSchedule, loss: Loss, landing: Landing, phases: int
+) -> Objective:
+    """The loss of the tangent of the points where `landing` lands."""
+    # forward mode knows no step
+    step = 1 if settings.tangent_mode == "jvp" else settings.tangent_step
     return compose(
         settings,
         schedule,
         loss,
-        times=TangentTimes(schedule.num_train_timesteps, settings.tangent_step),
+        times=TangentTimes(schedule.num_train_timesteps, step, landing),
         coupling=follow_teacher(settings),
         target=Tangent(
-            settings.tangent_mode, settings.tangent_warmup, settings.tangent_normalization
+            settings.tangent_mode,
+            settings.tangent_warmup,
+            settings.tangent_normalization,
+            phases,
         ),
     )
 

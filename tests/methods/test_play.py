@@ -22,6 +22,8 @@ from lcm.methods import METHODS
 from lcm.methods.build import build_objective, make_recipe
 from lcm.methods.config import MethodConfig, resolved
 from lcm.methods.objective import Objective
+from lcm.models.conditioning import Conditioning
+from tests.support.closed_forms import GaussianRoles, make_batch
 from tests.support.methods import FROM_TRAJECTORIES, every_type
 from tests.support.schedules import SD_BETAS, make_schedule, network
 
@@ -56,6 +58,8 @@ PLAYS: list[tuple[str, dict[str, Any]]] = [
     ("tscd", {"eta": 0.5}),
     ("tscd", {"num_ddim_timesteps": 4, "segments": [2, 1]}),
     *(("tscd", {"segments": list(segments)}) for segments in SEGMENTS),
+    ("rollout", {"rollout_steps": [1, 2, 4, 8]}),
+    *(("phased_scm", {"phases": m}) for m in (1, 2, 8)),
 ]
 
 
@@ -109,10 +113,23 @@ def times_of(objective: Objective, landing: float = 0.5) -> Times:
     return Times(*map(torch.cat, zip(*parts, strict=True)))
 
 
+def asked_at(objective: Objective) -> set[int]:
+    """The times that the student is asked at in one step: all those of a whole play."""
+    asked: set[int] = set()
+
+    class Listening(GaussianRoles):
+        def student(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+            asked.update(t.tolist())
+            return super().student(x_t, t, conditioning)
+
+    objective(Listening(objective.schedule), make_batch(1), 0.5)
+    return asked
+
+
 @every_play
 def test_every_time_of_play_was_trained(name: str, flags: dict[str, Any]) -> None:
     objective, recipe, scheduler = played(name, flags, "epsilon")
-    trained = set(times_of(objective).t.tolist())
+    trained = set(times_of(objective).t.tolist()) | asked_at(objective)
     for n in recipe.num_inference_steps:
         scheduler.set_timesteps(n)
         assert len(scheduler.timesteps) == n

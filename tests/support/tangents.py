@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.methods.objective import Objective
-from lcm.methods.parts import Tangent
+from lcm.methods.tangent import Tangent
 from tests.support.closed_forms import make_objective
 
-every_mode = pytest.mark.parametrize("mode", ["fd", "jvp"])
+every_mode = pytest.mark.parametrize("mode", ["fd", "central", "jvp"])
 GUIDANCE = 3.0
 
 
