@@ -35,7 +35,7 @@ TEACHERS = {"epsilon": "examples/shapes/teacher", "v_prediction": "examples/shap
 TIMES = (150, 400, 650, 900)
 STEPS = (1, 2, 5, 20)
 PICTURES = 8
-STRENGTH = 0.1
+STRENGTH = 0.02
 """Standard deviation of the values of B; those of A are PEFT's."""
 
 
