@@ -64,5 +64,12 @@ def alpha(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> Ten
     return schedule.alphas[times.t]
 
 
-VANISHING: set[Weight] = {snr, min_snr, inverse_dt, alpha_squared, alpha}
+def scm_prior(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> Tensor:
+    """The velocity weight over tau: with l2, sCM's prior weight 1 / sigma on the distance between
+    predictions of v.
+    """
+    return velocity(schedule, times, snr_gamma) / schedule.tau[times.t]
+
+
+VANISHING: set[Weight] = {snr, min_snr, inverse_dt, alpha_squared, alpha, scm_prior}
 """The weights that are 0 at zero terminal SNR; one from outside is added where it is so."""

@@ -94,18 +94,21 @@ class OwnFlags(Section):
     )
     time_distribution: str | None = own(
         "how often each noise level is trained: every step of the grid alike, or by a log-normal "
-        "law of the noise level (iCT, ECT)",
-        "uniform with ct",
+        "law of the noise level (iCT, ECT, sCM)",
+        "uniform with ct, scm, phased_scm",
         names=lambda: ("uniform", "lognormal"),
     )
     lognormal_mean: float | None = own(
         "mean of the logarithm of EDM's noise level, which is half of sigma / alpha",
-        "-1.1 with ct",
+        "-1.1 with ct; -1.0 with scm, phased_scm",
         at_least=-100,
         at_most=100,
     )
     lognormal_std: float | None = own(
-        "standard deviation of the same", "2.0 with ct", at_least=0.01, at_most=100
+        "standard deviation of the same",
+        "2.0 with ct; 1.4 with scm, phased_scm",
+        at_least=0.01,
+        at_most=100,
     )
     ema_schedule: str | None = own(
         "cm: the decay of the ema target rises from ema_decay as the discretization grows",

@@ -22,7 +22,7 @@ from lcm.methods.settings import PhaseSettings
 
 
 @dataclass(frozen=True)
-class PhasedScmSettings(PhaseSettings, scm.ScmSettings):
+class PhasedScmSettings(scm.ScmSettings, PhaseSettings):
     """The phases, and the tangent of `scm`."""
 
 

@@ -119,6 +119,7 @@ UNREAD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("ct", {"discretization": "refined"}, {"ect_q": 4.0, "ect_k": 1.0, "ect_b": 9.0}),
     ("ct", {"time_distribution": "uniform"}, {"lognormal_mean": 0.5, "lognormal_std": 0.5}),
     ("tcd", {"landing_steps": []}, {"landing_jitter": 0.9, "landing_window": 0}),
+    ("scm", {"time_distribution": "uniform"}, {"lognormal_mean": 0.5, "lognormal_std": 0.5}),
     ("scm", {"tangent_mode": "central"}, {"solver": "heun", "solver_steps": 3}),
     (
         "phased_scm",
