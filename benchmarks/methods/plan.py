@@ -23,8 +23,9 @@ class Run:
 
     `data`: the training pictures, or prompts alone. `student`: "trained"; "random" for the adapter
     of the run `like` with noise of the same norm in every matrix; "base" for no adapter, played by
-    `scheduler`. `reference_guidance_scale` is that of the teacher whose pictures the run is
-    compared with. `control` marks a row that is there to be compared with, not to be good.
+    `scheduler`. Training goes on from the adapter of the run `after`. `reference_guidance_scale` is
+    that of the teacher whose pictures the run is compared with. `control` marks a row that is there
+    to be compared with, not to be good.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Run:
     data: str = "images"
     student: str = "trained"
     like: str | None = None
+    after: str | None = None
     scheduler: str = "LCMScheduler"
     reference_guidance_scale: float = 5.0
     control: bool = False
@@ -101,10 +103,10 @@ def load_plan(path: Path = PLAN) -> list[Run]:
         runs.append(run)
     names = [run.name for run in runs]
     twice = {name for name in names if names.count(name) > 1}
-    missing = {run.like for run in runs if run.like} - set(names)
+    missing = {name for run in runs for name in (run.like, run.after) if name} - set(names)
     if twice or missing:
         raise ValueError(
-            f"{path}: names must be unique and `like` must name a run; wrong: "
+            f"{path}: names must be unique and `like` and `after` must name runs; wrong: "
             f"{', '.join(sorted(twice | missing))}"
         )
     return runs

@@ -46,14 +46,14 @@ def words(flags: dict[str, Any]) -> list[str]:
     ]
 
 
-def train(job: Job, data: dict[str, Path], output_dir: Path, log: Path, owner: int) -> None:
-    """Trains, or goes on training, in a process of its own that shares the lock `owner`; its output
-    goes to `log`.
+def train(job: Job, chosen: dict[str, Any], output_dir: Path, log: Path, owner: int) -> None:
+    """Trains with the `chosen` flags, or goes on training, in a process of its own that shares the
+    lock `owner`; its output goes to `log`.
 
     Raises RuntimeError with the end of the log on failure.
     """
     flags = {
-        **job.run.flags_on(data),
+        **chosen,
         "output_dir": output_dir,
         "seed": job.seed,
         "resume_from_checkpoint": "latest",
@@ -105,22 +105,29 @@ def prepare_adapter(
 ) -> Path | None:
     """The folder of the job's adapter, made if need be; None for the bare model.
 
-    Raises FileNotFoundError when the run that a random adapter imitates is not finished.
+    Raises FileNotFoundError when the run that it imitates or goes on from is not finished.
     """
     folder = runs / job.name
     if job.run.student == "base":
         return None
     if job.run.student == "random":
-        model = runs / job_name(str(job.run.like), job.seed)
-        if not is_finished(model):
-            raise FileNotFoundError(
-                f"it imitates {model.name}, which is not finished; run that first"
-            )
+        model = finished(runs / job_name(str(job.run.like), job.seed), "it imitates")
         randomise(model / WEIGHTS_NAME, folder / WEIGHTS_NAME, job.seed)
     elif not is_finished(folder):
+        first = {}
+        if job.run.after is not None:
+            model = finished(runs / job_name(job.run.after, job.seed), "it goes on from")
+            first = {"init_adapter": model}
         print(f"{job.name}: training, which writes to {log}", flush=True)
-        train(job, data, folder, log, owner)
+        train(job, {**job.run.flags_on(data), **first}, folder, log, owner)
     return folder
+
+
+def finished(model: Path, why: str) -> Path:
+    """The folder of another run. Raises FileNotFoundError when it is not finished."""
+    if not is_finished(model):
+        raise FileNotFoundError(f"{why} {model.name}, which is not finished; run that first")
+    return model
 
 
 def load_student(job: Job, adapter: Path | None) -> tuple[Any, Play]:

@@ -96,6 +96,17 @@ class NoiseSchedule:
         """alpha_t and sigma_t shaped [B, 1, 1, 1], to multiply latents with."""
         return self.alphas[t].view(-1, 1, 1, 1), self.sigmas[t].view(-1, 1, 1, 1)
 
+    def rotation(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of phi_t - phi_s, [B, 1, 1, 1]: alpha_t and sigma_t where s is CLEAN. A
+        jump from t to s is cos x_t - sin v.
+        """
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
+        return alpha_t * alpha_s + sigma_t * sigma_s, sigma_t * alpha_s - alpha_t * sigma_s
+
+    def angle(self, t: Tensor, s: Tensor) -> Tensor:
+        """phi_t - phi_s, [B, 1, 1, 1]."""
+        return (self.phi[t] - self.phi[s]).view(-1, 1, 1, 1)
+
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t = alpha_t x0 + sigma_t eps, float32."""
         return self.jump(Prediction(x0.float(), eps.float()), t)

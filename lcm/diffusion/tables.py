@@ -38,6 +38,7 @@ WEIGHTS: Table[Weight] = Table(
         "min_snr": "lcm.diffusion.weighting:min_snr",
         "velocity": "lcm.diffusion.weighting:velocity",
         "inverse_dt": "lcm.diffusion.weighting:inverse_dt",
+        "scm_prior": "lcm.diffusion.weighting:scm_prior",
         "alpha_squared": "lcm.diffusion.weighting:alpha_squared",
         "alpha": "lcm.diffusion.weighting:alpha",
     },

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lcm.diffusion.grid import SolverGrid
+from lcm.diffusion.levels import Draw, evenly
 from lcm.diffusion.schedule import CLEAN
 from lcm.system.transfers import sent
 
@@ -192,15 +193,18 @@ class DirectTimes:
 
 @dataclass(frozen=True)
 class TangentTimes:
-    """t uniform over the timesteps, u = t - step: the two ends of a finite difference along the
-    trajectory.
+    """t from the timesteps from `step` on, u as far below: the two ends of a finite difference
+    along the trajectory, which does not reach below the landing time. `draw` has how often.
     """
 
     num_train_timesteps: int
     step: int
+    landing: Landing = LandClean()
+    draw: Draw = evenly
     direct: bool = False
 
     def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times:
-        total = self.num_train_timesteps
-        t = self.step + (uniform * (total - self.step)).long().clamp(max=total - self.step - 1)
-        return Times(t, t - self.step, torch.full_like(t, CLEAN))
+        edges = torch.arange(self.step - 1, self.num_train_timesteps, device=uniform.device)
+        t = self.step + self.draw(uniform, torch.where(edges < self.step, CLEAN, edges))
+        s = self.landing(t, t - self.step, uniform_landing, progress)
+        return Times(t, torch.maximum(t - self.step, s), s)

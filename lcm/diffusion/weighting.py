@@ -36,8 +36,10 @@ def min_snr(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> T
 
 
 def velocity(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> Tensor:
-    """1 / sigma_t^2 = SNR + 1: with l2 and clean landing, the distance between predictions of v."""
-    return schedule.sigmas[times.t] ** -2
+    """1 / sin^2(phi_t - phi_s): with l2, the distance between predictions of v. Where landing is
+    clean, 1 / sigma_t^2 = SNR + 1.
+    """
+    return schedule.rotation(times.t, times.s)[1].flatten() ** -2
 
 
 def inverse_dt(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> Tensor:
@@ -62,5 +64,12 @@ def alpha(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> Ten
     return schedule.alphas[times.t]
 
 
-VANISHING: set[Weight] = {snr, min_snr, inverse_dt, alpha_squared, alpha}
+def scm_prior(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> Tensor:
+    """The velocity weight over tau: with l2, sCM's prior weight 1 / sigma on the distance between
+    predictions of v.
+    """
+    return velocity(schedule, times, snr_gamma) / schedule.tau[times.t]
+
+
+VANISHING: set[Weight] = {snr, min_snr, inverse_dt, alpha_squared, alpha, scm_prior}
 """The weights that are 0 at zero terminal SNR; one from outside is added where it is so."""

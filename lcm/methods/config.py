@@ -54,16 +54,29 @@ class MethodConfig(OwnFlags, SharedFlags):
 
         # a flag that silently does nothing is how the public scripts lose a night of training
         ranged = self.guidance_per_phase is not None or self.guidance_scale_min is not None
-        no_solver = self.coupling in ("same_noise", "sde")
+        choices = (
+            ("coupling", self.coupling, ("same_noise", "sde"), "solver"),
+            # those ask the teacher for a direction alone
+            ("tangent_mode", self.tangent_mode, ("central", "jvp"), "fd"),
+        )
         cases = [
+            *(
+                (solver, value in asking_none, f"with {name} {value}", f"pass --{name} {way}")
+                for solver in ("solver", "solver_steps")
+                for name, value, asking_none, way in choices
+            ),
             (
                 "guidance_scale",
                 ranged,
                 "beside a guidance range or guidance_per_phase",
                 "leave those out",
             ),
-            ("solver", no_solver, f"with coupling {self.coupling}", "pass --coupling solver"),
-            ("solver_steps", no_solver, f"with coupling {self.coupling}", "pass --coupling solver"),
+            (
+                "tangent_step",
+                self.tangent_mode == "jvp",
+                "with tangent_mode jvp",
+                "pass --tangent_mode central",
+            ),
             ("ema_decay", self.target == "online", "with target online", "pass --target ema"),
             (
                 "snr_gamma",

@@ -1,5 +1,5 @@
-"""One distillation step, as a composition of times, a path, a coupling, a target, a loss and a
-weight.
+"""One distillation step, as a composition of times, a path, a coupling, a target, a loss, a
+comparison and a weight.
 """
 
 from __future__ import annotations
@@ -116,6 +116,19 @@ class Target(Protocol):
     def __call__(self, objective: Objective, context: LossContext) -> Tensor: ...
 
 
+class Comparison(Protocol):
+    """How far the student is from its target, with gradients: (objective, context, target) -> [B]
+    float32.
+    """
+
+    def __call__(self, objective: Objective, context: LossContext, target: Tensor) -> Tensor: ...
+
+
+def at_landing(objective: Objective, context: LossContext, target: Tensor) -> Tensor:
+    """The distance of the student's landing point from x_t."""
+    return objective.loss(objective.student_lands(context), target, objective.huber_c)
+
+
 @dataclass(frozen=True)
 class Objective:
     """A distillation loss. Every part is a function; a method is a choice of parts.
@@ -132,6 +145,7 @@ class Objective:
     target: Target
     loss: Loss
     guidance: Guidance
+    compare: Comparison = at_landing
     weight: Weight = uniform
     huber_c: float | None = None
     snr_gamma: float | None = None
@@ -196,7 +210,7 @@ class Objective:
             target = self.target(self, context)
         # the student comes last: its saved activations then never coexist with the passes that
         # need no gradient
-        distance = self.loss(self.student_lands(context), target, self.huber_c)
+        distance = self.compare(self, context, target)
         return LossOutput(self.weight(self.schedule, times, self.snr_gamma) * distance, times)
 
     def student_lands(self, context: LossContext) -> Tensor:

@@ -20,7 +20,7 @@ class OwnFlags(Section):
     )
     phases: int | None = own(
         "parts that the trajectory is cut into, and the number of inference steps",
-        "4 with pcm, flow_map",
+        "4 with pcm, phased_scm, flow_map",
         above=0,
         at_most=1000,
     )
@@ -54,6 +54,13 @@ class OwnFlags(Section):
         "0.3 with tcd; 0.0 with tscd",
         at_least=0,
         at_most=1,
+    )
+    rollout_steps: list[int] | None = own(
+        "numbers of steps that the student plays from noise to image, each with gradients through "
+        "all of them",
+        "4 with rollout",
+        at_least=1,
+        at_most=1000,
     )
     discretization: str | None = own(
         "the pairs of consistency training: in refined N doubles over the run (iCT), in cm it "
@@ -93,18 +100,21 @@ class OwnFlags(Section):
     )
     time_distribution: str | None = own(
         "how often each noise level is trained: every step of the grid alike, or by a log-normal "
-        "law of the noise level (iCT, ECT)",
-        "uniform with ct",
+        "law of the noise level (iCT, ECT, sCM)",
+        "uniform with ct, scm, phased_scm",
         names=lambda: ("uniform", "lognormal"),
     )
     lognormal_mean: float | None = own(
         "mean of the logarithm of EDM's noise level, which is half of sigma / alpha",
-        "-1.1 with ct",
+        "-1.1 with ct; -1.0 with scm, phased_scm",
         at_least=-100,
         at_most=100,
     )
     lognormal_std: float | None = own(
-        "standard deviation of the same", "2.0 with ct", at_least=0.01, at_most=100
+        "standard deviation of the same",
+        "2.0 with ct; 1.4 with scm, phased_scm",
+        at_least=0.01,
+        at_most=100,
     )
     ema_schedule: str | None = own(
         "cm: the decay of the ema target rises from ema_decay as the discretization grows",
@@ -112,25 +122,26 @@ class OwnFlags(Section):
         names=lambda: ("constant", "cm"),
     )
     tangent_mode: str | None = own(
-        "derivative along the trajectory: fd is a finite difference, jvp forward mode",
-        "fd with scm",
-        names=lambda: ("fd", "jvp"),
+        "derivative along the trajectory: fd is a finite difference down, central one to both "
+        "sides, jvp forward mode",
+        "fd with scm, phased_scm",
+        names=lambda: ("fd", "central", "jvp"),
     )
     tangent_step: int | None = own(
         "timesteps of the finite difference",
-        "5 with scm",
+        "5 with scm, phased_scm",
         at_least=1,
         at_most=100,
         unit=" timesteps",
     )
     tangent_warmup: float | None = own(
         "share of the run over which the derivative term fades in",
-        "0.1 with scm",
+        "0.1 with scm, phased_scm",
         at_least=0,
         at_most=1,
     )
     tangent_normalization: float | None = own(
-        "c in g / (rms(g) + c)", "0.1 with scm", above=0, at_most=1e6
+        "c in g / (rms(g) + c)", "0.1 with scm, phased_scm", above=0, at_most=1e6
     )
     injection: float | None = own(
         "noise shown to the student on top of x_t, in units of sigma_t: makes its answer random",

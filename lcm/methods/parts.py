@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lcm.diffusion.grid import SolverGrid
-from lcm.diffusion.schedule import NoiseSchedule, Prediction
+from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.solvers.base import Solver
 from lcm.methods.objective import LatentBatch, LossContext, Objective
 
@@ -124,82 +124,3 @@ def bootstrap(objective: Objective, context: LossContext) -> Tensor:
 def regress(objective: Objective, context: LossContext) -> Tensor:
     """x_u itself, for times with s = u. No network is asked."""
     return objective.coupling(objective, context)
-
-
-@dataclass(frozen=True)
-class Tangent:
-    """The student's clean landing point moved against its drift along the teacher's trajectory
-    (sCM, Eq. 6 and section 4.1).
-
-    With F = alpha eps - sigma x0 (the v-prediction) and phi = atan2(sigma, alpha): x0 = cos(phi) x
-    - sin(phi) F and g = cos(phi) d x0 / d phi = -cos^2(phi) (F - F_teacher) - cos(phi) sin(phi) (x
-    + dF / d phi). F is regressed onto F + g. The first term is known exactly; the second, r times
-    it, warms up from r = 0 to 1 over the share `warmup` of the run. g is divided by its root mean
-    square plus `normalization`; None leaves it as it is.
-
-    `mode` "fd": dF/d phi by the finite difference to u; "jvp": by forward-mode differentiation
-    through the target network. Returned is the clean landing point that belongs to F + g, so that
-    with the `velocity` weight an l2 loss is |F_student - F - g|^2.
-    """
-
-    mode: str = "fd"
-    warmup: float = 0.1
-    normalization: float | None = 0.1
-
-    def __call__(self, objective: Objective, context: LossContext) -> Tensor:
-        schedule, (t, _, _), x_t = objective.schedule, context.times, context.x_t
-        cos, sin = schedule.alpha_sigma(t)
-        teacher = velocity_of(context.predict(x_t, t), cos, sin)
-        here = velocity_of(
-            schedule.predict(context.nets.target(x_t, t, context.cond), x_t, t), cos, sin
-        )
-        drift = {"fd": self.finite_difference, "jvp": self.forward_mode}[self.mode](
-            objective, context, teacher, here
-        )
-        known = -cos.square() * (here - teacher)
-        warm = min(1.0, context.progress / self.warmup) if self.warmup > 0 else 1.0
-        g = known + warm * (cos * drift - known)
-        if self.normalization is not None:
-            scale = g.square().flatten(1).mean(1).sqrt().view(-1, 1, 1, 1)
-            g = g / (scale + self.normalization)
-        return cos * x_t - sin * (here + g)
-
-    def finite_difference(
-        self, objective: Objective, context: LossContext, teacher: Tensor, here: Tensor
-    ) -> Tensor:
-        """d x0 / d phi from the landing points of x_t and of x_u, one solver step below."""
-        (t, u, _), schedule = context.times, objective.schedule
-        cos, sin = schedule.alpha_sigma(t)
-        below = objective.target_lands(context, objective.coupling(objective, context))
-        return (cos * context.x_t - sin * here - below) / (schedule.phi[t] - schedule.phi[u]).view(
-            -1, 1, 1, 1
-        )
-
-    def forward_mode(
-        self, objective: Objective, context: LossContext, teacher: Tensor, here: Tensor
-    ) -> Tensor:
-        """d x0 / d phi along dx / d phi = F_teacher, with d t / d phi from the schedule's
-        neighbouring timesteps.
-        """
-        t, schedule = context.times.t, objective.schedule
-        phi, last = schedule.phi, schedule.num_train_timesteps - 1
-        above, under = (t + 1).clamp(max=last), (t - 1).clamp(min=0)
-        rate = (above - under).float() / (phi[above] - phi[under])
-
-        def landing(x: Tensor, time: Tensor, angle: Tensor) -> Tensor:
-            output = context.nets.target(x, time, context.cond)
-            cos, sin = angle.cos().view(-1, 1, 1, 1), angle.sin().view(-1, 1, 1, 1)
-            return schedule.split(output, x, cos, sin).x0
-
-        # the fused kernels have no forward mode
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            # latents of images are channels-last, which the forward mode of group_norm cannot read
-            primals = (context.x_t.contiguous(), t.float(), phi[t])
-            tangents = (teacher.contiguous(), rate, torch.ones_like(rate))
-            drift: Tensor = torch.func.jvp(landing, primals, tangents)[1]
-        return drift
-
-
-def velocity_of(prediction: Prediction, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """v = alpha eps - sigma x0, whatever the network predicts."""
-    return alpha * prediction.eps - sigma * prediction.x0

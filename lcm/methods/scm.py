@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lcm.adapter.recipe import Play
+from lcm.diffusion.levels import Draw, LogNormal, evenly
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
-from lcm.diffusion.times import TangentTimes
+from lcm.diffusion.times import LandClean, Landing, TangentTimes
 from lcm.methods.method import Method, compose, follow_teacher, lcm_play
 from lcm.methods.objective import Objective
-from lcm.methods.parts import Tangent
 from lcm.methods.settings import DistillationSettings
+from lcm.methods.tangent import Tangent
 
 PLAY_STEPS = 50
 """The grid of play, which stock `LCMScheduler` and ComfyUI assume: every timestep is trained."""
@@ -24,7 +25,9 @@ PLAY_STEPS = 50
 
 @dataclass(frozen=True)
 class ScmSettings(DistillationSettings):
-    """How the derivative along the trajectory is taken, faded in and normalised."""
+    """How the derivative along the trajectory is taken, faded in and normalised, and how often
+    each noise level is trained.
+    """
 
     loss_type: str = "l2"
     target: str = "online"
@@ -33,6 +36,9 @@ class ScmSettings(DistillationSettings):
     tangent_step: int = 5
     tangent_warmup: float = 0.1
     tangent_normalization: float = 0.1
+    time_distribution: str = "uniform"
+    lognormal_mean: float = -1.0
+    lognormal_std: float = 1.4
 
     @property
     def follows_progress(self) -> bool:
@@ -42,14 +48,29 @@ class ScmSettings(DistillationSettings):
 
 def build(settings: ScmSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
     """sCM, Eq. 8, without its learned weight."""
+    return continuous(settings, schedule, loss, LandClean(), phases=1)
+
+
+def continuous(
+    settings: ScmSettings, schedule: NoiseSchedule, loss: Loss, landing: Landing, phases: int
+) -> Objective:
+    """The loss of the tangent of the points where `landing` lands."""
+    draw: Draw = evenly
+    if settings.time_distribution == "lognormal":
+        draw = LogNormal(schedule, settings.lognormal_mean, settings.lognormal_std)
+    # forward mode knows no step
+    step = 1 if settings.tangent_mode == "jvp" else settings.tangent_step
     return compose(
         settings,
         schedule,
         loss,
-        times=TangentTimes(schedule.num_train_timesteps, settings.tangent_step),
+        times=TangentTimes(schedule.num_train_timesteps, step, landing, draw),
         coupling=follow_teacher(settings),
         target=Tangent(
-            settings.tangent_mode, settings.tangent_warmup, settings.tangent_normalization
+            settings.tangent_mode,
+            settings.tangent_warmup,
+            settings.tangent_normalization,
+            phases,
         ),
     )
 

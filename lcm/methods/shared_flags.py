@@ -28,7 +28,7 @@ class SharedFlags(Section):
     objective: str = flag("lcm", "the method to distil with", names=lambda: METHODS)
     num_ddim_timesteps: int | None = own(
         "solver steps between noise and image; stock LCMScheduler and ComfyUI assume 50",
-        "50; 1000 with ct; 40 with pcm, tscd, endpoint, reflow",
+        "50; 1000 with ct; 40 with pcm, tscd, endpoint, reflow, rollout",
         at_least=1,
         at_most=1000,
     )
@@ -45,7 +45,8 @@ class SharedFlags(Section):
     )
     loss_type: str | None = own(
         "distance between landing points",
-        "huber; l2 with cd, tscd, endpoint, reflow, scm, flow_map; energy with stochastic_flow",
+        "huber; l2 with cd, tscd, endpoint, reflow, rollout, scm, phased_scm, flow_map; energy "
+        "with stochastic_flow",
         names=lambda: (*LOSSES, "lpips"),
     )
     huber_c: float | None = own(
@@ -55,7 +56,9 @@ class SharedFlags(Section):
         at_most=1e6,
     )
     weighting: str | None = own(
-        "weight of a sample by its times", "uniform; velocity with scm", names=lambda: WEIGHTS
+        "weight of a sample by its times",
+        "uniform; velocity with scm, phased_scm",
+        names=lambda: WEIGHTS,
     )
     snr_gamma: float | None = own("gamma of the min_snr weighting", "5.0", above=0, at_most=1e6)
     target: str | None = own(

@@ -70,6 +70,20 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "target": None,
     },
     "stochastic_flow": {"loss_type": "energy", "coupling": "sde", "solver": None, "injection": 0.5},
+    "phased_scm": {
+        "num_ddim_timesteps": None,
+        "phases": 4,
+        "weighting": "velocity",
+        "loss_type": "l2",
+        "tangent_step": 5,
+    },
+    "rollout": {
+        "num_ddim_timesteps": 40,
+        "loss_type": "l2",
+        "rollout_steps": [4],
+        "target": None,
+        "guidance_scale": 7.5,
+    },
     "endpoint": {
         "num_ddim_timesteps": 40,
         "loss_type": "l2",

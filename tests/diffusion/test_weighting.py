@@ -35,6 +35,7 @@ FORMULAS: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "inverse_dt": lambda a, d, g: 1 / d,
     "alpha_squared": lambda a, d, g: a,
     "alpha": lambda a, d, g: np.sqrt(a),
+    "scm_prior": lambda a, d, g: np.sqrt(a) / (1 - a) ** 1.5,
 }
 
 
@@ -64,6 +65,18 @@ def test_min_snr_caps_the_clean_end_and_leaves_the_noisy_one() -> None:
     assert torch.equal(capped[snr > 5], torch.full_like(capped[snr > 5], 5.0))
     assert torch.equal(capped[snr <= 5], snr[snr <= 5])
     assert 0 < int((snr > 5).sum()) < len(T)
+
+
+@pytest.mark.parametrize("s", [-1, 124, 249])
+def test_velocity_makes_an_l2_loss_that_of_the_outputs_wherever_they_land(s: int) -> None:
+    schedule, generator = make_schedule("v_prediction"), torch.Generator().manual_seed(0)
+    t, end = torch.tensor([259, 499, 979, 999]), torch.full((4,), s)
+    x, first, second = (torch.randn(4, 4, 4, 4, generator=generator) for _ in range(3))
+    landed = [land(schedule, v, x, t, end, timestep_scaling=None) for v in (first, second)]
+    weight = WEIGHTS["velocity"](schedule, Times(t, end, end), None)
+    torch.testing.assert_close(
+        weight * LOSSES["l2"](*landed, None), LOSSES["l2"](first, second, None), rtol=1e-3, atol=0
+    )
 
 
 def test_inverse_dt_weighs_a_step_by_its_length_in_noise_level() -> None:

@@ -17,7 +17,7 @@ from lcm.methods import METHODS
 from lcm.methods.config import flags_of
 from lcm.models.networks import Networks, make_networks
 from tests.support.closed_forms import GaussianRoles, make_batch, make_objective, rows
-from tests.support.methods import TRAINS_PURE_NOISE, every_method
+from tests.support.methods import TRAINS_PURE_NOISE, asking_the_solver, every_method
 from tests.support.schedules import make_schedule
 from tests.support.worlds import build_sdxl_unet, build_unet, randomize_lora
 
@@ -34,9 +34,7 @@ def every_method_with(*options: dict[str, Any]) -> pytest.MarkDecorator:
             pairs.append(
                 (
                     name,
-                    {**flags, "coupling": "solver"}
-                    if "solver" in flags and "coupling" in own
-                    else flags,
+                    {**flags, **asking_the_solver(own)} if "solver" in flags else flags,
                 )
             )
     return pytest.mark.parametrize(("name", "flags"), pairs, ids=str)
@@ -111,7 +109,10 @@ def test_the_loss_of_one_batch_falls_against_a_target_that_stands_still(
 
 @every_method_with(
     {},
+    {"tangent_mode": "fd"},
+    {"tangent_mode": "central"},
     {"tangent_mode": "jvp"},
+    {"rollout_steps": [1, 2, 4]},
     {"solver": "heun"},
     {"solver": "dpm_solver_pp_2m", "solver_steps": 3},
 )

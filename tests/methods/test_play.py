@@ -19,15 +19,30 @@ from lcm.inference import make_scheduler
 from lcm.methods import METHODS
 from lcm.methods.config import MethodConfig, resolved
 from lcm.methods.objective import Objective
+from lcm.models.conditioning import Conditioning
+from tests.support.closed_forms import GaussianRoles, make_batch
 from tests.support.methods import every_type
 from tests.support.plays import ANYWHERE, BASES, PLAYS, SEGMENTS, every_play, played, times_of
 from tests.support.schedules import network, stock_ddim
 
 
+def asked_at(objective: Objective) -> set[int]:
+    """The times that the student is asked at in one step: all those of a whole play."""
+    asked: set[int] = set()
+
+    class Listening(GaussianRoles):
+        def student(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+            asked.update(t.tolist())
+            return super().student(x_t, t, conditioning)
+
+    objective(Listening(objective.schedule), make_batch(1), 0.5)
+    return asked
+
+
 @every_play
 def test_every_time_of_play_was_trained(name: str, flags: dict[str, Any]) -> None:
     objective, recipe, scheduler = played(name, flags, "epsilon")
-    trained = set(times_of(objective).t.tolist())
+    trained = set(times_of(objective).t.tolist()) | asked_at(objective)
     for n in recipe.num_inference_steps:
         scheduler.set_timesteps(n)
         assert len(scheduler.timesteps) == n

@@ -14,7 +14,7 @@ from lcm.methods import METHODS
 from lcm.methods.build import build_objective
 from lcm.methods.config import MethodConfig, flags_of, resolved
 from tests.support.closed_forms import GaussianRoles, make_batch, make_objective
-from tests.support.methods import TRAINS_PURE_NOISE, every_method
+from tests.support.methods import TRAINS_PURE_NOISE, asking_the_solver, every_method
 from tests.support.schedules import make_schedule
 
 REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
@@ -119,6 +119,13 @@ UNREAD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("ct", {"discretization": "refined"}, {"ect_q": 4.0, "ect_k": 1.0, "ect_b": 9.0}),
     ("ct", {"time_distribution": "uniform"}, {"lognormal_mean": 0.5, "lognormal_std": 0.5}),
     ("tcd", {"landing_steps": []}, {"landing_jitter": 0.9, "landing_window": 0}),
+    ("scm", {"time_distribution": "uniform"}, {"lognormal_mean": 0.5, "lognormal_std": 0.5}),
+    ("scm", {"tangent_mode": "central"}, {"solver": "heun", "solver_steps": 3}),
+    (
+        "phased_scm",
+        {"tangent_mode": "jvp"},
+        {"solver": "heun", "solver_steps": 3, "tangent_step": 50},
+    ),
 ]
 
 
@@ -138,7 +145,7 @@ def test_what_is_refused_for_having_no_effect_has_none(
             resolved(MethodConfig(objective=name, **flags, **{flag: value}))
     assert torch.equal(loss(flags, unread), loss(flags, {}))
     reading = (
-        {"coupling": "solver"}
+        asking_the_solver(flags_of(METHODS[name].settings))
         if "solver" in unread
         else {"weighting": "min_snr"}
         if "snr_gamma" in unread
@@ -174,6 +181,7 @@ FLAG_VALUES: dict[str, Any] = {
     "landing_steps": [4],
     "landing_jitter": 0.1,
     "landing_window": 260,
+    "rollout_steps": [1, 2],
     "eta": 0.1,
     "discretization": "ect",
     "first_ddim_timesteps": 5,
@@ -242,6 +250,8 @@ def test_a_flag_that_the_method_ignores_is_refused_by_name(name: str) -> None:
             "eta=0.3 lands below the edge.*let segments end in 1, or pass --eta 0",
         ),
         ("flow_map", {"phases": 3}, "phases=3 does not divide"),
+        ("phased_scm", {"phases": 3}, "phases=3 does not divide"),
+        ("rollout", {"rollout_steps": [4, 3]}, r"rollout_steps=3 does not divide 1000.*\[1, 2, 4"),
         (
             "endpoint",
             {"num_ddim_timesteps": 30},

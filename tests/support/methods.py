@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from lcm.diffusion.prediction_types import PREDICTION_TYPES
@@ -10,5 +12,16 @@ from lcm.methods import METHODS
 every_method = pytest.mark.parametrize("name", METHODS)
 every_type = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 FROM_TRAJECTORIES = [name for name, method in METHODS.items() if method.from_trajectories]
+
+
+def asking_the_solver(own: Iterable[str]) -> dict[str, str]:
+    """The choices by which a method with these flags asks the teacher's solver."""
+    return {
+        name: value
+        for name, value in (("coupling", "solver"), ("tangent_mode", "fd"))
+        if name in own
+    }
+
+
 TRAINS_PURE_NOISE = ("uniform", "velocity")
 """Weights that are not 0 where alpha is."""

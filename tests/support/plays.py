@@ -57,6 +57,8 @@ PLAYS: list[tuple[str, dict[str, Any]]] = [
     ("tscd", {"eta": 0.5}),
     ("tscd", {"num_ddim_timesteps": 4, "segments": [2, 1]}),
     *(("tscd", {"segments": list(segments)}) for segments in SEGMENTS),
+    ("rollout", {"rollout_steps": [1, 2, 4, 8]}),
+    *(("phased_scm", {"phases": m}) for m in (1, 2, 8)),
 ]
 
 

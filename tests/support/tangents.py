@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor
 
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.methods.objective import Objective
-from lcm.methods.parts import Tangent
+from lcm.methods.tangent import Tangent
 from tests.support.closed_forms import make_objective
 
-every_mode = pytest.mark.parametrize("mode", ["fd", "jvp"])
+every_mode = pytest.mark.parametrize("mode", ["fd", "central", "jvp"])
 GUIDANCE = 3.0
 
 
@@ -32,9 +33,14 @@ def make_scm(
     step: int = 5,
     warmup: float = 0.0,
     normalization: float | None = None,
+    phases: int = 1,
 ) -> Objective:
-    objective = make_objective("scm", schedule, tangent_step=step, guidance_scale=GUIDANCE)
-    return dataclasses.replace(objective, target=Tangent(mode, warmup, normalization))
+    flags: dict[str, Any] = {"tangent_mode": "fd", "tangent_step": step, "guidance_scale": GUIDANCE}
+    name = "scm" if phases == 1 else "phased_scm"
+    objective = make_objective(
+        name, schedule, **flags, **({"phases": phases} if phases > 1 else {})
+    )
+    return dataclasses.replace(objective, target=Tangent(mode, warmup, normalization, phases))
 
 
 def relative(a: Tensor, b: Tensor) -> float:

@@ -66,7 +66,8 @@ def test_two_processes_make_the_trajectories_that_are_missing(
         },
         **{
             "trajectories_per_prompt": 100,
-            "objective": "endpoint",
+            "objective": "rollout",  # the student goes through several passes of one backward
+            "rollout_steps": [1, 2],
             "num_ddim_timesteps": 4,
             "validation_num_steps": [1],
         },
