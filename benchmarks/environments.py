@@ -47,7 +47,7 @@ def trials(folder: Path) -> dict[str, list[list[str]]]:
         *("--pretrained_teacher_model", TEACHER, "--train_data_dir", data),
         *("--train_batch_size", "4", "--max_train_steps", "20", "--mixed_precision", "bf16"),
         *("--gradient_checkpointing", "selective", "--lr_scheduler", "cosine"),
-        *("--validation_num_steps", "1", "4"),
+        *("--validation_num_steps", "1", "4", "--validation_teacher_steps", "0"),
     ]
     launch = [*python, "-m", "accelerate.commands.launch", "train_lcm_lora.py"]
     render = ["-m", "examples.shapes.render", "--output_dir", data, "--num_images", "16"]

@@ -104,7 +104,7 @@ def training(case: Case, teacher: Path, data: Path, output: Path) -> list[str]:
         *("--train_batch_size", "1", "--max_train_steps", str(case.updates)),
         *("--mixed_precision", case.precision, "--gradient_checkpointing", "selective"),
         *("--logging_steps", "1", "--validation_prompts", "a red star on a navy background"),
-        *("--validation_num_steps", *map(str, case.num_steps)),
+        *("--validation_num_steps", *map(str, case.num_steps), "--validation_teacher_steps", "0"),
     ]
 
 

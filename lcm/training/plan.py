@@ -15,6 +15,8 @@ from lcm.system.disk_space import Need, readable
 from lcm.training.run import Run
 from lcm.training.student import Student
 
+LABEL = 2**14
+"""Bytes that a prompt takes beside its row of pictures, and more."""
 PAGES = 4 * 2**20
 """Bytes for all that is for reading: report, card, settings, lines of metrics."""
 
@@ -118,6 +120,6 @@ def guess_output_need(run: Run, plan: Plan, state: RunState) -> Need:
     moments = 0 if any(name.startswith("optimizer.") for name in state.tensors) else 2 * trained
     columns = len(run.config.validation.validation_num_steps) + 1
     pictures = len(run.facts.prompts) * columns
-    grid = pictures * 3 * run.facts.resolution**2
+    grid = pictures * 3 * run.facts.resolution**2 + len(run.facts.prompts) * LABEL
     checkpoint = bytes_of_checkpoint(state) + moments
     return output_need(run, plan, checkpoint, trained, grid)

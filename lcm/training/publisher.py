@@ -191,7 +191,7 @@ class Publisher:
         with self.student.drawing() as unet, self.family.at_hand(self.accelerator.device):
             rows = draw_grid(self.family, self._pipe(unet), spec)
         assert rows is not None  # nothing asked it to stop
-        return plain_grid(rows)
+        return label_grid(spec, rows, None if self.teacher is None else rows)
 
     def try_latents(self) -> None:
         """The same without decoding: what as many more seeds take."""

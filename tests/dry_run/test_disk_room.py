@@ -43,28 +43,26 @@ def test_the_disk_of_a_run_is_foreseen(
     guess = guess_output_need(trainer.run, plan, trainer.record())
     measure_steps(trainer.run, trainer.state)
     found = measure_besides(trainer.run, trainer.state, log)
-    foreseen = output_need(
-        trainer.run.config.output, plan, found.checkpoint, found.result, 2 * found.row
-    )
+    foreseen = output_need(trainer.run, plan, found.checkpoint, found.result, 2 * found.row)
     assert not (tmp_path / "out").exists()
     assert run(sd_folder, images, tmp_path / "out", **options) == 0
     checkpoints = list(tmp_path.glob("out/checkpoint-*"))
     grids = list(tmp_path.glob("out/validation/*.png"))
     assert (
         (plan.checkpoints, plan.together, plan.grids)
-        == (len(checkpoints), len(checkpoints), len(grids) + 1)
+        == (len(checkpoints), len(checkpoints), len(grids))
         == (3, 3, 4)
     )
     for checkpoint in checkpoints:
         assert found.checkpoint == pytest.approx(bytes_in(checkpoint), rel=0.01)
     result = [
-        *grids,
+        *tmp_path.glob("out/validation/*"),
         *tmp_path.glob("out/images/*.png"),
         *tmp_path.glob("out/*.safetensors"),
         *tmp_path.glob("out/unet/*"),
     ]
     written = sum(map(bytes_in, checkpoints)) + sum(path.stat().st_size for path in result)
-    assert foreseen.nbytes - PAGES == pytest.approx(written, rel=0.01)
+    assert foreseen.nbytes - PAGES == pytest.approx(written, rel=0.02)
     assert bytes_in(tmp_path / "out") - written < PAGES
     assert (
         foreseen.nbytes

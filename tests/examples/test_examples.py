@@ -57,7 +57,7 @@ def test_training_from_python_ends_with_a_picture(tmp_path: Path) -> None:
     write_dataset(tmp_path / "shapes", num_images=4)
     flags = (
         "--lora_rank 2 --train_batch_size 2 --max_train_steps 1 --validation_num_steps 1 "
-        "--validation_prompts star"
+        "--validation_prompts star --validation_teacher_steps 0"
     )
     distil.main(
         [

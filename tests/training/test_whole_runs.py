@@ -176,6 +176,6 @@ def test_a_dry_run_draws_one_row_alone(
     trainer.state.student.unet.conv_in.register_forward_pre_hook(
         lambda layer, args: None if layer.training else at_play.append(len(args[0]))
     )
-    assert trainer.run.publisher.try_drawing().size == (32, 16)
+    assert trainer.run.publisher.try_drawing().size == (160 + 3 * 68, 20 + 52)
     assert drawn == [(1, 4, 8, 8)] * 2
     assert at_play == [2] * 5  # both seeds at once
