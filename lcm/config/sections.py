@@ -145,7 +145,7 @@ class AdapterConfig(Section):
         "export an average of the trained weights with this decay per update, reached after some",
         at_least=0,
         below=1,
-        unset="export the weights themselves",
+        unset="export that of the target; with target online the weights themselves, as with 0",
     )
 
 

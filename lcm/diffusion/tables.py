@@ -40,6 +40,6 @@ WEIGHTS: Table[Weight] = Table(
         "inverse_dt": "lcm.diffusion.weighting:inverse_dt",
         "scm_prior": "lcm.diffusion.weighting:scm_prior",
         "alpha_squared": "lcm.diffusion.weighting:alpha_squared",
-        "alpha": "lcm.diffusion.weighting:alpha",
+        "balanced": "lcm.diffusion.weighting:balanced",
     },
 )

@@ -59,9 +59,15 @@ def alpha_squared(schedule: NoiseSchedule, times: Times, snr_gamma: float | None
     return schedule.alphas[times.t].square()
 
 
-def alpha(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> Tensor:
-    """alpha_t: the same balance for distances that grow linearly, huber and l1."""
-    return schedule.alphas[times.t]
+def balanced(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> Tensor:
+    """The same balance, c_out = sigma_t, for distances that grow linearly, huber and l1, whatever
+    the network predicts: alpha_t for epsilon, 1 for v, sigma_t for the sample.
+    """
+    if schedule.prediction_type == "epsilon":
+        return schedule.alphas[times.t]
+    if schedule.prediction_type == "sample":
+        return schedule.sigmas[times.t]
+    return uniform(schedule, times, snr_gamma)
 
 
 def scm_prior(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) -> Tensor:
@@ -71,5 +77,5 @@ def scm_prior(schedule: NoiseSchedule, times: Times, snr_gamma: float | None) ->
     return velocity(schedule, times, snr_gamma) / schedule.tau[times.t]
 
 
-VANISHING: set[Weight] = {snr, min_snr, inverse_dt, alpha_squared, alpha, scm_prior}
+VANISHING: set[Weight] = {snr, min_snr, inverse_dt, alpha_squared, scm_prior}
 """The weights that are 0 at zero terminal SNR; one from outside is added where it is so."""

@@ -13,5 +13,6 @@ from dataclasses import replace
 from lcm.methods import lcm
 
 METHOD = replace(
-    lcm.METHOD, settings=lcm.LcmSettings(solver="heun", loss_type="l2", skipping_steps=1)
+    lcm.METHOD,
+    settings=lcm.LcmSettings(solver="heun", loss_type="l2", weighting="uniform", skipping_steps=1),
 )

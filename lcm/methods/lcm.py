@@ -23,6 +23,7 @@ class LcmSettings(DistillationSettings):
     grid's boundary.
     """
 
+    weighting: str = "balanced"
     num_ddim_timesteps: int = 50
     skipping_steps: int = 3
     timestep_scaling_factor: float = TIMESTEP_SCALING

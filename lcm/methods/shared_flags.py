@@ -57,7 +57,7 @@ class SharedFlags(Section):
     )
     weighting: str | None = own(
         "weight of a sample by its times",
-        "uniform; velocity with scm, phased_scm",
+        "uniform; balanced with lcm; velocity with scm, phased_scm",
         names=lambda: WEIGHTS,
     )
     snr_gamma: float | None = own("gamma of the min_snr weighting", "5.0", above=0, at_most=1e6)

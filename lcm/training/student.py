@@ -29,15 +29,17 @@ from lcm.training.result import Result, kind_of
 class Student:
     """The result in training, its three roles, and all that changes when it learns.
 
-    `export_ema` is the average that is exported in the place of the trained tensors, where one is
-    kept. `ema_exponent(progress)` is the power of its decay with which the target moves.
+    What is exported in the place of the trained tensors is `export_ema`, an average kept for that
+    alone, or, where it `exports_target`, that of the target. `ema_exponent(progress)` is the power
+    of its decay with which the target moves.
     """
 
     result: Result
     optimizer: torch.optim.Optimizer
     nets: Networks
     export_ema: WeightEma | None
-    ema_exponent: Callable[[float], float] = lambda progress: 1.0
+    exports_target: bool
+    ema_exponent: Callable[[float], float]
 
     @property
     def unet(self) -> Any:
@@ -69,7 +71,8 @@ class Student:
         """The exported values stand in the network inside the block: their average, where one is
         kept.
         """
-        return self.export_ema.swapped_in() if self.export_ema else nullcontext()
+        average = self.nets.ema if self.exports_target else self.export_ema
+        return average.swapped_in() if average else nullcontext()
 
     @contextmanager
     def drawing(self) -> Iterator[Any]:
@@ -157,6 +160,11 @@ class Student:
                 ]
 
 
+def constant(progress: float) -> float:
+    """The exponent of an average whose decay is the same all through the run."""
+    return 1.0
+
+
 def build_student(
     config: TrainConfig, family: Family, accelerator: Accelerator, first: FirstAdapter | None
 ) -> Student:
@@ -178,9 +186,12 @@ def build_student(
         teacher_unet=result.teacher_unet,
         autocast=result.autocast(accelerator),
     )
-    decay = config.adapter.export_ema_decay
-    export_ema = None if decay is None else WeightEma(parameters, decay)
-    settings = settings_of(config.method)
-    if isinstance(settings, TargetSettings):
-        return Student(result, optimizer, nets, export_ema, settings.ema_exponent)
-    return Student(result, optimizer, nets, export_ema)
+    decay, settings = config.adapter.export_ema_decay, settings_of(config.method)
+    return Student(
+        result,
+        optimizer,
+        nets,
+        export_ema=None if decay is None else WeightEma(parameters, decay),
+        exports_target=decay is None and nets.ema is not None,
+        ema_exponent=settings.ema_exponent if isinstance(settings, TargetSettings) else constant,
+    )

@@ -34,7 +34,7 @@ FORMULAS: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "velocity": lambda a, d, g: 1 / (1 - a),
     "inverse_dt": lambda a, d, g: 1 / d,
     "alpha_squared": lambda a, d, g: a,
-    "alpha": lambda a, d, g: np.sqrt(a),
+    "balanced": lambda a, d, g: np.sqrt(a),
     "scm_prior": lambda a, d, g: np.sqrt(a) / (1 - a) ** 1.5,
 }
 
@@ -126,7 +126,7 @@ def test_a_weighted_l2_of_clean_landings_is_the_l2_of_predictions(
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize(("weighting", "loss"), [("alpha_squared", "l2"), ("alpha", "l1")])
+@pytest.mark.parametrize(("weighting", "loss"), [("alpha_squared", "l2"), ("balanced", "l1")])
 def test_alpha_gives_an_epsilon_network_the_balance_of_a_v_network(
     weighting: str, loss: str
 ) -> None:
