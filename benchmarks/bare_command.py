@@ -35,7 +35,8 @@ from examples.shapes.judge import Judge
 from examples.worlds import World, load_world
 from lcm.libraries.transformers import save_for_all
 
-RESULTS = Path(__file__).parent / "results" / "bare_command.json"
+NAME = "bare_command.json"
+RESULTS = Path(__file__).parent / "results" / NAME
 ROOT = Path(__file__).parents[1]
 STEPS = (1, 2, 4, 8)
 UPDATES, BATCH_SIZE, EVERY = 400, 24, 100

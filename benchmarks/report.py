@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    bare_command,
     counts,
     environments,
     few_pictures,
@@ -28,13 +29,14 @@ from examples.shapes.tables import fill
 
 README = Path(__file__).parent / "README.md"
 DOCS = Path(__file__).parent.parent / "docs"
-TRAINING, FIRST_MODEL, TOOLS, INSTALL = (
-    DOCS / f"{name}.md" for name in ("training", "first-model", "tools", "install")
+TRAINING, FIRST_MODEL, TOOLS, INSTALL, DEFAULTS = (
+    DOCS / f"{name}.md" for name in ("training", "first-model", "tools", "install", "defaults")
 )
 TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "counts": (README, counts.NAME, counts.counts_table),
     "step": (README, step.NAME, step.step_table),
     "quality": (README, time_to_quality.NAME, time_to_quality.quality_table),
+    "bare": (DEFAULTS, bare_command.NAME, bare_command.goals_table),
     "scale": (README, scale.NAME, scale.scale_table),
     "real_size": (README, real_size.NAME, real_size.real_size_table),
     "serve": (README, serve.NAME, serve.serve_table),
