@@ -38,6 +38,7 @@ DOCUMENTS = (
         "benchmarks/README.md",
         "examples/shapes/README.md",
         "examples/shapes/community/README.md",
+        "examples/patterns/README.md",
         "examples/accelerate/README.md",
     ),
 )
