@@ -46,7 +46,11 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "dpm": {"solver": "dpm_solver_pp_2m", "solver_steps": 2},
     "uniform landing": {"landing_steps": []},
     "ect": {"discretization": "ect"},
+    "fd": {"tangent_mode": "fd"},
+    "central": {"tangent_mode": "central"},
     "jvp": {"tangent_mode": "jvp"},
+    "plays": {"rollout_steps": [1, 2, 4]},
+    "lognormal": {"time_distribution": "lognormal"},
     "solver": {"coupling": "solver"},
 }
 """What a method is asked with besides, where it reads these flags."""
@@ -60,7 +64,8 @@ def objectives() -> Iterator[tuple[str, dict[str, Any]]]:
         own = flags_of(method.settings)
         for options in METHOD_OPTIONS.values():
             if options.keys() <= own.keys():
-                needed = {"coupling": "solver"} if "solver" in options and "coupling" in own else {}
+                asking = {"coupling": "solver", "tangent_mode": "fd"} if "solver" in options else {}
+                needed = {flag: value for flag, value in asking.items() if flag in own}
                 yield name, {**options, **needed}
 
 

@@ -39,9 +39,9 @@ def method_facts(method: MethodConfig) -> Facts:
     steps = "1 step" if method.solver_steps == 1 else f"{method.solver_steps} steps"
     solver = f"{markdown(method.solver)}, {steps} a pair"
     if method.solver_steps is None:
-        solver = (
-            f"none: coupling {markdown(method.coupling)}" if method.coupling else "none: no teacher"
-        )
+        choices = {"coupling": method.coupling, "tangent_mode": method.tangent_mode}
+        named = [f"{name} {markdown(value)}" for name, value in choices.items() if value]
+        solver = f"none: {named[0] if named else 'no teacher'}"
     grid = f", grid of {method.num_ddim_timesteps}" if method.num_ddim_timesteps else ""
     huber_c = f", c = {method.huber_c:g}" if method.huber_c else ""
     decay = f", decay {method.ema_decay:g}" if method.target == "ema" else ""

@@ -58,6 +58,7 @@ VALUES: dict[str, Any] = {
     "segments": [4, 1],
     "landing_steps": [2, 4],
     "landing_jitter": 0.2,
+    "rollout_steps": [1, 8],
     "eta": 0.25,
     "discretization": "fixed",
     "first_ddim_timesteps": 20,
@@ -168,6 +169,8 @@ def read_by(objective: str) -> dict[str, Any]:
             **{name: value for name, value in values.items() if name != "huber_c"},
             "coupling": "solver",
         }
+    if "tangent_mode" in own:
+        values["tangent_mode"] = "fd"  # the others ask no solver
     return {**values, "loss_type": "cauchy"}
 
 
@@ -200,6 +203,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "landing_steps": {"objective": "tcd"},
     "landing_jitter": {"objective": "tcd"},
     "landing_window": {"objective": "tcd"},
+    "rollout_steps": {**PROMPTS, "objective": "rollout"},
     "eta": {"objective": "tcd"},
     "discretization": {"objective": "ct"},
     **{
@@ -232,6 +236,7 @@ CONSEQUENCES: dict[str, dict[str, Any]] = {
     "weighting": {"snr_gamma": 5.0},
     "target": {"ema_decay": None},
     "discretization": {"first_ddim_timesteps": None},
+    "tangent_mode": {"solver": None, "solver_steps": None, "tangent_step": None},
 }
 """What a value of VALUES makes of the method's defaults: those without effect beside it are None,
 others come to have one.
@@ -278,4 +283,6 @@ def resolved(values: dict[str, Any]) -> dict[str, Any]:
     consequences = {
         name: value for cause in values for name, value in CONSEQUENCES.get(cause, {}).items()
     }
-    return {**TrainConfig.of(**BASE, **method).flat(), **consequences, **values}
+    source = PROMPTS if values.get("objective") in NEEDS_PROMPTS else {}
+    flat = TrainConfig.of(**{**BASE, **source, **method}).flat()
+    return {**flat, **consequences, **values}
