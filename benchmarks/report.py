@@ -16,6 +16,7 @@ from benchmarks import (
     counts,
     environments,
     few_pictures,
+    guidance_tables,
     players,
     real_size,
     scale,
@@ -29,8 +30,9 @@ from examples.shapes.tables import fill
 
 README = Path(__file__).parent / "README.md"
 DOCS = Path(__file__).parent.parent / "docs"
-TRAINING, FIRST_MODEL, TOOLS, INSTALL, DEFAULTS = (
-    DOCS / f"{name}.md" for name in ("training", "first-model", "tools", "install", "defaults")
+TRAINING, FIRST_MODEL, TOOLS, INSTALL, DEFAULTS, GUIDANCE = (
+    DOCS / f"{name}.md"
+    for name in ("training", "first-model", "tools", "install", "defaults", "guidance")
 )
 TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "counts": (README, counts.NAME, counts.counts_table),
@@ -43,6 +45,10 @@ TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "verbs": (README, verbs.NAME, verbs.verbs_table),
     "gpu": (README, "gpu.json", gpu_tables),
     "few_pictures": (FIRST_MODEL, few_pictures.NAME, few_pictures.few_pictures_table),
+    **{
+        f"guidance_{name}": (GUIDANCE, guidance_tables.NAME, make)
+        for name, make in guidance_tables.TABLES.items()
+    },
     "players": (TOOLS, players.NAME, players.layers_table),
     "player_times": (TOOLS, players.NAME, players.times_table),
     "environments": (INSTALL, environments.NAME, environments.table),
@@ -51,7 +57,7 @@ TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
 """Marker -> the page that it is in, the file of its raw results, and what makes its table of them.
 """
 
-MAY_LACK = ("gpu",)
+MAY_LACK = ("gpu", *(f"guidance_{name}" for name in guidance_tables.TABLES))
 """Tables that say what is not known while there are no results: not everybody has such a machine.
 """
 

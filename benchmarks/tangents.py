@@ -61,16 +61,27 @@ def randomise(unet: Any) -> None:
                 parameter.copy_(STRENGTH * torch.randn(parameter.shape, generator=generator))
 
 
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """The same times, whatever is drawn."""
+
+    times: Times
+    direct: bool = False
+
+    def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times:
+        return self.times
+
+
 def gradient(
     family: Family, nets: Networks, batch: LatentBatch, t: int, mode: str, step: int | None
 ) -> Tensor:
     """Of all adapter tensors, flat, at one time, with the derivative's term whole."""
-    flags = {} if step is None else {"tangent_step": step}
+    flags: dict[str, Any] = {} if step is None else {"tangent_step": step}
     config = MethodConfig(objective="scm", tangent_mode=mode, guidance_scale=5.0, **flags)
     objective = build_objective(resolved(config), family.schedule)
     here = torch.full((PICTURES,), t)
     times = Times(here, here - (step or 1), torch.full_like(here, -1))
-    objective = dataclasses.replace(objective, times=lambda *_: times)
+    objective = dataclasses.replace(objective, times=Given(times))
     trained = [p for p in family.unet.parameters() if p.requires_grad]
     loss = objective(nets, batch, 1.0).loss.mean()
     return torch.cat([part.flatten() for part in torch.autograd.grad(loss, trained)])
@@ -91,7 +102,7 @@ def measure(prediction_type: str, teacher: str) -> list[dict[str, Any]]:
                 found = gradient(family, nets, batch, t, mode, step)
                 errors[t] = round(float((found - true[t]).norm() / true[t].norm()), 5)
                 cosines[t] = round(float(torch.cosine_similarity(found, true[t], dim=0)), 5)
-            row = {"teacher": prediction_type, "mode": mode, "step": step}
+            row: dict[str, Any] = {"teacher": prediction_type, "mode": mode, "step": step}
             row |= {"median_error": round(statistics.median(errors.values()), 5)}
             rows.append({**row, "least_cosine": min(cosines.values()), "errors": errors})
             print(rows[-1], flush=True)

@@ -233,12 +233,19 @@ def recipe_line(recipe: dict[str, Any] | None) -> str:
 def recipe_more(recipe: dict[str, Any]) -> str:
     """What few recipes have, and playback needs: clip skip, chunks of prompts, and styles."""
     chunks, styles = recipe.get("prompt_chunks"), recipe.get("teacher_loras")
-    more = [f"clip_skip {recipe['clip_skip']}"] if recipe.get("clip_skip") else []
+    more = ["left to the pipeline, as negative prompts are"] if keeps_guidance(recipe) else []
+    more += [f"clip_skip {recipe['clip_skip']}"] if recipe.get("clip_skip") else []
     more += [f"prompts of {chunks} chunks"] if chunks not in (None, 1) else []
     if isinstance(styles, list) and styles:
         names = [str(style.get("file")) for style in styles if isinstance(style, dict)]
         more.append(f"beside {', '.join(names)}")
     return "".join(f", {each}" for each in more)
+
+
+def keeps_guidance(recipe: dict[str, Any]) -> bool:
+    """Whether guidance was left to the pipeline: of --preserve_cfg."""
+    scale, trained = recipe.get("guidance_scale", 1), recipe.get("trained_guidance_scale") or [0]
+    return bool(scale > 1 and max(trained) == 1)
 
 
 def taken_line(taken: dict[str, Any]) -> str:

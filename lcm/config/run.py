@@ -52,8 +52,10 @@ class TrainConfig:
             section: {name: flags[name] for name in names if name in flags}
             for section, names in NAMES.items()
         }
-        if own["method"].get("preserve_cfg"):  # whose unconditional half has to be learnt, too
-            own["samples"].setdefault("proportion_empty_prompts", EMPTY_PROMPTS)
+        if own["samples"].get("proportion_empty_prompts") is None:
+            # to preserve guidance, the unconditional half has to be learnt, too
+            share = EMPTY_PROMPTS if own["method"].get("preserve_cfg") else 0.0
+            own["samples"]["proportion_empty_prompts"] = share
         teacher = TeacherConfig(**own.pop("teacher"))  # the first that a newcomer leaves out
         parts = {section: SECTIONS[section](**values) for section, values in own.items()}
         # from here on PyTorch is loaded: what is wrong with a flag alone has been said by now

@@ -169,9 +169,10 @@ class SampleConfig(Section):
     )
     center_crop: bool = flag(False, "crop the centre instead of a random part")
     random_flip: bool = flag(False, "mirror half of the images")
-    proportion_empty_prompts: float = flag(
-        0.0,
-        "share of samples trained with an empty prompt; with preserve_cfg 0.1 unless it is given",
+    proportion_empty_prompts: float | None = flag(
+        None,
+        "share of samples trained with an empty prompt",
+        unset="0; 0.1 with preserve_cfg",
         at_least=0,
         at_most=1,
     )

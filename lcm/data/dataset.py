@@ -91,7 +91,7 @@ class TrainDataset(Dataset[Sample]):
         # later additions come after what was there before, so that old runs keep their numbers
         landing = rng.random()
         extra = rng.standard_normal((self.extra_noises, *shape), dtype=np.float32)
-        empty = draws.empty < self.samples.proportion_empty_prompts
+        empty = draws.empty < (self.samples.proportion_empty_prompts or 0.0)
         prompt = "" if empty else record.captions[int(draws.caption * len(record.captions))]
         content, size = self._content(epoch, index, draws)
         return Sample(

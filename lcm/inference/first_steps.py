@@ -2,10 +2,10 @@
 teacher's. After them the adapter is on, with the guidance of the call.
 
 A pipeline decides once, before its first step, whether it asks the U-Net for both halves of
-guidance. Here it asks for both in every step. In the steps of the adapter, hooks around the U-Net
-make of the two the one prediction that the guidance of the call gives, and hand it out twice, so
-that the pipeline's own guidance changes nothing. Where guidance is 1, the half that it leads away
-from is not computed at all.
+guidance. Here it asks for both in every step. Hooks around the U-Net make of the two the one
+prediction that the guidance of the step gives, and hand it out twice, so that the pipeline's own
+guidance, which some keep where nobody can change it, changes nothing. Where guidance is 1, the half
+that it leads away from is not computed at all.
 """
 
 from __future__ import annotations
@@ -124,21 +124,20 @@ class Beginning:
         self.switch(on=True)
 
     @property
-    def said(self) -> float:
-        """The guidance that the call asked for: that of the adapter's steps."""
-        return said_guidance(self.pipe)
+    def guidance(self) -> float:
+        """That of the step at hand."""
+        return teacher_guidance(self.recipe, self.said) if self.left else self.said
 
     @property
-    def combines(self) -> bool:
-        """Whether this is a step of the adapter, with another guidance than the pipeline's own."""
-        is_guided = bool(self.pipe.do_classifier_free_guidance)
-        return self.left == 0 and is_guided and self.pipe.guidance_scale != self.said
+    def said(self) -> float:
+        """What the call asked for."""
+        return float(vars(self.pipe)[OwnGuidance.name])
 
     def before(self, unet: Any, args: Any, kwargs: Any) -> Any:
-        """Of an unguided step of the adapter, the half of every tensor that is computed."""
+        """Of a step without guidance, the half of every tensor that is computed."""
         if self.left:
             self.switch(on=False)
-        if not self.combines or self.said > 1:
+        if not self.pipe.do_classifier_free_guidance or self.guidance > 1:
             return None
         rows = len(args[0] if args else kwargs["sample"])
 
@@ -149,24 +148,25 @@ class Beginning:
         return tree_map(second_half, (args, kwargs))
 
     def after(self, unet: Any, args: Any, output: Any) -> Any:
-        """Both halves alike in a step of the adapter."""
+        """Both halves alike: what guidance makes of them."""
+        guidance = self.guidance
         if self.left:
             self.left -= 1
             self.switch(on=True)
-            return None
-        if not self.combines:
-            return None
+        is_own = guidance == self.said == self.pipe.guidance_scale
+        if is_own or not self.pipe.do_classifier_free_guidance:
+            return None  # the pipeline makes of them what it always does
         predicted = output[0]
-        if self.said > 1:
+        if guidance > 1:
             away, to = predicted.chunk(2)
-            predicted = away + self.said * (to - away)
+            predicted = away + guidance * (to - away)
         both = torch.cat([predicted, predicted])
         return (both, *output[1:]) if isinstance(output, tuple) else type(output)(sample=both)
 
 
 class OwnGuidance:
     """`_guidance_scale` of a pipeline, which its call sets to what the caller said, or left out.
-    While a teacher begins it is the teacher's.
+    From it the call knows whether there is guidance at all: while a teacher begins, its own counts.
     """
 
     name = "_guidance_scale"
@@ -180,13 +180,7 @@ class OwnGuidance:
         found = own_attachment(pipe)
         if found is None or found.beginning is None:
             return said
-        guidance = teacher_guidance(found.recipe, said)
-        return guidance if guidance > 1 else said
+        return max(said, teacher_guidance(found.recipe, said))
 
     def __set__(self, pipe: Any, value: float) -> None:
         vars(pipe)[self.name] = value
-
-
-def said_guidance(pipe: Any) -> Any:
-    """The guidance that the last call of the pipeline asked for, None before the first."""
-    return vars(pipe).get(OwnGuidance.name)

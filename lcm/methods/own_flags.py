@@ -14,7 +14,7 @@ class OwnFlags(Section):
 
     skipping_steps: int | None = own(
         "grid points that the solver step of a training pair spans, k of LCM",
-        "3 with lcm; 1 with cd",
+        "3; 1 with cd",
         above=0,
         at_most=1000,
     )
@@ -44,7 +44,7 @@ class OwnFlags(Section):
     landing_window: int | None = own(
         "land no more than so many timesteps below the highest landing time that is left; 260 in "
         "TDD",
-        "1000 with tcd: all of them",
+        "1000 with tcd",
         at_least=0,
         at_most=1000,
         unit=" timesteps",

@@ -57,13 +57,14 @@ class SharedFlags(Section):
     )
     weighting: str | None = own(
         "weight of a sample by its times",
-        "uniform; balanced with lcm; velocity with scm, phased_scm",
+        "balanced; uniform with cd, ct, pcm, tcd, tscd, endpoint, reflow, rollout, flow_map, "
+        "stochastic_flow; velocity with scm, phased_scm",
         names=lambda: WEIGHTS,
     )
     snr_gamma: float | None = own("gamma of the min_snr weighting", "5.0", above=0, at_most=1e6)
     target: str | None = own(
         "the target network: ema is an average of the student, online the student itself",
-        "ema; online with ct, scm, stochastic_flow",
+        "ema; online with ct, scm, phased_scm, stochastic_flow",
         names=lambda: ("online", "ema"),
     )
     ema_decay: float | None = own(

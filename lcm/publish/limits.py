@@ -37,7 +37,7 @@ def limits(
             f"{recipe.prediction_type}; {words.fits}"
         ),
         f"Trained at {recipe.resolution} x {recipe.resolution} pixels: {sides}.",
-        *method_limits(recipe, adapter.w_embedding),
+        *method_limits(recipe, adapter.w_embedding, bool(samples.proportion_empty_prompts)),
         (
             "What the teacher and the training data lack or distort, this does too; their licences "
             "and terms of use apply."
@@ -49,14 +49,16 @@ def limits(
     ]
 
 
-def method_limits(recipe: Recipe, w_embedding: bool) -> list[str]:
-    """The limits that come from the method, one sentence each."""
+def method_limits(recipe: Recipe, w_embedding: bool, drops: bool = False) -> list[str]:
+    """The limits that come from the method, one sentence each. `drops` is whether empty prompts
+    taught the half which guidance leads away from.
+    """
     lines = []
     in_weights = recipe.guidance_scale == 1 and max(recipe.trained_guidance_scale) > 1
     if in_weights and not w_embedding:
         lines.append(
             "Guidance is in the weights: it cannot be lowered, and at `guidance_scale=1` negative "
-            "prompts do nothing."
+            f"prompts do nothing{'; above it they do' if drops else ''}."
         )
     if recipe.scheduler == "TCDScheduler":
         lines.append(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ import lcm
 from lcm.adapter.export import probe
 from lcm.adapter.files import read_header
 from lcm.adapter.names import WEIGHTS_NAME
+from lcm.cli.inspect import recipe_line
 from lcm.cli.main import main
 from tests.support.adapters import (
     adapted,
@@ -242,3 +245,22 @@ def test_a_layer_that_has_no_kohya_name_for_diffusers_says_what_to_do(
         and f"lcm convert {tmp_path / 'x.safetensors'} OUT --to diffusers" in error
     )
     assert run("convert", tmp_path / "x.safetensors", tmp_path / "out", "--to", "diffusers") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, False),
+        ({"guidance_scale": 4.0, "trained_guidance_scale": [1.0, 1.0]}, True),
+        # told to the network, or inside it
+        ({"guidance_scale": 4.0, "trained_guidance_scale": [2.0, 9.0]}, False),
+        ({"trained_guidance_scale": [1.0, 1.0]}, False),
+        ({"trained_guidance_scale": []}, False),
+    ],
+    ids=str,
+)
+def test_the_line_of_the_recipe_says_whether_guidance_is_left_to_the_pipeline(
+    changes: dict[str, Any], says: bool
+) -> None:
+    line = recipe_line(asdict(make_recipe(**changes)))
+    assert ("left to the pipeline" in line) is says

@@ -21,7 +21,7 @@ FINEST: list[tuple[str, dict[str, Any]]] = [
     ("ct", {}),
     ("ct", {"discretization": "fixed", "num_ddim_timesteps": 1000}),
     ("ct", {"discretization": "ect"}),
-    ("lcm", {"num_ddim_timesteps": 1000, "guidance_scale": 1.0}),
+    ("lcm", {"num_ddim_timesteps": 1000, "skipping_steps": 1, "guidance_scale": 1.0}),
     ("cd", {"num_ddim_timesteps": 1000, "guidance_scale": 1.0}),
     ("pcm", {"num_ddim_timesteps": 1000, "phases": 1, "guidance_scale": 1.0}),
     ("tcd", {"num_ddim_timesteps": 1000, "landing_steps": [1], "guidance_scale": 1.0}),

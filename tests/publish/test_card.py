@@ -171,7 +171,8 @@ LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str]]] =
         [],
     ),
     "tcd": ({}, {"objective": "tcd"}, ["4, 5, 6, 7, 8 steps", "`TCDScheduler`", "`eta=0.3`"], []),
-    "cfg": ({}, {"preserve_cfg": True, "proportion_empty_prompts": 0.1}, [], ["Guidance is in"]),
+    "cfg": ({}, {"preserve_cfg": True}, [], ["Guidance is in"]),
+    "dropped": ({}, {"proportion_empty_prompts": 0.2}, ["nothing; above it they do."], []),
     "plain": ({}, {"objective": "ct"}, [], ["Guidance is in"]),
     "buckets": ({}, {"aspect_ratio_buckets": True}, ["as many pixels"], ["other sizes and shapes"]),
     "noise": (
