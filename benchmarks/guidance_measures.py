@@ -69,9 +69,11 @@ def negative_prompts(color: str) -> list[str]:
     shapes, backgrounds = list(SHAPES), list(BACKGROUNDS)
     return [
         caption(
-            shapes[(shapes.index(shape) + 3) % len(shapes)],
-            color,
-            backgrounds[(backgrounds.index(background) + 2) % len(backgrounds)],
+            (
+                shapes[(shapes.index(shape) + 3) % len(shapes)],
+                color,
+                backgrounds[(backgrounds.index(background) + 2) % len(backgrounds)],
+            )
         )
         for shape, background in OPEN
     ]

@@ -109,8 +109,11 @@ def sample_scene(attributes: Attributes, rng: np.random.Generator) -> Scene:
     """Draws the free quantities of a scene; the whole shape stays inside the picture."""
     radius = rng.uniform(13.0, 24.0)
     x, y = rng.uniform(radius + 2, SIZE - radius - 2, size=2)
+    shape, color, background = attributes
     return Scene(
-        *attributes,
+        shape,
+        color,
+        background,
         x=float(x),
         y=float(y),
         radius=float(radius),

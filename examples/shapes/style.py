@@ -55,7 +55,7 @@ def compare(run: Path, num_images: int) -> list[dict[str, Any]]:
             # judged as if the captions had asked for the style
             correct = judge.correct(
                 images,
-                [caption(ATTRIBUTES[CAPTIONS.index(p)][0], "white", "navy") for p in prompts],
+                [caption((ATTRIBUTES[CAPTIONS.index(p)][0], "white", "navy")) for p in prompts],
             )
             rows.append(
                 {

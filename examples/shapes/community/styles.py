@@ -21,11 +21,11 @@ from examples.shapes.render import (
     SIZE,
     SUPERSAMPLE,
     Scene,
-    Style,
     edges,
     render,
     sample_dataset,
 )
+from examples.worlds import Style
 
 WHITE, BLACK = np.full(3, 255.0), np.zeros(3)
 DOWN = np.linspace(0, 1, SIZE)[:, None, None]
