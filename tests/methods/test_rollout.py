@@ -139,6 +139,31 @@ def test_the_gradient_of_every_step_counts(prediction_type: str, zero_snr: bool)
         assert abs(slope) > 1e-3
 
 
+def test_n_steps_hold_the_activations_of_n_passes() -> None:
+    """What is saved for the way back: the memory that a dry run measures."""
+    unet = build_unet()
+    add_lora(unet, 2)
+    nets, batch = make_networks(unet, ema_decay=None), make_batch(2)
+    schedule = NoiseSchedule.from_scheduler(scheduler_of("epsilon", False))
+    held = {}
+    for steps in ([1], [2], [4], [1, 2, 4]):
+        # by their place in memory, where those of other passes cannot lie: all are kept alive
+        storages: dict[int, Any] = {}
+
+        def keep(tensor: Tensor, storages: dict[int, Any] = storages) -> Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = make_objective("rollout", schedule, rollout_steps=steps)(nets, batch).loss
+        weights = {p.untyped_storage().data_ptr() for p in unet.parameters()}
+        held[tuple(steps)] = sum(s.nbytes() for at, s in storages.items() if at not in weights)
+        del loss
+    one = held[(1,)]
+    for steps, passes in (((2,), 2), ((4,), 4), ((1, 2, 4), 5)):
+        assert held[steps] == pytest.approx(passes * one, rel=0.1)
+
+
 def test_it_converges_on_a_student_whose_play_is_the_teachers() -> None:
     """One number for each of four steps, on data N(0, std^2): there the way from noise to image is
     a factor, which a play of linear steps can be.
