@@ -208,9 +208,7 @@ def attach_all(
         load_all(pipe, entries, lead, hotswap, before)
         # last, since an adapter that did not load must not leave another scheduler
         pipe.scheduler = scheduler
-        record(pipe, before, entries, lead, recipe)
-        if first_steps is not None:
-            attachment(pipe).teacher_first_steps = first_steps
+        record(pipe, before, entries, lead, recipe, first_steps)
     except BaseException:
         before.restore(pipe, added)
         raise
@@ -226,7 +224,12 @@ def lead_name(pipe: Any, lead: Entry | None) -> str | None:
 
 
 def record(
-    pipe: Any, before: PipelineState, entries: list[Entry], lead: Entry | None, recipe: Recipe
+    pipe: Any,
+    before: PipelineState,
+    entries: list[Entry],
+    lead: Entry | None,
+    recipe: Recipe,
+    first_steps: int | None,
 ) -> None:
     """Remembers how to undo it, and watches the calls, also of pipelines with the same U-Net."""
     found = attachment(pipe) or Attachment(before, recipe, pipe.scheduler, pipe.unet)
@@ -238,6 +241,8 @@ def record(
         entry.name: entry.recipe for entry in entries if entry.recipe and not entry.is_unet
     }
     found.warned = set()
+    if first_steps is not None:
+        found.teacher_first_steps = first_steps
     if lead:
         found.recipe = recipe
         found.lead = None if lead.is_unet else lead.name

@@ -83,7 +83,7 @@ def by_the_teacher(pipe: Any, found: Attachment) -> Iterator[None]:
         yield
         return
     check_kind(pipe)
-    found.beginning = Beginning(pipe, found)
+    found.beginning = Beginning(pipe, found, str(found.lead))
     try:
         yield
     finally:
@@ -94,19 +94,17 @@ def by_the_teacher(pipe: Any, found: Attachment) -> Iterator[None]:
 class Beginning:
     """The U-Net of a pipeline during one call: what is done around it, and undone by `end`."""
 
-    def __init__(self, pipe: Any, found: Attachment) -> None:
+    def __init__(self, pipe: Any, found: Attachment, lead: str) -> None:
         self.pipe, self.recipe, self.left = pipe, found.recipe, found.teacher_first_steps
         layers = [
-            layer
-            for layer in lora_modules(adaptable(pipe)["unet"]).values()
-            if found.lead in layer.r
+            layer for layer in lora_modules(adaptable(pipe)["unet"]).values() if lead in layer.r
         ]
         if any(layer.merged for layer in layers):
             raise ValueError(
                 "teacher_first_steps: the adapter is fused into the weights and cannot be switched "
                 "off; call pipe.unfuse_lora(components=['unet']) first"
             )
-        self.scales = [(layer, found.lead, float(layer.scaling[found.lead])) for layer in layers]
+        self.scales = [(layer, lead, float(layer.scaling[lead])) for layer in layers]
         self.hooks = [
             pipe.unet.register_forward_pre_hook(self.before, with_kwargs=True),
             pipe.unet.register_forward_hook(self.after),
