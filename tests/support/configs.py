@@ -171,6 +171,8 @@ def read_by(objective: str) -> dict[str, Any]:
         }
     if "tangent_mode" in own:
         values["tangent_mode"] = "fd"  # the others ask no solver
+    if "target" in own:
+        values["target"] = "ema"  # the other has no decay
     return {**values, "loss_type": "cauchy"}
 
 
