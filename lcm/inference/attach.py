@@ -151,8 +151,8 @@ def attach(
     `hotswap` puts the file into the tensors of the adapter attached before, so that a compiled
     U-Net is not compiled again. A file that is attached already only gets this weight.
     `teacher_first_steps` is how many steps of a call the teacher makes, guided as it was in
-    training and with the few-step adapter off, before the adapter makes the others: pictures of one
-    prompt then differ more. None leaves that as it was, 0 at first.
+    training and with the few-step adapter off, before the adapter makes the others. None leaves
+    that as it was, 0 at first.
 
     Calls of the pipeline, and of those made from it with `from_pipe`, then have the recipe's steps,
     guidance and eta where they say nothing; they warn, once each, about settings that ruin few-step
