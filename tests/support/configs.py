@@ -54,14 +54,24 @@ VALUES: dict[str, Any] = {
     "guidance_per_phase": [5.0, 1.5],
     "preserve_cfg": True,
     "timestep_scaling_factor": 5.0,
+    "skipping_steps": 2,
     "phases": 2,
     "segments": [4, 1],
     "landing_steps": [2, 4],
     "landing_jitter": 0.2,
+    "landing_window": 300,
     "rollout_steps": [1, 8],
     "eta": 0.25,
     "discretization": "fixed",
     "first_ddim_timesteps": 20,
+    "ect_q": 4.0,
+    "ect_k": 2.0,
+    "ect_b": 0.5,
+    "ect_stages": 4,
+    "time_distribution": "lognormal",
+    "lognormal_mean": -0.5,
+    "lognormal_std": 1.5,
+    "ema_schedule": "cm",
     "tangent_mode": "jvp",
     "tangent_step": 3,
     "tangent_warmup": 0.4,
@@ -127,6 +137,8 @@ VALUES: dict[str, Any] = {
 }
 
 
+LAW = {"lognormal_mean": -1.1, "lognormal_std": 2.0}
+CURVE = {"ect_q": 2.0, "ect_k": 8.0, "ect_b": 1.0, "ect_stages": 8}
 NOT_TOGETHER = {
     *(
         "dataset_name",
@@ -144,7 +156,7 @@ NOT_TOGETHER = {
         "preserve_cfg",
         "guidance_scale",
     ),
-    *("coupling", "loss_type", "first_ddim_timesteps", "streaming"),
+    *("coupling", "loss_type", "first_ddim_timesteps", "streaming", "ema_schedule", *CURVE),
 }
 """What excludes other values."""
 
@@ -208,13 +220,9 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "rollout_steps": {**PROMPTS, "objective": "rollout"},
     "eta": {"objective": "tcd"},
     "discretization": {"objective": "ct"},
-    **{
-        name: {"objective": "ct", "discretization": "ect"}
-        for name in ("ect_q", "ect_k", "ect_b", "ect_stages")
-    },
+    **{n: {"objective": "ct", "discretization": "ect"} for n in CURVE},
     "time_distribution": {"objective": "ct"},
-    "lognormal_mean": {"objective": "ct", "time_distribution": "lognormal"},
-    "lognormal_std": {"objective": "ct", "time_distribution": "lognormal"},
+    **{n: {"objective": "ct", "time_distribution": "lognormal"} for n in LAW},
     "ema_schedule": {"objective": "ct", "target": "ema"},
     "first_ddim_timesteps": {"objective": "ct"},
     "tangent_mode": {"objective": "scm"},
@@ -238,6 +246,10 @@ CONSEQUENCES: dict[str, dict[str, Any]] = {
     "weighting": {"snr_gamma": 5.0},
     "target": {"ema_decay": None},
     "discretization": {"first_ddim_timesteps": None},
+    "time_distribution": LAW,
+    **{n: {k: v for k, v in LAW.items() if k != n} for n in LAW},
+    **{n: {"num_ddim_timesteps": None, **CURVE, n: VALUES[n]} for n in CURVE},
+    "ema_schedule": {"ema_decay": 0.95},
     "tangent_mode": {"solver": None, "solver_steps": None, "tangent_step": None},
 }
 """What a value of VALUES makes of the method's defaults: those without effect beside it are None,
