@@ -79,7 +79,7 @@ class TeacherSettings(Settings):
 
     solver: str = "ddim"
     solver_steps: int = 1
-    guidance_scale: float = 7.5
+    guidance_scale: float = 5.0
     guidance_scale_min: float | None = None
     guidance_scale_max: float | None = None
     preserve_cfg: bool = False

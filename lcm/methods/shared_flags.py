@@ -72,7 +72,7 @@ class SharedFlags(Section):
     )
     guidance_scale: float | None = own(
         "guidance of the teacher that is distilled in, as in pipelines: 1 is none",
-        "7.5",
+        "5.0",
         at_most=1000,
     )
     guidance_scale_min: float | None = own(

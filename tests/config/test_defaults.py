@@ -82,21 +82,21 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "loss_type": "l2",
         "rollout_steps": [4],
         "target": None,
-        "guidance_scale": 7.5,
+        "guidance_scale": 5.0,
     },
     "endpoint": {
         "num_ddim_timesteps": 40,
         "loss_type": "l2",
         "target": None,
         "ema_decay": None,
-        "guidance_scale": 7.5,
+        "guidance_scale": 5.0,
     },
     "reflow": {
         "num_ddim_timesteps": 40,
         "loss_type": "l2",
         "target": None,
         "ema_decay": None,
-        "guidance_scale": 7.5,
+        "guidance_scale": 5.0,
     },
 }
 
@@ -110,9 +110,9 @@ def test_a_flag_left_out_is_the_methods_own(objective: str) -> None:
     assert {name: config.flat()[name] for name in expected} == expected
     if objective != "ct":
         assert (method.guidance_scale, method.preserve_cfg, method.guidance_range) == (
-            7.5,
+            5.0,
             False,
-            (7.5, 7.5),
+            (5.0, 5.0),
         )
     assert (
         method.guidance_per_phase is method.guidance_scale_min is method.guidance_scale_max is None

@@ -70,7 +70,7 @@ def test_the_output_folder_holds_what_the_readme_promises(finished: Path) -> Non
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert (config["lora_rank"], config["guidance_scale"], config["num_ddim_timesteps"]) == (
         2,
-        7.5,
+        5.0,
         50,
     )
 
@@ -201,7 +201,7 @@ def test_a_finished_run_is_never_overwritten(
         flags(sd_folder, images, finished, **other),
         "another configuration",
         "lora_rank: 2 -> 4",
-        "guidance_scale: 7.5 -> 3.0",
+        "guidance_scale: 5.0 -> 3.0",
     )
     batch = {"train_batch_size": 3}
     expect_refusal(
