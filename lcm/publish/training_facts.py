@@ -74,12 +74,14 @@ def data_facts(data: DataConfig, samples: int | None) -> Facts:
 
 def loop_facts(loop: LoopConfig, optimizer: OptimizerConfig, updates: int, side: int) -> Facts:
     """How long, how fast and in which precision; `side` is that of the pictures in pixels."""
+    given = optimizer.learning_rate
+    rate = "by the U-Net's width" if given is None else f"{given:g}"
     return {
         "updates": updates,
         "samples per update": (
             f"{loop.train_batch_size} x {loop.gradient_accumulation_steps} per process"
         ),
-        "learning rate": f"{optimizer.rate:g}, {optimizer.lr_scheduler}",
+        "learning rate": f"{rate}, {optimizer.lr_scheduler}",
         "resolution": side,
         "precision": "float32" if loop.mixed_precision == "no" else loop.mixed_precision,
     }

@@ -176,6 +176,7 @@ FLAG_VALUES: dict[str, Any] = {
     "guidance_per_phase": [2.0, 3.0],
     "preserve_cfg": True,
     "timestep_scaling_factor": 10.0,
+    "skipping_steps": 2,
     "phases": 2,
     "segments": [2, 1],
     "landing_steps": [4],

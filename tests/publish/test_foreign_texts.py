@@ -54,6 +54,7 @@ def card_with(text: str) -> Card:
     config = TrainConfig.of(
         pretrained_teacher_model=f"/home/alice/{flag}",
         train_data_dir="x",
+        learning_rate=1e-4,
         init_adapter=flag,
         image_column=flag,
         caption_column=flag,

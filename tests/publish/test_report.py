@@ -84,7 +84,7 @@ def test_the_page_of_a_finished_run_has_it_all(done: Path) -> None:
 
 def test_the_teachers_row_stands_beside_the_students(done: Path) -> None:
     page, last = read(done), lines_of_grids(done)[-1]
-    assert "and the teacher, 2 steps, guidance_scale 5.0" in page.words
+    assert "and the teacher, 2 steps, guidance_scale 5" in page.words
     shown = [f"{last[f'{name}_2_steps']:.2f}" for name in ("diversity", "contrast", "color_shift")]
     assert f"2 steps {' '.join(shown)} {last['latent_mean_2_steps'][0]:.2f}" in page.words
     assert f"teacher 1 1 0 {last['latent_mean_teacher'][0]:.2f}" in page.words

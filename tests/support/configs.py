@@ -84,6 +84,8 @@ VALUES: dict[str, Any] = {
     "teacher_revision": "123",
     "variant": "fp16",
     "clip_skip": 1,
+    "prediction_type": "v_prediction",
+    "zero_terminal_snr": True,
     "teacher_lora": ["someone/ink=0.8", "styles/oil.safetensors"],
     "extra_teachers": ["someone/photo", "models/anime"],
     "lora_rank": 8,
@@ -176,15 +178,15 @@ def read_by(objective: str) -> dict[str, Any]:
         **{name: VALUES[name] for name in names if name not in flags or name in own},
         "objective": objective,
     }
+    if "tangent_mode" in own:
+        values["tangent_mode"] = "fd"  # the others ask no solver
+    if "target" in own:
+        values["target"] = "ema"  # the other has no decay
     if objective == "stochastic_flow":
         return {
             **{name: value for name, value in values.items() if name != "huber_c"},
             "coupling": "solver",
         }
-    if "tangent_mode" in own:
-        values["tangent_mode"] = "fd"  # the others ask no solver
-    if "target" in own:
-        values["target"] = "ema"  # the other has no decay
     return {**values, "loss_type": "cauchy"}
 
 

@@ -23,5 +23,5 @@ def asking_the_solver(own: Iterable[str]) -> dict[str, str]:
     }
 
 
-TRAINS_PURE_NOISE = ("uniform", "velocity")
+TRAINS_PURE_NOISE = ("uniform", "velocity", "balanced")
 """Weights that are not 0 where alpha is."""
