@@ -124,6 +124,7 @@ def flags(teacher: Path, images: Path, output: Path, **changes: Any) -> list[str
         "max_train_steps": 4,
         "lora_rank": 2,
         "learning_rate": 1e-2,
+        "lr_warmup_steps": 0,
         "checkpointing_steps": 2,
         "validation_steps": 2,
         "validation_num_images": 2,

@@ -51,7 +51,7 @@ def test_files_of_something_else_are_not_overwritten(
 def test_an_adapter_that_fails_its_check_costs_no_state(
     sd_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = trainer_of(flags(sd_folder, images, tmp_path))
+    trainer = trainer_of(flags(sd_folder, images, tmp_path, target="online"))
     update(trainer, trainer.run.inputs.batches(range(1)))
     trainer.state.student.parameters[0].data.fill_(1e6)  # beyond float16
     with pytest.raises(ValueError, match="not finite"):
