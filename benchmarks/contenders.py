@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from lcm.training.state import TrainState
 from lcm.training.step import train_step
 
 TWO, ONE, TOOLKIT, AGAIN = "two U-Nets", "one U-Net", "this toolkit", "this toolkit again"
+
+AS_THE_SCRIPTS: dict[str, Any] = {"target": "online", "skipping_steps": 1, "weighting": "uniform"}
+"""Flags that make a step of this toolkit that of the public scripts."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ import torch
 
 from benchmarks.contenders import (
     AGAIN,
+    AS_THE_SCRIPTS,
     ONE,
     TOOLKIT,
     TWO,
@@ -59,7 +60,9 @@ GRADIENT_TOLERANCE = 1e-3
 def make_run(
     folder: Path, teacher: Path, batch_size: int, rank: int, **flags: Any
 ) -> tuple[Run, TrainState]:
-    """A run of this toolkit, on images of the tiny world written into `folder`."""
+    """A run of this toolkit with the target, pairs and weight of the scripts, on images of the tiny
+    world written into `folder`.
+    """
     if not (folder / "images").exists():
         write_dataset(folder / "images", batch_size)
     config = TrainConfig.of(
@@ -69,6 +72,7 @@ def make_run(
         train_batch_size=batch_size,
         lora_rank=rank,
         guidance_scale=5.0,
+        **AS_THE_SCRIPTS,
         **flags,
     )
     return build_run(config)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from benchmarks.contenders import (
     AGAIN,
+    AS_THE_SCRIPTS,
     ONE,
     TOOLKIT,
     TWO,
@@ -74,7 +75,7 @@ def make_contenders(
     family = make_teacher(bench, model, precision)
     teachers = {name: twin(family) for name in (TOOLKIT, ONE, TWO, FLOAT)}
     pixels = pixel_batch(bench, model, batch)
-    run, state = make_run(bench, teachers[TOOLKIT], batch, precision)
+    run, state = make_run(bench, teachers[TOOLKIT], batch, precision, **AS_THE_SCRIPTS)
     randomise(state.student.parameters)
     adapter = [parameter.detach().clone() for parameter in state.student.parameters]
     moments = cached(teachers[TOOLKIT], pixels)

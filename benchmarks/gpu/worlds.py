@@ -28,6 +28,7 @@ from lcm.models.conditioning import ImageSize
 from lcm.models.families import FAMILIES, Family
 from lcm.training.inputs import DTYPES
 from lcm.training.launch import make_machine
+from lcm.training.learning_rate import with_rate
 from lcm.training.run import Run, RunFacts
 from lcm.training.setup import make_objective, make_state
 from lcm.training.state import TrainState
@@ -246,7 +247,7 @@ def make_run(
         "guidance_scale": GUIDANCE_SCALE,
         "max_train_steps": NUM_UPDATES,
     }
-    config = TrainConfig.of(**{**settings, **flags})
+    config = with_rate(TrainConfig.of(**{**settings, **flags}), family)
     machine = make_machine(config.loop, config.output, config.optimizer)
     if scaler is not None:
         machine.accelerator.scaler = scaler

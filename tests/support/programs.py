@@ -19,6 +19,7 @@ from torch.distributed.run import get_args_parser
 import lcm.cli.main
 import train_lcm_lora
 from benchmarks.gpu import __main__ as card
+from examples.worlds import add_world_flag
 from lcm.cli import VERBS
 from lcm.config.command_line import make_parser, parse_config
 from lcm.config.names import spellings
@@ -184,8 +185,13 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def known_flags() -> set[str]:
-    """The parsers of training, of every verb, of the launchers, and of the benchmark of a card."""
+    """The parsers of training, of every verb, of the launchers, of the benchmark of a card, and
+    what the commands of picture worlds have in common.
+    """
+    of_worlds = argparse.ArgumentParser()
+    add_world_flag(of_worlds)
     return {
+        *options(of_worlds),
         *options(card.make_parser()),
         *options(make_parser()),
         *options(lcm.cli.main.make_parser()),
