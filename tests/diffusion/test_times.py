@@ -101,6 +101,18 @@ def test_t_is_every_grid_point_equally_often_and_u_the_next_one_or_the_landing(
     assert u.tolist() == ([below[time] for time in t.tolist()] if kind is GridTimes else s.tolist())
 
 
+@pytest.mark.parametrize("skipping_steps", [1, 3, 50])
+def test_a_pair_spans_as_many_points_as_it_is_told_and_ends_clean_below_the_grid(
+    skipping_steps: int,
+) -> None:
+    grid = SolverGrid(50)
+    t, u, _ = GridTimes(grid, LandClean(), skipping_steps)(even(50), torch.zeros(50), 0.0)
+    points = [CLEAN] * skipping_steps + grid.timesteps.tolist()
+    assert dict(zip(t.tolist(), u.tolist(), strict=True)) == dict(
+        zip(grid.timesteps.tolist(), points, strict=False)
+    )
+
+
 # --- phases ---------------------------------------------------------------------------------------
 
 
