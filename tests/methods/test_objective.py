@@ -93,6 +93,8 @@ def test_loss_and_gradients_equal_the_published_logic(
         "lcm",
         make_schedule(prediction_type),
         loss_type=loss_type,
+        skipping_steps=1,
+        weighting="uniform",
         guidance_scale_min=6.0,
         guidance_scale_max=16.0,
     )
@@ -120,7 +122,12 @@ def test_first_grid_point_is_taught_the_guided_teachers_clean_image(
     nets = make_nets(unet)
     batch = dataclasses.replace(batch_for(unet), uniform_time=torch.zeros(6))
     objective = make_objective(
-        "lcm", make_schedule(prediction_type), loss_type="l2", guidance_scale=3.0, solver=solver
+        "lcm",
+        make_schedule(prediction_type),
+        loss_type="l2",
+        weighting="uniform",
+        guidance_scale=3.0,
+        solver=solver,
     )
     t = torch.full((6,), 19)
     a, s = ALPHA_BAR[19].sqrt(), (1 - ALPHA_BAR[19]).sqrt()

@@ -59,7 +59,7 @@ def test_a_bootstrapped_loss_is_that_of_both_landing_points_written_out(
     (a, b), (a_u, b_u) = schedule.alpha_sigma(t), schedule.alpha_sigma(u)
     x_t = a * batch.x0 + b * batch.noise
     cond, uncond = nets.teacher(x_t, t, batch.cond), nets.teacher(x_t, t, batch.uncond)
-    v = uncond + 7.5 * (cond - uncond)
+    v = uncond + 5.0 * (cond - uncond)
     x0, eps = (batch.x0, batch.noise) if name == "ct" else (a * x_t - b * v, a * v + b * x_t)
     if name != "stochastic_flow":
         x_u = a_u * x0 + b_u * eps
