@@ -14,6 +14,7 @@ from diffusers import (
     LCMScheduler,
     UNet2DConditionModel,
 )
+from diffusers.training_utils import EMAModel
 
 import lcm
 import train_lcm_lora
@@ -45,14 +46,11 @@ def test_the_whole_unet_is_a_stock_one_with_the_trained_weights(
     )
     start = [p.detach() for p in teacher.parameters()]
     assert len(start) == len(weights_at(output, 1))
-    average = [p.double() for p in start]
+    theirs = EMAModel([torch.nn.Parameter(p) for p in start], decay=0.5)
     for step in (1, 2, 3):
-        average = [
-            0.5 * a + 0.5 * w.double()
-            for a, w in zip(average, weights_at(output, step), strict=True)
-        ]
+        theirs.step([torch.nn.Parameter(w) for w in weights_at(output, step)])
     for i, parameter in enumerate(unet.parameters()):
-        torch.testing.assert_close(parameter.double(), average[i], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(parameter, theirs.shadow_params[i], rtol=1e-5, atol=1e-6)
         assert torch.equal(parameter, tensors[f"export_ema.{i}"])
     assert all(not torch.equal(p, first) for p, first in zip(unet.parameters(), start, strict=True))
 

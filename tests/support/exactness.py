@@ -86,6 +86,7 @@ def command(folder: Path, case: Case, output: Path) -> list[str]:
         "lora_rank": 2,
         "learning_rate": 1e-2,
         "lr_scheduler": "cosine",
+        "lr_warmup_steps": 0,
         "target": "ema",
         "lora_target_modules": "to_q",
         "max_train_steps": STEPS,

@@ -20,7 +20,7 @@ PROMPTS = ["a red star", "a blue ring", "a green disc"]
 FULL = {"full_finetune": True, "lora_rank": None}
 W_EMBEDDING = {**FULL, "w_embedding": True, "guidance_scale_min": 2.0, "guidance_scale_max": 10.0}
 RUNS: dict[str, dict[str, Any]] = {
-    "plain": {"lora_alpha": 2.0, "guidance_scale": 5.5},
+    "plain": {"lora_alpha": 2.0, "guidance_scale": 5.5, "target": "online"},
     "export_ema": {"export_ema_decay": 0.6},
     "dropout": {
         "lora_alpha": 2.0,

@@ -80,7 +80,7 @@ def test_every_checkpoint_is_proven_and_the_result_with_the_last(undrawn: Path) 
 def test_what_is_not_the_same_bytes_is_proven_again(
     sd_folder: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = trainer_of(flags(sd_folder, images, tmp_path / "out"))
+    trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", target="online"))
     result, proven = trainer.state.student.result, []
     monkeypatch.setattr(
         lcm.training.result, "verify_export", lambda _, path, kind: proven.append(path)

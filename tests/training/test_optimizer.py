@@ -51,7 +51,7 @@ def test_an_update_on_a_gpu_takes_as_many_kernels_for_many_tensors(
     counts = []
     for number in (2, 20):
         parameters = [nn.Parameter(torch.ones(2)) for _ in range(number)]
-        adamw = make_optimizer(OptimizerConfig(), parameters, fused=fused)
+        adamw = make_optimizer(OptimizerConfig(learning_rate=1e-3), parameters, fused=fused)
         for _ in range(2):
             for parameter in parameters:
                 parameter.grad = torch.ones(2)
