@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.methods.metrics import bootstrap_interval
+from benchmarks.methods.scoring import accuracy
 from examples.shapes.evaluate import decode, generate
 from examples.shapes.judge import Judge
 from examples.shapes.render import BACKGROUNDS, CAPTIONS, COLORS, SHAPES, SIZE, caption
@@ -41,16 +41,8 @@ def guided_row(pipe: Any, judge: Judge, steps: int, guidance: float) -> dict[str
     """Accuracy, variance within prompts, mean and standard deviation of the latents by channel."""
     prompts, seeds = prompts_and_seeds()
     latents = generate(pipe, prompts, seeds, steps, guidance)
-    correct = judge.correct(decode(pipe, latents), prompts)
-    right = correct.all(axis=1)
-    shape, color, background = np.round(correct.mean(axis=0), 4).tolist()
     return {
-        "images": len(latents),
-        "all_right": round(float(right.mean()), 4),
-        "plus_minus": round(bootstrap_interval(right, prompts), 4),
-        "shape": shape,
-        "color": color,
-        "background": background,
+        **accuracy(judge.correct(decode(pipe, latents), prompts), prompts),
         "variance": round(variance_within_prompts(latents, NUM_CAPTIONS), 3),
         "mean": np.round(latents.mean(dim=(0, 2, 3)).numpy(), 4).tolist(),
         "std": np.round(latents.transpose(0, 1).flatten(1).std(dim=1).numpy(), 4).tolist(),

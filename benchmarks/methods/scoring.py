@@ -63,6 +63,22 @@ def load_reference(teacher: Path, num_images: int, guidance_scale: float) -> Ref
     return Reference(latents, judge_features(Judge.load(), images), places(images))
 
 
+def accuracy(correct: np.ndarray, prompts: list[str]) -> dict[str, Any]:
+    """How many pictures are right, in all and in each attribute, of `Judge.correct` [N, 3]; half
+    the bootstrap interval over prompts.
+    """
+    right = correct.all(axis=1)
+    shape, color, background = np.round(correct.mean(axis=0), 4).tolist()
+    return {
+        "images": len(correct),
+        "all_right": round(float(right.mean()), 4),
+        "plus_minus": round(bootstrap_interval(right, prompts), 4),
+        "shape": shape,
+        "color": color,
+        "background": background,
+    }
+
+
 def measure(
     pipe: Any, judge: Judge, latents: Tensor, reference: Reference, *, is_paired: bool
 ) -> dict[str, Any]:
@@ -71,17 +87,9 @@ def measure(
     """
     images, prompts = decode(pipe, latents), prompts_and_seeds(len(latents))[0]
     reference = reference.first(len(latents))
-    correct = judge.correct(images, prompts)
-    shape, color, background = np.round(correct.mean(axis=0), 4).tolist()
     distance, floor = judge_fd(judge_features(judge, images), reference.features)
-    right = correct.all(axis=1)
     row = {
-        "images": len(latents),
-        "all_right": round(float(right.mean()), 4),
-        "plus_minus": round(bootstrap_interval(right, prompts), 4),
-        "shape": shape,
-        "color": color,
-        "background": background,
+        **accuracy(judge.correct(images, prompts), prompts),
         "diversity_ratio": round(diversity_ratio(latents, reference.latents), 4),
         "place_diversity_ratio": round(diversity_ratio(places(images), reference.places), 4),
         "judge_fd": round(distance, 4),
