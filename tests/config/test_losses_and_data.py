@@ -233,7 +233,7 @@ def test_a_dry_run_of_a_whole_unet_leaves_nothing_behind(
     [
         (
             "plain",
-            {"objective": "endpoint", "lora_alpha": None},
+            {"objective": "endpoint", "lora_alpha": None, "target": None},
             "pass --prompts_file instead of images",
         ),
         (
