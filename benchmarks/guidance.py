@@ -43,20 +43,10 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "guided, prompts dropped": {"proportion_empty_prompts": 0.2},
 }
 FLAGS: dict[str, Any] = {
-    "resolution": 64,
-    "guidance_scale": 5.0,
-    "target": "ema",
-    "ema_decay": 0.95,
-    "lora_rank": 32,
-    "learning_rate": 1e-3,
-    "lr_scheduler": "constant_with_warmup",
-    "lr_warmup_steps": 20,
-    "adam_beta2": 0.99,
-    "export_ema_decay": 0.95,
     "max_train_steps": 400,
     "train_batch_size": 24,
     "checkpointing_steps": 200,
-    "validation_steps": 400,
+    "validation_prompts": "none",
     "resume_from_checkpoint": "latest",
 }
 PICTURES = 7680
