@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lcm.diffusion.consistency import TIMESTEP_SCALING, land
 from lcm.diffusion.guidance import Guidance
@@ -17,6 +17,7 @@ from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.solvers.base import Predict
 from lcm.diffusion.times import Times, TimeSampler
 from lcm.diffusion.weighting import VANISHING, Weight, uniform
+from lcm.methods.learned_weight import LearnedWeight
 from lcm.models.conditioning import Conditioning
 from lcm.models.networks import guided_teacher
 
@@ -134,7 +135,8 @@ class Objective:
     """A distillation loss. Every part is a function; a method is a choice of parts.
 
     `timestep_scaling` None lands by the pure jump. `injection` kappa > 0 shows the student x_t +
-    kappa sigma_t z, which makes its answer random. Raises ValueError for a composition that cannot
+    kappa sigma_t z, which makes its answer random. `learned_weight` is learnt with the student and
+    multiplies `weight`. Raises ValueError for a composition that cannot
     work, unless it `is_control`: negative controls are built to be measured.
     """
 
@@ -151,6 +153,7 @@ class Objective:
     snr_gamma: float | None = None
     timestep_scaling: float | None = TIMESTEP_SCALING
     injection: float = 0.0
+    learned_weight: LearnedWeight | None = None
     is_control: bool = False
 
     def __post_init__(self) -> None:
@@ -195,6 +198,11 @@ class Objective:
         """
         return 4 if self.injection > 0 or self.coupling.kind == "sde" else 0
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the loss learns for itself, beside the student."""
+        return list(self.learned_weight.parameters()) if self.learned_weight is not None else []
+
     def __call__(self, nets: Roles, batch: LatentBatch, progress: float = 0.0) -> LossOutput:
         """The weighted loss of every sample, and the times that it was taken at. `progress` in
         [0, 1) is the share of the run that is done.
@@ -211,7 +219,10 @@ class Objective:
         # the student comes last: its saved activations then never coexist with the passes that
         # need no gradient
         distance = self.compare(self, context, target)
-        return LossOutput(self.weight(self.schedule, times, self.snr_gamma) * distance, times)
+        weighted = self.weight(self.schedule, times, self.snr_gamma) * distance
+        if self.learned_weight is not None:
+            weighted = self.learned_weight(weighted, times.t)
+        return LossOutput(weighted, times)
 
     def student_lands(self, context: LossContext) -> Tensor:
         """f(x_t, t -> s) of the student, [B, C, h, w], or two draws of it, [2B, C, h, w], where the

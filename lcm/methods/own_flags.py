@@ -143,6 +143,10 @@ class OwnFlags(Section):
     tangent_normalization: float | None = own(
         "c in g / (rms(g) + c)", "0.1 with scm, phased_scm", above=0, at_most=1e6
     )
+    learned_weight: bool | None = own(
+        "learn how much each noise level counts, so that all count alike: w_phi of sCM",
+        bare=True,
+    )
     injection: float | None = own(
         "noise shown to the student on top of x_t, in units of sigma_t: makes its answer random",
         "0.5 with stochastic_flow",

@@ -7,13 +7,14 @@ The loss is l2 on the v-prediction (`velocity` weight), as in the paper.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lcm.adapter.recipe import Play
 from lcm.diffusion.levels import Draw, LogNormal, evenly
 from lcm.diffusion.losses import Loss
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import LandClean, Landing, TangentTimes
+from lcm.methods.learned_weight import LearnedWeight
 from lcm.methods.method import Method, compose, follow_teacher, lcm_play
 from lcm.methods.objective import Objective
 from lcm.methods.settings import DistillationSettings
@@ -39,6 +40,7 @@ class ScmSettings(DistillationSettings):
     time_distribution: str = "uniform"
     lognormal_mean: float = -1.0
     lognormal_std: float = 1.4
+    learned_weight: bool = False
 
     @property
     def follows_progress(self) -> bool:
@@ -47,7 +49,7 @@ class ScmSettings(DistillationSettings):
 
 
 def build(settings: ScmSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
-    """sCM, Eq. 8, without its learned weight."""
+    """sCM, Eq. 8; w_phi, its learned weight, where the settings have one."""
     return continuous(settings, schedule, loss, LandClean(), phases=1)
 
 
@@ -60,7 +62,7 @@ def continuous(
         draw = LogNormal(schedule, settings.lognormal_mean, settings.lognormal_std)
     # forward mode knows no step
     step = 1 if settings.tangent_mode == "jvp" else settings.tangent_step
-    return compose(
+    objective = compose(
         settings,
         schedule,
         loss,
@@ -73,6 +75,8 @@ def continuous(
             phases,
         ),
     )
+    learned = LearnedWeight(schedule) if settings.learned_weight else None
+    return replace(objective, learned_weight=learned)
 
 
 def play(settings: ScmSettings) -> Play:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import DistStoreError, is_initialized
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
@@ -166,6 +167,14 @@ class Machine:
         """The sum of the `values` of all processes of the team, which ask for it together."""
         summed: Tensor = self.accelerator.reduce(values) if self.team.size > 1 else values
         return summed
+
+    def share_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Gives each of these the mean of its gradients over the processes of the team, as those of
+        a prepared network get it by themselves.
+        """
+        if self.team.size > 1:
+            for parameter in parameters:
+                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
 
     def alone(self) -> Machine:
         """This process without the others: nothing that it does waits for them."""

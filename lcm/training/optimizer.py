@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,6 +13,10 @@ from lcm.config.sections import OptimizerConfig
 
 BLOCK = 4096
 """Numbers of a parameter from which on bitsandbytes keeps its moments in 8 bits."""
+BESIDE_RATE = 1e-2
+"""The learning rate of what the loss learns for itself, a few numbers of size one, whatever the
+network's own is.
+"""
 
 
 def adamw_8bit() -> Any:
@@ -51,11 +56,19 @@ def no_8bit(device: torch.device, reason: str) -> ValueError:
 
 
 def make_optimizer(
-    config: OptimizerConfig, parameters: list[nn.Parameter], *, fused: bool
+    config: OptimizerConfig,
+    parameters: list[nn.Parameter],
+    beside: Sequence[nn.Parameter] = (),
+    *,
+    fused: bool,
 ) -> torch.optim.Optimizer:
-    """AdamW on these parameters. `fused`: one kernel for all tensors, which bitsandbytes does not
-    have; else torch's choice, on a GPU some kernels for all of them.
+    """AdamW on these parameters, and with a rate of their own on those that the loss learns
+    `beside` them. `fused`: one kernel for all tensors, which bitsandbytes does not have; else
+    torch's choice, on a GPU some kernels for all of them.
     """
+    groups: list[dict[str, Any]] = [{"params": parameters}]
+    if beside:
+        groups.append({"params": list(beside), "lr": BESIDE_RATE, "weight_decay": 0.0})
     options: dict[str, Any] = {
         "lr": config.rate,
         "betas": (config.adam_beta1, config.adam_beta2),
@@ -63,7 +76,7 @@ def make_optimizer(
         "eps": config.adam_epsilon,
     }
     if config.use_8bit_adam:
-        optimizer: torch.optim.Optimizer = adamw_8bit()(parameters, **options)
+        optimizer: torch.optim.Optimizer = adamw_8bit()(groups, **options)
         return optimizer
     # told False, torch would loop over the tensors, a dozen kernels each
-    return torch.optim.AdamW(parameters, **options, fused=fused or None)
+    return torch.optim.AdamW(groups, **options, fused=fused or None)

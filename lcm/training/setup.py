@@ -83,7 +83,7 @@ def build_run(config: TrainConfig) -> tuple[Run, TrainState]:
     inputs = make_inputs(config, machine, workspace, families, loaded, objective.extra_noises)
     # what no step asks for gives its memory to the student, which comes next
     offload(families, config.method, config.cache, draws=config.data.prompts_file is not None)
-    student = build_student(config, families[0], machine.accelerator, first)
+    student = build_student(config, families[0], machine.accelerator, first, objective.parameters)
     run = Run(
         config=config,
         facts=facts,

@@ -63,6 +63,7 @@ def train_step(
         times.append(t)
         keys += batch.keys
     student, accelerator = state.student, run.machine.accelerator
+    run.machine.share_gradients(student.beside)
     grad_norm = accelerator.clip_grad_norm_(student.parameters, run.config.optimizer.max_grad_norm)
     loss = torch.cat(losses)
     stopping = check_finite(run, state, loss, grad_norm, keys, asked)

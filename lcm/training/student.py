@@ -31,11 +31,13 @@ class Student:
 
     What is exported in the place of the trained tensors is `export_ema`, an average kept for that
     alone, or, where it `exports_target`, that of the target. `ema_exponent(progress)` is the power
-    of its decay with which the target moves.
+    of its decay with which the target moves. `beside` are tensors that the loss learns for itself,
+    with the same optimizer; no file but a checkpoint has them.
     """
 
     result: Result
     optimizer: torch.optim.Optimizer
+    beside: list[nn.Parameter]
     nets: Networks
     export_ema: WeightEma | None
     exports_target: bool
@@ -133,8 +135,9 @@ class Student:
     # --- the record to resume from ----------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
-        """The trained tensors and their averages, live."""
+        """The trained tensors, their averages, and what is learnt beside them, live."""
         named: dict[str, Tensor] = {f"trained.{i}": p for i, p in enumerate(self.parameters)}
+        named |= {f"beside.{i}": p for i, p in enumerate(self.beside)}
         for name, ema in (("ema", self.nets.ema), ("export_ema", self.export_ema)):
             named |= {
                 f"{name}.{i}": average for i, average in enumerate(ema.averages if ema else [])
@@ -151,6 +154,8 @@ class Student:
                 raise ValueError(f"{name} is {list(tensors[name].shape)}, not {list(value.shape)}")
         for i, parameter in enumerate(self.parameters):
             parameter.copy_(tensors[f"trained.{i}"])
+        for i, parameter in enumerate(self.beside):
+            parameter.copy_(tensors[f"beside.{i}"])
         for name, ema in (("ema", self.nets.ema), ("export_ema", self.export_ema)):
             if ema is not None:
                 # copies: what stayed in the file's own memory would keep Windows from deleting it
@@ -166,9 +171,15 @@ def constant(progress: float) -> float:
 
 
 def build_student(
-    config: TrainConfig, family: Family, accelerator: Accelerator, first: FirstAdapter | None
+    config: TrainConfig,
+    family: Family,
+    accelerator: Accelerator,
+    first: FirstAdapter | None,
+    beside: list[nn.Parameter],
 ) -> Student:
-    """Makes what is trained on the family's U-Net, and prepares it with its optimizer."""
+    """Makes what is trained on the family's U-Net, and prepares it with its optimizer, which moves
+    the tensors `beside` it as well.
+    """
     set_seed(config.loop.seed)  # of the adapter's first values; nothing after this draws from it
     result: Result = kind_of(config.adapter).make(config.adapter, family, first)
     unet, parameters = result.unet, result.parameters
@@ -176,7 +187,8 @@ def build_student(
     checkpoint_activations(unet, config.loop.gradient_checkpointing)
     # a fused one with a loss scaler skips overflows by itself, and accelerate would count them as
     # updates
-    optimizer = make_optimizer(config.optimizer, parameters, fused=accelerator.scaler is None)
+    fused = accelerator.scaler is None
+    optimizer = make_optimizer(config.optimizer, parameters, beside, fused=fused)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
     result.unwrap()
     nets = make_networks(
@@ -190,6 +202,7 @@ def build_student(
     return Student(
         result,
         optimizer,
+        beside,
         nets,
         export_ema=None if decay is None else WeightEma(parameters, decay),
         exports_target=decay is None and nets.ema is not None,

@@ -136,7 +136,7 @@ def test_booleans_stand_bare_or_take_a_value(
 ) -> None:
     beside = words({**BASE, **COMPANIONS.get(name, {})})
     assert parse_config([*beside, f"--{name}", *spelled, "--seed", "3"]).flat()[name] is value
-    assert parse().flat()[name] is False
+    assert parse_config(beside).flat()[name] is False
 
 
 @pytest.mark.parametrize(

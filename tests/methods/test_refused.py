@@ -198,6 +198,7 @@ FLAG_VALUES: dict[str, Any] = {
     "tangent_step": 2,
     "tangent_warmup": 0.2,
     "tangent_normalization": 0.2,
+    "learned_weight": True,
     "injection": 0.1,
 }
 

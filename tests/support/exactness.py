@@ -35,6 +35,7 @@ from tests.support.runs import words
 from tests.support.worlds import build_sd, write_images
 
 SAMPLES, STEPS = 8, 4
+LEARNS_BESIDE = {"objective": "scm", "learned_weight": True}
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ def command(folder: Path, case: Case, output: Path) -> list[str]:
         "aspect_ratio_buckets": case.buckets,
         "cache_latents": case.cache,
         "latent_cache_dir": folder / f"cache-{case.processes}" if case.cache else None,
+        # one kind of run learns tensors beside the adapter
+        **(LEARNS_BESIDE if case.cache and case.buckets else {}),
     }
     return words(values)
 
