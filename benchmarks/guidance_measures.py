@@ -14,6 +14,7 @@ from benchmarks.methods.scoring import accuracy
 from examples.shapes.evaluate import decode, generate
 from examples.shapes.judge import Judge
 from examples.shapes.render import BACKGROUNDS, CAPTIONS, COLORS, SHAPES, SIZE, caption
+from lcm.outputs.gauges import within_prompt_variance
 
 NUM_CAPTIONS = 48
 SEEDS = 4
@@ -33,8 +34,8 @@ def variance_within_prompts(latents: Tensor, prompts: int) -> float:
     """[seeds * prompts, ...], prompts in turn -> the unbiased variance over the pictures of one
     prompt, averaged over prompts, summed over dimensions.
     """
-    by_prompt = latents.double().reshape(-1, prompts, latents[0].numel())
-    return float(by_prompt.var(dim=0, unbiased=True).sum(dim=1).mean())
+    by_prompt = latents.unflatten(0, (-1, prompts)).transpose(0, 1)
+    return within_prompt_variance(by_prompt) * latents[0].numel()
 
 
 def guided_row(pipe: Any, judge: Judge, steps: int, guidance: float) -> dict[str, Any]:

@@ -10,6 +10,14 @@ import torch
 from torch import Tensor
 
 
+def which_of(count: int | Tensor, uniform: Tensor) -> Tensor:
+    """Turns uniform numbers [B] in [0, 1) into one of 0 to `count` - 1 each, [B] int64, all equally
+    likely; `count` may be another for each.
+    """
+    # rounding to float32 may have made a 1.0
+    return (uniform * count).long().clamp(max=count - 1)
+
+
 @dataclass(frozen=True)
 class SolverGrid:
     """`num_steps` timesteps k-1, 2k-1, ... with stride k = num_train_timesteps // num_steps (LCM,
@@ -48,9 +56,7 @@ class SolverGrid:
         """Turns uniform numbers [B] in [0, 1) into grid points [B] int64, every one equally
         likely.
         """
-        # rounding to float32 may have made a 1.0
-        index = (uniform * self.num_steps).long().clamp(max=self.num_steps - 1)
-        return (index + 1) * self.stride - 1
+        return (which_of(self.num_steps, uniform) + 1) * self.stride - 1
 
     def few_step(self, num_inference_steps: int) -> Tensor:
         """The descending timesteps [num_inference_steps] that `LCMScheduler` visits with this grid.

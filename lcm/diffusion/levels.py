@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lcm.diffusion.grid import which_of
 from lcm.diffusion.schedule import NoiseSchedule
 
 Draw = Callable[[Tensor, Tensor], Tensor]
@@ -23,9 +24,7 @@ the noise level of EDM is half of tau = sigma / alpha here.
 
 def evenly(uniform: Tensor, edges: Tensor) -> Tensor:
     """Every step equally likely."""
-    count = len(edges) - 1
-    # rounding to float32 may have made a 1.0
-    return (uniform * count).long().clamp(max=count - 1)
+    return which_of(len(edges) - 1, uniform)
 
 
 @dataclass(frozen=True)

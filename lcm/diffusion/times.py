@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lcm.diffusion.grid import SolverGrid
+from lcm.diffusion.grid import SolverGrid, which_of
 from lcm.diffusion.levels import Draw, evenly
 from lcm.diffusion.schedule import CLEAN
 from lcm.system.transfers import sent
@@ -112,7 +112,7 @@ class WithinSegment:
         phases = self.segments[min(int(progress * len(self.segments)), len(self.segments) - 1)]
         edge = PhaseEdge(self.grid, phases)(t, u, uniform, progress)
         choices = (u - edge) // self.grid.stride + 1
-        return edge + (uniform * choices).long().clamp(max=choices - 1) * self.grid.stride
+        return edge + which_of(choices, uniform) * self.grid.stride
 
 
 @cache

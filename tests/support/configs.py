@@ -262,21 +262,9 @@ others come to have one.
 
 NEEDS_PROMPTS = [name for name, method in METHODS.items() if method.from_trajectories]
 
+AWKWARD_WORDS = ["- x", "Größe 貓", "two\nlines", "'q\"", " edge ", ""]
 AWKWARD: dict[str, Any] = {
-    "validation_prompts": [
-        "a: b",
-        "# no comment",
-        "yes",
-        "null",
-        "2024",
-        "1e3",
-        "- x",
-        "Größe 貓",
-        "two\nlines",
-        "'q\"",
-        " edge ",
-        "",
-    ],
+    "validation_prompts": ["a: b", "# no comment", "yes", "null", "2024", "1e3", *AWKWARD_WORDS],
     "teacher_revision": "1e5",
     "variant": "null",
     "output_dir": "a: b #c",

@@ -68,11 +68,8 @@ def test_the_output_folder_holds_what_the_readme_promises(finished: Path) -> Non
     )
     assert Image.open(finished / "images" / "grid.png").size == (2 * 16, 2 * 16)
     config = yaml.safe_load((finished / "config.yaml").read_text())
-    assert (config["lora_rank"], config["guidance_scale"], config["num_ddim_timesteps"]) == (
-        2,
-        5.0,
-        50,
-    )
+    expected = {"lora_rank": 2, "guidance_scale": 5.0, "num_ddim_timesteps": 50}
+    assert expected.items() <= config.items()
 
 
 def test_training_changed_the_adapter_and_verification_saw_the_file(finished: Path) -> None:
@@ -297,7 +294,7 @@ def test_resuming_with_other_data_is_refused(
     shutil.copytree(finished, tmp_path / "out")
     changed = write_images(tmp_path / "images", count=5)
     shutil.copytree(images, tmp_path / "same")
-    arguments = flags(sd_folder, changed, tmp_path / "out")
-    expect_refusal(capsys, arguments, "other images or captions")
-    moved = flags(sd_folder, tmp_path / "same", tmp_path / "out")
-    assert train_lcm_lora.main(moved) == 0  # the same data in another place is the same run
+    output = tmp_path / "out"
+    expect_refusal(capsys, flags(sd_folder, changed, output), "other images or captions")
+    # the same data in another place is the same run
+    assert run(sd_folder, tmp_path / "same", output) == 0
