@@ -14,18 +14,23 @@ from lcm.diffusion.schedule import NoiseSchedule
 from lcm.diffusion.times import GridTimes, LandClean
 from lcm.methods.method import Method, compose, follow_teacher, lcm_play
 from lcm.methods.objective import Objective
+from lcm.methods.parts import Played
 from lcm.methods.settings import DistillationSettings
+
+PLAY_STEPS = 4
+"""The number of inference steps whose way is simulated: the usual one."""
 
 
 @dataclass(frozen=True)
 class LcmSettings(DistillationSettings):
-    """The grid of solver steps, how many of them a training pair spans, and the scalings at the
-    grid's boundary.
+    """The grid of solver steps, how many of them a training pair spans, the share of samples that
+    begin where inference comes past, and the scalings at the grid's boundary.
     """
 
     weighting: str = "balanced"
     num_ddim_timesteps: int = 50
     skipping_steps: int = 3
+    simulated_play: float = 0.0
     timestep_scaling_factor: float = TIMESTEP_SCALING
 
 
@@ -39,7 +44,12 @@ def build(settings: LcmSettings, schedule: NoiseSchedule, loss: Loss) -> Objecti
         times=GridTimes(grid, LandClean(), settings.skipping_steps),
         coupling=follow_teacher(settings),
     )
-    return replace(objective, timestep_scaling=settings.timestep_scaling_factor)
+    simulation = None
+    if settings.simulated_play > 0:
+        simulation = Played(settings.simulated_play, schedule.num_train_timesteps // PLAY_STEPS)
+    return replace(
+        objective, timestep_scaling=settings.timestep_scaling_factor, simulation=simulation
+    )
 
 
 def play(settings: LcmSettings) -> Play:

@@ -4,7 +4,7 @@ comparison and a weight.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -96,6 +96,14 @@ class Path(Protocol):
     def __call__(self, schedule: NoiseSchedule, batch: LatentBatch, t: Tensor) -> Tensor: ...
 
 
+class Simulation(Protocol):
+    """Where inference comes past, in the place of the path, without gradients: (objective, context
+    with x_t on the path) -> x_t [B, C, h, w] float32.
+    """
+
+    def __call__(self, objective: Objective, context: LossContext) -> Tensor: ...
+
+
 class Coupling(Protocol):
     """How x_u follows from x_t, without gradients: (objective, context) -> x_u.
 
@@ -135,9 +143,10 @@ class Objective:
     """A distillation loss. Every part is a function; a method is a choice of parts.
 
     `timestep_scaling` None lands by the pure jump. `injection` kappa > 0 shows the student x_t +
-    kappa sigma_t z, which makes its answer random. `learned_weight` is learnt with the student and
-    multiplies `weight`. Raises ValueError for a composition that cannot
-    work, unless it `is_control`: negative controls are built to be measured.
+    kappa sigma_t z, which makes its answer random. `simulation` moves x_t to where inference
+    comes past. `learned_weight` is learnt with the student and multiplies `weight`. Raises
+    ValueError for a composition that cannot work, unless it `is_control`: negative controls are
+    built to be measured.
     """
 
     schedule: NoiseSchedule
@@ -153,6 +162,7 @@ class Objective:
     snr_gamma: float | None = None
     timestep_scaling: float | None = TIMESTEP_SCALING
     injection: float = 0.0
+    simulation: Simulation | None = None
     learned_weight: LearnedWeight | None = None
     is_control: bool = False
 
@@ -184,6 +194,11 @@ class Objective:
                 "--objective stochastic_flow; use another --loss_type with other objectives, and "
                 "energy with that one"
             )
+        if self.simulation is not None and self.coupling.kind != "solver":
+            raise ValueError(
+                "simulated_play leaves the path of the picture and its noise, so the second point "
+                "of a pair must follow by the teacher's ODE; use --coupling solver"
+            )
         if self.weight in VANISHING and self.schedule.has_zero_terminal_snr:
             raise ValueError(
                 f"weighting {self.weight.__name__} is 0 at the last timestep of a teacher with "
@@ -194,9 +209,11 @@ class Objective:
     @property
     def extra_noises(self) -> int:
         """Unit noises per sample besides the one of x_t: two for the student, one for the target,
-        one for the coupling.
+        one for the coupling; or a single one for the simulation.
         """
-        return 4 if self.injection > 0 or self.coupling.kind == "sde" else 0
+        if self.injection > 0 or self.coupling.kind == "sde":
+            return 4
+        return 0 if self.simulation is None else 1
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -215,6 +232,8 @@ class Objective:
         predict = guided_teacher(nets.teacher, self.schedule, batch.cond, batch.uncond, asked)
         context = LossContext(nets, batch, times, x_t, cond, predict, progress)
         with torch.no_grad():
+            if self.simulation is not None:
+                context = replace(context, x_t=self.simulation(self, context))
             target = self.target(self, context)
         # the student comes last: its saved activations then never coexist with the passes that
         # need no gradient

@@ -18,6 +18,13 @@ class OwnFlags(Section):
         above=0,
         at_most=1000,
     )
+    simulated_play: float | None = own(
+        "share of samples that begin where inference comes past: noise is added to what the "
+        "student made of a noisier point, and not to the picture; 0 is none",
+        "0.0",
+        at_least=0,
+        at_most=1,
+    )
     phases: int | None = own(
         "parts that the trajectory is cut into, and the number of inference steps",
         "4 with pcm, phased_scm, flow_map",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lcm.diffusion.grid import SolverGrid
-from lcm.diffusion.schedule import NoiseSchedule
+from lcm.diffusion.schedule import CLEAN, NoiseSchedule
 from lcm.diffusion.solvers.base import Solver
 from lcm.methods.objective import LatentBatch, LossContext, Objective
 
@@ -61,6 +61,33 @@ class OnChord:
         x0, start = batch.trajectory[:, 0], batch.trajectory[:, -1]
         alpha, sigma = schedule.alpha_sigma(torch.full_like(t, self.grid.last))
         return schedule.add_noise(x0, (start - alpha * x0) / sigma, t)
+
+
+@dataclass(frozen=True)
+class Played:
+    """x_t = alpha_t f(x_t') + sigma_t z with t' = min(t + `gap`, T - 1): where `LCMScheduler` comes
+    past, which adds noise to what the student made of a noisier point, and not to a picture
+    (backward simulation, DMD2, section 4.5). Here x_t' is the noised picture and f the target
+    network's landing point.
+
+    The `share` of the samples whose uniform_landing is below it; landing clean has no other use of
+    that number. The others stay on the path.
+    """
+
+    share: float
+    gap: int
+
+    def __call__(self, objective: Objective, context: LossContext) -> Tensor:
+        batch, schedule, t = context.batch, objective.schedule, context.times.t
+        above = (t + self.gap).clamp(max=schedule.num_train_timesteps - 1)
+        higher = objective.path(schedule, batch, above)
+        output = context.nets.target(higher, above, context.cond)
+        clean = objective.land(output, higher, above, torch.full_like(t, CLEAN))
+        assert batch.extra_noise is not None
+        passed = schedule.add_noise(clean, batch.extra_noise[:, 0], t)
+        return torch.where(
+            (batch.uniform_landing < self.share).view(-1, 1, 1, 1), passed, context.x_t
+        )
 
 
 # --- couplings ------------------------------------------------------------------------------------

@@ -177,6 +177,7 @@ FLAG_VALUES: dict[str, Any] = {
     "preserve_cfg": True,
     "timestep_scaling_factor": 10.0,
     "skipping_steps": 2,
+    "simulated_play": 0.25,
     "phases": 2,
     "segments": [2, 1],
     "landing_steps": [4],

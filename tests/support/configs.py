@@ -55,6 +55,7 @@ VALUES: dict[str, Any] = {
     "preserve_cfg": True,
     "timestep_scaling_factor": 5.0,
     "skipping_steps": 2,
+    "simulated_play": 0.25,
     "phases": 2,
     "segments": [4, 1],
     "landing_steps": [2, 4],

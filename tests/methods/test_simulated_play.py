@@ -1,0 +1,43 @@
+"""Training points that inference comes past."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from lcm.diffusion.schedule import CLEAN
+from lcm.methods.objective import LossContext, Objective
+from tests.support.closed_forms import GaussianRoles, make_batch, make_objective
+from tests.support.schedules import make_schedule
+
+
+def test_a_share_of_the_points_lies_where_lcm_scheduler_comes_past() -> None:
+    """Noise of their own on what the target network makes of the point a quarter above."""
+    schedule = make_schedule("epsilon")
+    nets, batch, seen = GaussianRoles(schedule), make_batch(64), {}
+
+    def target(objective: Objective, context: LossContext) -> torch.Tensor:
+        seen["x_t"], seen["t"] = context.x_t, context.times.t
+        return context.x_t
+
+    objective = make_objective("lcm", schedule, simulated_play=0.5)
+    dataclasses.replace(objective, target=target)(nets, batch)
+    t, rows = seen["t"], batch.uniform_landing < 0.5
+    assert 0 < rows.sum() < len(rows)
+    above = (t + 250).clamp(max=999)
+    higher = schedule.add_noise(batch.x0, batch.noise, above)
+    output = nets.target(higher, above, batch.cond)
+    clean = objective.land(output, higher, above, torch.full_like(t, CLEAN))
+    assert batch.extra_noise is not None
+    played = schedule.add_noise(clean, batch.extra_noise[:, 0], t)
+    torch.testing.assert_close(seen["x_t"][rows], played[rows])
+    plain = schedule.add_noise(batch.x0, batch.noise, t)
+    torch.testing.assert_close(seen["x_t"][~rows], plain[~rows])
+
+
+@pytest.mark.parametrize(("share", "noises"), [(0.0, 0), (0.5, 1)])
+def test_it_asks_for_noise_only_where_it_adds_some(share: float, noises: int) -> None:
+    schedule = make_schedule("epsilon")
+    assert make_objective("lcm", schedule, simulated_play=share).extra_noises == noises
