@@ -11,7 +11,7 @@ from lcm.config.command_line import parse_config
 from lcm.config.run import FIELDS, SECTIONS, TrainConfig
 from lcm.config.sections import LR_SCHEDULERS
 from lcm.system.flags import Flag, default_of, kind_of
-from tests.support.configs import BASE
+from tests.support.configs import BASE, COMPANIONS
 from tests.support.runs import words
 
 
@@ -50,7 +50,9 @@ BARE = [name for name in FIELDS if flag_of(name).bare is not None]
 
 @pytest.mark.parametrize("name", BARE)
 def test_a_flag_may_stand_bare(name: str) -> None:
-    config = parse_config([*words(BASE), f"--{name}", "--seed", "3"])
+    config = parse_config(
+        [*words({**BASE, **COMPANIONS.get(name, {})}), f"--{name}", "--seed", "3"]
+    )
     assert config.flat()[name] == flag_of(name).bare
     assert config.loop.seed == 3
 
