@@ -52,12 +52,11 @@ def obstacle(folder: Path) -> str | None:
     if not is_utf8(str(folder)):  # safetensors reads and writes no file there
         return f"the path {folder} is not UTF-8"
     for path in (folder, *folder.parents):
-        if path.is_dir():
-            return None
+        # whether it is there comes first: another run may be making it between two questions
+        if path.exists():
+            return None if path.is_dir() else f"{path} is no folder"
         if path.is_symlink() and not path.exists():
             return f"{path} is a link to {path.readlink()}, which is not there"
-        if path.exists():
-            return f"{path} is no folder"
     return None
 
 
