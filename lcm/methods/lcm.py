@@ -17,7 +17,7 @@ from lcm.methods.objective import Objective
 from lcm.methods.parts import Played
 from lcm.methods.settings import DistillationSettings
 
-PLAY_STEPS = 4
+SIMULATED_STEPS = 4
 """The number of inference steps whose way is simulated: the usual one."""
 
 
@@ -44,11 +44,11 @@ def build(settings: LcmSettings, schedule: NoiseSchedule, loss: Loss) -> Objecti
         times=GridTimes(grid, LandClean(), settings.skipping_steps),
         coupling=follow_teacher(settings),
     )
-    simulation = None
-    if settings.simulated_play > 0:
-        simulation = Played(settings.simulated_play, schedule.num_train_timesteps // PLAY_STEPS)
+    gap = schedule.num_train_timesteps // SIMULATED_STEPS
     return replace(
-        objective, timestep_scaling=settings.timestep_scaling_factor, simulation=simulation
+        objective,
+        timestep_scaling=settings.timestep_scaling_factor,
+        simulation=Played(settings.simulated_play, gap) if settings.simulated_play > 0 else None,
     )
 
 

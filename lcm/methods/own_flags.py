@@ -151,7 +151,8 @@ class OwnFlags(Section):
         "c in g / (rms(g) + c)", "0.1 with scm, phased_scm", above=0, at_most=1e6
     )
     learned_weight: bool | None = own(
-        "learn how much each noise level counts, so that all count alike: w_phi of sCM",
+        "with scm and phased_scm: learn how much each noise level counts, so that all count "
+        "alike; w_phi of sCM",
         bare=True,
     )
     injection: float | None = own(

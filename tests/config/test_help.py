@@ -68,8 +68,10 @@ def test_the_defaults_of_methods_are_what_their_settings_say(name: str) -> None:
     flag: Flag = FIELDS[name].metadata["flag"]
     expected = default_of_methods(name)
     if kind_of(FIELDS[name])[0] == "bool":
-        # what is off with every method that reads it needs no words
-        assert (expected.partition(" with ")[0], flag.unset) == ("False", None)
+        # no default stands beside it that would name the methods, so its text does
+        off, _, methods = expected.partition(" with ")
+        assert (off, flag.unset) == ("False", None)
+        assert all(method in flag.help for method in methods.split(", "))
     elif expected:
         assert flag.unset == expected
     else:  # what is None by itself says what counts instead

@@ -9,6 +9,7 @@ import torch
 
 from lcm.diffusion.schedule import CLEAN
 from lcm.methods.objective import LossContext, Objective
+from lcm.methods.parts import FollowPath
 from tests.support.closed_forms import GaussianRoles, make_batch, make_objective
 from tests.support.schedules import make_schedule
 
@@ -35,6 +36,12 @@ def test_a_share_of_the_points_lies_where_lcm_scheduler_comes_past() -> None:
     torch.testing.assert_close(seen["x_t"][rows], played[rows])
     plain = schedule.add_noise(batch.x0, batch.noise, t)
     torch.testing.assert_close(seen["x_t"][~rows], plain[~rows])
+
+
+def test_a_pair_that_begins_there_follows_the_teacher() -> None:
+    objective = make_objective("lcm", make_schedule("epsilon"), simulated_play=0.5)
+    with pytest.raises(ValueError, match=r"simulated_play leaves the path.*--coupling solver"):
+        dataclasses.replace(objective, coupling=FollowPath())
 
 
 @pytest.mark.parametrize(("share", "noises"), [(0.0, 0), (0.5, 1)])
