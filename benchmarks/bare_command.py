@@ -45,7 +45,7 @@ IMAGES = 2000
 NUM_IMAGES = 384
 """Pictures a cell, whole rounds of the captions where there are fewer of them."""
 GUIDANCE_SCALE = 5.0
-"""Of the teacher, and what the bare command distils."""
+"""The guidance of the teacher's own pictures, and the one that the bare command distils."""
 GOALS = {2: 0.92, 4: 0.97}
 """Number of steps -> the share of the teacher's own accuracy that is wanted."""
 SLACK = 0.02

@@ -75,7 +75,9 @@ class Given:
 def gradient(
     family: Family, nets: Networks, batch: LatentBatch, t: int, mode: str, step: int | None
 ) -> Tensor:
-    """Of all adapter tensors, flat, at one time, with the derivative's term whole."""
+    """The loss's gradient in all adapter tensors, flat, at one time, with the derivative's term
+    whole.
+    """
     flags: dict[str, Any] = {} if step is None else {"tangent_step": step}
     config = MethodConfig(objective="scm", tangent_mode=mode, guidance_scale=5.0, **flags)
     objective = build_objective(resolved(config), family.schedule)

@@ -57,7 +57,7 @@ class Judge(nn.Module):
 
     @classmethod
     def load(cls, path: Path | None = None, world: World = WORLD) -> Self:
-        """From a file, or the bundled one of the world."""
+        """The judge of a file, or the one that comes with the world."""
         judge, weights = cls(world), load_file(path or world.judge)
         judge.load_state_dict({name: value.float() for name, value in weights.items()})
         return judge.eval()

@@ -16,7 +16,7 @@ from lcm.system.text import plain
 BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{},]*(?:,[^{},]*)+))\}")
 
 MOST_WORDS = 10**6
-"""Of a brace pattern."""
+"""The most words that a brace pattern may stand for."""
 
 NOT_READ = {
     ".tar": (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip"),

@@ -102,7 +102,9 @@ class Beside:
             hint(self.dropped, f"{found_name(self.found, path)} is not read")
 
     def captions(self, image: Path) -> tuple[str, ...]:
-        """Those of an image. Where there are none, or they cannot be read, it is left out."""
+        """The captions of an image; none where it has none, or where they cannot be read, and it is
+        left out.
+        """
         name, place = found_name(self.found, image), lexical(image)
         if place in self.metadata.wrong:
             leave_out(self.dropped, name, BAD_TEXT, self.metadata.wrong[place])
