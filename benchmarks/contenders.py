@@ -22,7 +22,12 @@ from lcm.training.step import train_step
 
 TWO, ONE, TOOLKIT, AGAIN = "two U-Nets", "one U-Net", "this toolkit", "this toolkit again"
 
-AS_THE_SCRIPTS: dict[str, Any] = {"target": "online", "skipping_steps": 1, "weighting": "uniform"}
+AS_THE_SCRIPTS: dict[str, Any] = {
+    "target": "online",
+    "skipping_steps": 1,
+    "weighting": "uniform",
+    "simulated_play": 0.0,
+}
 """Flags that make a step of this toolkit that of the public scripts."""
 
 

@@ -73,7 +73,8 @@ def build_batch(model: Model, width: int, size: int) -> LatentBatch:
         latents, uniform = torch.empty(size, 4, model.side, model.side), torch.empty(size)
     empty = cond.map(lambda part: part[:1].expand(size, *part.shape[1:]))
     return LatentBatch(
-        latents, latents.clone(), uniform, uniform.clone(), uniform.clone(), cond, empty
+        *(latents, latents.clone(), uniform, uniform.clone(), uniform.clone(), cond, empty),
+        extra_noise=latents[:, None],
     )
 
 

@@ -14,5 +14,7 @@ from lcm.methods import lcm
 
 METHOD = replace(
     lcm.METHOD,
-    settings=lcm.LcmSettings(solver="heun", loss_type="l2", weighting="uniform", skipping_steps=1),
+    settings=lcm.LcmSettings(
+        solver="heun", loss_type="l2", weighting="uniform", skipping_steps=1, simulated_play=0.0
+    ),
 )

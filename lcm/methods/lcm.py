@@ -17,9 +17,6 @@ from lcm.methods.objective import Objective
 from lcm.methods.parts import Played
 from lcm.methods.settings import DistillationSettings
 
-SIMULATED_STEPS = 4
-"""The number of inference steps whose way is simulated: the usual one."""
-
 
 @dataclass(frozen=True)
 class LcmSettings(DistillationSettings):
@@ -30,7 +27,7 @@ class LcmSettings(DistillationSettings):
     weighting: str = "balanced"
     num_ddim_timesteps: int = 50
     skipping_steps: int = 3
-    simulated_play: float = 0.0
+    simulated_play: float = 0.5
     timestep_scaling_factor: float = TIMESTEP_SCALING
 
 
@@ -44,11 +41,10 @@ def build(settings: LcmSettings, schedule: NoiseSchedule, loss: Loss) -> Objecti
         times=GridTimes(grid, LandClean(), settings.skipping_steps),
         coupling=follow_teacher(settings),
     )
-    gap = schedule.num_train_timesteps // SIMULATED_STEPS
     return replace(
         objective,
         timestep_scaling=settings.timestep_scaling_factor,
-        simulation=Played(settings.simulated_play, gap) if settings.simulated_play > 0 else None,
+        simulation=Played(settings.simulated_play) if settings.simulated_play > 0 else None,
     )
 
 

@@ -21,7 +21,7 @@ class OwnFlags(Section):
     simulated_play: float | None = own(
         "share of samples that begin where inference comes past: noise is added to what the "
         "student made of a noisier point, and not to the picture; 0 is none",
-        "0.0",
+        "0.5; 0.0 with cd",
         at_least=0,
         at_most=1,
     )

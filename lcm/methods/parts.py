@@ -65,21 +65,22 @@ class OnChord:
 
 @dataclass(frozen=True)
 class Played:
-    """x_t = alpha_t f(x_t') + sigma_t z with t' = min(t + `gap`, T - 1): where `LCMScheduler` comes
-    past, which adds noise to what the student made of a noisier point, and not to a picture
-    (backward simulation, DMD2, section 4.5). Here x_t' is the noised picture and f the target
-    network's landing point.
+    """x_t = alpha_t f(x_t') + sigma_t z with t' anywhere above t: where `LCMScheduler` comes past,
+    which adds noise to what the student made of a noisier point, and not to a picture (backward
+    simulation, DMD2, section 4.5). Here x_t' is the noised picture and f the target network's
+    landing point.
 
     The `share` of the samples whose uniform_landing is below it; landing clean has no other use of
-    that number. The others stay on the path.
+    that number, and its place in the share gives t'. The others stay on the path.
     """
 
     share: float
-    gap: int
 
     def __call__(self, objective: Objective, context: LossContext) -> Tensor:
         batch, schedule, t = context.batch, objective.schedule, context.times.t
-        above = (t + self.gap).clamp(max=schedule.num_train_timesteps - 1)
+        last = schedule.num_train_timesteps - 1
+        rise = (last - t) * (batch.uniform_landing / self.share)
+        above = (t + 1 + rise.long()).clamp(max=last)
         higher = objective.path(schedule, batch, above)
         output = context.nets.target(higher, above, context.cond)
         clean = objective.land(output, higher, above, torch.full_like(t, CLEAN))

@@ -15,7 +15,7 @@ from tests.support.schedules import make_schedule
 
 
 def test_a_share_of_the_points_lies_where_lcm_scheduler_comes_past() -> None:
-    """Noise of their own on what the target network makes of the point a quarter above."""
+    """Noise of their own on what the target network makes of a point above."""
     schedule = make_schedule("epsilon")
     nets, batch, seen = GaussianRoles(schedule), make_batch(64), {}
 
@@ -27,7 +27,8 @@ def test_a_share_of_the_points_lies_where_lcm_scheduler_comes_past() -> None:
     dataclasses.replace(objective, target=target)(nets, batch)
     t, rows = seen["t"], batch.uniform_landing < 0.5
     assert 0 < rows.sum() < len(rows)
-    above = (t + 250).clamp(max=999)
+    above = (t + 1 + ((999 - t) * (batch.uniform_landing / 0.5)).long()).clamp(max=999)
+    assert bool((above[rows] > t[rows])[t[rows] < 999].all())
     higher = schedule.add_noise(batch.x0, batch.noise, above)
     output = nets.target(higher, above, batch.cond)
     clean = objective.land(output, higher, above, torch.full_like(t, CLEAN))
