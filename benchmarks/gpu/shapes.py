@@ -86,5 +86,5 @@ class Shapes:
             uniform_time=uniform(),
             uniform_guidance=uniform(),
             uniform_landing=uniform(),
-            extra_noise=None,
+            extra_noise=normal()[:, None],
         )

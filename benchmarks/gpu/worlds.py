@@ -211,7 +211,7 @@ def pixel_batch(bench: Bench, name: str, size: int) -> SampleBatch:
         uniform_time=0.02 + 0.98 * uniform(size),
         uniform_guidance=uniform(size),
         uniform_landing=uniform(size),
-        extra_noise=None,
+        extra_noise=normal(size, 1, *latents[1:]),
     )
 
 

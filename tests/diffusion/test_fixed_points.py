@@ -132,6 +132,7 @@ def test_distillation_ends_in_the_solvers_own_endpoint_map(
         "solver_steps": solver_steps,
         "num_ddim_timesteps": num_steps,
         "skipping_steps": skipping,
+        "simulated_play": 0.0,
         "guidance_scale": 1.0,
     }
     nets = Tabulated(schedule, denoised_gaussian, torch.linspace(-6, 6, 13))
@@ -165,6 +166,7 @@ def test_the_endpoint_map_comes_nearer_to_the_ode_with_more_steps_and_a_better_s
             "solver": solver,
             "num_ddim_timesteps": num_steps,
             "skipping_steps": 1,
+            "simulated_play": 0.0,
             "guidance_scale": 1.0,
         }
         sweep(make_objective("lcm", schedule, **flags), nets, num_steps, [0.0], certain)

@@ -95,6 +95,7 @@ def test_loss_and_gradients_equal_the_published_logic(
         loss_type=loss_type,
         skipping_steps=1,
         weighting="uniform",
+        simulated_play=0.0,
         guidance_scale_min=6.0,
         guidance_scale_max=16.0,
     )
@@ -126,6 +127,7 @@ def test_first_grid_point_is_taught_the_guided_teachers_clean_image(
         make_schedule(prediction_type),
         loss_type="l2",
         weighting="uniform",
+        simulated_play=0.0,
         guidance_scale=3.0,
         solver=solver,
     )

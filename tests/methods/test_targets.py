@@ -44,6 +44,8 @@ def test_a_bootstrapped_loss_is_that_of_both_landing_points_written_out(
     """
     schedule, batch = make_schedule("v_prediction"), make_batch()
     flags: dict[str, Any] = {} if name == "stochastic_flow" else {"loss_type": "l2"}
+    if name == "lcm":
+        flags["simulated_play"] = 0.0
     objective, nets = make_objective(name, schedule, **flags), GaussianRoles(schedule)
     t, u, s = objective.times(batch.uniform_time, batch.uniform_landing, progress)
     noises = batch.extra_noise
@@ -196,7 +198,7 @@ def test_a_bootstrap_that_lands_at_u_targets_x_u_itself(name: str) -> None:
     if name == "cd":
         flags["solver"] = "ddim"
     objective = make_objective(name, schedule, **flags)
-    objective = dataclasses.replace(objective, times=LandingAtU(objective.times))
+    objective = dataclasses.replace(objective, times=LandingAtU(objective.times), simulation=None)
     nets = GaussianRoles(schedule, strength=5.0)
     t, u, _ = objective.times(batch.uniform_time, batch.uniform_landing, 0.5)
     (a, s), (a_u, s_u) = schedule.alpha_sigma(t), schedule.alpha_sigma(u)
