@@ -25,6 +25,8 @@ from lcm.system.values import is_number
 
 TEACHER_STEPS = (40, 4)
 STEPS = (1, 2, 4, 8)
+WIDTH, LETTERS = 192, 28
+"""Pixels that a picture of a saved grid has at least, and so many letters stand above it."""
 KEPT = 32
 """Pictures of the teacher that are kept: it takes ten times as long as the others."""
 CHUNK = "lcm.compare"
@@ -61,8 +63,8 @@ def columns(adapters: Mapping[str, Loaded]) -> list[Column]:
 
 def wishes(stage: Stage, message: Mapping[str, Any]) -> list[tuple[Column, Wish]]:
     """The pictures of a comparison, every one with the styles of the message. `guidance` is the
-    teacher's, and that of adapters that leave it to the pipeline. Raises ValueError for what the
-    page does not send.
+    teacher's; adapters have that of their recipes. Raises ValueError for what the page does not
+    send.
     """
     adapters = dict(stage.adapters)
     weights = as_object(message.get("weights"), "weights of the message", FIX)
@@ -81,7 +83,7 @@ def wishes(stage: Stage, message: Mapping[str, Any]) -> list[tuple[Column, Wish]
             negative=checked(message, "negative"),
             seed=checked(message, "seed"),
             steps=column.steps,
-            guidance=float(checked(message, "guidance")),
+            guidance=recipe.guidance_scale if recipe else float(checked(message, "guidance")),
         )
         found.append((column, Wish(look, request)))
     return found
@@ -137,10 +139,11 @@ def grid(
     drawn = [image for image in images if image is not None]
     size = drawn[0].size
     blank = Image.new("RGB", size, "gray")
-    labels = [plain(column.label) for column, _ in asked]
+    labels = [plain(column.label, LETTERS) for column, _ in asked]
+    times = -(-WIDTH // size[0])
     picture = draw_labelled(
         [image or blank for image in images],
-        fitting(size, 1, len(labels)),
+        fitting((times * size[0], times * size[1]), 1, len(labels)),
         [str(message["prompt"])],
         labels,
     )
@@ -163,7 +166,7 @@ def read_back(content: bytes) -> dict[str, Any]:
     if not isinstance(text, str):
         raise ValueError(f"the picture holds no settings of a comparison; {FIX}")
     settings = parse_object(text, "the settings in the picture", FIX)
-    found = {name: checked(settings, name) for name in FIELDS}
+    found = {name: checked(settings, name, "in the picture", FIX) for name in FIELDS}
     weights = as_object(settings.get("weights"), "weights in the picture", FIX)
     if len(weights) > 100:
         raise ValueError(f"weights in the picture: {len(weights)} adapters; {FIX}")

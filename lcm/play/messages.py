@@ -34,9 +34,11 @@ RULES: dict[str, Rule] = {
 }
 
 
-def checked(message: Mapping[str, Any], name: str) -> Any:
+def checked(
+    message: Mapping[str, Any], name: str, where: str = "of the message", fix: str = FIX
+) -> Any:
     """A value of a message. Raises ValueError naming it, for what it cannot be."""
-    RULES[name].check(message.get(name), f"{name} of the message", FIX)
+    RULES[name].check(message.get(name), f"{name} {where}", fix)
     return message[name]
 
 

@@ -94,29 +94,32 @@ class Stage:
         recipes = [loaded.recipe for loaded in self.adapters.values() if loaded.recipe]
         return (recipes[0].resolution,) * 2 if recipes else own_sides(self.text)
 
-    def check(self, at: Located, recipe: Recipe | None) -> None:
-        """Raises ValueError, with the way on, for an adapter that could not be attached."""
+    def check(self, at: Located, scheduler: str | None = None) -> Recipe | None:
+        """What an adapter would be played with, None for a style; `scheduler` is for one without a
+        recipe. Raises ValueError, with the way on, for one that could not be attached.
+        """
         if at.file is None:
             raise ValueError(
                 f"{at.source} holds a whole U-Net, and the playground mixes adapters; lcm generate "
                 "draws with it"
             )
         judge(self.text, at.file)
+        recipe = at.recipe
+        if recipe is None and scheduler is not None:
+            recipe = stand_in(self.text, scheduler)
         if recipe is not None:
             fitting_scheduler(self.text, recipe, self.own_scheduler.config, at.source)
         if len(self.adapters) >= MOST_ADAPTERS:
             raise ValueError(f"{MOST_ADAPTERS} adapters are there already; start it again with few")
         if at.file.identity in self._files.values():
             raise ValueError(f"{at.source} is attached already")
+        return recipe
 
     def add(self, at: Located, weight: float = 1.0, scheduler: str | None = None) -> Loaded:
         """Loads an adapter. `scheduler` is what one without a recipe is played with; None makes it
         a style. Raises ValueError for one that does not fit; nothing has changed then.
         """
-        recipe = at.recipe
-        if recipe is None and scheduler is not None:
-            recipe = stand_in(self.text, scheduler)
-        self.check(at, recipe)
+        recipe = self.check(at, scheduler)
         assert at.file is not None  # `check` has refused the others
         name = self._free_name(style_name(at.source))
         self.look = None  # loading makes the new one active
@@ -148,6 +151,9 @@ class Stage:
         """
         if look == self.look:
             return
+        for name in (*dict(look.weights), *([look.lead] if look.lead is not None else [])):
+            if name not in self.adapters:
+                raise ValueError(f"there is no adapter {plain(name, 60)!r} here; reload the page")
         self.look, weights = None, dict(look.weights)
         if self.adapters:
             self.text.enable_lora()  # what is switched off cannot be attached

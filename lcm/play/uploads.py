@@ -21,7 +21,7 @@ from lcm.adapter.files import AdapterError, AdapterFile
 from lcm.adapter.locate import Located
 from lcm.adapter.names import PICKLED, SUFFIX
 from lcm.formats.advice import Mend, no_check, tried
-from lcm.inference.judge import fits
+from lcm.inference.judge import fits, sound
 from lcm.play.stage import Loaded, Stage
 from lcm.play.studio import Studio
 from lcm.publish.inspection import inspect, lines
@@ -165,9 +165,16 @@ class Uploads:
             said["has_recipe"] = found["recipe"] is not None
             if found["repair"]:
                 said["can_be_mended"] = self._find_mend(dropped, file, stage)
-            if stage is not None:
-                stage.check(Located(dropped.path, file), file.recipe)
-                said["fits"] = True
+            if stage is None:
+                sound(file)
+            else:
+                stage.check(Located(dropped.path, file))
+            if next(iter(found["programs"].values()))["count"] != found["unet_layers"]:
+                raise ValueError(
+                    f"diffusers would leave a part of {dropped.name} out, so it is not attached as "
+                    "it stands"
+                )
+            said["fits"] = stage is not None
         except (ValueError, OSError) as error:
             said["error"] = plain(self._ours_out(str(error)), 2 * LONGEST_LINE)
         return said

@@ -47,8 +47,8 @@ const leadFacts = () => state.stage?.adapters.find((adapter) => adapter.name ===
 function settle() {
   if (!state.stage) return;
   const lead = leadFacts(), compares = state.view === "compare";
-  at("lead-row").hidden = !lead;
-  at("lead").parentElement.classList.toggle("compares", compares);
+  at("lead-row").hidden = !lead || compares;
+  at("chosen").hidden = compares;
   at("steps").max = lead ? lead.most : state.stage.teacher.most;
   at("guided").hidden = Boolean(lead) && !lead.answers && !compares;
   at("steps").closest(".row").hidden = compares;
