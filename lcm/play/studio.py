@@ -39,7 +39,7 @@ class Studio:
     def __init__(self, stage: Stage, *, max_batch: int = 8, max_waiting: int = 64) -> None:
         self.stage, self.max_waiting = stage, max_waiting
         self._engines = [
-            Engine(pipe, max_batch=max_batch, max_pixels=MOST_PIXELS)
+            Engine(pipe, max_batch=max_batch, max_pixels=MOST_PIXELS, stays=True)
             for pipe in (stage.text, stage.image)
         ]
         self._waiting: deque[Job] = deque()
