@@ -96,7 +96,7 @@ def wish(stage: Stage, message: Mapping[str, Any], image: Image.Image | None = N
         guidance=float(checked(message, "guidance")),
         options=options,
     )
-    return Wish(look, request, recipe and about_steps(steps, steps, recipe))
+    return Wish(look, request, None if recipe is None else about_steps(steps, steps, recipe))
 
 
 def request_of(

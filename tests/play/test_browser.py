@@ -20,6 +20,9 @@ from lcm.play.uploads import Uploads
 from tests.support.browser import TIMEOUT, chromium, until
 from tests.support.playground import make_stage
 
+for needed in start.NEEDED:
+    pytest.importorskip(needed)
+
 IS_NEW = """([id, old]) => { const image = document.getElementById(id);
     return image.src !== old && image.complete && image.naturalWidth > 0 }"""
 IS_DRAWN = "([source]) => document.getElementById('drawn').src === source"

@@ -14,6 +14,9 @@ from lcm.cli.main import main
 from lcm.play import start
 from lcm.play.guard import LOOPBACK
 
+for needed in start.NEEDED:
+    pytest.importorskip(needed)
+
 BASE = ("--base", "examples/shapes/teacher")
 
 

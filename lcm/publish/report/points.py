@@ -11,5 +11,8 @@ from lcm.system.values import is_number
 
 def points(lines: list[dict[str, Any]], name: str) -> list[Point]:
     """One number over the steps, without lines that lack it or where it is none to draw."""
-    found = ((line["step"], line.get(name)) for line in lines)
-    return [(step, value) for step, value in found if is_number(value) and math.isfinite(value)]
+    return [
+        (line["step"], line[name])
+        for line in lines
+        if is_number(line.get(name)) and math.isfinite(line[name])
+    ]
