@@ -4,6 +4,7 @@ python -m examples.canvas --base examples/shapes/teacher --adapter examples/shap
 
 Then open http://localhost:8000. Every stroke goes to the server through a WebSocket; only the
 newest is drawn, an older one that is still under way is cancelled. All visitors share one batch.
+`lcm play` has more; this is the least that does it, to be copied.
 
 Needs `pip install -e ".[web]"`.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import binascii
 import io
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -23,33 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from diffusers import StableDiffusionXLPipeline
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.responses import FileResponse
-from PIL import Image
 
 import lcm
 from lcm.inference.devices import choose_device, choose_dtype
 from lcm.models import load_base
-from lcm.pipelines import (
-    FewStepStableDiffusionImg2ImgPipeline,
-    FewStepStableDiffusionXLImg2ImgPipeline,
-)
-
-MOST_BYTES = 1 << 22
-"""The largest message; that of a painted canvas is a tenth of it."""
-
-
-def painted(data: str, side: int) -> Image.Image:
-    """The picture in a data URL, `side` pixels square. Raises ValueError for what is none."""
-    try:
-        content = base64.b64decode(data.partition(",")[2], validate=True)
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
-            if max(image.size) > 2048:
-                raise ValueError(f"the picture has {image.size} pixels, more than 2048 a side")
-            return image.convert("RGB").resize((side, side))
-    except (binascii.Error, OSError) as error:
-        raise ValueError("image: neither a PNG, a JPEG nor a WebP in a data URL") from error
+from lcm.play.pictures import MOST_BYTES, painted
+from lcm.play.stage import image_pipeline
 
 
 def request_of(message: Any, side: int) -> lcm.Request:
@@ -60,7 +41,7 @@ def request_of(message: Any, side: int) -> lcm.Request:
             seed=int(message["seed"]),
             num_inference_steps=min(int(message["steps"]), 8),
             options={
-                "image": painted(str(message["image"]), side),
+                "image": painted(str(message["image"]), (side, side)),
                 "strength": float(message["strength"]),
             },
         )
@@ -130,11 +111,7 @@ def load(base: str, adapter: str) -> Any:
     """The image-to-image pipeline of a base model, with the adapter attached."""
     device = choose_device("auto")
     stock = load_base(base, dtype=choose_dtype("auto", device)).to(device)
-    is_xl = isinstance(stock, StableDiffusionXLPipeline)
-    kind = (
-        FewStepStableDiffusionXLImg2ImgPipeline if is_xl else FewStepStableDiffusionImg2ImgPipeline
-    )
-    pipe = kind.from_pipe(stock)
+    pipe = image_pipeline(stock)
     pipe.attach(adapter)
     return pipe
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Protocol
 
-from lcm.cli import cache, convert, generate, inspect, merge, push, repair, resize, verify
+from lcm.cli import cache, convert, generate, inspect, merge, play, push, repair, resize, verify
 from lcm.system.parser import Parser
 
 
@@ -36,6 +36,7 @@ class Verb(Protocol):
 
 VERBS: dict[str, Verb] = {
     "generate": generate,
+    "play": play,
     "inspect": inspect,
     "verify": verify,
     "repair": repair,

@@ -16,7 +16,7 @@ from lcm.formats.factors import Adapter
 from lcm.formats.keys import foreign
 from lcm.formats.kinds import identify
 from lcm.formats.read import understand
-from lcm.formats.write import identified, rehearse, save, usual_dtype
+from lcm.formats.write import identified, put, rehearse, save, usual_dtype
 from lcm.system.text import command_line
 
 LARGEST_ALPHA = 65504
@@ -44,12 +44,22 @@ class Mend:
 
     def rehearse(self, file: AdapterFile) -> Adapter:
         """What the command would write. Raises ValueError where it would end with an error."""
-        adapter = understand(file, self.alpha, drop=self.drop).checked()
-        adapter.header = identified(adapter, None)
+        adapter = self.meant(file)
         if not self.layout:
             return rehearse(adapter, usual_dtype(adapter))
         with TemporaryDirectory() as folder:
             return save(adapter, Path(folder, WEIGHTS_NAME), usual_dtype(adapter), self.layout)
+
+    def write(self, file: AdapterFile, output: Path) -> Adapter:
+        """Does what the command does, without its prints. Raises ValueError as `rehearse`."""
+        adapter = self.meant(file)
+        return put(adapter, output, usual_dtype(adapter), self.layout or "kohya")
+
+    def meant(self, file: AdapterFile) -> Adapter:
+        """The adapter that is to be written."""
+        adapter = understand(file, self.alpha, drop=self.drop).checked()
+        adapter.header = identified(adapter, None)
+        return adapter
 
 
 def patterns(adapter: Adapter, names: list[str]) -> tuple[str, ...]:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from inspect import Parameter
 from typing import Any
 
-from lcm.adapter.lora import adaptable, lora_modules
+from peft.tuners.lora import LoraLayer
+
+from lcm.adapter.lora import adaptable
 from lcm.adapter.recipe import CallDefaults
 from lcm.inference.call_warnings import look_at_negative_prompt
 from lcm.inference.grid import check_steps
@@ -68,14 +70,11 @@ def is_off(pipe: Any, found: Attachment) -> bool:
     """Whether the adapter is in the U-Net and plays no part: the pipeline is then what its user
     makes of it.
     """
-    layers = [
-        layer
-        for layer in lora_modules(adaptable(pipe)["unet"]).values()
-        if found.lead in layer.r and not layer.merged
-    ]
-    return bool(layers) and not any(
-        found.lead in layer.active_adapters
-        and not layer.disable_adapters
-        and float(layer.scaling[found.lead])
-        for layer in layers
-    )
+    is_there = False
+    for layer in adaptable(pipe)["unet"].modules():  # the first that is on will do
+        if not isinstance(layer, LoraLayer) or found.lead not in layer.r or layer.merged:
+            continue
+        is_there, is_on = True, found.lead in layer.active_adapters and not layer.disable_adapters
+        if is_on and float(layer.scaling[found.lead]):
+            return False
+    return is_there

@@ -28,12 +28,17 @@ def save_png(
     """Writes a PNG file, complete or not at all, with `text` as its parameters and other `chunks`
     of text; makes its folder.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        image.save(partial, format="PNG", pnginfo=png_texts(text, chunks))
+
+
+def png_texts(text: str | None, chunks: Mapping[str, str] | None = None) -> PngInfo:
+    """What a PNG file says besides: `text` as its parameters, and other `chunks`."""
     info = PngInfo()
     for name, words in {**({} if text is None else {"parameters": text}), **(chunks or {})}.items():
         info.add_text(name, words)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        image.save(partial, format="PNG", pnginfo=info)
+    return info
 
 
 def fitting(size: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:

@@ -19,8 +19,8 @@ import lcm
 from lcm.adapter.export import probe
 from lcm.adapter.files import read_header
 from lcm.adapter.names import WEIGHTS_NAME
-from lcm.cli.inspect import recipe_line
 from lcm.cli.main import main
+from lcm.publish.inspection import recipe_line
 from tests.support.adapters import (
     adapted,
     make_recipe,

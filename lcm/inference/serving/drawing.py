@@ -17,6 +17,7 @@ from torch import nn
 
 from lcm.adapter.names import COMPONENTS
 from lcm.inference.serving.calls import Answer, Call
+from lcm.inference.state import unwrapped
 
 Ask = Callable[[Call], Any]
 """A call of a network that somebody else makes -> what it returns."""
@@ -93,6 +94,13 @@ class Shared(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
+
+    @property
+    def _orig_mod(self) -> Any:
+        """The network itself, by the name that compiled ones have it: whoever looks whether its
+        adapters are switched off finds them there.
+        """
+        return unwrapped(self.network)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.ask(Call(self.name, *args, **kwargs))

@@ -22,7 +22,7 @@ from lcm.inference import current_recipe
 from lcm.inference.arguments import whole
 from lcm.inference.pipeline import Pipeline
 from lcm.inference.serving.calls import Call, groups, make
-from lcm.inference.serving.drawing import Drawing, gather_facts, inside
+from lcm.inference.serving.drawing import Drawing, Facts, gather_facts, inside
 from lcm.inference.serving.futures import Picture, check_outside, settle
 from lcm.inference.serving.request import MAX_PIXELS, Request, as_request
 from lcm.inference.state import attachment
@@ -66,8 +66,9 @@ class Engine:
     of requests run within a step: from there, `step`, `run`, `close` and waiting for other requests
     raise RuntimeError. `recipe` gives requests their defaults, else that of the attached adapter
     does. `max_waiting` is how many requests may wait, None for any number; `max_pixels` the most
-    pixels of a picture. Raises ValueError for a pipeline of another kind and for limits that are
-    no positive integers.
+    pixels of a picture. `stays` says that the pipeline is never moved nor given another precision
+    while the engine lives, which is otherwise looked up whenever it was idle. Raises ValueError for
+    a pipeline of another kind and for limits that are no positive integers.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Engine:
         recipe: Recipe | None = None,
         max_waiting: int | None = None,
         max_pixels: int = MAX_PIXELS,
+        stays: bool = False,
     ) -> None:
         if not isinstance(pipe, PIPELINES):
             kinds = ", ".join(kind.__name__ for kind in PIPELINES)
@@ -96,7 +98,8 @@ class Engine:
         self._running: dict[Future[Any], Drawing] = {}
         self._changed = threading.Condition()
         self._stepping = threading.RLock()
-        self._closed = False
+        self._closed, self._stays = False, stays
+        self._facts: Facts | None = None
         self._warned: set[str] = set()
 
     def submit(self, request: Request | str) -> Future[Any]:
@@ -220,7 +223,8 @@ class Engine:
             if not future.done():
                 if self._rows_running() + drawing.rows > self.max_batch:
                     return
-                if not self._running:  # while it was idle, the pipeline may have been changed
+                if self._facts is None or not (self._running or self._stays):
+                    # while it was idle, the pipeline may have been changed
                     self._facts = gather_facts(self.pipe)
                 self._running[future] = drawing
                 drawing.start(self.pipe, self._facts)

@@ -1,0 +1,178 @@
+"""The same prompt and seed with the teacher and with every few-step adapter, side by side: drawn,
+saved as one picture with its settings, and read back from it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from lcm.play.messages import Wish, checked, look_of, request_of
+from lcm.play.pictures import as_png, drawn_with, opened, scheduler_of
+from lcm.play.stage import Loaded, Stage
+from lcm.play.studio import Studio
+from lcm.system.image_grid import LARGEST_SIDE, draw_labelled, fitting
+from lcm.system.json_input import as_object, parse_object
+from lcm.system.text import plain
+from lcm.system.values import is_number
+
+TEACHER_STEPS = (40, 4)
+STEPS = (1, 2, 4, 8)
+WIDTH, LETTERS = 192, 28
+"""Pixels that a picture of a saved grid has at least, and so many letters stand above it."""
+KEPT = 32
+"""Pictures of the teacher that are kept: it takes ten times as long as the others."""
+CHUNK = "lcm.compare"
+"""The text of a PNG file that holds the settings of a comparison, as JSON."""
+LARGEST = 1 << 26
+"""Bytes of a PNG file that settings are read from."""
+FIELDS = ("prompt", "negative", "seed", "guidance")
+FIX = "choose a PNG file that was saved here"
+
+
+@dataclass(frozen=True)
+class Column:
+    """`lead` None is the teacher."""
+
+    lead: str | None
+    steps: int
+
+    @property
+    def label(self) -> str:
+        """What stands above its picture."""
+        return f"{self.lead or 'teacher'}, {self.steps} step{'' if self.steps == 1 else 's'}"
+
+
+def columns(adapters: Mapping[str, Loaded]) -> list[Column]:
+    """The teacher, and every few-step adapter at the numbers of steps that it plays with."""
+    found = [Column(None, steps) for steps in TEACHER_STEPS]
+    for name, loaded in adapters.items():
+        if (recipe := loaded.recipe) is None:
+            continue
+        fixed = recipe.scheduler == "DDIMScheduler"  # others make worse pictures
+        found += [Column(name, n) for n in STEPS if not fixed or n in recipe.num_inference_steps]
+    return found
+
+
+def wishes(stage: Stage, message: Mapping[str, Any]) -> list[tuple[Column, Wish]]:
+    """The pictures of a comparison, every one with the styles of the message. `guidance` is the
+    teacher's; adapters have that of their recipes. Raises ValueError for what the page does not
+    send.
+    """
+    adapters = dict(stage.adapters)
+    weights = as_object(message.get("weights"), "weights of the message", FIX)
+    styles = {n: w for n, w in weights.items() if n in adapters and not adapters[n].recipe}
+    found = []
+    for column in columns(adapters):
+        own, recipe = {}, None
+        if column.lead is not None:
+            recipe = adapters[column.lead].recipe
+            own = {column.lead: weights.get(column.lead) or adapters[column.lead].weight or 1.0}
+        look = look_of({"lead": column.lead, "weights": {**styles, **own}}, adapters)
+        request = request_of(
+            stage,
+            recipe,
+            prompt=checked(message, "prompt"),
+            negative=checked(message, "negative"),
+            seed=checked(message, "seed"),
+            steps=column.steps,
+            guidance=recipe.guidance_scale if recipe else float(checked(message, "guidance")),
+        )
+        found.append((column, Wish(look, request)))
+    return found
+
+
+class Comparisons:
+    """Draws them; what the teacher drew is kept."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self._kept: OrderedDict[Any, Image.Image] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def draw(self, asked: Sequence[tuple[Column, Wish]]) -> list[Future[Any]]:
+        """A future of every picture. The teacher begins last: it keeps the others waiting."""
+        futures: dict[int, Future[Any]] = {}
+        order = sorted(range(len(asked)), key=lambda place: asked[place][0].lead is None)
+        try:
+            for place in order:
+                futures[place] = self._draw_one(*asked[place])
+        except BaseException:
+            for future in futures.values():
+                future.cancel()
+            raise
+        return [futures[place] for place in range(len(asked))]
+
+    def _draw_one(self, column: Column, wish: Wish) -> Future[Any]:
+        key = (wish.look, json.dumps(vars(wish.request), sort_keys=True, default=str))
+        with self._lock:
+            kept = self._kept.get(key)
+        if kept is not None:
+            done: Future[Any] = Future()
+            done.set_result(kept)
+            return done
+        future: Future[Any] = self.studio.draw(wish.look, wish.request)
+        if column.lead is None:
+            future.add_done_callback(lambda drawn: self._keep(key, drawn))
+        return future
+
+    def _keep(self, key: Any, drawn: Future[Any]) -> None:
+        if drawn.cancelled() or drawn.exception() is not None:
+            return
+        with self._lock:
+            self._kept[key] = drawn.result()
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+
+
+def grid(
+    stage: Stage, message: Mapping[str, Any], asked: Sequence[tuple[Column, Wish]], images: Any
+) -> bytes:
+    """A PNG file of the pictures in a row, None where one failed, with the settings in it."""
+    drawn = [image for image in images if image is not None]
+    size = drawn[0].size
+    blank = Image.new("RGB", size, "gray")
+    labels = [plain(column.label, LETTERS) for column, _ in asked]
+    times = -(-WIDTH // size[0])
+    picture = draw_labelled(
+        [image or blank for image in images],
+        fitting((times * size[0], times * size[1]), 1, len(labels)),
+        [str(message["prompt"])],
+        labels,
+    )
+    settings = {
+        **{name: message[name] for name in FIELDS},
+        "weights": {name: weight for _, wish in asked for name, weight in wish.look.weights},
+        "base": stage.base,
+        "columns": [{"adapter": column.lead, "steps": column.steps} for column, _ in asked],
+    }
+    first = asked[0][1]
+    text = drawn_with(stage, first, size, scheduler_of(stage, first))
+    return as_png(picture, text, {CHUNK: json.dumps(settings)})
+
+
+def read_back(content: bytes) -> dict[str, Any]:
+    """The settings in a PNG file that `grid` made; its pixels are not decoded. Raises ValueError
+    for any other.
+    """
+    text = opened(content, ("PNG",), LARGEST_SIDE).info.get(CHUNK)
+    if not isinstance(text, str):
+        raise ValueError(f"the picture holds no settings of a comparison; {FIX}")
+    settings = parse_object(text, "the settings in the picture", FIX)
+    found = {name: checked(settings, name, "in the picture", FIX) for name in FIELDS}
+    weights = as_object(settings.get("weights"), "weights in the picture", FIX)
+    if len(weights) > 100:
+        raise ValueError(f"weights in the picture: {len(weights)} adapters; {FIX}")
+    return {
+        **found,
+        "weights": {
+            plain(name, 100): weight for name, weight in weights.items() if is_number(weight)
+        },
+    }

@@ -1,0 +1,60 @@
+// The same prompt and seed with the teacher and with every adapter.
+import { ask, at, post, say, show, state, views } from "/web/state.js";
+import { fill } from "/web/main.js";
+
+let left = 0;
+
+function begin() {
+  at("save-grid").hidden = true;
+  at("begin").disabled = true;
+  say("drawing");
+  ask("compare");
+}
+
+function frames(labels) {
+  at("strip").replaceChildren(...labels.map((label) => {
+    const figure = document.createElement("figure"), frame = document.createElement("div"), caption = document.createElement("figcaption");
+    frame.className = "frame";
+    caption.textContent = label;
+    figure.append(frame, caption);
+    return figure;
+  }));
+}
+
+views.compare = {
+  shown: () => {},
+  answered(message) {
+    if (message.columns) { left = message.columns.length; frames(message.columns); return; }
+    if (message.column !== undefined) {
+      const figure = at("strip").children[message.column];
+      if (message.image) {
+        const image = document.createElement("img");
+        image.alt = figure.querySelector("figcaption").textContent;
+        show(image, message.image);
+        figure.firstChild.replaceWith(image);
+      } else {
+        figure.firstChild.textContent = message.error;
+        figure.firstChild.classList.add("bad");
+      }
+      say(--left ? `${left} to go` : `${Math.round(performance.now() - state.begun)} ms`);
+    }
+    if (message.grid) { at("save-grid").href = message.grid; at("save-grid").hidden = false; }
+    if (message.grid || (message.error && message.column === undefined)) at("begin").disabled = false;
+  },
+  stopped: () => { at("begin").disabled = false; },
+};
+
+at("begin").addEventListener("click", begin);
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && state.view === "compare" && !at("begin").disabled) begin();
+});
+at("settings").addEventListener("change", async (event) => {
+  const file = event.target.files[0];
+  event.target.value = "";
+  if (!file) return;
+  try {
+    const found = await post("/read", file), missing = fill(found);
+    at("compared").textContent = missing.length ? `The picture was drawn with ${missing.join(", ")} too, which is not here.` : "";
+    begin();
+  } catch (error) { say(error.message, true); }
+});
