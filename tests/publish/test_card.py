@@ -24,6 +24,7 @@ from lcm.publish.card import front_matter, make_card
 from lcm.publish.code import Code, Models, view_from_here
 from lcm.publish.limits import limits
 from lcm.publish.other_programs import other_tools
+from lcm.publish.outcome import Outcome
 from lcm.publish.training_facts import settings_text
 from lcm.publish.usage import guidance_advice
 from lcm.publish.wording import wording
@@ -47,7 +48,7 @@ def facts_for_hub(recipe: Recipe, config: TrainConfig) -> ModelCardData:
 
 
 def text_of(recipe: Recipe, config: TrainConfig, samples: int | None = None) -> str:
-    card = make_card(recipe, config, config.flat(), PROMPTS, samples)
+    card = make_card(recipe, config, config.flat(), PROMPTS, Outcome(samples))
     return card.render_here()
 
 
