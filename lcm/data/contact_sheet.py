@@ -99,7 +99,8 @@ def draw_tile(record: Record, number: int, cut: Cut) -> Tile:
     facts, is_cut = f"{width} x {height}", False
     if crop is not None:
         is_cut = crop.resized != (crop.size.width, crop.size.height)
-        facts += f", cut to {crop.size.width} x {crop.size.height}"
+        seen = f"{crop.size.width} x {crop.size.height}"
+        facts += f", cut to {seen}" if seen != facts else ""
         facts += ", mirrored" if crop.mirrored else ""
     return Tile(in_box(picture, crop), " | ".join(record.captions), facts, is_cut)
 

@@ -31,7 +31,7 @@ from lcm.system.atomic import replacing
 from lcm.system.image_grid import draw_labelled, fitting
 from lcm.system.paths import write_text
 from lcm.system.registry import closest
-from lcm.system.text import count
+from lcm.system.text import count, prompt_words
 
 INDEX_NAME = "images.json"
 FEW_STEP = ("LCMScheduler", "TCDScheduler")
@@ -280,7 +280,7 @@ def draw_seed_grid(folder: Path, pictures: Sequence[Planned]) -> Image.Image:
     return draw_labelled(
         map(read_image, (folder / picture.name for picture in in_rows)),
         size,
-        list(prompts.values()),
+        list(map(prompt_words, prompts.values())),
         [count(n, "step") for n in steps],
         title=f"seed {pictures[0].seed}",
     )

@@ -22,7 +22,7 @@ from lcm.models.prompts import final_norm, said_already
 from lcm.outputs.gauges import TEACHER
 from lcm.system.image_grid import draw_labelled, fitting
 from lcm.system.signals import never
-from lcm.system.text import count
+from lcm.system.text import count, prompt_words
 from lcm.system.transfers import fetched
 
 
@@ -174,4 +174,5 @@ def label_grid(
     size = fitting(images[0][0].size, len(rows), len(columns))
     flat = [image for row in images for image in row]
     apart = 0 if teacher is None else 1
-    return draw_labelled(flat, size, list(spec.prompts), columns, title=title, apart=apart)
+    beside = list(map(prompt_words, spec.prompts))
+    return draw_labelled(flat, size, beside, columns, title=title, apart=apart)

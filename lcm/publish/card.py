@@ -41,7 +41,7 @@ from lcm.system.atomic import replacing
 from lcm.system.json_input import field, read_object
 from lcm.system.paths import write_text
 from lcm.system.public_names import on_the_hub, public_name
-from lcm.system.text import code, count, fenced, markdown, plain, visible
+from lcm.system.text import code, count, fenced, markdown, plain, prompt_words, visible
 
 NOTHING_KNOWN = Outcome()
 LIBRARIES = ("torch", "diffusers", "peft", "accelerate")
@@ -228,7 +228,7 @@ def card_texts(
         "guidance_advice": guidance_advice(recipe, w_embedding),
         "other_tools": other_tools(recipe, made.file, w_embedding),
         "seed": made.seed,
-        "prompts": [markdown(prompt) for prompt in prompts],
+        "prompts": [markdown(prompt_words(prompt)) for prompt in prompts],
         "numbers": [list(row) for row in outcome.numbers] if config.validation.draws else [],
         "seeds": count(config.validation.num_images, "seed"),
         "facts": [[name, fact] for name, fact in facts.items() if fact is not None],
@@ -241,11 +241,10 @@ def card_texts(
 
 
 def columns_in_words(validation: ValidationConfig) -> str:
-    """The columns of the picture."""
-    students = f"{', '.join(map(str, validation.validation_num_steps))} steps"
-    if not validation.validation_teacher_steps:
-        return students
-    return f"the teacher in {count(validation.validation_teacher_steps, 'step')}, then {students}"
+    """The columns of the picture, by inference steps."""
+    students = ", ".join(map(str, validation.validation_num_steps))
+    theirs = validation.validation_teacher_steps
+    return f"the teacher's {theirs}, then {students}" if theirs else students
 
 
 def giving_away(file: str | None, has_picture: bool) -> str:

@@ -45,8 +45,18 @@ class Outcome:
 
 def count_samples(output_dir: Path) -> int | None:
     """The number of samples that the run was made with; None where the folder does not say."""
+    kept = read_data_report(output_dir).get("kept")
+    return kept if isinstance(kept, int) else None
+
+
+def read_data_report(output_dir: Path) -> dict[str, Any]:
+    """data_report.json; nothing where there is none that can be read."""
     path = output_dir / JSON_NAME
-    return int(json.loads(path.read_text(encoding="utf-8"))["kept"]) if path.exists() else None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def seconds_of(lines: Lines) -> float:

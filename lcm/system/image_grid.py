@@ -5,6 +5,7 @@ where its pictures are, so that they can be taken out again.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,10 @@ from lcm.system.atomic import replacing
 from lcm.system.fonts import Lettering, wrap
 
 LARGEST_SIDE = 16384
-"""What no side of a labelled grid is longer than, in pixels."""
+"""What no side of a grid is longer than, in pixels, but for the labels of hundreds of rows."""
+
+MOST_PIXELS = 2**26
+"""What the pictures of a grid have together: well within what Pillow opens without a warning."""
 
 LEAST = 128
 """Pictures whose longer side has fewer pixels are shown larger, a whole number of times."""
@@ -103,10 +107,11 @@ def enlarged(size: tuple[int, int]) -> int:
 
 def fitting(size: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:
     """The width and height of a picture in a grid of so many: small ones are larger, a whole number
-    of times, and no side of the grid is longer than LARGEST_SIDE.
+    of times; no side of the grid is longer than LARGEST_SIDE, and all have MOST_PIXELS at most.
     """
     room = LARGEST_SIDE * 3 // 4  # the rest is for prompts and borders
-    most = min(room / (size[0] * columns), room / (size[1] * rows))
+    width, height = size[0] * columns, size[1] * rows
+    most = min(room / width, room / height, math.sqrt(MOST_PIXELS / (width * height)))
     scale = min(enlarged(size), int(most)) if most >= 1 else most
     return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
 

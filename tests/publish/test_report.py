@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from lcm.config.command_line import parse_config
 from lcm.config.run import TrainConfig
@@ -104,7 +104,7 @@ def test_the_teachers_numbers_stand_beside_the_students(done: Path) -> None:
     assert len(dashed) == 3  # where the teacher is
     card = (done / "README.md").read_text()
     assert f"| 2 | {' | '.join(shown)} |" in card
-    assert "the teacher in 2 steps, then 1, 2 steps" in card
+    assert "Columns, by inference steps: the teacher's 2, then 1, 2," in card
     assert re.search(r"\| took \| [\d.]+ (s|min|h) on a CPU|\| took \| .* on `", card)
 
 
@@ -137,6 +137,32 @@ def test_nulls_torn_lines_and_lines_of_an_older_version_are_left_out(tmp_path: P
     assert "Under way: 3 of 1000" in page.words
     loss, grad_norm, lr = page.all("polyline")
     assert [len(str(curve["points"]).split()) for curve in (loss, grad_norm, lr)] == [2, 2, 3]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_no_point_of_a_curve(value: float, tmp_path: Path) -> None:
+    rows = [line(1), line(2, loss=value, lr=value), line(3, loss=value)]
+    page = write(tmp_path, [*rows, {"step": 3, "latent_mean_teacher": [value]}])
+    assert [attributes["aria-label"] for attributes in page.all("svg")] == ["loss", "learning rate"]
+    assert len(page.all("circle")) == len(page.all("polyline")) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"left_out": null, "hidden": 2}'])
+def test_a_report_on_data_that_says_little_costs_no_page(text: str, tmp_path: Path) -> None:
+    (tmp_path / "data_report.json").write_text(text)
+    assert "Data" in write(tmp_path).words
+
+
+def test_two_prompts_that_are_called_the_same_keep_their_own_pictures(tmp_path: Path) -> None:
+    """As two do that differ behind the letters which are kept."""
+    colours = ("red", "blue", "teal")
+    for step, names in ((0, colours[:2]), (1, colours[1:])):
+        images = [Image.new("RGB", (8, 8), name) for name in names]
+        grid = draw_labelled(images, (128, 128), ["same", "same"], ["1 step"])
+        save_png(grid, tmp_path / grid_name(step))
+    over_time = write(tmp_path).all("img")[2:]
+    shown = [decoded(one).getpixel((0, 0)) for one in over_time]
+    assert shown == [ImageColor.getrgb(name) for name in ("red", "blue", "blue", "teal")]
 
 
 def test_prompts_have_neither_pictures_of_samples_nor_sizes(tmp_path: Path) -> None:

@@ -10,7 +10,15 @@ import pytest
 from PIL import Image, ImageFont
 
 from lcm.system.fonts import lettering, wrap
-from lcm.system.image_grid import LARGEST_SIDE, LAYOUT, Layout, draw_labelled, fitting, save_png
+from lcm.system.image_grid import (
+    LARGEST_SIDE,
+    LAYOUT,
+    MOST_PIXELS,
+    Layout,
+    draw_labelled,
+    fitting,
+    save_png,
+)
 
 ROWS = ["a red star on a navy background", "", "кот", "W" * 500, "<b>\\n`|", "a b " * 300]
 COLUMNS = ["teacher, 40 steps", "1 step", "a rather long name of an adapter, 4 steps"]
@@ -82,8 +90,9 @@ def test_no_label_runs_into_a_picture() -> None:
 def test_grids_stay_within_bounds_and_small_pictures_are_larger() -> None:
     assert fitting((64, 64), 4, 5) == (128, 128)
     assert fitting((512, 512), 4, 5) == (512, 512)
-    for rows, columns in ((70, 1), (1, 300), (200, 200)):
-        width, height = fitting((64, 512), rows, columns)
+    for rows, columns in ((70, 1), (1, 300), (200, 200), (12, 12)):
+        width, height = fitting((1024, 1024), rows, columns)
+        assert width * columns * height * rows <= MOST_PIXELS < (Image.MAX_IMAGE_PIXELS or 0)
         assert max(width * columns, height * rows) <= LARGEST_SIDE
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lcm.data.contact_sheet import ABOUT_FRAMES, BOX
-from lcm.data.report import JSON_NAME, PICTURE_NAME
+from lcm.data.report import PICTURE_NAME
 from lcm.publish.report.pictures import Tiles, read_grid
 from lcm.system.text import count
 
@@ -16,13 +15,6 @@ MOST_NAMED = 50
 """So many of what was left out are on the page by name."""
 
 Report = dict[str, Any]
-
-
-def read_report(output_dir: Path) -> Report:
-    """data_report.json; nothing without it."""
-    path = output_dir / JSON_NAME
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found if isinstance(found, dict) else {}
 
 
 def counted(reasons: Any) -> str | None:
@@ -87,7 +79,7 @@ def left_out(report: Report) -> dict[str, Any] | None:
     total = sum(dropped.values()) + hidden if isinstance(dropped, dict) else hidden
     if not total:
         return None
-    listed = report.get("left_out", [])[:MOST_NAMED]
+    listed = (report.get("left_out") or [])[:MOST_NAMED]
     return {"total": total, "listed": listed, "rest": total - len(listed)}
 
 

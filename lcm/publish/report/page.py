@@ -19,7 +19,7 @@ from lcm.outputs.folder import REPORT_NAME
 from lcm.outputs.gauges import is_of_grid
 from lcm.outputs.metrics import read_metrics, read_updates
 from lcm.publish.code import Code, Models, view_from_here
-from lcm.publish.outcome import duration, seconds_of
+from lcm.publish.outcome import duration, read_data_report, seconds_of
 from lcm.publish.report import data
 from lcm.publish.report.curves import FAINT, WIDE, Series, chart, colour_of, smooth
 from lcm.publish.report.gauges import gauge_series, gauge_table
@@ -31,7 +31,7 @@ from lcm.system.about import installed
 from lcm.system.atomic import replacing
 from lcm.system.device import found, name_of
 from lcm.system.paths import write_text
-from lcm.system.text import count, shown_lines
+from lcm.system.text import count, prompt_words, shown_lines
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "safetensors")
 Pairs = list[tuple[str, Any]]
@@ -57,7 +57,7 @@ def write_page(
     lines = read_updates(output_dir)
     gauges = [line for line in read_metrics(output_dir) if is_of_grid(line)]
     pictures, large, left_out = grids(output_dir, finished)
-    report = data.read_report(output_dir)
+    report = read_data_report(output_dir)
     page = template().render(
         title=title(recipe, words),
         state=state(lines, settings["max_train_steps"], finished),
@@ -69,7 +69,7 @@ def write_page(
         before=pictures[:-1],
         over_time=progress(pictures),
         left_out=left_out,
-        prompts=prompts,
+        prompts=list(map(prompt_words, prompts)),
         charts=charts(lines, gauge_series(gauges)),
         gauges=gauge_table(gauges),
         teacher=how_the_teacher_drew(config, recipe),

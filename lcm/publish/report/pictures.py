@@ -44,11 +44,15 @@ class Tiles:
         """The columns that are not the teacher's."""
         return [i for i, column in enumerate(self.columns) if not is_teacher(column)]
 
-    def find(self, row: str, column: str) -> str | None:
-        """The picture of a prompt in a column; None where there is none."""
+    def find(self, number: int, row: str, column: str) -> str | None:
+        """The picture of a prompt, which is in row `number` unless the prompts have changed, in a
+        column; None where there is none.
+        """
         if row not in self.rows or column not in self.columns:
             return None
-        return self.uris[list(self.rows).index(row)][list(self.columns).index(column)]
+        is_there = list(self.rows[number : number + 1]) == [row]
+        place = number if is_there else list(self.rows).index(row)
+        return self.uris[place][list(self.columns).index(column)]
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ def progress(shown: Sequence[Grid]) -> list[Progress]:
     steps = [caption for caption, _ in parts]
     for number, prompt in enumerate(last.rows):
         rows = [
-            (column, [tiles.find(prompt, column) for _, tiles in parts])
+            (column, [tiles.find(number, prompt, column) for _, tiles in parts])
             for column in (last.columns[i] for i in last.students)
         ]
         theirs = [
