@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from lcm.data.batch import Content, Moments, Pixels, Sample, SampleRef, Trajectory
 from lcm.data.buckets import Buckets
 from lcm.data.config import SampleConfig
-from lcm.data.crops import Shape, choose_crop, uncropped
+from lcm.data.crops import Crop, Shape, choose_crop, uncropped
 from lcm.data.randomness import Draws, draw
 from lcm.data.records import Record
 from lcm.models.conditioning import ImageSize
@@ -108,6 +108,19 @@ class TrainDataset(Dataset[Sample]):
             extra_noise=torch.from_numpy(extra) if self.extra_noises else None,
         )
 
+    def first_crop(self, index: int, picture: Shape) -> Crop | None:
+        """What the first epoch cuts out of a picture of record `index`, of this (height, width);
+        None where a trajectory takes its place.
+        """
+        if self.trajectories is not None:
+            return None
+        _, draws = draw(self.seed, 0, self.records[index].key)
+        return self._crop(index, picture, draws)
+
+    def _crop(self, index: int, picture: Shape, draws: Draws) -> Crop:
+        target = self.buckets.shape(index)
+        return choose_crop(self.samples, picture, target, draws.flip, draws.top, draws.left)
+
     def _content(self, epoch: int, index: int, draws: Draws) -> tuple[Content, ImageSize]:
         """What the latents of a sample are made of, and the size that SDXL is conditioned on."""
         if self.trajectories is not None:
@@ -115,9 +128,8 @@ class TrainDataset(Dataset[Sample]):
         if self.encoded is not None and self.encoded.has_pictures:
             moments, size = self.encoded.picture(epoch, index)
             return Moments(moments), size
-        image, target = self.records[index].image(), self.buckets.shape(index)
-        shape = (image.height, image.width)
-        crop = choose_crop(self.samples, shape, target, draws.flip, draws.top, draws.left)
+        image = self.records[index].image()
+        crop = self._crop(index, (image.height, image.width), draws)
         return Pixels(crop.pixels(image, self.samples.interpolation_type)), crop.size
 
     def _latent_shape(self, target: Shape) -> tuple[int, int, int]:

@@ -5,29 +5,27 @@ as a picture of examples.
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median_low
-
-from PIL import Image, ImageDraw
+from statistics import fmean, median_low
 
 from lcm.data.buckets import Buckets, one_square
-from lcm.data.dropped import NO_CAPTION, Dropped
+from lcm.data.contact_sheet import Cut, draw_sheet, title_of, uncut
+from lcm.data.crops import Shape
+from lcm.data.dropped import HIDDEN, NO_CAPTION, SHOWN, Dropped
 from lcm.data.loaded import LoadedData
+from lcm.data.pictures import Picture
 from lcm.data.records import Record
 from lcm.models.prompts import Lengths
 from lcm.system.atomic import replacing
-from lcm.system.fonts import legible, letters_across
-from lcm.system.image_grid import draw_images, save_png
+from lcm.system.image_grid import save_png
 from lcm.system.paths import write_text
 
 JSON_NAME, PICTURE_NAME = "data_report.json", "data_report.png"
-TILE, MARGIN = (256, 384), 8
-LINES, LINE_LENGTH, LINE_HEIGHT, FONT_SIZE = 7, 36, 18, 14
-LONGEST = LINES * LINE_LENGTH
-"""Letters of a caption that have room."""
+
+MUCH, KEEP_MORE = 0.2, "--aspect_ratio_buckets keeps more"
+"""The part of pictures from which on cutting it away is worth a word, and the word."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class DataReport:
     What is about images is None or empty without any. `left_out` names what was dropped or hidden,
     of each reason the first `dropped.LISTED`, as file, reason, and what lies behind it. Of
     `captions_counted` captions, all but of very many, `long_captions` have more tokens than are
-    learnt; None where nobody has counted.
+    learnt; None where nobody has counted. `cut_away` is the part of the pictures' area that is
+    not seen in a pass, its mean.
     """
 
     source: str
@@ -56,6 +55,7 @@ class DataReport:
     left_out: list[dict[str, str]] = field(default_factory=list)
     captions_counted: int | None = None
     long_captions: int | None = None
+    cut_away: float | None = None
 
     def lines(self) -> list[str]:
         """Lines for the log, which has what was kept and dropped already."""
@@ -66,12 +66,13 @@ class DataReport:
         if self.smallest_side is None:
             return [captions]
         sides = f"{self.smallest_side} to {self.largest_side} pixels, median {self.median_side}"
-        buckets = [
-            f"cut to {', '.join(f'{shape} ({count})' for shape, count in self.buckets.items())}"
-        ]
+        shapes = ", ".join(f"{shape} ({count})" for shape, count in self.buckets.items())
+        cut = [f"cut to {shapes}"] if len(self.buckets) > 1 else []
+        if len(self.buckets) == 1 and (self.cut_away or 0) > MUCH:
+            cut = [f"cut to {shapes}: {self.cut_away:.0%} of what they show is lost; {KEEP_MORE}"]
         return [
             captions,
-            *(buckets if len(self.buckets) > 1 else []),
+            *cut,
             (
                 f"shorter sides of the images: {sides}; {self.enlarged} of {self.kept} are "
                 "enlarged to what is cut out"
@@ -110,42 +111,42 @@ def make_report(
         left_out=[asdict(one) for one in dropped.left_out()],
         captions_counted=None if lengths is None else lengths.counted,
         long_captions=None if lengths is None else lengths.long,
+        cut_away=round(fmean(lost), 3) if (lost := areas_lost(shapes, pictures)) else None,
     )
 
 
-def write_report(folder: Path, report: DataReport, records: Sequence[Record]) -> None:
-    """data_report.json and, of images that can be opened again, data_report.png in `folder`."""
+def areas_lost(shapes: Sequence[Shape], pictures: Sequence[Picture]) -> list[float]:
+    """The part of every picture's area that its shape leaves no room for."""
+    ratios = (
+        (picture.width * height) / (picture.height * width)
+        for (height, width), picture in zip(shapes, pictures, strict=True)
+    )
+    return [1 - min(ratio, 1 / ratio) for ratio in ratios]
+
+
+def write_report(
+    folder: Path, report: DataReport, records: Sequence[Record], cut: Cut = uncut
+) -> None:
+    """data_report.json and, of images that can be opened again, data_report.png in `folder`, with
+    what the first pass cuts out of each.
+    """
     with replacing(folder / JSON_NAME) as partial:
         write_text(partial, json.dumps(asdict(report), indent=2) + "\n")
     if records[0].read is not None:
-        save_png(draw_examples(records), folder / PICTURE_NAME)
+        title = title_of(report.source, report.kept)
+        save_png(draw_sheet(records, title, lines_left_out(report), cut), folder / PICTURE_NAME)
 
 
-def draw_examples(records: Sequence[Record]) -> Image.Image:
-    """The first, the middle and the last sample, side by side."""
-    tiles = [draw_example(records[i]) for i in sorted({0, len(records) // 2, len(records) - 1})]
-    return draw_images(tiles, len(tiles), TILE)
-
-
-def draw_example(record: Record) -> Image.Image:
-    """The picture as it is read, made smaller where it is large, and a whole number of times larger
-    where it is small, over its captions.
-    """
-    tile = Image.new("RGB", TILE, "silver")  # so that the edge of a white picture shows
-    picture = record.image()
-    room = TILE[0] - 2 * MARGIN
-    picture.thumbnail((room, room))
-    times = room // max(picture.size)
-    if times > 1:
-        size = (picture.width * times, picture.height * times)
-        picture = picture.resize(size, Image.Resampling.NEAREST)
-    tile.paste(picture, (MARGIN, MARGIN))
-    lines = []
-    for caption in record.captions[:LINES]:
-        shown, font = legible(caption[:LONGEST], FONT_SIZE)
-        length = letters_across(shown, font, TILE[0] - 2 * MARGIN)
-        lines += [(line, font) for line in textwrap.wrap(shown, length, subsequent_indent="  ")]
-    pen = ImageDraw.Draw(tile)
-    for number, (line, font) in enumerate(lines[:LINES]):
-        pen.text((MARGIN, TILE[0] + number * LINE_HEIGHT), line, fill="black", font=font)
-    return tile
+def lines_left_out(report: DataReport) -> list[str]:
+    """How many were left out and why, and the first of each reason by name."""
+    if not (report.dropped or report.hidden):
+        return []
+    total, lines = sum(report.dropped.values()) + report.hidden, []
+    counts = {**report.dropped, **({HIDDEN: report.hidden} if report.hidden else {})}
+    for reason, number in counts.items():
+        files = [one["file"] for one in report.left_out if one["reason"] == reason][:SHOWN]
+        rest = number - len(files)
+        more = [f"{rest} more"] if files and rest else []
+        named = f": {', '.join([*files, *more])}" if files else ""
+        lines.append(f"{number} {reason}{named}")
+    return [f"Left out: {total}; all that are known by name are in {JSON_NAME}", *lines]

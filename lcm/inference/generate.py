@@ -31,6 +31,7 @@ from lcm.system.atomic import replacing
 from lcm.system.image_grid import draw_labelled, fitting
 from lcm.system.paths import write_text
 from lcm.system.registry import closest
+from lcm.system.text import count, prompt_words
 
 INDEX_NAME = "images.json"
 FEW_STEP = ("LCMScheduler", "TCDScheduler")
@@ -59,17 +60,9 @@ class Planned:
             unicodedata.normalize("NFKD", self.prompt).encode("ascii", "ignore").decode().lower()
         )
         words = re.sub(r"[^a-z0-9]+", "-", plain)[:40].strip("-")
-        return (
-            "-".join(
-                [
-                    f"{self.row:04d}",
-                    *([words] if words else []),
-                    f"{self.steps}steps",
-                    f"seed{self.seed}",
-                ]
-            )
-            + ".png"
-        )
+        steps = count(self.steps, "step").replace(" ", "-")
+        parts = [f"{self.row:04d}", words, steps, f"seed{self.seed}"]
+        return "-".join(part for part in parts if part) + ".png"
 
 
 def plan(prompts: Sequence[str], steps: Sequence[int], seeds: Sequence[int]) -> list[Planned]:
@@ -287,8 +280,9 @@ def draw_seed_grid(folder: Path, pictures: Sequence[Planned]) -> Image.Image:
     return draw_labelled(
         map(read_image, (folder / picture.name for picture in in_rows)),
         size,
-        list(prompts.values()),
-        [f"{n} step{'s' if n > 1 else ''}" for n in steps],
+        list(map(prompt_words, prompts.values())),
+        [count(n, "step") for n in steps],
+        title=f"seed {pictures[0].seed}",
     )
 
 

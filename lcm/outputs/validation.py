@@ -19,8 +19,10 @@ from lcm.models.families import Family
 from lcm.models.families.base import PIXELS_AT_ONCE
 from lcm.models.long_prompts import prompt_arguments
 from lcm.models.prompts import final_norm, said_already
+from lcm.outputs.gauges import TEACHER
 from lcm.system.image_grid import draw_labelled, fitting
 from lcm.system.signals import never
+from lcm.system.text import count, prompt_words
 from lcm.system.transfers import fetched
 
 
@@ -149,15 +151,28 @@ def latents_in(rows: Sequence[Row], column: int) -> Tensor:
     return torch.stack([row.latents[column] for row in rows])
 
 
-def label_grid(spec: GridSpec, rows: Sequence[Row], teacher: Sequence[Row] | None) -> Image.Image:
-    """One picture of the rows, with what they are, and the teacher's own pictures of the same seed
-    at the right, where there are any.
+@dataclass(frozen=True)
+class Teachers:
+    """The teacher's pictures of the same prompts and seeds, in so many steps."""
+
+    rows: Sequence[Row]
+    num_steps: int
+
+
+def label_grid(
+    spec: GridSpec, rows: Sequence[Row], teacher: Teachers | None, title: str = ""
+) -> Image.Image:
+    """One picture of the rows, with what they are; first in each, apart, that of the teacher from
+    the same seed, where there is one.
     """
-    columns = [f"{n} step{'' if n == 1 else 's'}" for n in spec.num_steps]
+    columns = [count(n, "step") for n in spec.num_steps]
     images = [list(row.pictures) for row in rows]
     if teacher is not None:
-        columns.append("teacher")
-        images = [mine + theirs.pictures[:1] for mine, theirs in zip(images, teacher, strict=True)]
+        columns = [f"{TEACHER}, {count(teacher.num_steps, 'step')}", *columns]
+        firsts = (row.pictures[:1] for row in teacher.rows)
+        images = [theirs + mine for theirs, mine in zip(firsts, images, strict=True)]
     size = fitting(images[0][0].size, len(rows), len(columns))
     flat = [image for row in images for image in row]
-    return draw_labelled(flat, size, list(spec.prompts), columns)
+    apart = 0 if teacher is None else 1
+    beside = list(map(prompt_words, spec.prompts))
+    return draw_labelled(flat, size, beside, columns, title=title, apart=apart)

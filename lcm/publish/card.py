@@ -19,14 +19,16 @@ from huggingface_hub import ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from lcm.adapter.recipe import Recipe
+from lcm.config.output_sections import ValidationConfig
 from lcm.config.run import TrainConfig
-from lcm.data.report import JSON_NAME
 from lcm.outputs.folder import CARD_DATA_NAME, CARD_NAME, PICTURE_NAME
 from lcm.publish.code import Code, Models, View, view_from_here, view_of_others
 from lcm.publish.limits import limits, steps_in_words
 from lcm.publish.other_programs import other_tools
+from lcm.publish.outcome import Outcome
 from lcm.publish.training_facts import (
     data_facts,
+    effort_facts,
     loop_facts,
     method_facts,
     result_facts,
@@ -39,8 +41,9 @@ from lcm.system.atomic import replacing
 from lcm.system.json_input import field, read_object
 from lcm.system.paths import write_text
 from lcm.system.public_names import on_the_hub, public_name
-from lcm.system.text import code, fenced, markdown, plain, visible
+from lcm.system.text import code, count, fenced, markdown, plain, prompt_words, visible
 
+NOTHING_KNOWN = Outcome()
 LIBRARIES = ("torch", "diffusers", "peft", "accelerate")
 WRITE_ANEW = (
     f"remove {CARD_NAME} and give the command of the run once more: it trains no further and "
@@ -124,14 +127,8 @@ def write_card(
     """Writes README.md into `output_dir`, and before it card.json. `settings` are the flat ones,
     as the run resolved them; `prompts` are the rows of the picture.
     """
-    card = make_card(recipe, config, settings, prompts, count_samples(output_dir))
+    card = make_card(recipe, config, settings, prompts, Outcome.read(output_dir))
     replace(card, folder=str(output_dir.absolute())).write()
-
-
-def count_samples(output_dir: Path) -> int | None:
-    """The number of samples that the run was made with; None where the folder does not say."""
-    path = output_dir / JSON_NAME
-    return int(json.loads(path.read_text(encoding="utf-8"))["kept"]) if path.exists() else None
 
 
 def front_matter(
@@ -183,7 +180,7 @@ def make_card(
     config: TrainConfig,
     settings: dict[str, Any],
     prompts: Sequence[str],
-    samples: int | None = None,
+    outcome: Outcome = NOTHING_KNOWN,
 ) -> Card:
     """The card; the parameters are those of `write_card`."""
     words = wording(config.adapter)
@@ -195,7 +192,7 @@ def make_card(
         seed=config.validation.validation_seed,
         prompt=prompts[0],
     )
-    texts = card_texts(made, words, config, settings, prompts, samples)
+    texts = card_texts(made, words, config, settings, prompts, outcome)
     front = visible(front_matter(recipe, words, config, prompts).to_dict())
     return Card(front, texts, made, str(config.output.folder.absolute()))
 
@@ -206,7 +203,7 @@ def card_texts(
     config: TrainConfig,
     settings: dict[str, Any],
     prompts: Sequence[str],
-    samples: int | None,
+    outcome: Outcome,
 ) -> dict[str, Any]:
     """What every reader of a card gets, as Markdown, by its name in the template."""
     recipe, w_embedding = made.recipe, config.adapter.w_embedding
@@ -215,8 +212,9 @@ def card_texts(
         **teacher_facts(recipe, teacher),
         **method_facts(config.method),
         **result_facts(config.adapter, words),
-        **data_facts(config.data, samples),
+        **data_facts(config.data, outcome.samples),
         **loop_facts(config.loop, config.optimizer, settings["max_train_steps"], recipe.resolution),
+        **effort_facts(outcome),
     }
     return {
         "title": markdown(title(recipe, words)),
@@ -225,12 +223,14 @@ def card_texts(
         "styles": styles_in_words(recipe.teacher_loras),
         "about_styles": words.styles,
         "with_style": fenced(made.with_style(), "python"),
-        "columns": ", ".join(map(str, config.validation.validation_num_steps)),
+        "columns": columns_in_words(config.validation),
         "picture": PICTURE_NAME if config.validation.draws else None,
         "guidance_advice": guidance_advice(recipe, w_embedding),
         "other_tools": other_tools(recipe, made.file, w_embedding),
         "seed": made.seed,
-        "prompts": [markdown(prompt) for prompt in prompts],
+        "prompts": [markdown(prompt_words(prompt)) for prompt in prompts],
+        "numbers": [list(row) for row in outcome.numbers] if config.validation.draws else [],
+        "seeds": count(config.validation.num_images, "seed"),
         "facts": [[name, fact] for name, fact in facts.items() if fact is not None],
         "changes": fenced(settings_text(config.changes(settings)), "yaml"),
         "recipe": fenced(recipe_text(recipe), "yaml"),
@@ -238,6 +238,13 @@ def card_texts(
         "giving_away": giving_away(made.file, config.validation.draws),
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
     }
+
+
+def columns_in_words(validation: ValidationConfig) -> str:
+    """The columns of the picture, by inference steps."""
+    students = ", ".join(map(str, validation.validation_num_steps))
+    theirs = validation.validation_teacher_steps
+    return f"the teacher's {theirs}, then {students}" if theirs else students
 
 
 def giving_away(file: str | None, has_picture: bool) -> str:

@@ -13,6 +13,7 @@ from lcm.config.run import FREE_TO_CHANGE, PLACES
 from lcm.config.sections import AdapterConfig, LoopConfig, OptimizerConfig
 from lcm.data.config import SOURCE_FLAGS, DataConfig
 from lcm.methods.config import MethodConfig
+from lcm.publish.outcome import Outcome, duration
 from lcm.publish.usage import guidance_range, styles_in_words
 from lcm.publish.wording import Wording
 from lcm.system.public_names import on_the_hub, public_name
@@ -85,6 +86,14 @@ def loop_facts(loop: LoopConfig, optimizer: OptimizerConfig, updates: int, side:
         "resolution": side,
         "precision": "float32" if loop.mixed_precision == "no" else loop.mixed_precision,
     }
+
+
+def effort_facts(outcome: Outcome) -> Facts:
+    """How long training alone took, and on what."""
+    if outcome.seconds is None:
+        return {}
+    machine = "a CPU" if outcome.machine is None else code(outcome.machine)
+    return {"took": f"{duration(outcome.seconds)} on {machine}"}
 
 
 def settings_text(changes: dict[str, Any]) -> str:

@@ -48,6 +48,16 @@ def plain(text: object, limit: int | None = None) -> str:
     return line
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things, such as "1 step" and "4 steps"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def prompt_words(prompt: str) -> str:
+    """A prompt as a label; one that says nothing is named as that."""
+    return prompt if prompt.strip() else "(empty prompt)"
+
+
 def shown_lines(text: str) -> str:
     """A text of several lines, each of them `plain`."""
     return "\n".join(map(plain, text.split("\n")))

@@ -95,7 +95,8 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / CONFIG_NAME) as partial:
             write_text(partial, to_yaml(run.facts.settings))
-        write_report(folder, run.facts.report, run.loaded.records)
+        cut = run.inputs.dataset().first_crop
+        write_report(folder, run.facts.report, run.loaded.records, cut)
         self.metrics = MetricsLog(folder, self.state.step)
         for damaged in self.state.damaged:
             logger.warning("%s is now %s", damaged, set_aside(damaged).name)

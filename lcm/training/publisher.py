@@ -25,6 +25,7 @@ from lcm.outputs.trackers import log_picture
 from lcm.outputs.validation import (
     GridSpec,
     Row,
+    Teachers,
     draw_grid,
     draw_latents,
     label_grid,
@@ -35,9 +36,11 @@ from lcm.publish.card import write_card
 from lcm.publish.comfyui import workflow_files, write_workflow
 from lcm.publish.last_words import last_words
 from lcm.publish.report import write_page
+from lcm.publish.wording import title, wording
 from lcm.system.disk_space import optional
-from lcm.system.image_grid import draw_images, save_png
+from lcm.system.image_grid import save_png
 from lcm.system.signals import never
+from lcm.system.text import count
 from lcm.training.student import Student
 from lcm.training.teacher_pictures import TeacherPictures
 
@@ -115,16 +118,27 @@ class Publisher:
             self.report()
         return drawn is not None
 
-    def _keep(self, step: int, rows: Sequence[Row], note: Note) -> None:
-        """Measures and keeps the grid of a step, on the main process."""
+    def _keep(self, step: int, rows: Sequence[Row], note: Note) -> Image.Image:
+        """Measures, keeps and returns the grid of a step, on the main process."""
         spec, theirs = self.spec, None if self.teacher is None else self.teacher.rows
         if theirs is not None:
             student = {n: latents_in(rows, i) for i, n in enumerate(spec.num_steps)}
             note(step, compare(student, latents_in(theirs, 0)))
-        grid = label_grid(spec, rows, theirs)
+        grid = self._labelled(spec, rows, theirs, f" after {count(step, 'update')}")
         with optional(f"the grid of step {step}"):
             save_png(grid, self.grid_path(step))
         log_picture(self.accelerator, "validation", grid, step)
+        return grid
+
+    def _labelled(
+        self, spec: GridSpec, rows: Sequence[Row], theirs: Sequence[Row] | None, when: str
+    ) -> Image.Image:
+        """The grid of these rows, the teacher's beside them where there are any."""
+        named = title(self.recipe, wording(self.config.adapter))
+        teacher = None
+        if theirs is not None and self.teacher is not None:
+            teacher = Teachers(theirs, self.teacher.spec.num_steps[0])
+        return label_grid(spec, rows, teacher, f"{named}{when}, seed {spec.seed}")
 
     def export(self, path: Path, step: int) -> None:
         """Writes what was trained. Raises ExportError when it does not reload as that."""
@@ -149,8 +163,8 @@ class Publisher:
         if self.config.validation.draws:
             rows = self._draw(self.student.result.reload(path), (0, 1))
             assert rows is not None  # nothing asked it to stop
-            self._keep(step, rows, note)
-            save_png(plain_grid(rows), output_dir / PICTURE_NAME, chunks=workflow)
+            grid = self._keep(step, rows, note)
+            save_png(grid, output_dir / PICTURE_NAME, chunks=workflow)
         else:
             # that of a shorter run shows another result
             (output_dir / PICTURE_NAME).unlink(missing_ok=True)
@@ -191,7 +205,7 @@ class Publisher:
         with self.student.drawing() as unet, self.family.at_hand(self.accelerator.device):
             rows = draw_grid(self.family, self._pipe(unet), spec)
         assert rows is not None  # nothing asked it to stop
-        return label_grid(spec, rows, None if self.teacher is None else rows)
+        return self._labelled(spec, rows, None if self.teacher is None else rows, "")
 
     def try_latents(self) -> None:
         """The same without decoding: what as many more seeds take."""
@@ -231,9 +245,3 @@ class Publisher:
                     if self.teacher.get(frozen, process, asked) is None:
                         return None
             return draw_grid(self.family, self._pipe(unet), self.spec, process, asked)
-
-
-def plain_grid(rows: Sequence[Row]) -> Image.Image:
-    """The student's pictures alone, edge to edge."""
-    images = [image for row in rows for image in row.pictures]
-    return draw_images(images, len(rows[0].pictures), images[0].size)

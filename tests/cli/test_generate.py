@@ -15,8 +15,10 @@ from PIL import Image
 
 from lcm.inference.generate import draw_seed_grid, plan
 from lcm.system.image_grid import LARGEST_SIDE, fitting, save_png
+from lcm.system.text import count
 from tests.support.adapters import stock_load
 from tests.support.drawings import PROMPTS, generate, pixels, stock, written
+from tests.support.grids import cells, layout_of
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +47,11 @@ def test_every_picture_is_that_of_stock_diffusers(
 
 def test_files_are_named_and_say_what_they_are(drawn: Path, sd_folder: Path, adapter: Path) -> None:
     assert {path.name for path in drawn.iterdir()} == {
-        *(f"0001-a-red-star-{n}steps-seed{seed}.png" for n in (1, 4) for seed in (0, 7)),
-        *(f"0002-blue-{n}steps-seed{seed}.png" for n in (1, 4) for seed in (0, 7)),
+        *(f"0001-a-red-star-{n}-seed{seed}.png" for n in ("1-step", "4-steps") for seed in (0, 7)),
+        *(f"0002-blue-{n}-seed{seed}.png" for n in ("1-step", "4-steps") for seed in (0, 7)),
         *("grid-seed0.png", "grid-seed7.png", "images.json"),
     }
-    text = Image.open(drawn / "0001-a-red-star-4steps-seed7.png").text["parameters"]
+    text = Image.open(drawn / "0001-a-red-star-4-steps-seed7.png").text["parameters"]
     assert text == (
         "a red star\nSteps: 4, Sampler: LCM, CFG scale: 1, Seed: 7, Size: 16x16, Model: "
         f'{sd_folder.name}, Adapters: "{adapter}=1"'
@@ -62,7 +64,7 @@ def test_files_are_named_and_say_what_they_are(drawn: Path, sd_folder: Path, ada
     )
     assert index["images"][0] == {
         **{
-            "file": "0001-a-red-star-1steps-seed0.png",
+            "file": "0001-a-red-star-1-step-seed0.png",
             "row": 1,
             "prompt": "a red star",
             "steps": 1,
@@ -95,28 +97,24 @@ def test_a_picture_does_not_depend_on_those_drawn_with_it(
         assert np.abs(pixels(path) - pixels(written(drawn)[key])).max() <= 1
 
 
-def position(grid: np.ndarray, part: np.ndarray) -> tuple[int, int]:
-    """Where a picture stands in a larger one, (top, left)."""
-    height, width = part.shape[:2]
-    windows = np.lib.stride_tricks.sliding_window_view(grid, (height, width, 3))[:, :, 0]
-    (found,) = np.argwhere((windows == part).all((2, 3, 4)))
-    return int(found[0]), int(found[1])
-
-
 def test_rows_of_the_grid_are_prompts_and_columns_steps(drawn: Path) -> None:
-    grid = pixels(drawn / "grid-seed7.png")
-    places = {
-        key: position(grid, pixels(path)) for key, path in written(drawn).items() if key[2] == 7
-    }
-    tops = [places[1, 1, 7][0], places[2, 1, 7][0]]
-    lefts = [places[1, 1, 7][1], places[1, 4, 7][1]]
-    assert tops[0] < tops[1]
-    assert lefts[0] < lefts[1]
-    assert places[2, 4, 7] == (tops[1], lefts[1])
-    for top in tops:  # a prompt stands left of its row
-        assert (grid[top : top + 16, : lefts[0]] < 128).any()
-    for left in lefts:
-        assert (grid[: tops[0], left : left + 16] < 128).any()
+    path = drawn / "grid-seed7.png"
+    grid, layout, inside = pixels(path), layout_of(path), cells(path)
+    assert (layout.rows, layout.columns) == (PROMPTS, ["1 step", "4 steps"])
+    assert layout.times == 8  # of 16 pixels
+    order = [(1, 1), (1, 4), (2, 1), (2, 4)]
+    places = dict(zip(order, layout.places, strict=True))
+    for (row, steps), (left, top) in places.items():
+        picture = pixels(written(drawn)[row, steps, 7])
+        shown = grid[top : top + 128, left : left + 128]
+        assert np.array_equal(shown, picture.repeat(8, 0).repeat(8, 1))
+        assert np.array_equal(inside[row - 1, count(steps, "step")], picture)
+    (left, top), (right, _), (_, lower) = (places[key] for key in order[:3])
+    assert left < right and top < lower
+    for above in (top, lower):  # a prompt stands left of its row
+        assert (grid[above : above + 128, :left] < 128).any()
+    for start in (left, right):
+        assert (grid[:top, start : start + 128] < 128).any()
 
 
 def test_a_large_grid_is_made_smaller(tmp_path: Path) -> None:
@@ -142,9 +140,9 @@ def test_names_stay_in_the_folder_and_are_all_different() -> None:
     names = [picture.name for picture in plan(prompts, [1, 2], [0, 2**62])]
     assert len(set(names)) == len(names) == 4 * len(prompts)
     for name in names:
-        assert re.fullmatch(r"\d{4}(-[a-z0-9-]+)?-[12]steps-seed\d+\.png", name)
+        assert re.fullmatch(r"\d{4}(-[a-z0-9-]+)?-(1-step|2-steps)-seed\d+\.png", name)
         assert len(name) <= 100
-    assert "0006-kase-brot-1steps-seed0.png" in names
+    assert "0006-kase-brot-1-step-seed0.png" in names
     assert len(plan(["x"], [4, 4], [1, 1, 1])) == 1
 
 
@@ -152,7 +150,7 @@ def test_nothing_is_overwritten_unasked(
     drawn: Path, sd_folder: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(drawn, tmp_path / "out")
-    marked = tmp_path / "out" / "0001-a-red-star-1steps-seed0.png"
+    marked = tmp_path / "out" / "0001-a-red-star-1-step-seed0.png"
     marked.write_text("mine")
     assert generate(sd_folder, tmp_path / "out", "--adapter", adapter, "--steps", 1) == 2
     assert "would be overwritten; pass another --output, or --overwrite" in capsys.readouterr().err

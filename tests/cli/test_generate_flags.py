@@ -236,7 +236,7 @@ def test_the_first_command_of_the_page_runs_and_all_parse(
     monkeypatch.chdir(tmp_path)
     assert main(commands()[0]) == 0
     assert Image.open(
-        tmp_path / "out" / "pictures" / "0001-a-red-star-on-a-navy-background-4steps-seed0.png"
+        tmp_path / "out" / "pictures" / "0001-a-red-star-on-a-navy-background-4-steps-seed0.png"
     ).size == (64, 64)
 
 

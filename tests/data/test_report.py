@@ -14,15 +14,18 @@ import pytest
 from PIL import Image, ImageFont
 
 from lcm.data.config import DataConfig
+from lcm.data.dropped import Dropped, leave_out
 from lcm.data.load import load_data
 from lcm.data.loaded import LoadedData
 from lcm.data.pictures import survey
 from lcm.data.records import Record
-from lcm.data.report import make_report, write_report
+from lcm.data.report import lines_left_out, make_report, write_report
 from lcm.models.prompts import Lengths
 from lcm.system.fonts import fonts
 from lcm.system.processes import Team
-from tests.support.pictures import BLUE, GREEN, RED, encoded, plain
+from tests.support.grids import cells, layout_of
+from tests.support.pictures import RED, encoded, plain
+from tests.support.records import make_data
 
 SIZES = [(40, 30), (16, 90), (8, 8), (64, 64), (15, 16)]
 
@@ -69,8 +72,13 @@ def test_the_counts_are_those_of_the_folder(tmp_path: Path) -> None:
         ],
         "captions_counted": 6,
         "long_captions": 2,
+        # 40x30, 16x90 and 15x16 lose 10/40, 74/90 and 1/16
+        "cut_away": pytest.approx((10 / 40 + 74 / 90 + 1 / 16) / 5, abs=1e-3),
     }
-    captions, sides = report.lines()
+    captions, cut, sides = report.lines()
+    assert (
+        cut == "cut to 16x16 (5): 23% of what they show is lost; --aspect_ratio_buckets keeps more"
+    )
     assert captions == "captions: 7 for 5 samples; dropped without one: 1"
     assert sides == (
         "shorter sides of the images: 8 to 64 pixels, median 16; 2 of 5 are enlarged to what is "
@@ -116,32 +124,85 @@ def colors_of(path: Path) -> set[tuple[int, int, int]]:
         }
 
 
-def test_the_picture_shows_the_first_the_middle_and_the_last(tmp_path: Path) -> None:
-    colors = [RED, (9, 9, 200), GREEN, (200, 9, 9), BLUE]
-    data = loaded(*(record(f"{i}", plain(color, size=(300, 20))) for i, color in enumerate(colors)))
-    shown = colors_of(written(tmp_path, data) / "data_report.png")
-    assert shown >= {RED, GREEN, BLUE}
-    assert not shown & {colors[1], colors[3]}
+def color(number: int) -> tuple[int, int, int]:
+    """One that nothing else on the sheet has."""
+    return (number, 255 - number, 7)
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_fewer_samples_than_three_are_shown_once_each(tmp_path: Path, count: int) -> None:
-    written(tmp_path / "out", loaded(*(record(f"{i}", plain(RED)) for i in range(count))))
-    written(tmp_path / "one", loaded(record("a", plain(RED))))
-    with (
-        Image.open(tmp_path / "out" / "data_report.png") as many,
-        Image.open(tmp_path / "one" / "data_report.png") as one,
-    ):
-        assert many.size == (count * one.width, one.height)
+@pytest.mark.parametrize("total", [1, 7, 25])
+def test_the_sheet_shows_samples_of_all_the_data_once_each(tmp_path: Path, total: int) -> None:
+    colors = [color(number) for number in range(total)]
+    data = loaded(*(record(f"{i}", plain(each), f"no {i}") for i, each in enumerate(colors)))
+    shown = colors_of(written(tmp_path, data) / "data_report.png") & set(colors)
+    assert len(shown) == min(total, 24)
+    assert {colors[0], colors[-1]} <= shown
+    numbers = sorted(each[0] for each in shown)
+    assert max(np.diff(numbers), default=1) <= max(1, -(-(total - 1) // 23))
+    rows = layout_of(tmp_path / "data_report.png").rows
+    assert [words.split(" (")[0] for words in rows] == [f"no {number}" for number in numbers]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_frame_is_what_the_first_pass_cuts_out(tmp_path: Path, mirrored: bool) -> None:
+    """Of stripes of as many greys those are bright that the sample has, but for the frame's own
+    lines.
+    """
+    stripes = np.zeros((16, 96, 3), np.uint8)
+    stripes[:] = np.arange(96)[None, :, None] + 120
+    rows = [record("a", Image.fromarray(stripes))]
+    data = loaded(*rows)
+    samples, crop = next(
+        (samples, crop)
+        for seed in range(50)
+        if (crop := (samples := make_data(rows, seed, random_flip=True)).first_crop(0, (16, 96)))
+        and crop.mirrored == mirrored
+        and 8 < crop.size.crop_left < 72
+    )
+    write_report(tmp_path, make_report(data, 16), data.records, samples.first_crop)
+    seen = sorted(set(((samples[0, 0].content.tensor[0] + 1) * 127.5).round().int()[0].tolist()))
+    (picture,) = cells(tmp_path / "data_report.png").values()
+    bright = {value for value in picture[len(picture) // 2, :, 0].tolist() if 120 <= value < 216}
+    assert bright == set(seen[1:-1])
+    (words,) = layout_of(tmp_path / "data_report.png").rows
+    assert words == f"x (96 x 16, cut to 16 x 16{', mirrored' if mirrored else ''})"
+
+
+def test_whole_pictures_have_no_frame(tmp_path: Path) -> None:
+    data = loaded(record("a", plain(RED, size=(48, 48))))
+    whole = make_data(data.records).first_crop
+    write_report(tmp_path, make_report(data, 16), data.records, whole)
+    (picture,) = cells(tmp_path / "data_report.png").values()
+    assert (picture == RED).all()
+
+
+def test_what_was_left_out_stands_below_by_name_and_reason(tmp_path: Path) -> None:
+    records = [record("a", plain(RED))]
+    sides: list[int] = []
+    for number in (0, 1, 9):
+        dropped = Dropped()
+        for i in range(number):
+            leave_out(dropped, f"{i}.png", "unreadable")
+        data = LoadedData("--train_data_dir x", records, survey(records, Team()), dropped)
+        report = make_report(data, 16)
+        write_report(tmp_path, report, records)
+        with Image.open(tmp_path / "data_report.png") as sheet:
+            sides.append(sheet.height)
+        if number == 9:
+            assert lines_left_out(report)[1] == (
+                "9 unreadable: 0.png, 1.png, 2.png, 3.png, 4.png, 4 more"
+            )
+    assert sides[0] < sides[1] == sides[2]
 
 
 def ink(folder: Path, *captions: str) -> int:
-    """Dark pixels, which only letters have beside a white picture."""
+    """Dark pixels below the pictures, which only letters have."""
     path = (
         written(folder, loaded(record("a", plain((255, 255, 255)), *captions))) / "data_report.png"
     )
+    layout = layout_of(path)
     with Image.open(path) as picture:
-        return int((np.asarray(picture.convert("L")) < 60).sum())
+        below = np.asarray(picture.convert("L"))[layout.places[0][1] + layout.size[1] :]
+    return int((below < 60).sum())
 
 
 def test_captions_are_written_below(tmp_path: Path) -> None:
@@ -158,6 +219,7 @@ def test_letters_that_a_font_of_this_machine_has_are_drawn(
 ) -> None:
     """Whether any has them is looked at by its table of letters, not by what it draws."""
     monkeypatch.setattr("lcm.system.fonts.fonts", lambda size: (ImageFont.load_default(size),))
+    monkeypatch.setattr("lcm.system.fonts.found_for", lambda letter, size: None)
     spelled = ink(tmp_path, "кот")
     monkeypatch.undo()
     if not any("DejaVuSans" in str(getattr(font, "path", "")) for font in fonts(14)):

@@ -24,6 +24,7 @@ from lcm.publish.card import front_matter, make_card
 from lcm.publish.code import Code, Models, view_from_here
 from lcm.publish.limits import limits
 from lcm.publish.other_programs import other_tools
+from lcm.publish.outcome import Outcome
 from lcm.publish.training_facts import settings_text
 from lcm.publish.usage import guidance_advice
 from lcm.publish.wording import wording
@@ -47,7 +48,7 @@ def facts_for_hub(recipe: Recipe, config: TrainConfig) -> ModelCardData:
 
 
 def text_of(recipe: Recipe, config: TrainConfig, samples: int | None = None) -> str:
-    card = make_card(recipe, config, config.flat(), PROMPTS, samples)
+    card = make_card(recipe, config, config.flat(), PROMPTS, Outcome(samples))
     return card.render_here()
 
 
@@ -283,3 +284,12 @@ def test_the_snippet_quotes_any_prompt(prompt: str) -> None:
     compile(code, "README.md", "exec")
     (line,) = [line for line in code.splitlines() if line.startswith('    "')]
     assert eval(line)[0] == prompt
+
+
+def test_a_card_of_an_earlier_version_is_written_for_others_too() -> None:
+    """Its card.json has no numbers, and names the columns of the student alone."""
+    recipe, config = made()
+    card = make_card(recipe, config, config.flat(), PROMPTS)
+    kept = {k: v for k, v in card.texts.items() if k not in ("numbers", "seeds")}
+    old = dataclasses.replace(card, texts={**kept, "columns": "1, 2, 4"})
+    assert "Columns, by inference steps: 1, 2, 4, all of a row" in old.render_here()

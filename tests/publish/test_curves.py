@@ -45,6 +45,7 @@ def drawn(
         for points in re.findall(r'points="([^"]*)"', svg)
     ]
     ticks = re.findall(r'<text x="([\d.-]+)" y="([\d.-]+)" text-anchor="(\w+)">([^<]*)', svg)
+    assert ticks.pop()[3] == "updates"  # what the axis below counts
     below = {float(v): float(x) for x, _, anchor, v in ticks if anchor == "middle"}
     beside = {float(v): float(y) - 4 for _, y, anchor, v in ticks if anchor == "end"}
     return lines, below, beside  # type: ignore[return-value]

@@ -54,10 +54,16 @@ def facts_without_places(path: Path) -> dict[str, Any]:
 
 
 def card_without_folder(path: Path) -> Any:
-    """A card, whose code names its folder so that it runs from any other, or its data."""
+    """A card, whose code names its folder so that it runs from any other, or its data; without
+    how long the run took.
+    """
     card = json.loads((path.parent / "card.json").read_text())
-    folder = card.pop("folder")
-    return card if path.suffix == ".json" else path.read_text().replace(folder, "")
+    folder, facts = card.pop("folder"), card["texts"]["facts"]
+    card["texts"]["facts"] = [[name, fact] for name, fact in facts if name != "took"]
+    lines = path.read_text().replace(folder, "").splitlines()
+    return (
+        card if path.suffix == ".json" else [one for one in lines if not one.startswith("| took")]
+    )
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

@@ -48,6 +48,11 @@ class Page(HTMLParser):
         self.text.append(data)
 
     @property
+    def titles(self) -> list[str]:
+        """The first words of the curves."""
+        return [str(svg["aria-label"]).split()[0] for svg in self.all("svg")]
+
+    @property
     def words(self) -> str:
         return " ".join(" ".join(self.text).split())
 
@@ -66,7 +71,9 @@ def read(folder: Path) -> Page:
         if "src" in attributes:
             assert str(attributes["src"]).startswith("data:image/"), attributes["src"]
         if "href" in attributes:
-            assert re.fullmatch(r"(validation|images)/[\w.-]+", str(attributes["href"]))
+            assert re.fullmatch(r"(validation|images)/[\w.-]+|#\w+", str(attributes["href"]))
+            named = {str(one.get("id")) for _, one in page.found}
+            assert str(attributes["href"])[0] != "#" or str(attributes["href"])[1:] in named
     assert not re.search(r"url\(|@import", text)
     return page
 

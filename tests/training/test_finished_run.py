@@ -20,6 +20,7 @@ import train_lcm_lora
 from lcm.adapter.lora import lora_modules
 from lcm.adapter.names import WEIGHTS_NAME
 from tests.support.damage import flip_bit
+from tests.support.grids import cells
 from tests.support.outputs import content, differences, lines_of_grids, lines_of_updates, snapshot
 from tests.support.runs import expect_refusal, flags, run, trainer_of
 from tests.support.worlds import write_images
@@ -66,7 +67,10 @@ def test_the_output_folder_holds_what_the_readme_promises(finished: Path) -> Non
         np.isfinite(row["loss"]) and row["grad_norm"] > 0 and row["samples_per_second"] > 0
         for row in rows
     )
-    assert Image.open(finished / "images" / "grid.png").size == (2 * 16, 2 * 16)
+    grid = cells(finished / "images" / "grid.png")
+    columns = ("teacher, 2 steps", "1 step", "2 steps")
+    assert set(grid) == {(row, column) for row in (0, 1) for column in columns}
+    assert {picture.shape for picture in grid.values()} == {(16, 16, 3)}
     config = yaml.safe_load((finished / "config.yaml").read_text())
     expected = {"lora_rank": 2, "guidance_scale": 5.0, "num_ddim_timesteps": 50}
     assert expected.items() <= config.items()

@@ -9,16 +9,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from PIL import Image
 from safetensors.torch import load_file
 
 import lcm
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.outputs.gauges import compare
 from lcm.training.teacher_pictures import TeacherPictures
+from tests.support.grids import cells, layout_of
 from tests.support.outputs import lines_of_grids
 from tests.support.runs import flags as flags_of_run
 from tests.support.runs import run, trainer_of
@@ -94,10 +95,14 @@ def test_every_grid_has_its_line_and_the_last_is_of_the_file(drawn: Path, sd_fol
         assert lines[-1][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
 
 
-def test_the_grid_has_a_column_of_the_teachers(drawn: Path) -> None:
-    for step in (0, 1, 2):
-        assert Image.open(drawn / "validation" / f"step-{step:06d}.png").width == 160 + 3 * 68
-    assert Image.open(drawn / "images" / "grid.png").size == (2 * 16, 2 * 16)
+def test_the_teachers_pictures_stand_first_in_every_grid_and_stay_the_same(drawn: Path) -> None:
+    paths = [drawn / "validation" / f"step-{step:06d}.png" for step in (0, 1, 2)]
+    first, *others = (cells(path) for path in [*paths, drawn / "images" / "grid.png"])
+    assert layout_of(paths[0]).columns == ["teacher, 4 steps", "1 step", "2 steps"]
+    for grid in others:
+        for row in (0, 1):
+            assert np.array_equal(grid[row, "teacher, 4 steps"], first[row, "teacher, 4 steps"])
+            assert not np.array_equal(grid[row, "1 step"], grid[row, "teacher, 4 steps"])
 
 
 def test_a_resumed_run_draws_them_no_second_time_and_has_the_same_lines(

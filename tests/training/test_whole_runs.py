@@ -11,12 +11,14 @@ import pytest
 import torch
 import yaml
 from diffusers import LCMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
-from PIL import Image
 
 import lcm
 from lcm.adapter.names import WEIGHTS_NAME
 from lcm.dry_run.rehearse import rehearse
 from lcm.outputs.checkpoint import load_checkpoint
+from lcm.system.image_grid import Layout
+from lcm.system.text import count
+from tests.support.grids import cells
 from tests.support.outputs import adapted_layers
 from tests.support.runs import flags, run, trainer_of, update
 
@@ -47,9 +49,9 @@ def test_stock_diffusers_draws_the_grid_from_the_file(
     pipe.load_lora_weights(tmp_path, weight_name=WEIGHTS_NAME)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config, original_inference_steps=40)
     pipe.set_progress_bar_config(disable=True)
-    grid = np.asarray(Image.open(tmp_path / "images" / "grid.png")).astype(int)
+    grid = cells(tmp_path / "images" / "grid.png")
     for row, prompt in enumerate(prompts):
-        for column, steps in enumerate((1, 2, 4, 8)):
+        for steps in (1, 2, 4, 8):
             generator = torch.Generator("cpu").manual_seed(0)
             image = pipe(
                 prompt,
@@ -59,7 +61,7 @@ def test_stock_diffusers_draws_the_grid_from_the_file(
                 width=16,
                 generator=generator,
             ).images[0]
-            cell = grid[16 * row : 16 * (row + 1), 16 * column : 16 * (column + 1)]
+            cell = grid[row, count(steps, "step")]
             assert np.abs(cell - np.asarray(image)).max() <= 1
     recipe = lcm.read_recipe(tmp_path)
     assert (recipe.family, recipe.scheduler_config["original_inference_steps"]) == (family, 40)
@@ -106,7 +108,8 @@ def test_low_precision_is_computed_with_as_it_is_loaded(
         (torch.bfloat16, False),
         (torch.float32, False),
     }
-    assert sum(dtype == torch.float32 for dtype, _ in tensors) == 3  # teacher, target, student
+    # the average where inference comes past, teacher, target, student
+    assert sum(dtype == torch.float32 for dtype, _ in tensors) == 4
 
 
 def test_v_prediction_teacher_with_zero_terminal_snr_trains(
@@ -176,6 +179,8 @@ def test_a_dry_run_draws_one_row_alone(
     trainer.state.student.unet.conv_in.register_forward_pre_hook(
         lambda layer, args: None if layer.training else at_play.append(len(args[0]))
     )
-    assert trainer.run.publisher.try_drawing().size == (160 + 3 * 68, 20 + 52)
+    layout = Layout.of(trainer.run.publisher.try_drawing())
+    assert layout is not None
+    assert layout.columns == ["teacher, 2 steps", "3 steps", "2 steps"] and len(layout.rows) == 1
     assert drawn == [(1, 4, 8, 8)] * 2
     assert at_play == [2] * 5  # both seeds at once

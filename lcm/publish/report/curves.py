@@ -11,7 +11,9 @@ from markupsafe import Markup
 
 Point = tuple[float, float]
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 240, 64, 24, 10, 26
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 220, 50, 18, 10, 38
+UNIT = "updates"
+"""What the axis below counts."""
 COLOURS = ("#4c7ee0", "#d08c1d", "#e0566b", "#2fa98c")
 """The colours of series, taken in turn; they show on white and on black. All else has the colour of
 the page's text.
@@ -114,11 +116,12 @@ def draw_ticks(x: Axis, y: Axis) -> str:
         for v in y.ticks
     )
     below = "".join(
-        f'<text x="{x.at(v):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{v:g}</text>'
+        f'<text x="{x.at(v):.1f}" y="{HEIGHT - 22}" text-anchor="middle">{v:g}</text>'
         for v in x.ticks
         if v == int(v) and x.low <= v <= x.high
     )
-    return f'<g fill="currentColor" font-size="12">{across}{below}</g>'
+    unit = f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 5}" text-anchor="end">{UNIT}</text>'
+    return f'<g fill="currentColor" font-size="12">{across}{below}{unit}</g>'
 
 
 def colour_of(series: Series, colour: int) -> str:

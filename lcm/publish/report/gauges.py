@@ -10,17 +10,13 @@ from typing import Any
 from lcm.outputs.gauges import GAUGES, MEAN, STD, TEACHER, concerns, key, steps_in
 from lcm.publish.report.curves import Series
 from lcm.publish.report.points import points
+from lcm.system.text import count
 
 Lines = list[dict[str, Any]]
 TITLES = {
     MEAN: "mean of each channel of the latents",
     STD: "standard deviation within a picture, of each channel",
 }
-
-
-def in_steps(steps: int) -> str:
-    """A row or a curve by its inference steps."""
-    return f"{steps} step{'' if steps == 1 else 's'}"
 
 
 def gauge_series(lines: Lines) -> list[tuple[str, list[Series]]]:
@@ -30,7 +26,7 @@ def gauge_series(lines: Lines) -> list[tuple[str, list[Series]]]:
     found = []
     for name, gauge in GAUGES.items():
         steps = sorted({n for line in lines for n in steps_in(line, name)})
-        series = [Series(in_steps(n), points(lines, key(name, n))) for n in steps]
+        series = [Series(count(n, "step"), points(lines, key(name, n))) for n in steps]
         if not any(each.points for each in series):
             continue
         ends = sorted({line["step"] for line in lines})
@@ -51,7 +47,7 @@ def gauge_table(lines: Lines) -> dict[str, Any] | None:
         [TEACHER, *(f"{GAUGES[n].neutral:g}" for n in names), *of_channels(last, TEACHER)],
         *(
             [
-                in_steps(steps),
+                count(steps, "step"),
                 *(shown(last.get(key(name, steps))) for name in names),
                 *of_channels(last, f"{steps}_steps"),
             ]

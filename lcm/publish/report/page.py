@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 from collections.abc import Sequence
@@ -16,14 +15,15 @@ from markupsafe import Markup, escape
 
 from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
-from lcm.data.report import JSON_NAME, PICTURE_NAME
 from lcm.outputs.folder import REPORT_NAME
 from lcm.outputs.gauges import is_of_grid
 from lcm.outputs.metrics import read_metrics, read_updates
 from lcm.publish.code import Code, Models, view_from_here
+from lcm.publish.outcome import duration, read_data_report, seconds_of
+from lcm.publish.report import data
 from lcm.publish.report.curves import FAINT, WIDE, Series, chart, colour_of, smooth
 from lcm.publish.report.gauges import gauge_series, gauge_table
-from lcm.publish.report.pictures import data_uri, grids
+from lcm.publish.report.pictures import grids, is_teacher, progress
 from lcm.publish.report.points import points
 from lcm.publish.usage import advice
 from lcm.publish.wording import title, wording
@@ -31,7 +31,7 @@ from lcm.system.about import installed
 from lcm.system.atomic import replacing
 from lcm.system.device import found, name_of
 from lcm.system.paths import write_text
-from lcm.system.text import shown_lines
+from lcm.system.text import count, prompt_words, shown_lines
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "safetensors")
 Pairs = list[tuple[str, Any]]
@@ -56,16 +56,20 @@ def write_page(
     made = Code(recipe, Models.of(config.teacher), file, validation.validation_seed, prompts[0])
     lines = read_updates(output_dir)
     gauges = [line for line in read_metrics(output_dir) if is_of_grid(line)]
-    pictures, left_out = grids(output_dir, finished)
-    examples = output_dir / PICTURE_NAME
+    pictures, large, left_out = grids(output_dir, finished)
+    report = read_data_report(output_dir)
     page = template().render(
         title=title(recipe, words),
         state=state(lines, settings["max_train_steps"], finished),
+        updates=settings["max_train_steps"],
+        done=lines[-1]["step"] if lines else 0,
         numbers=numbers(lines),
-        pictures=pictures,
+        last=pictures[-1] if pictures else None,
+        large=large,
+        before=pictures[:-1],
+        over_time=progress(pictures),
         left_out=left_out,
-        columns=", ".join(map(str, validation.validation_num_steps)),
-        prompts=prompts,
+        prompts=list(map(prompt_words, prompts)),
         charts=charts(lines, gauge_series(gauges)),
         gauges=gauge_table(gauges),
         teacher=how_the_teacher_drew(config, recipe),
@@ -74,8 +78,10 @@ def write_page(
         finished=finished,
         snippet=made.snippet(view),
         advice=paragraphs(advice(made, view, words, config.adapter.w_embedding)),
-        data=read_data(output_dir),
-        examples=data_uri(examples, 768) if examples.exists() else None,
+        data=data.facts(report),
+        samples=data.samples(output_dir),
+        frames=data.about_frames(report),
+        dropped=data.left_out(report),
         recipe=table(asdict(recipe)),
         objective=config.method.objective,
         changed=table(config.changes(settings)),
@@ -102,6 +108,7 @@ def template() -> Any:
     surroundings.filters["ticks"] = lambda text: Markup(
         re.sub(r"(`+) ?(.+?) ?\1", r"<code>\2</code>", str(escape(shown_lines(text))))
     )
+    surroundings.tests["teachers"] = is_teacher
     return surroundings.get_template("page.html")
 
 
@@ -131,20 +138,15 @@ def charts(
     lines: list[dict[str, Any]], gauges: Sequence[tuple[str, list[Series]]] = ()
 ) -> list[dict[str, Any]]:
     """Title, svg and legend of every curve that has a point: those of the `gauges`, and of the
-    lines of updates.
+    lines of updates. `is_main` are those to look at first.
     """
     reach = len(lines) // 40
     loss, many = points(lines, "loss"), f"mean of {2 * reach + 1} lines"
     quarters = sorted({name for line in lines for name in line if name.startswith("loss_t_")})
     by_time = [Series(times_of(name), smooth(points(lines, name), reach)) for name in quarters]
-    wanted: list[tuple[str, list[Series]]] = [
-        *gauges,
-        (
-            "loss",
-            [Series("each line", loss, True), Series(many, smooth(loss, reach))]
-            if reach
-            else [Series("loss", loss)],
-        ),
+    smoothed = [Series("each line", loss, True), Series(many, smooth(loss, reach))]
+    first = [*gauges, ("loss", smoothed if reach else [Series("loss", loss)])]
+    more: list[tuple[str, list[Series]]] = [
         (f"loss by timestep{f', {many}' if reach else ''}", by_time),
         ("gradient norm, before clipping", [Series("grad_norm", points(lines, "grad_norm"))]),
         (
@@ -155,8 +157,8 @@ def charts(
         ("images per second", [Series("samples_per_second", points(lines, "samples_per_second"))]),
     ]
     return [
-        {"title": title, "svg": svg, "legend": legend(series)}
-        for title, series in wanted
+        {"title": title, "svg": svg, "legend": legend(series), "is_main": number < len(first)}
+        for number, (title, series) in enumerate([*first, *more])
         if (svg := chart(title, series)) is not None
     ]
 
@@ -194,36 +196,16 @@ def numbers(lines: list[dict[str, Any]]) -> Pairs:
     if not lines:
         return []
     last = lines[-1]
-    steps = [line["step"] for line in lines]
-    seconds = sum(
-        (step - before) * (line.get("seconds_per_step") or 0.0)
-        for line, step, before in zip(lines, steps, [0, *steps], strict=False)
-    )
     wanted = [
-        ("loss", last.get("loss"), "{:.4g}"),
         ("passes over the data", last.get("epoch"), "{:.4g}"),
         ("images per second", last.get("samples_per_second"), "{:.4g}"),
         ("peak memory", last.get("peak_memory_gib"), "{:.4g} GiB"),
-        (
-            "training alone",
-            *((seconds, "{:.3g} s") if seconds < 60 else (seconds / 60, "{:.4g} min")),
-        ),
+        ("loss", last.get("loss"), "{:.4g}"),
     ]
-    return [
+    told = [
         (name, form.format(value)) for name, value, form in wanted if isinstance(value, int | float)
     ]
-
-
-def read_data(output_dir: Path) -> Pairs:
-    """The samples that were kept and dropped and why, as data_report.json has it, without their
-    names; nothing without that file.
-    """
-    path = output_dir / JSON_NAME
-    if not path.exists():
-        return []
-    report = json.loads(path.read_text(encoding="utf-8"))
-    report.pop("left_out", None)
-    return [(name.replace("_", " "), shown(value)) for name, value in report.items()]
+    return [("training alone", duration(seconds_of(lines))), *told]
 
 
 def how_the_teacher_drew(config: TrainConfig, recipe: Recipe) -> str | None:
@@ -232,7 +214,7 @@ def how_the_teacher_drew(config: TrainConfig, recipe: Recipe) -> str | None:
     if not (steps and config.validation.draws):
         return None
     guidance = recipe.teacher_guidance(told=config.adapter.w_embedding)
-    return f"teacher, {steps} steps, guidance_scale {guidance:g}"
+    return f"the teacher drew in {count(steps, 'step')} with guidance_scale {guidance:g}"
 
 
 def environment(precision: str, processes: int) -> Pairs:
