@@ -24,6 +24,8 @@ SHOWN = 8
 """Prompts whose pictures stand on the page."""
 WIDEST, SMALLEST = 384, 128
 """Pixels of a picture inside the page; smaller ones are shown at twice their size."""
+LABEL, GAP = 90, 8
+"""Pixels of the name of a row, and between pictures."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ def write_page(plan: Plan, drawings: Sequence[Drawings], content: Content) -> No
     """Writes the page of an evaluation, whose evaluation.json has `content`."""
     steps = [*(n for n in plan.steps if n != plan.teacher_steps), plan.teacher_steps]
     by_place = {(each.subject, each.steps): each for each in drawings}
+    teacher = by_place[TEACHER, plan.teacher_steps]
+    size = shown_width(teacher)
     rows = [
         {"prompt": plan.prompts[row], "lines": lines_for(plan, by_place, row, steps)}
         for row in spread(plan.curve_rows)
@@ -49,8 +53,9 @@ def write_page(plan: Plan, drawings: Sequence[Drawings], content: Content) -> No
         teacher_steps=plan.teacher_steps,
         rows=rows,
         seed=plan.seeds[0],
-        size=shown_width(by_place[TEACHER, plan.teacher_steps]),
-        is_small=width_of(by_place[TEACHER, plan.teacher_steps]) <= SMALLEST,
+        size=size,
+        narrowest=LABEL + (size + GAP) * len(steps),
+        is_small=width_of(teacher) <= SMALLEST,
         tables=list(tables(content)),
         verdicts=verdicts(content),
         left_out=by_reason(content["left_out"]),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from lcm.evaluation.drawings import Drawings
 from lcm.evaluation.plan import Plan
-from lcm.evaluation.speed import Speed, measure_speed, read_speed
+from lcm.evaluation.speed import Meter, Speed, read_speed, write_speed
 from lcm.evaluation.subjects import base_digest
 from lcm.inference.generate import Planned, Settings, draw_batch
 from lcm.inference.texts import settle_texts
@@ -86,10 +87,24 @@ def draw_all(
             settings, _ = settle_texts(pipe, plan.prompts, subject.settings, None)
             settings = settings.with_size(pipe)
             for each in mine:
-                draw(pipe, each, todo[each.name], settings, batch_size, progress)
-                if each in timed:
-                    speeds[each.name] = measure_speed(pipe, each, settings, batch_size)
+                meter = Meter(pipe.unet) if each in timed else None
+                draw(pipe, each, todo[each.name], settings, batch_size, progress, meter)
+                if meter is not None:
+                    speeds[each.name] = settle_speed(pipe, each, settings, batch_size, meter)
     return speeds
+
+
+def settle_speed(
+    pipe: Any, drawings: Drawings, settings: Settings, batch_size: int, meter: Meter
+) -> Speed:
+    """What was measured while pictures were drawn. The first are drawn once more where there were
+    too few.
+    """
+    batch = planned(drawings, drawings.places()[: meter.batch_size or batch_size])
+    while not meter.seconds:
+        meter.measure(lambda: draw_with_latents(pipe, batch, settings), len(batch))
+    write_speed(drawings, batch_size, meter.speed)
+    return meter.speed
 
 
 def missing(drawings: Drawings, team: Team) -> list[tuple[int, int]]:
@@ -107,11 +122,13 @@ def draw(
     settings: Settings,
     batch_size: int,
     progress: Progress,
+    meter: Meter | None = None,
 ) -> None:
     """Draws pictures by (index of the prompt, seed), and keeps each."""
     for start in range(0, len(places), batch_size):
         batch = places[start : start + batch_size]
-        pictures, latents = draw_with_latents(pipe, planned(drawings, batch), settings)
+        call = partial(draw_with_latents, pipe, planned(drawings, batch), settings)
+        pictures, latents = call() if meter is None else meter.measure(call, len(batch))
         for (index, seed), picture, latent in zip(batch, pictures, latents, strict=True):
             drawings.write(index, seed, picture, latent)
         progress(len(batch))

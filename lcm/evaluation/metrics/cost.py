@@ -10,13 +10,12 @@ from lcm.evaluation.scene import Scene
 from lcm.evaluation.speed import Speed
 
 
-def of_speed(read: Callable[[Speed], float | None], scene: Scene) -> Statistic | None:
+def of_speed(read: Callable[[Speed], float], scene: Scene) -> Statistic | None:
     """A number of the speed; None where it was not measured."""
-    value = None if scene.speed is None else read(scene.speed)
-    if scene.speed is None or value is None:
+    if scene.speed is None:
         return None
     details = {"device": scene.speed.device, "batch_size": scene.speed.batch_size}
-    return constant(value, scene.speed.batch_size, details=details)
+    return constant(read(scene.speed), scene.speed.batch_size, details=details)
 
 
 SECONDS = Metric(
@@ -24,7 +23,7 @@ SECONDS = Metric(
     "cost",
     "lower",
     partial(of_speed, lambda speed: speed.seconds),
-    about="median of three calls",
+    about="median of the calls in which the pictures were drawn",
     of_teacher=True,
     form=".3g",
 )
@@ -41,7 +40,7 @@ PEAK_MEMORY = Metric(
     "peak memory, MiB",
     "cost",
     "lower",
-    partial(of_speed, lambda s: None if s.memory is None else s.memory / 2**20),
+    partial(of_speed, lambda speed: speed.memory / 2**20),
     about="beyond the weights, of one call",
     of_teacher=True,
     form=".4g",
