@@ -21,6 +21,8 @@ Values = dict[str, Any]
 """The numbers of a grid as a line of metrics.jsonl has them, without its step."""
 
 MEAN, STD, TEACHER = "latent_mean", "latent_std", "teacher"
+PROMPTS, SEEDS = "gauged_prompts", "gauged_seeds"
+"""Of how many prompts the numbers of a line are, in how many seeds each."""
 
 
 @dataclass(frozen=True)

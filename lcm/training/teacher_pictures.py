@@ -91,13 +91,15 @@ class TeacherPictures:
         return rows
 
     def _row(self, latents: Tensor) -> Row:
-        vae = self.family.pipe.vae
-        return Row(self.family.decode(latents[:1].to(vae.device)), [latents])
+        vae, shown = self.family.pipe.vae, latents[: int(self.spec.is_shown)]
+        return Row(self.family.decode(shown.to(vae.device)) if len(shown) else [], [latents])
 
     def key(self, unet: Any) -> str:
         """The SHA-256 of all that they follow from, the teacher's weights included."""
         family, digest = self.family, hashlib.sha256()
-        facts = [dataclasses.asdict(self.spec), family.text_settings, family.pipeline_options()]
+        spec = dataclasses.asdict(self.spec)
+        del spec["is_shown"]  # what is drawn is the same
+        facts = [spec, family.text_settings, family.pipeline_options()]
         config = dict(teacher_scheduler(family.pipe.scheduler.config).config)
         digest.update(json.dumps([*facts, config], sort_keys=True, default=str).encode())
         add_tensors(digest, base_state(unet).items())
