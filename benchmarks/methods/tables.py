@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.methods.cost import AGAIN, UNIT
 from benchmarks.methods.teacher import GUIDANCE_SCALE
-from lcm.evaluation.metrics.paired import equivalent_steps
+from lcm.evaluation.metrics.teacher_steps import equivalent_steps
 
 Result = dict[str, Any]
 Row = dict[str, Any]

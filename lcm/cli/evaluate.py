@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from lcm.cli.arguments import add_base, load_pipe
@@ -182,12 +181,13 @@ def carry_out(
     args: argparse.Namespace, plan: Any, names: list[str], left_out: dict[str, str], real: Any
 ) -> int:
     """Draws with the processes of this launch, and measures on the first of them."""
+    from lcm.evaluation.launch import launched, locked
     from lcm.formats.misfit import check_widths
     from lcm.inference.devices import choose_dtype
     from lcm.system.device import empty_cache
 
     check_widths(args.base, [each.found.file for each in plan.subjects[1:] if each.found.file])
-    with launched(args) as (team, device), locked(args, team):
+    with launched(args.device) as (team, device), locked(args.output, team):
         dtype = choose_dtype(args.dtype, device)
         pipe = load_pipe(args, dtype).to(device)
         pipe.set_progress_bar_config(disable=True)
@@ -199,43 +199,6 @@ def carry_out(
         del pipe  # which makes room for the networks that look at pictures
         empty_cache(device)
         return score(args, plan, drawings, speeds, names, left_out, real, facts)
-
-
-@contextmanager
-def launched(args: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
-    """The processes that `accelerate launch` started, and the device of this one."""
-    import os
-
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    from lcm.inference.devices import choose_device
-    from lcm.system.processes import ALONE, Team
-
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield ALONE, choose_device(args.device)
-        return
-    state = PartialState(cpu=args.device == "cpu")
-    team = Team(state.process_index, state.num_processes, gather_object, state.wait_for_everyone)
-    try:
-        yield team, state.device
-    finally:
-        state.destroy_process_group()
-
-
-@contextmanager
-def locked(args: argparse.Namespace, team: Any) -> Iterator[None]:
-    """The output folder is this command's alone."""
-    from contextlib import ExitStack
-
-    from lcm.system.lock import alone_in
-
-    with ExitStack() as stack:
-        team.together(
-            lambda: stack.enter_context(alone_in(args.output, "output")) if team.rank == 0 else None
-        )
-        team.check_shared(args.output, "output")
-        yield
 
 
 def draw(args: argparse.Namespace, plan: Any, pipe: Any, team: Any) -> tuple[Any, Any]:

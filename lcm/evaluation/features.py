@@ -146,5 +146,27 @@ def squared(picture: Image.Image, side: int, mean: Sequence[float], std: Sequenc
     wide, high = max(side, round(width * scale)), max(side, round(height * scale))
     left, top = (wide - side) // 2, (high - side) // 2
     resized = picture.resize((wide, high), Image.Resampling.BICUBIC)
-    pixels = to_pixels([resized.crop((left, top, left + side, top + side))])[0] / 255
+    return normed(resized.crop((left, top, left + side, top + side)), mean, std)
+
+
+def padded(picture: Image.Image, side: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """[3, side, side]: all of the picture, its longer side resized bicubically, with black beside
+    it, as HPS scores pictures; a square one is as `squared` has it.
+    """
+    width, height = picture.size
+    scale = side / max(width, height)
+    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+    made = Image.new("RGB", (side, side))
+    resized = picture.resize((wide, high), Image.Resampling.BICUBIC)
+    made.paste(resized, ((side - wide) // 2, (side - high) // 2))
+    return normed(made, mean, std)
+
+
+def normed(picture: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """[3, H, W]: less `mean` over `std` by channels."""
+    pixels = to_pixels([picture])[0] / 255
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+Fit = Callable[[Image.Image, int, Sequence[float], Sequence[float]], Tensor]
+"""Makes a square of a picture: `squared` or `padded`."""

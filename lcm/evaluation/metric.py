@@ -4,6 +4,7 @@ prompts, so that its interval and its difference between two adapters come from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,6 +51,11 @@ class Statistic:
 def first(means: Array) -> float:
     """The only column."""
     return float(means[0])
+
+
+def over(means: Array) -> float:
+    """The first number over the second."""
+    return float(means[0] / means[1]) if means[1] > 0 else math.nan
 
 
 def of_rows(

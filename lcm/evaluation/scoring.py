@@ -7,14 +7,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lcm.evaluation.bootstrap import Interval, difference, interval
 from lcm.evaluation.drawings import TEACHER, DamagedError, Drawings
 from lcm.evaluation.features import Features
-from lcm.evaluation.metric import Metric, Statistic
+from lcm.evaluation.metric import FIXED, Metric, Statistic
 from lcm.evaluation.metrics import METRICS
 from lcm.evaluation.plan import Plan
 from lcm.evaluation.scene import Scene
@@ -148,7 +148,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "low": number(reach.low) if reach else None,
         "high": number(reach.high) if reach else None,
         "floor": number(statistic.floor),
-        "prompts": None if statistic.resampled == "none" else statistic.prompts,
+        "prompts": None if statistic.resampled == FIXED else statistic.prompts,
         "pictures": statistic.pictures,
         "interval": statistic.resampled,
         **({"details": dict(statistic.details)} if statistic.details else {}),
@@ -176,6 +176,7 @@ def compare(results: Sequence[Result]) -> list[dict[str, Any]]:
                 continue
             value, reach = compared
             beyond = None if reach is None else reach.excludes(0.0)
+            winner = better(METRICS[metric], mine, base) if beyond else None
             found.append(
                 {
                     **{"one": other, "other": names[0], "steps": steps, "metric": metric},
@@ -183,17 +184,27 @@ def compare(results: Sequence[Result]) -> list[dict[str, Any]]:
                     "low": number(reach.low) if reach else None,
                     "high": number(reach.high) if reach else None,
                     "beyond_noise": beyond,
-                    "better": better(METRICS[metric], mine, base) if beyond else None,
+                    "better": winner,
                 }
             )
     return found
 
 
-def better(metric: Metric, one: Result, other: Result) -> str:
-    """The name of the better of two."""
+def better(metric: Metric, one: Result, other: Result) -> str | None:
+    """The name of the better of two that differ; None where both are about as far from what the
+    teacher has, one above and one below.
+    """
     if metric.better == "teacher":
-        neutral = metric.neutral or 0.0
-        wins = abs(one.value - neutral) < abs(other.value - neutral)
+        mine, theirs = (away(each.statistic, metric.neutral or 0.0) for each in (one, other))
+        compared = difference(mine, theirs)
+        if compared is None or compared[1] is None or not compared[1].excludes(0.0):
+            return None
+        wins = compared[0] < 0
     else:
         wins = (one.value > other.value) is (metric.better == "higher")
     return (one if wins else other).drawn.subject
+
+
+def away(statistic: Statistic, neutral: float) -> Statistic:
+    """How far a number is from what it should be."""
+    return replace(statistic, of=lambda indices: abs(statistic.of(indices) - neutral))

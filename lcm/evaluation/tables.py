@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lcm.evaluation.drawings import TEACHER
+from lcm.evaluation.metric import FIXED
 from lcm.evaluation.metrics import GROUPS
 
 ARROWS = {"lower": "↓", "higher": "↑", "teacher": "→ 1"}
@@ -59,9 +60,11 @@ def columns_of(content: Content, group: str) -> list[Column]:
         if facts["group"] != group or (name, reference) in found:
             continue
         title = facts["title"] if reference == TEACHER else f"{facts['title']} to real pictures"
-        arrow = ARROWS.get(facts["better"], "")
+        parts = [title, ARROWS.get(facts["better"], "")]
+        if result["interval"] != FIXED:  # of prompts
+            parts.append(f"(n = {result['pictures']})")
         found[name, reference] = Column(
-            *(name, reference, f"{title} {arrow}".strip(), facts["better"]),
+            *(name, reference, " ".join(filter(None, parts)), facts["better"]),
             *(facts["form"], facts["about"]),
         )
     return list(found.values())
@@ -134,9 +137,13 @@ def floor_of(content: Content, column: Column) -> float | None:
 
 
 def verdicts(content: Content) -> list[list[str]]:
-    """Rows of text of every difference: what, in how many steps, how much, and what it means."""
+    """Rows of text of every difference that has an interval: what, in how many steps, how much, and
+    what it means.
+    """
     rows = []
     for entry in content["comparisons"]:
+        if entry["beyond_noise"] is None:  # what a picture costs, and sets of a few
+            continue
         facts = content["metrics"][entry["metric"]]
         column = Column(
             *(entry["metric"], entry["reference"], facts["title"], facts["better"]),
@@ -158,10 +165,10 @@ def as_result(entry: Content) -> Content:
 
 def meaning(entry: Content) -> str:
     """A difference in words."""
-    if entry["beyond_noise"] is None:
-        return "no interval"
     if not entry["beyond_noise"]:
         return "within the noise"
+    if entry["better"] is None:
+        return "beyond the noise: as far from the teacher, on the other side"
     return f"beyond the noise: {entry['better']} is better"
 
 

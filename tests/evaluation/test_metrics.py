@@ -13,16 +13,13 @@ from torch import Tensor
 
 from benchmarks.methods.metrics import frechet_distance
 from lcm.evaluation.metrics import GROUPS, METRICS
-from lcm.evaluation.metrics.distribution import (
-    Halves,
-    coverage,
-    density,
-    frechet,
-    kernel,
-    precision_recall,
-)
-from lcm.evaluation.metrics.diversity import vendi_score
-from lcm.evaluation.metrics.paired import equivalent_steps
+from lcm.evaluation.metrics.density_coverage import coverage, density
+from lcm.evaluation.metrics.frechet import frechet
+from lcm.evaluation.metrics.kid import kernel
+from lcm.evaluation.metrics.precision_recall import precision_recall
+from lcm.evaluation.metrics.teacher_steps import equivalent_steps
+from lcm.evaluation.metrics.vendi import vendi_score
+from lcm.evaluation.sets import Halves
 from lcm.evaluation.subjects import is_paired
 from lcm.evaluation.weights import is_installed
 from lcm.outputs.gauges import compare, key

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from lcm.adapter.model_folder import load_model
-from lcm.evaluation.features import NetKind, squared
+from lcm.evaluation.features import Fit, NetKind, squared
 from lcm.evaluation.weights import Weights
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -31,10 +31,14 @@ LENGTH = 77
 
 
 class TextAndImage:
-    """A `CLIPModel` and its words. Vectors are of length 1: their product is the cosine."""
+    """A `CLIPModel` and its words. Vectors are of length 1: their product is the cosine. `fit`
+    makes squares of pictures.
+    """
 
-    def __init__(self, network: Any, tokenizer: Any, device: torch.device) -> None:
-        self.network, self.tokenizer, self.device = network, tokenizer, device
+    def __init__(
+        self, network: Any, tokenizer: Any, device: torch.device, fit: Fit = squared
+    ) -> None:
+        self.network, self.tokenizer, self.device, self.fit = network, tokenizer, device, fit
         self.side = network.config.vision_config.image_size
 
     @property
@@ -44,7 +48,7 @@ class TextAndImage:
 
     def images(self, pictures: list[Image.Image]) -> Tensor:
         """RGB pictures -> [B, D]."""
-        pixels = torch.stack([squared(picture, self.side, MEAN, STD) for picture in pictures])
+        pixels = torch.stack([self.fit(picture, self.side, MEAN, STD) for picture in pictures])
         pooled = self.network.vision_model(pixel_values=pixels.to(self.device)).pooler_output
         return F.normalize(self.network.visual_projection(pooled), dim=-1)
 

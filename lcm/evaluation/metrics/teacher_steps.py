@@ -1,4 +1,4 @@
-"""How near a picture is to the one that the teacher draws from the same noise."""
+"""In how many steps the teacher itself comes as near to its own pictures."""
 
 from __future__ import annotations
 
@@ -6,30 +6,10 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 
-from lcm.evaluation.features import to_pixels
 from lcm.evaluation.metric import Array, Metric, Statistic, of_rows
 from lcm.evaluation.scene import Scene
-from lcm.evaluation.weights import Weights
 from lcm.outputs.gauges import apart, rounded
-from lcm.system.console import silenced
-
-
-def over(means: Array) -> float:
-    """The first number over the second."""
-    return float(means[0] / means[1]) if means[1] > 0 else math.nan
-
-
-def nmse(scene: Scene) -> Statistic:
-    """As the gauge of this name: per prompt the square of the distance to the teacher's latents,
-    and that between the teacher's own of two seeds.
-    """
-    rows = []
-    for mine, theirs in zip(scene.drawn.all_latents(), scene.teacher.all_latents(), strict=True):
-        off = (mine.double() - theirs.double()).square().mean()
-        rows.append((float(off), float(apart(theirs[None]))))
-    return of_rows(rows, scene.drawn.pictures, over)
 
 
 def equivalent_steps(nmse: float, curve: Mapping[int, float]) -> float:
@@ -79,37 +59,6 @@ def teacher_steps(scene: Scene) -> Statistic | None:
     return of_rows(rows, len(rows), combine, details={"nmse_of_the_teacher_in_steps": curve})
 
 
-BACKBONE = "vgg16-397923af.pth"
-"""The network that the package lpips has torchvision fetch."""
-
-
-def lpips(scene: Scene) -> Statistic:
-    """LPIPS (VGG) between decoded pictures, by the package of that name."""
-    import lpips as package
-
-    device = scene.features.device
-    with silenced(), torch.inference_mode():
-        network = package.LPIPS(net="vgg", verbose=False).to(device).eval()
-        rows = []
-        for index in range(len(scene.drawn)):
-            places = [(index, seed) for seed in scene.drawn.seeds]
-            mine, theirs = (
-                to_pixels(each.images(places)).to(device).float() / 127.5 - 1
-                for each in (scene.drawn, scene.teacher)
-            )
-            rows.append(float(network(mine, theirs).mean()))
-    return of_rows(rows, scene.drawn.pictures)
-
-
-NMSE = Metric(
-    "latent NMSE",
-    "paired",
-    "lower",
-    nmse,
-    about="0 is the teacher's own picture, 1 an unrelated one of the same prompt",
-    seeds=2,
-    form=".3f",
-)
 TEACHER_STEPS = Metric(
     "equivalent teacher steps",
     "paired",
@@ -118,20 +67,4 @@ TEACHER_STEPS = Metric(
     about="steps of DDIM in which the teacher itself comes as near; 1 may be fewer",
     seeds=2,
     form=".1f",
-)
-LPIPS = Metric(
-    "LPIPS",
-    "paired",
-    "lower",
-    lpips,
-    about="perceptual distance of the pictures",
-    needs=(
-        Weights(
-            "vgg16",
-            (BACKBONE,),
-            url=f"https://download.pytorch.org/models/{BACKBONE}",
-        ),
-    ),
-    packages={"lpips": "lpips", "torchvision": "torchvision"},
-    form=".3f",
 )
