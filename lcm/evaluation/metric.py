@@ -5,8 +5,9 @@ prompts, so that its interval and its difference between two adapters come from 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,6 +22,20 @@ Indices = npt.NDArray[np.int64]
 Array = npt.NDArray[np.float64]
 
 REPEATED, HALVED, FIXED = "bootstrap", "half samples", "none"
+DRAWS, HALVES = 1000, 24
+"""Sets of prompts that are drawn for an interval."""
+
+
+def repeated(count: int) -> Iterator[Indices]:
+    """Sets of as many prompts, drawn with replacement; always the same sets of a count."""
+    yield from np.random.default_rng(0).integers(count, size=(DRAWS, count))
+
+
+def halves(count: int) -> Iterator[Indices]:
+    """Half of the prompts, drawn without replacement; always the same sets of a count."""
+    rng = np.random.default_rng(0)
+    for _ in range(HALVES):
+        yield np.sort(rng.permutation(count)[: count // 2])
 
 
 @dataclass(frozen=True)
@@ -42,10 +57,23 @@ class Statistic:
     floor: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def value(self) -> float:
         """That of all prompts."""
         return self.of(np.arange(self.prompts))
+
+    @cached_property
+    def resampled_values(self) -> Array | None:
+        """That of every set of prompts that is drawn for an interval, the same sets for all
+        statistics of as many prompts; None where there are too few, or one has no number.
+        """
+        if self.resampled == FIXED or self.prompts < (4 if self.resampled == HALVED else 2):
+            return None
+        if not np.isfinite(self.value):
+            return None
+        sets = halves if self.resampled == HALVED else repeated
+        found = np.array([self.of(indices) for indices in sets(self.prompts)], dtype=np.float64)
+        return found if np.isfinite(found).all() else None
 
 
 def first(means: Array) -> float:

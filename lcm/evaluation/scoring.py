@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -195,16 +195,10 @@ def better(metric: Metric, one: Result, other: Result) -> str | None:
     teacher has, one above and one below.
     """
     if metric.better == "teacher":
-        mine, theirs = (away(each.statistic, metric.neutral or 0.0) for each in (one, other))
-        compared = difference(mine, theirs)
+        compared = difference(one.statistic, other.statistic, metric.neutral or 0.0)
         if compared is None or compared[1] is None or not compared[1].excludes(0.0):
             return None
         wins = compared[0] < 0
     else:
         wins = (one.value > other.value) is (metric.better == "higher")
     return (one if wins else other).drawn.subject
-
-
-def away(statistic: Statistic, neutral: float) -> Statistic:
-    """How far a number is from what it should be."""
-    return replace(statistic, of=lambda indices: abs(statistic.of(indices) - neutral))

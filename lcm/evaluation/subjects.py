@@ -170,7 +170,7 @@ def make_subjects(
             "which they are compared with --height and --width"
         )
     side = next(iter(sides), None)
-    drawn = {"height": size[0] or side, "width": size[1] or side}
+    height, width = (given or side for given in size)
     subjects = []
     for weight, found, name in zip(adapters.values(), located, names_of(adapters), strict=True):
         recipe = found.recipe
@@ -180,7 +180,8 @@ def make_subjects(
             eta=defaults.eta,
             clip_skip=defaults.clip_skip or None,
             prompt_chunks=recipe.prompt_chunks if recipe else 1,
-            **drawn,
+            height=height,
+            width=width,
         )
         subjects.append(Subject(name, settings, found, weight, scheduler))
     return [teacher_of(subjects, guidance_scale), *subjects]

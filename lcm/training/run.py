@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lcm.config.run import TrainConfig
@@ -39,7 +39,7 @@ class RunFacts:
     settings: dict[str, Any]
     report: DataReport
     prompts: list[str]
-    captions: list[str]
+    captions: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint tells of the run, to know it again."""

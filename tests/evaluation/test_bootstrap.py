@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from examples.shapes.render import CAPTIONS
 from lcm.evaluation.bootstrap import difference, half_width, interval
+from lcm.evaluation.drawings import Drawings
 from lcm.evaluation.metric import HALVED, Statistic, constant, of_rows
+from lcm.evaluation.scoring import Result, compare
 
 
 def test_pictures_that_fail_together_count_once() -> None:
@@ -67,3 +70,23 @@ def test_what_is_no_number_of_prompts_has_no_interval() -> None:
     assert interval(of_rows([1.0], 1)) is None
     assert interval(of_rows([1.0, math.nan], 2)) is None
     assert difference(of_rows([1.0, 2.0], 2), of_rows([1.0, 2.0, 3.0], 3)) is None
+
+
+def result_of(subject: str, values: object, folder: Path) -> Result:
+    drawn = Drawings(subject, 4, (), (), (), folder, "")
+    statistic = of_rows(np.asarray(values), 50)
+    return Result("diversity", drawn, "teacher", statistic, statistic.value, interval(statistic))
+
+
+def test_nearer_to_the_teacher_is_better_where_it_is_beyond_the_noise(tmp_path: Path) -> None:
+    noise = 0.1 * np.random.default_rng(0).normal(size=50)
+    under, over, far = (
+        result_of(name, value + noise - noise.mean(), tmp_path)
+        for name, value in (("under", 0.8), ("over", 1.2), ("far", 1.9))
+    )
+    (one, two, three) = (compare(pair)[0] for pair in ([under, over], [over, far], [far, under]))
+    assert one["beyond_noise"] and one["better"] is None  # as far away, on the other side
+    assert two["difference"] == pytest.approx(0.7) and two["better"] == "over"
+    assert three["difference"] == pytest.approx(-1.1) and three["better"] == "under"
+    same = compare([under, result_of("same", 0.8 + noise - noise.mean(), tmp_path)])[0]
+    assert same["beyond_noise"] is False and same["better"] is None
