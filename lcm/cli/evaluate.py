@@ -141,7 +141,8 @@ def add_drawing(parser: argparse.ArgumentParser, positive: Any) -> None:
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from lcm.config.plugins import load_plugins
     from lcm.evaluation import prompt_lists
-    from lcm.evaluation.evaluation import real_pictures
+    from lcm.evaluation.evaluation import check_ways, real_pictures
+    from lcm.evaluation.metrics import METRICS
     from lcm.evaluation.plan import Plan
     from lcm.evaluation.scoring import choose, look
     from lcm.evaluation.subjects import make_subjects
@@ -163,16 +164,16 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     )
     seeds = list(dict.fromkeys(args.seeds or SEEDS))
     left_out = look(names, args.metric_weights, len(seeds))
-    if is_main():
-        tell_left_out(left_out)
     names = [name for name in names if name not in left_out]
     if not names:
+        if is_main():
+            tell_left_out(left_out)
         raise ValueError("metrics: none of these can be measured here; see above what is missing")
-    cost = {"seconds", "unet_calls", "peak_memory"}
+    check_ways(args.output, args.overwrite)
     plan = Plan(
         *(args.output, subjects, prompts, seeds, steps, args.teacher_steps),
         has_curve="teacher_steps" in names,
-        times=bool(cost & set(names)),
+        times=any(METRICS[name].group == "cost" for name in names),
     )
     return carry_out(args, plan, names, left_out, real)
 
@@ -191,6 +192,8 @@ def carry_out(
         dtype = choose_dtype(args.dtype, device)
         pipe = load_pipe(args, dtype).to(device)
         pipe.set_progress_bar_config(disable=True)
+        if team.rank == 0:
+            tell_left_out(left_out)
         drawings, speeds = draw(args, plan, pipe, team)
         team.wait()
         if team.rank > 0:
@@ -241,11 +244,11 @@ def score(
 
     from lcm.evaluation.card_block import write_card
     from lcm.evaluation.evaluation import PAGE_NAME, evaluate, heading, write
-    from lcm.evaluation.features import Features
+    from lcm.evaluation.features import FOLDER, Features
     from lcm.evaluation.page import write_page
     from lcm.evaluation.tables import plain_lines
 
-    features = Features(plan.folder / "features", args.metric_weights, facts.device)
+    features = Features(plan.folder / FOLDER, args.metric_weights, facts.device)
     with tqdm(
         total=len(names), unit="metric", desc="measuring", disable=not sys.stderr.isatty()
     ) as bar:

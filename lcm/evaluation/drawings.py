@@ -19,6 +19,8 @@ from lcm.system.paths import is_regular
 
 KEY = "lcm.evaluate"
 """The text of a PNG file that has its key."""
+FOLDER = "pictures"
+"""Where they are, inside --output."""
 TEACHER = "teacher"
 """The name of the base model's own pictures."""
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from lcm.adapter.recipe import Recipe
 from lcm.data.formats import IMAGE_SUFFIXES
+from lcm.evaluation.drawings import FOLDER as PICTURES
 from lcm.evaluation.drawings import Drawings
+from lcm.evaluation.features import FOLDER as FEATURES
 from lcm.evaluation.features import Features
 from lcm.evaluation.metrics import METRICS
 from lcm.evaluation.plan import Plan
@@ -22,6 +24,8 @@ from lcm.evaluation.subjects import Subject
 from lcm.inference.generate import write_json
 from lcm.system.about import installed
 from lcm.system.device import name_of
+from lcm.system.json_input import read_object
+from lcm.system.paths import obstacle
 from lcm.system.public_names import public_name
 
 JSON_NAME, PAGE_NAME, CARD_NAME = "evaluation.json", "evaluation.html", "card.md"
@@ -59,6 +63,38 @@ def real_pictures(folder: Path | None) -> list[Path] | None:
             "hundreds"
         )
     return found
+
+
+def check_ways(folder: Path, overwrite: bool) -> None:
+    """Raises ValueError where something lies in the way of what is written, or a file would be
+    replaced that is of no evaluation.
+    """
+    for place in (folder / PICTURES, folder / FEATURES):
+        if (what := obstacle(place)) is not None:
+            raise ValueError(
+                f"output: {what}, and a folder of the evaluation is; move it away, or pass another "
+                "--output"
+            )
+    is_known = is_evaluation(folder / JSON_NAME)
+    for path in (folder / name for name in (JSON_NAME, PAGE_NAME, CARD_NAME)):
+        if path.is_dir():
+            raise ValueError(
+                f"output: {path} is a folder, and the evaluation writes a file of that name; move "
+                "it away, or pass another --output"
+            )
+        if path.exists() and not (is_known or overwrite):
+            raise ValueError(
+                f"output: {path} is of no evaluation, and would be replaced; pass another "
+                "--output, or --overwrite"
+            )
+
+
+def is_evaluation(path: Path) -> bool:
+    """Whether a file is an evaluation.json."""
+    try:
+        return read_object(path, "").keys() >= {"format", "results", "comparisons"}
+    except (OSError, ValueError):
+        return False
 
 
 def evaluate(

@@ -19,6 +19,8 @@ from lcm.evaluation.weights import Weights, identity
 from lcm.outputs.reference import read_reference, write_reference
 from lcm.system.registry import Table
 
+FOLDER = "features"
+"""Where they are, inside --output."""
 BATCH = 32
 """Pictures that a network looks at together."""
 

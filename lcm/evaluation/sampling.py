@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lcm.evaluation.drawings import Drawings
+from lcm.evaluation.drawings import FOLDER, Drawings
 from lcm.evaluation.plan import Plan
 from lcm.evaluation.speed import Meter, Speed, read_speed, write_speed
 from lcm.evaluation.subjects import base_digest
@@ -39,7 +39,7 @@ def prepare_drawings(plan: Plan, pipe: Any, say: Callable[[str], None]) -> list[
                         prompts=tuple(plan.prompts[row] for row in rows),
                         rows=tuple(rows),
                         seeds=tuple(seeds),
-                        folder=plan.folder / "pictures" / subject.name / f"{steps}steps",
+                        folder=plan.folder / FOLDER / subject.name / f"{steps}steps",
                         key=f"{key}-{steps}",
                         is_paired=settled.is_paired(pipe, steps),
                     )

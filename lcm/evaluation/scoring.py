@@ -20,6 +20,7 @@ from lcm.evaluation.plan import Plan
 from lcm.evaluation.scene import Scene
 from lcm.evaluation.speed import Speed
 from lcm.evaluation.weights import missing_packages, missing_weights
+from lcm.system.paths import obstacle
 from lcm.system.registry import lookup
 from lcm.system.text import plain
 
@@ -49,7 +50,11 @@ def choose(names: Sequence[str] | None) -> list[str]:
 
 
 def look(names: Iterable[str], weights: Path | None, seeds: int) -> dict[str, str]:
-    """Why metrics cannot be measured here, by name; nothing of those that can."""
+    """Why metrics cannot be measured here, by name; nothing of those that can. Raises ValueError
+    where --metric_weights is no folder.
+    """
+    if weights is not None and (what := obstacle(weights)) is not None:
+        raise ValueError(f"metric_weights: {what}; pass the folder of the weights")
     reasons = {}
     for name in names:
         metric = METRICS[name]

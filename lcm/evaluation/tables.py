@@ -168,7 +168,7 @@ def meaning(entry: Content) -> str:
     if not entry["beyond_noise"]:
         return "within the noise"
     if entry["better"] is None:
-        return "beyond the noise: as far from the teacher, on the other side"
+        return "beyond the noise, but neither is clearly nearer to the teacher"
     return f"beyond the noise: {entry['better']} is better"
 
 

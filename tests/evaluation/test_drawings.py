@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from lcm.evaluation.drawings import Drawings
+from lcm.evaluation.evaluation import CARD_NAME, JSON_NAME, PAGE_NAME, check_ways
 from lcm.evaluation.subjects import names_of
 
 
@@ -28,3 +30,26 @@ def test_the_pictures_of_another_are_not_taken_for_ours(tmp_path: Path) -> None:
     ):
         write(made.path(0, 0))
         assert made.is_others(0, 0) and not made.is_there(0, 0)
+
+
+def test_nothing_of_anybody_else_is_replaced_and_nothing_is_found_in_the_way_too_late(
+    tmp_path: Path,
+) -> None:
+    for name in (JSON_NAME, PAGE_NAME, CARD_NAME):
+        folder = tmp_path / name.partition(".")[2] / name.partition(".")[0]
+        folder.mkdir(parents=True)
+        check_ways(folder, overwrite=False)
+        (folder / name).write_text("{}")
+        with pytest.raises(ValueError, match=f"output: .*{name} is of no evaluation"):
+            check_ways(folder, overwrite=False)
+        check_ways(folder, overwrite=True)
+        (folder / name).unlink()
+        (folder / name).mkdir()
+        with pytest.raises(ValueError, match=f"output: .*{name} is a folder"):
+            check_ways(folder, overwrite=True)
+    (folder / "features").write_text("")
+    with pytest.raises(ValueError, match=r"output: .*features is no folder"):
+        check_ways(folder, overwrite=True)
+    (tmp_path / JSON_NAME).write_text('{"format": 1, "results": [], "comparisons": []}')
+    (tmp_path / CARD_NAME).write_text("")
+    check_ways(tmp_path, overwrite=False)

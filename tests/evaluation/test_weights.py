@@ -63,6 +63,9 @@ def test_metrics_without_their_weights_are_left_out_and_no_others(tmp_path: Path
     assert "vocab.json" in reasons["pick_score"]  # of another folder, which is told at once
     one_seed = look(names, tmp_path, 1)
     assert "--seeds 0 1" in one_seed["nmse"] and "contrast" not in one_seed
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"metric_weights: .*file is no folder; pass"):
+        look(names, tmp_path / "file", 2)
     with pytest.raises(ValueError, match=r"unknown metric 'nmsee'.*Did you mean 'nmse'"):
         choose(["nmsee"])
 
