@@ -85,7 +85,7 @@ def reach_of(column: Column, result: Content) -> str:
         return ""
     half = (high - low) / 2
     if abs(high + low - 2 * value) > half:
-        return f"{column.shown(low)} to {column.shown(high)}"
+        return f"({column.shown(low)} to {column.shown(high)})"
     return f"± {column.shown(half)}"
 
 
