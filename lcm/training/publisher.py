@@ -145,11 +145,7 @@ class Publisher:
         return drawn is not None
 
     def evaluate(self, step: int, asked: Callable[[], bool] = never, note: Note = unnoted) -> bool:
-        """Draws the captions of --evaluate_steps with the live student, all processes together, and
-        measures them.
-
-        Returns False, on all processes, when one was `asked` to stop before it had drawn its own.
-        """
+        """Measures the captions of --evaluate_steps. False where one was `asked` to stop before."""
         process = self.accelerator.process_index, self.accelerator.num_processes
         with self.student.drawing() as unet:
             is_drawn = self._evaluate(unet, step, process, asked, note)
@@ -276,8 +272,7 @@ class Publisher:
 
     def try_teacher(self, num_steps: int) -> None:
         """One prompt in so many of the teacher's steps, for the same."""
-        evaluates = self.config.validation.evaluate_steps
-        teacher = self.measured_teacher if evaluates else self.teacher
+        teacher = self.measured_teacher if self.captions else self.teacher
         if teacher is not None:
             with self.student.teaching() as unet, self.family.at_hand(self.accelerator.device):
                 teacher.try_out(unet, num_steps)
