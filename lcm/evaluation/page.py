@@ -15,7 +15,7 @@ from lcm.evaluation.drawings import TEACHER, Drawings
 from lcm.evaluation.evaluation import PAGE_NAME
 from lcm.evaluation.plan import Plan
 from lcm.evaluation.tables import Content, how, tables, verdicts
-from lcm.publish.report.pictures import data_uri
+from lcm.publish.report.pictures import uri_of
 from lcm.system.atomic import replacing
 from lcm.system.paths import write_text
 from lcm.system.text import shown_lines
@@ -91,7 +91,8 @@ def picture(drawings: Drawings | None, row: int, seed: int) -> str | None:
     """A picture as text; None where it was not drawn."""
     if drawings is None or row not in drawings.rows:
         return None
-    return data_uri(drawings.path(drawings.rows.index(row), seed), WIDEST)
+    (found,) = drawings.images([(drawings.rows.index(row), seed)])
+    return uri_of(found, WIDEST)
 
 
 def width_of(drawings: Drawings) -> int:
