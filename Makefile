@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 END := newest
 PINS := constraints/$(END).txt
 EXTRAS := dev
+# what needs torchvision by its metadata alone: that of PyPI is built for CUDA, and beside a torch for
+# the CPU transformers would fail on it
+ALONE := torch-fidelity
 TESTS :=
 
 .PHONY: demo test test-lowest check suite docs soak players drift test-drift constraints lowest
@@ -17,6 +20,7 @@ $(VENV)/installed: pyproject.toml constraints/newest.txt constraints/lowest.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade --constraint $(PINS) pip
 	$(BIN)/pip install --quiet --constraint $(PINS) --build-constraint $(BUILD_PINS) --editable ".[$(EXTRAS)]"
+	$(BIN)/pip install --quiet --constraint $(PINS) --no-deps $(ALONE)
 	$(BIN)/python constraints/drift.py $(END)
 	touch $@
 

@@ -25,7 +25,8 @@ LAYERS = (
         "data",
         "inference",
     ),
-    *("pipelines", "config", "outputs", "publish", "training", "dry_run", "play", "cli"),
+    *("pipelines", "config", "outputs", "publish", "evaluation", "training", "dry_run"),
+    *("play", "cli"),
 )
 """The folders of `lcm/`: an import points to the left, or stays in its folder."""
 TORCH_ALONE = ("diffusion",)

@@ -11,15 +11,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
 from examples.shapes.judge import Judge
 from examples.shapes.render import ATTRIBUTES, BACKGROUNDS, COLORS, SIZE
-
-BOOTSTRAP_DRAWS = 1000
 
 
 def places(images: Sequence[Image.Image]) -> Tensor:
@@ -90,39 +87,3 @@ def judge_fd(student: np.ndarray, teacher: np.ndarray) -> tuple[float, float]:
     return frechet_distance(student[:half], teacher[half:]), frechet_distance(
         teacher[:half], teacher[half:]
     )
-
-
-def bootstrap_interval(values: npt.ArrayLike, prompts: Sequence[str]) -> float:
-    """Half width of the 95 % interval of the mean of `values` [N], by drawing whole prompts with
-    replacement.
-
-    Pictures of one prompt succeed and fail together, so they are not N independent trials. 0 where
-    all values are equal.
-    """
-    _, group = np.unique(np.asarray(prompts), return_inverse=True)
-    sums = np.bincount(group, weights=np.asarray(values, dtype=np.float64))
-    counts = np.bincount(group)
-    drawn = np.random.default_rng(0).integers(len(sums), size=(BOOTSTRAP_DRAWS, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(high - low) / 2
-
-
-def equivalent_steps(nmse: float, curve: dict[int, float]) -> float:
-    """The number of steps N with which the teacher itself, by plain DDIM, has this NMSE.
-
-    `curve` maps measured N to its NMSE. Between two of them log N is linear in log NMSE. A value at
-    the ends is a bound: the smallest N stands for "that many or fewer", the largest for "that many
-    or more". Where the curve rises again, its running minimum is used, and of several N with one
-    NMSE the smallest counts.
-    """
-    steps = sorted(curve)
-    errors = np.minimum.accumulate([max(curve[n], 1e-12) for n in steps])
-    if nmse >= errors[0]:
-        return float(steps[0])
-    if nmse < errors[-1]:
-        return float(steps[-1])
-    right = int(np.argmax(errors <= nmse))
-    left = right - 1
-    share = math.log(errors[left] / nmse) / math.log(errors[left] / errors[right])
-    return float(steps[left] * (steps[right] / steps[left]) ** share)

@@ -24,9 +24,10 @@ from benchmarks.methods.scoring import check_num_images, load_reference, measure
 from benchmarks.methods.students import load_student, prepare_adapter
 from benchmarks.methods.teacher import GUIDANCE_SCALE, RESULTS, measure_teacher, write_json
 from examples.shapes.demo import TEACHER
-from examples.shapes.evaluate import generate, is_paired, prompts_and_seeds
+from examples.shapes.evaluate import generate, prompts_and_seeds
 from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS, write_dataset
+from lcm.evaluation.subjects import is_paired
 
 NUM_STEPS = (1, 2, 4, 8)
 NUM_TRAINING_IMAGES = 7680

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from benchmarks.methods.metrics import bootstrap_interval, judge_fd, judge_features, places
+from benchmarks.methods.metrics import judge_fd, judge_features, places
 from examples.shapes.evaluate import (
     decode,
     diversity_ratio,
@@ -24,6 +24,7 @@ from examples.shapes.evaluate import (
 )
 from examples.shapes.judge import Judge
 from examples.shapes.render import CAPTIONS
+from lcm.evaluation.bootstrap import half_width
 
 BLOCK = 2 * len(CAPTIONS)
 """Sets are halved for the Frechet distance, and each half holds every caption equally often."""
@@ -72,7 +73,7 @@ def accuracy(correct: np.ndarray, prompts: list[str]) -> dict[str, Any]:
     return {
         "images": len(correct),
         "all_right": round(float(right.mean()), 4),
-        "plus_minus": round(bootstrap_interval(right, prompts), 4),
+        "plus_minus": round(half_width(right, prompts), 4),
         "shape": shape,
         "color": color,
         "background": background,

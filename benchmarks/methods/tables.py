@@ -7,8 +7,8 @@ from statistics import mean, median
 from typing import Any
 
 from benchmarks.methods.cost import AGAIN, UNIT
-from benchmarks.methods.metrics import equivalent_steps
 from benchmarks.methods.teacher import GUIDANCE_SCALE
+from lcm.evaluation.metrics.teacher_steps import equivalent_steps
 
 Result = dict[str, Any]
 Row = dict[str, Any]

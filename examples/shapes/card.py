@@ -14,13 +14,13 @@ from PIL import Image
 
 import lcm
 from lcm.config.command_line import parse_config
+from lcm.inference.schedulers import teacher_scheduler
 from lcm.outputs.folder import CARD_NAME, PICTURE_NAME
 from lcm.publish.card import Card, make_card
 from lcm.publish.code import View
 from lcm.publish.comfyui import workflow_files, write_workflow
 from lcm.system.image_grid import draw_labelled, fitting, save_png
 from lcm.system.text import count
-from lcm.training.teacher_pictures import teacher_scheduler
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "lcm_lora"

@@ -28,18 +28,11 @@ import lcm
 from examples.shapes.judge import Judge
 from examples.shapes.render import WORLD
 from examples.worlds import World, add_world_flag, load_world
+from lcm.evaluation.subjects import is_paired
 from lcm.models import load_base
 from lcm.system.console import hide_loading_bars
 
 TEACHER_STEPS = 40
-NOISELESS = (
-    "DDIMScheduler",
-    "TCDScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
-)
-"""Schedulers that draw no noise of their own at eta 0."""
 
 
 def load_pipe(teacher: Path) -> Any:
@@ -128,15 +121,6 @@ def decode(pipe: Any, latents: Tensor, batch_size: int = 96) -> list[Image.Image
 def interval(accuracy: float, count: int) -> float:
     """Half width of the 95 % interval of a share."""
     return 1.96 * math.sqrt(max(accuracy * (1 - accuracy), 1 / count) / count)
-
-
-def is_paired(scheduler: str, eta: float, num_steps: int) -> bool:
-    """Whether a picture follows from its seed as the teacher's does, so that the two can be
-    compared one by one.
-
-    One step draws no noise with any scheduler.
-    """
-    return num_steps == 1 or (scheduler in NOISELESS and eta == 0.0)
 
 
 def endpoint_nmse(student: Tensor, teacher: Tensor, other_seed: Tensor) -> float:

@@ -6,7 +6,19 @@ import argparse
 from collections.abc import Sequence
 from typing import Protocol
 
-from lcm.cli import cache, convert, generate, inspect, merge, play, push, repair, resize, verify
+from lcm.cli import (
+    cache,
+    convert,
+    evaluate,
+    generate,
+    inspect,
+    merge,
+    play,
+    push,
+    repair,
+    resize,
+    verify,
+)
 from lcm.system.parser import Parser
 
 
@@ -37,6 +49,7 @@ class Verb(Protocol):
 VERBS: dict[str, Verb] = {
     "generate": generate,
     "play": play,
+    "evaluate": evaluate,
     "inspect": inspect,
     "verify": verify,
     "repair": repair,

@@ -15,6 +15,9 @@ NEVER = 10**12
 """Updates between two of something, more than any run has."""
 NOTHING = "none"
 """--validation_prompts of a run that draws no picture."""
+MEASURED_PROMPTS = 32
+"""Captions that --evaluate_steps measures: eight times those of a grid, and as many as tell the
+teacher's own steps apart."""
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """Packages that --report_to may name."""
 
@@ -66,12 +69,43 @@ class ValidationConfig(Section):
         is_free=True,
     )
 
+    evaluate_steps: int = flag(
+        0,
+        f"updates between measurements over {MEASURED_PROMPTS} captions of the data, which take "
+        "the place of those of the grids; 0: the prompts of the grids are measured",
+        at_least=0,
+        at_most=NEVER,
+        is_free=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.evaluate_steps:
+            return
+        if not self.draws:
+            raise ValueError(
+                "evaluate_steps draws pictures to measure, and validation_prompts none asks for no "
+                "picture at all; leave one of the two out"
+            )
+        if not self.validation_teacher_steps:
+            raise ValueError(
+                "evaluate_steps measures against the teacher's pictures, and "
+                "validation_teacher_steps 0 draws none; leave one of the two out"
+            )
+
     @property
-    def num_images(self) -> int:
-        """The pictures that are drawn of a prompt in a number of steps: one where nothing is
-        measured.
+    def measured_images(self) -> int:
+        """The pictures that are drawn of a prompt in a number of steps to be measured: one where
+        nothing is.
         """
         return self.validation_num_images if self.validation_teacher_steps else 1
+
+    @property
+    def num_images(self) -> int:
+        """The pictures that are drawn of a grid's prompt in a number of steps: one where the grids
+        are not what is measured.
+        """
+        return 1 if self.evaluate_steps else self.measured_images
 
     @property
     def draws(self) -> bool:

@@ -18,7 +18,7 @@ from lcm.dry_run.memory_fit import TIGHT, Memory, advice
 from lcm.dry_run.preparation import Preparation, gain_of_cache, preparations
 from lcm.dry_run.saving import Besides, measure_besides
 from lcm.dry_run.step_memory import Unscheduled, attempt, measure_steps
-from lcm.outputs.folder import TEACHER_NAME
+from lcm.outputs.folder import MEASURED_NAME, TEACHER_NAME
 from lcm.system.device import counts_peaks, synchronize
 from lcm.system.disk_space import free_bytes, nearest_existing, readable, shortages
 from lcm.system.memory import peak_of_process, total_memory
@@ -239,8 +239,15 @@ def log_time(
     parts[f"{plan.updates} updates"] = plan.updates * update
     if plan.grids:
         parts[f"{plan.grids} grids"] = besides.drawing * ((plan.grids - 1) * together + rows)
-    if plan.grids and besides.teacher and not (run.publisher.folder / TEACHER_NAME).exists():
-        parts["the teacher's pictures"] = besides.teacher * together
+    captions = len(run.facts.captions)
+    shared = -(-captions // processes)
+    if plan.evaluations:
+        drawn = (plan.evaluations - 1) * shared + captions
+        parts[f"{plan.evaluations} evaluations"] = besides.drawing * drawn
+    names = {TEACHER_NAME: together, MEASURED_NAME: shared}
+    lacking = sum(n for name, n in names.items() if not (run.publisher.folder / name).exists())
+    if plan.grids and besides.teacher and lacking:
+        parts["the teacher's pictures"] = besides.teacher * lacking
     # the result is what the last checkpoint holds, which was proven with it
     saved = max(1, plan.checkpoints)
     parts[f"{plan.checkpoints} checkpoints and the result"] = besides.saving * saved

@@ -78,7 +78,7 @@ def measure_drawing(run: Run, found: Besides, log: Log) -> Besides:
             publisher.try_teacher(1)
         memory = {**found.memory, "drawing": most()}
     # pictures of a large size are drawn one by one
-    times = -(-publisher.spec.num_images // publisher.first_row.num_images)
+    times = -(-validation.measured_images // publisher.first_row.num_images)
     drawing = seconds_of(publisher.try_drawing)
     if times > 1:
         drawing += (times - 1) * seconds_of(publisher.try_latents)

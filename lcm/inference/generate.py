@@ -199,39 +199,47 @@ class Settings:
 # --- drawing --------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def draw(
     pipe: Any, pictures: Sequence[Planned], settings: Settings, batch_size: int
 ) -> Iterator[tuple[Planned, Image.Image]]:
     """Draws each from noise of `torch.Generator("cpu").manual_seed(seed)`, so that it depends
     neither on the batch nor on the device.
     """
-    options = asdict(settings)
-    negative, clip_skip, chunks = (
-        options.pop(name) for name in ("negative_prompt", "clip_skip", "prompt_chunks")
-    )
-    is_guided = settings.guidance_scale > 1 and pipe.unet.config.time_cond_proj_dim is None
     for steps in dict.fromkeys(picture.steps for picture in pictures):
         alike = [picture for picture in pictures if picture.steps == steps]
         for start in range(0, len(alike), batch_size):
             batch = alike[start : start + batch_size]
-            seeds = [picture.seed for picture in batch]
-            texts = prompt_arguments(
-                pipe,
-                [picture.prompt for picture in batch],
-                None if negative is None else [negative] * len(batch),
-                chunks=chunks,
-                clip_skip=clip_skip,
-                guided=is_guided,
-            )
-            with final_norm(pipe), said_already(pipe):
-                images = pipe(
-                    **texts,
-                    num_inference_steps=steps,
-                    generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-                    **options,
-                ).images
-            yield from zip(batch, images, strict=True)
+            yield from zip(batch, draw_batch(pipe, batch, settings), strict=True)
+
+
+@torch.no_grad()
+def draw_batch(
+    pipe: Any, batch: Sequence[Planned], settings: Settings, **options: Any
+) -> list[Image.Image]:
+    """Draws pictures of one number of steps in one call of the pipeline, which is passed the other
+    `options`.
+    """
+    ours = asdict(settings)
+    negative, clip_skip, chunks = (
+        ours.pop(name) for name in ("negative_prompt", "clip_skip", "prompt_chunks")
+    )
+    texts = prompt_arguments(
+        pipe,
+        [picture.prompt for picture in batch],
+        None if negative is None else [negative] * len(batch),
+        chunks=chunks,
+        clip_skip=clip_skip,
+        guided=settings.guidance_scale > 1 and pipe.unet.config.time_cond_proj_dim is None,
+    )
+    with final_norm(pipe), said_already(pipe):
+        images: list[Image.Image] = pipe(
+            **texts,
+            num_inference_steps=batch[0].steps,
+            generator=[torch.Generator("cpu").manual_seed(picture.seed) for picture in batch],
+            **ours,
+            **options,
+        ).images
+    return images
 
 
 def parameters(

@@ -82,6 +82,15 @@ def make_scheduler(base_config: Any, recipe: Recipe) -> Any:
     return scheduler
 
 
+def teacher_scheduler(config: Any) -> Any:
+    """What the teacher draws with, of its own scheduler's `config`: DDIM from the last timestep
+    down to clean data, the path that is distilled. From the same noise as the student it arrives
+    where that should.
+    """
+    overrides = {**UNCLIPPED, "timestep_spacing": "trailing", "set_alpha_to_one": True}
+    return diffusers.DDIMScheduler.from_config(config, **overrides)
+
+
 def check_steps(scheduler: Any, numbers: Iterable[int]) -> None:
     """Raises whatever the scheduler raises for a number of inference steps that it does not make,
     and ValueError for one whose timesteps the base model was not trained on.

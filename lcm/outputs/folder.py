@@ -30,13 +30,15 @@ GRIDS = "validation"
 """The folder of the grids that were drawn on the way."""
 TEACHER_NAME = f"{GRIDS}/teacher.safetensors"
 """The latents of the teacher's own pictures, with which the grids are compared."""
+MEASURED_NAME = f"{GRIDS}/teacher-evaluated.safetensors"
+"""The same of the captions of --evaluate_steps."""
 TRAJECTORIES = "trajectories"
 """The folder of the teacher's trajectories, where no other is named."""
 OVERWRITTEN = (
     *(CARD_NAME, CARD_DATA_NAME, WORKFLOW_NAME),
     *(CONFIG_NAME, METRICS_NAME, REPORT_NAME, SUMS_NAME),
     *(data_report.JSON_NAME, data_report.PICTURE_NAME),
-    *(PICTURE_NAME, f"{GRIDS}/step-*.png", TEACHER_NAME),
+    *(PICTURE_NAME, f"{GRIDS}/step-*.png", TEACHER_NAME, MEASURED_NAME),
 )
 """Files that a run overwrites in its folder, or patterns of them."""
 

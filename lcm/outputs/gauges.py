@@ -21,6 +21,8 @@ Values = dict[str, Any]
 """The numbers of a grid as a line of metrics.jsonl has them, without its step."""
 
 MEAN, STD, TEACHER = "latent_mean", "latent_std", "teacher"
+PROMPTS, SEEDS = "gauged_prompts", "gauged_seeds"
+"""Of how many prompts the numbers of a line are, in how many seeds each."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,39 @@ def diversity(student: Tensor, teacher: Tensor) -> float:
 
 def contrast(student: Tensor, teacher: Tensor) -> float:
     """The standard deviation within a picture over the teacher's, geometric mean over channels."""
-    return float((channel_stds(student) / channel_stds(teacher)).log().mean().exp())
+    return ratio(channel_stds(student), channel_stds(teacher))
 
 
 def color_shift(student: Tensor, teacher: Tensor) -> float:
     """How far the means of the channels are from the teacher's, in its standard deviations, root
     mean square over channels.
     """
-    moved = (channel_means(student) - channel_means(teacher)) / channel_stds(teacher)
-    return float(moved.square().mean().sqrt())
+    return shift(channel_means(student), channel_means(teacher), channel_stds(teacher))
+
+
+def ratio(stds: Tensor, theirs: Tensor) -> float:
+    """Standard deviations of channels over the teacher's, both [C]: their geometric mean."""
+    return float((stds / theirs).log().mean().exp())
+
+
+def shift(means: Tensor, theirs: Tensor, stds: Tensor) -> float:
+    """How far means of channels are from the teacher's, whose standard deviations are `stds`, all
+    [C].
+    """
+    return float(((means - theirs) / stds).square().mean().sqrt())
+
+
+def nmse(student: Tensor, teacher: Tensor) -> float:
+    """|z_S - z_T|^2 / |z_T(seed a) - z_T(seed b)|^2, each a mean over prompts and seeds: 0 is the
+    teacher's own picture, 1 an unrelated one of the same prompt; no number with one seed.
+    """
+    off = (student.double() - teacher.double()).square().mean()
+    return float(off / apart(teacher)) if teacher.shape[1] > 1 else math.nan
+
+
+def apart(teacher: Tensor) -> Tensor:
+    """[N, S, C, h, w] -> the mean square between pictures of a prompt in two seeds."""
+    return (teacher.double() - teacher.double().roll(1, dims=1)).square().mean()
 
 
 DIVERSITY = Gauge(
@@ -127,12 +153,25 @@ COLOR_SHIFT = Gauge(
     is_high="the colours have moved as a whole: --target ema, or a lower --learning_rate",
 )
 
+NMSE = Gauge(
+    "distance to the teacher's picture of the same seed, another seed is 1",
+    nmse,
+    neutral=0.0,
+    # an adapter whose scheduler adds noise on the way draws other pictures than the teacher, and
+    # may do it well: nothing is wrong at any value
+    low=0.0,
+    high=math.inf,
+    is_low="",
+    is_high="",
+)
+
 GAUGES: Table[Gauge] = Table(
     "gauge",
     {
         "diversity": "lcm.outputs.gauges:DIVERSITY",
         "contrast": "lcm.outputs.gauges:CONTRAST",
         "color_shift": "lcm.outputs.gauges:COLOR_SHIFT",
+        "nmse": "lcm.outputs.gauges:NMSE",
     },
 )
 """What metrics.jsonl, the log and report.html tell of every grid."""

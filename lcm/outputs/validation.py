@@ -19,7 +19,7 @@ from lcm.models.families import Family
 from lcm.models.families.base import PIXELS_AT_ONCE
 from lcm.models.long_prompts import prompt_arguments
 from lcm.models.prompts import final_norm, said_already
-from lcm.outputs.gauges import TEACHER
+from lcm.outputs.gauges import PROMPTS, SEEDS, TEACHER, Values, compare
 from lcm.system.image_grid import draw_labelled, fitting
 from lcm.system.signals import never
 from lcm.system.text import count, prompt_words
@@ -38,6 +38,7 @@ def prompts_of(records: list[Record], count: int = 4) -> list[str]:
 class GridSpec:
     """What a validation grid shows: rows are prompts, columns inference steps, every picture from
     the same seed. With `num_images` above 1, the seeds behind it are drawn too, to be measured.
+    What is not to be shown is not decoded.
     """
 
     prompts: Sequence[str]
@@ -49,6 +50,7 @@ class GridSpec:
     clip_skip: int | None = None
     prompt_chunks: int = 1
     num_images: int = 1
+    is_shown: bool = True
 
     @property
     def seeds(self) -> range:
@@ -64,8 +66,8 @@ class GridSpec:
 
 
 class Row(NamedTuple):
-    """What was drawn of a prompt: by columns, the picture of the first seed, and the latents [S, C,
-    h, w] of all, float32 on the CPU, at unit scale.
+    """What was drawn of a prompt: by columns, the picture of the first seed where it is shown, and
+    the latents [S, C, h, w] of all, float32 on the CPU, at unit scale.
     """
 
     pictures: list[Image.Image]
@@ -119,7 +121,8 @@ def draw_row(
         if asked():
             return None
         latents = draw_latents(pipe, text, spec, n)
-        row.pictures.extend(family.decode(latents[:1]))
+        if spec.is_shown:
+            row.pictures.extend(family.decode(latents[:1]))
         row.latents.append(fetched(latents).float())
     return row
 
@@ -149,6 +152,13 @@ def draw_grid(
 def latents_in(rows: Sequence[Row], column: int) -> Tensor:
     """[N, S, C, h, w] of one column."""
     return torch.stack([row.latents[column] for row in rows])
+
+
+def values_of(spec: GridSpec, rows: Sequence[Row], teacher: Sequence[Row]) -> Values:
+    """How what was drawn differs from the teacher's, and how much was drawn."""
+    student = {n: latents_in(rows, i) for i, n in enumerate(spec.num_steps)}
+    values = compare(student, latents_in(teacher, 0))
+    return {**values, PROMPTS: len(spec.prompts), SEEDS: spec.num_images}
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ def card_texts(
         "seed": made.seed,
         "prompts": [markdown(prompt_words(prompt)) for prompt in prompts],
         "numbers": [list(row) for row in outcome.numbers] if config.validation.draws else [],
-        "seeds": count(config.validation.num_images, "seed"),
+        "seeds": count(config.validation.measured_images, "seed"),
         "facts": [[name, fact] for name, fact in facts.items() if fact is not None],
         "changes": fenced(settings_text(config.changes(settings)), "yaml"),
         "recipe": fenced(recipe_text(recipe), "yaml"),

@@ -79,6 +79,8 @@ class Trainer:
         logger.info("%s", summarize(run, state.student))
         if self._lacks_grid():
             run.publisher.validate(state.step, note=self._note)
+        if self._lacks_evaluation():
+            run.publisher.evaluate(state.step, note=self._note)
         if not self.is_done:
             with self.stop.deferred():
                 self._train()
@@ -123,6 +125,24 @@ class Trainer:
         validation = self.run.config.validation
         return validation.draws and step % validation.validation_steps == 0
 
+    def _evaluates_at(self, step: int) -> bool:
+        """Whether the captions are measured after this step."""
+        every = self.run.config.validation.evaluate_steps
+        return every > 0 and step % every == 0
+
+    def _lacks_evaluation(self) -> bool:
+        """Whether those of the present step are to be measured before training goes on."""
+        step = self.state.step
+        if not self._evaluates_at(step) or (step and self.is_done):
+            return False
+        # as the main process sees it
+        return gather_object([not self._has_line(step)])[0]
+
+    def _has_line(self, step: int) -> bool:
+        """Whether the pictures of a step are measured already."""
+        lines = read_metrics(self.run.config.output.folder)
+        return any(is_of_grid(line) and line["step"] == step for line in lines)
+
     def _train(self) -> None:
         """Steps, with their lines, checkpoints and grids, until the last one or until any process
         is asked to stop.
@@ -157,6 +177,8 @@ class Trainer:
                     self.save()
                 if self._draws_at(state.step) and not ending:
                     self.stopping = not run.publisher.validate(state.step, self._asked, self._note)
+                if self._evaluates_at(state.step) and not (ending or self.stopping):
+                    self.stopping = not run.publisher.evaluate(state.step, self._asked, self._note)
             if self.stopping and not saving:
                 progress.write_line(state.step, measure(run, state, output))
                 self.save()
@@ -165,14 +187,14 @@ class Trainer:
         return self.stop.asked
 
     def _note(self, step: int, values: Values) -> None:
-        """Logs the numbers of a grid, on the main process, before its picture is there: a grid that
-        is drawn again after a kill finds its line and adds no other.
+        """Logs the numbers of a grid, or of the captions of --evaluate_steps, on the main process,
+        before its picture is there: a grid that is drawn again after a kill finds its line and adds
+        no other.
         """
         logger.info("step %d against the teacher, %s", step, said(values))
         if step and (found := concerns(values)):
             logger.warning("step %d: %s", step, "; ".join(found))
-        lines = read_metrics(self.run.config.output.folder)
-        if self.metrics is None or any(is_of_grid(o) and o["step"] == step for o in lines):
+        if self.metrics is None or self._has_line(step):
             return
         self.metrics.append({"step": step, **values})
         self.metrics.sync()

@@ -63,29 +63,34 @@ def duration(seconds: float) -> str:
 @dataclass(frozen=True)
 class Plan:
     """What a run is still going to do: updates, checkpoints, grids with that of the finished
-    adapter. `together` is how many more checkpoints lie on the disk at once than now.
+    adapter, evaluations likewise. `together` is how many more checkpoints lie on the disk at once
+    than now.
     """
 
     updates: int
     checkpoints: int
     grids: int
     together: int
+    evaluations: int = 0
 
 
 def plan_of(run: Run, step: int) -> Plan:
     """The plan of a run that has made `step` updates."""
     output, last = run.config.output, run.facts.num_updates
     every, validation = output.checkpointing_steps, run.config.validation
-    drawing = validation.validation_steps
     checkpoints = last // every - step // every + (last % every > 0) if step < last else 0
-    grids = max(0, (last - 1) // drawing - step // drawing) + (step == 0) + 1
-    if not validation.draws:
-        grids = 0
+
+    def drawn(interval: int) -> int:
+        """How often something is drawn, the finished adapter with it."""
+        return max(0, (last - 1) // interval - step // interval) + (step == 0) + 1
+
+    grids = drawn(validation.validation_steps) if validation.draws else 0
+    evaluations = drawn(validation.evaluate_steps) if validation.evaluate_steps else 0
     together, keep = checkpoints, output.checkpoints_total_limit
     if keep is not None and checkpoints:
         # the new one is complete before the oldest goes
         together = min(checkpoints, max(1, keep + 1 - len(list_checkpoints(output.folder))))
-    return Plan(last - step, checkpoints, grids, together)
+    return Plan(last - step, checkpoints, grids, together, evaluations)
 
 
 def output_need(run: Run, plan: Plan, checkpoint: int, result: int, grid: int) -> Need:
@@ -109,7 +114,9 @@ def bytes_of_teacher(run: Run) -> int:
     validation, shape = run.config.validation, run.family.latent_shape(run.facts.resolution)
     if not validation.validation_teacher_steps:
         return 0
-    return 4 * math.prod((len(run.facts.prompts), validation.num_images, *shape))
+    shown = len(run.facts.prompts) * validation.num_images
+    measured = len(run.facts.captions) * validation.measured_images
+    return 4 * (shown + measured) * math.prod(shape)
 
 
 def guess_output_need(run: Run, plan: Plan, state: RunState) -> Need:

@@ -19,8 +19,15 @@ from lcm.config.run import TrainConfig
 from lcm.inference import make_scheduler
 from lcm.models.families import Family
 from lcm.outputs.finished import flaw_of_card, write_result_sums
-from lcm.outputs.folder import CARD_NAME, PICTURE_NAME, REPORT_NAME, TEACHER_NAME, grid_name
-from lcm.outputs.gauges import Values, compare
+from lcm.outputs.folder import (
+    CARD_NAME,
+    MEASURED_NAME,
+    PICTURE_NAME,
+    REPORT_NAME,
+    TEACHER_NAME,
+    grid_name,
+)
+from lcm.outputs.gauges import Values
 from lcm.outputs.trackers import log_picture
 from lcm.outputs.validation import (
     GridSpec,
@@ -29,8 +36,8 @@ from lcm.outputs.validation import (
     draw_grid,
     draw_latents,
     label_grid,
-    latents_in,
     said_to,
+    values_of,
 )
 from lcm.publish.card import write_card
 from lcm.publish.comfyui import workflow_files, write_workflow
@@ -58,7 +65,8 @@ def unnoted(step: int, values: Values) -> None:
 class Publisher:
     """Draws and exports the student of one run.
 
-    `settings` are the resolved flags, `prompts` the rows of its grids.
+    `settings` are the resolved flags, `prompts` the rows of its grids, `captions` what
+    --evaluate_steps measures.
     """
 
     config: TrainConfig
@@ -67,6 +75,7 @@ class Publisher:
     family: Family
     recipe: Recipe
     prompts: list[str]
+    captions: list[str]
     student: Student
 
     @property
@@ -97,12 +106,29 @@ class Publisher:
     @cached_property
     def teacher(self) -> TeacherPictures | None:
         """What the grids are compared with; None where the teacher is not to draw."""
-        steps = self.config.validation.validation_teacher_steps
-        if not steps:
+        if not self.config.validation.validation_teacher_steps:
             return None
+        return self._teacher_of(self.spec, TEACHER_NAME)
+
+    @property
+    def measured(self) -> GridSpec:
+        """What --evaluate_steps measures: captions in all seeds, of which none is shown."""
+        count = self.config.validation.measured_images
+        return dataclasses.replace(
+            self.spec, prompts=self.captions, num_images=count, is_shown=False
+        )
+
+    @cached_property
+    def measured_teacher(self) -> TeacherPictures:
+        """What those are compared with."""
+        return self._teacher_of(self.measured, MEASURED_NAME)
+
+    def _teacher_of(self, spec: GridSpec, name: str) -> TeacherPictures:
+        """The teacher's own pictures of what is drawn."""
+        steps = self.config.validation.validation_teacher_steps
         guidance = self.recipe.teacher_guidance(told=self.config.adapter.w_embedding)
-        spec = dataclasses.replace(self.spec, num_steps=[steps], guidance_scale=guidance, eta=0.0)
-        return TeacherPictures(self.family, spec, self.folder / TEACHER_NAME)
+        spec = dataclasses.replace(spec, num_steps=[steps], guidance_scale=guidance, eta=0.0)
+        return TeacherPictures(self.family, spec, self.folder / name)
 
     def validate(self, step: int, asked: Callable[[], bool] = never, note: Note = unnoted) -> bool:
         """Draws the grid with the live student, all processes together, and keeps it as
@@ -112,18 +138,36 @@ class Publisher:
         """
         process = self.accelerator.process_index, self.accelerator.num_processes
         with self.student.drawing() as unet:
-            drawn = self._draw(unet, process, asked)
+            drawn = self._draw(unet, self.spec, self.teacher, process, asked)
         if drawn is not None and self.accelerator.is_main_process:
             self._keep(step, drawn, note)
             self.report()
         return drawn is not None
 
+    def evaluate(self, step: int, asked: Callable[[], bool] = never, note: Note = unnoted) -> bool:
+        """Measures the captions of --evaluate_steps. False where one was `asked` to stop before."""
+        process = self.accelerator.process_index, self.accelerator.num_processes
+        with self.student.drawing() as unet:
+            is_drawn = self._evaluate(unet, step, process, asked, note)
+        if is_drawn and self.accelerator.is_main_process:
+            self.report()
+        return is_drawn
+
+    def _evaluate(
+        self, unet: Any, step: int, process: tuple[int, int], asked: Callable[[], bool], note: Note
+    ) -> bool:
+        spec, teacher = self.measured, self.measured_teacher
+        rows = self._draw(unet, spec, teacher, process, asked)
+        if rows is not None and self.accelerator.is_main_process:
+            note(step, values_of(spec, rows, teacher.rows or ()))
+        return rows is not None
+
     def _keep(self, step: int, rows: Sequence[Row], note: Note) -> Image.Image:
         """Measures, keeps and returns the grid of a step, on the main process."""
-        spec, theirs = self.spec, None if self.teacher is None else self.teacher.rows
-        if theirs is not None:
-            student = {n: latents_in(rows, i) for i, n in enumerate(spec.num_steps)}
-            note(step, compare(student, latents_in(theirs, 0)))
+        spec, teacher = self.spec, self.teacher
+        theirs = None if teacher is None else teacher.rows
+        if theirs is not None and not self.config.validation.evaluate_steps:
+            note(step, values_of(spec, rows, theirs))
         grid = self._labelled(spec, rows, theirs, f" after {count(step, 'update')}")
         with optional(f"the grid of step {step}"):
             save_png(grid, self.grid_path(step))
@@ -161,8 +205,11 @@ class Publisher:
         self.export(path, step)
         workflow = workflow_files(self.recipe, self.config, self.prompts[0])
         if self.config.validation.draws:
-            rows = self._draw(self.student.result.reload(path), (0, 1))
+            reloaded = self.student.result.reload(path)
+            rows = self._draw(reloaded, self.spec, self.teacher, (0, 1))
             assert rows is not None  # nothing asked it to stop
+            if self.config.validation.evaluate_steps:
+                self._evaluate(reloaded, step, (0, 1), never, note)
             grid = self._keep(step, rows, note)
             save_png(grid, output_dir / PICTURE_NAME, chunks=workflow)
         else:
@@ -218,30 +265,36 @@ class Publisher:
 
     @property
     def first_row(self) -> GridSpec:
-        """What is drawn to try it out."""
+        """What is drawn to try it out: as many seeds as are drawn together of anything."""
         spec = self.spec
-        seeds = min(spec.num_images, spec.at_once)
+        seeds = min(self.config.validation.measured_images, spec.at_once)
         return dataclasses.replace(spec, prompts=spec.prompts[:1], num_images=seeds)
 
     def try_teacher(self, num_steps: int) -> None:
         """One prompt in so many of the teacher's steps, for the same."""
-        if self.teacher is not None:
+        teacher = self.measured_teacher if self.captions else self.teacher
+        if teacher is not None:
             with self.student.teaching() as unet, self.family.at_hand(self.accelerator.device):
-                self.teacher.try_out(unet, num_steps)
+                teacher.try_out(unet, num_steps)
 
     def _pipe(self, unet: Any) -> Any:
         scheduler = make_scheduler(self.family.pipe.scheduler.config, self.recipe)
         return self.family.few_step_pipe(unet, scheduler)
 
     def _draw(
-        self, unet: Any, process: tuple[int, int], asked: Callable[[], bool] = never
+        self,
+        unet: Any,
+        spec: GridSpec,
+        teacher: TeacherPictures | None,
+        process: tuple[int, int],
+        asked: Callable[[], bool] = never,
     ) -> list[Row] | None:
-        """The rows of the grid, those of the teacher first where they are not there yet. None when
-        it was `asked` to stop.
+        """The rows, those of the teacher first where they are not there yet. None when it was
+        `asked` to stop.
         """
         with self.family.at_hand(self.accelerator.device):
-            if self.teacher is not None:
+            if teacher is not None:
                 with self.student.teaching() as frozen:
-                    if self.teacher.get(frozen, process, asked) is None:
+                    if teacher.get(frozen, process, asked) is None:
                         return None
-            return draw_grid(self.family, self._pipe(unet), self.spec, process, asked)
+            return draw_grid(self.family, self._pipe(unet), spec, process, asked)

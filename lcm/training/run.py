@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lcm.config.run import TrainConfig
@@ -27,7 +27,8 @@ class RunFacts:
     run makes, `samples_per_step` how many samples go into one, over all processes. `fingerprint`
     stands for the data, `styles` for what was summed into the teacher. `settings` are the flags
     with all that filled in, as `config.yaml` and checkpoints have them. `report` says what the data
-    are, `prompts` are the rows of the validation grids, and examples where none are drawn.
+    are, `prompts` are the rows of the validation grids, and examples where none are drawn,
+    `captions` what --evaluate_steps measures.
     """
 
     resolution: int
@@ -38,6 +39,7 @@ class RunFacts:
     settings: dict[str, Any]
     report: DataReport
     prompts: list[str]
+    captions: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint tells of the run, to know it again."""

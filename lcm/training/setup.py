@@ -14,7 +14,7 @@ from typing import Any
 from diffusers.optimization import get_scheduler
 
 from lcm.adapter.recipe import Recipe, TeacherFacts
-from lcm.config.output_sections import OutputConfig
+from lcm.config.output_sections import MEASURED_PROMPTS, OutputConfig
 from lcm.config.run import TrainConfig
 from lcm.config.sections import LoopConfig
 from lcm.data.config import CacheConfig
@@ -147,6 +147,7 @@ def make_facts(
         settings={**config.flat(), **filled},
         report=report,
         prompts=prompts or prompts_of(records),
+        captions=prompts_of(records, MEASURED_PROMPTS) if config.validation.evaluate_steps else [],
     )
 
 
@@ -223,6 +224,7 @@ def make_publisher(
         family=family,
         recipe=recipe,
         prompts=facts.prompts,
+        captions=facts.captions,
         student=student,
     )
 

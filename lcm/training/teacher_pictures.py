@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from lcm.adapter.lora import base_state
-from lcm.adapter.recipe import UNCLIPPED
 from lcm.data.precomputed.identity import add_component, add_tensors
+from lcm.inference.schedulers import teacher_scheduler
 from lcm.models.families import Family
 from lcm.outputs.reference import read_reference, write_reference
 from lcm.outputs.validation import GridSpec, Row, draw_grid, draw_latents, latents_in, said_to
@@ -27,15 +26,6 @@ from lcm.system.disk_space import optional
 from lcm.system.signals import never
 
 logger = logging.getLogger(__name__)
-
-
-def teacher_scheduler(config: Any) -> Any:
-    """What the teacher draws with, of its own scheduler's `config`: DDIM from the last timestep
-    down to clean data, the path that is distilled. From the same noise as the student it arrives
-    where that should.
-    """
-    overrides = {**UNCLIPPED, "timestep_spacing": "trailing", "set_alpha_to_one": True}
-    return DDIMScheduler.from_config(config, **overrides)
 
 
 @dataclass
@@ -101,13 +91,15 @@ class TeacherPictures:
         return rows
 
     def _row(self, latents: Tensor) -> Row:
-        vae = self.family.pipe.vae
-        return Row(self.family.decode(latents[:1].to(vae.device)), [latents])
+        vae, shown = self.family.pipe.vae, latents[: int(self.spec.is_shown)]
+        return Row(self.family.decode(shown.to(vae.device)) if len(shown) else [], [latents])
 
     def key(self, unet: Any) -> str:
         """The SHA-256 of all that they follow from, the teacher's weights included."""
         family, digest = self.family, hashlib.sha256()
-        facts = [dataclasses.asdict(self.spec), family.text_settings, family.pipeline_options()]
+        spec = dataclasses.asdict(self.spec)
+        del spec["is_shown"]  # what is drawn is the same
+        facts = [spec, family.text_settings, family.pipeline_options()]
         config = dict(teacher_scheduler(family.pipe.scheduler.config).config)
         digest.update(json.dumps([*facts, config], sort_keys=True, default=str).encode())
         add_tensors(digest, base_state(unet).items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from benchmarks.methods.metrics import (
-    bootstrap_interval,
-    equivalent_steps,
     frechet_distance,
     judge_fd,
     judge_features,
@@ -23,9 +20,9 @@ from benchmarks.methods.metrics import (
 from benchmarks.methods.plan import Run
 from benchmarks.methods.scoring import check_num_images
 from benchmarks.methods.students import randomise, words
-from examples.shapes.evaluate import diversity_ratio, is_paired
+from examples.shapes.evaluate import diversity_ratio
 from examples.shapes.judge import Judge
-from examples.shapes.render import CAPTIONS, render, sample_dataset
+from examples.shapes.render import render, sample_dataset
 from lcm.adapter.files import read_header
 from tests.support import ROOT
 
@@ -109,38 +106,6 @@ def test_features_are_what_the_heads_of_the_judge_see() -> None:
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_pictures_that_fail_together_count_once() -> None:
-    prompts = list(CAPTIONS) * 8
-    by_prompt = np.random.default_rng(0).random(192) < 0.7
-    together = np.tile(by_prompt, 8)
-    apart = np.random.default_rng(1).permutation(together)
-    p = float(together.mean())
-    naive = 1.96 * math.sqrt(p * (1 - p) / len(together))
-    assert bootstrap_interval(together, prompts) == pytest.approx(naive * math.sqrt(8), rel=0.1)
-    assert bootstrap_interval(apart, prompts) == pytest.approx(naive, rel=0.15)
-    assert bootstrap_interval(np.ones(384), prompts[:384]) == 0.0
-    assert bootstrap_interval(together, prompts) == bootstrap_interval(together, prompts)
-
-
-def test_equivalent_steps_are_exact_where_measured_and_monotone_between() -> None:
-    curve = {1: 0.8, 2: 0.5, 4: 0.2, 8: 0.05, 50: 0.001}
-    for steps, nmse in curve.items():
-        assert equivalent_steps(nmse, curve) == pytest.approx(steps)
-    assert equivalent_steps(2.0, curve) == 1.0
-    assert equivalent_steps(0.0, curve) == 50.0
-    between = [equivalent_steps(nmse, curve) for nmse in np.geomspace(0.8, 0.001, 50)]
-    assert all(a < b for a, b in itertools.pairwise(between))
-    power_law = {n: n**-2.0 for n in (1, 3, 9)}  # a straight line in both logarithms
-    assert equivalent_steps(5**-2.0, power_law) == pytest.approx(5.0)
-
-
-def test_equivalent_steps_of_a_curve_that_rises_or_reaches_zero() -> None:
-    bumpy = {1: 0.5, 2: 0.6, 4: 0.2, 8: 0.2, 16: 0.0}
-    assert equivalent_steps(0.2, bumpy) == pytest.approx(4.0)
-    assert 2.0 <= equivalent_steps(0.4, bumpy) <= 4.0
-    assert equivalent_steps(0.0, bumpy) == 16.0
-
-
 def test_sets_that_cannot_be_halved_are_refused() -> None:
     check_num_images(768)
     for count in (0, 192, 500, 576):
@@ -170,14 +135,6 @@ def test_a_random_adapter_has_the_norms_and_the_header_of_its_model(tmp_path: Pa
         not torch.equal(noise[name], value)
         for name, value in load_file(tmp_path / "other.safetensors").items()
     )
-
-
-def test_only_play_without_noise_of_its_own_is_compared_picture_by_picture() -> None:
-    assert all(is_paired(name, 0.3, 1) for name in ("LCMScheduler", "TCDScheduler"))
-    assert is_paired("DDIMScheduler", 0.0, 4)
-    assert is_paired("TCDScheduler", 0.0, 4)
-    assert not is_paired("TCDScheduler", 0.3, 4)
-    assert not is_paired("LCMScheduler", 0.0, 4)
 
 
 def test_flags_become_words_of_a_command_line() -> None:

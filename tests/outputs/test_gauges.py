@@ -72,7 +72,7 @@ def test_gauges_say_what_they_measure_alone() -> None:
 def test_what_has_no_number_is_null_in_json() -> None:
     """One seed has no variance; a teacher whose pictures are all alike is nothing to divide by."""
     one = compare({1: latents()[:, :1]}, latents()[:, :1])
-    same = latents()[:, :1].expand(-1, 4, -1, -1, -1)
+    same = latents()[:, :1].expand_as(latents())
     broken = compare({1: latents() * math.nan}, latents())
     for values in (one, compare({1: latents()}, same), broken):
         assert json.loads(json.dumps(values, allow_nan=False))["diversity_1_steps"] is None

@@ -20,6 +20,7 @@ from lcm.config.run import TrainConfig
 from lcm.data.config import SOURCE_FLAGS
 from lcm.methods import METHODS
 from lcm.outputs.folder import REPORT_NAME, grid_name
+from lcm.outputs.gauges import GAUGES
 from lcm.publish.report.pictures import choose, read_grid
 from lcm.system.image_grid import draw_labelled, save_png
 from lcm.training.publisher import Publisher
@@ -97,11 +98,11 @@ def test_the_teachers_row_is_on_top_of_a_prompt_over_the_training(done: Path) ->
 def test_the_teachers_numbers_stand_beside_the_students(done: Path) -> None:
     page, last = read(done), lines_of_grids(done)[-1]
     assert "the teacher drew in 2 steps with guidance_scale 5" in page.words
-    shown = [f"{last[f'{name}_2_steps']:.2f}" for name in ("diversity", "contrast", "color_shift")]
+    shown = [f"{last[f'{name}_2_steps']:.2f}" for name in GAUGES]
     assert f"2 steps {' '.join(shown)} {last['latent_mean_2_steps'][0]:.2f}" in page.words
-    assert f"teacher 1 1 0 {last['latent_mean_teacher'][0]:.2f}" in page.words
+    assert f"teacher 1 1 0 0 {last['latent_mean_teacher'][0]:.2f}" in page.words
     dashed = [line for line in page.all("polyline") if "stroke-dasharray" in line]
-    assert len(dashed) == 3  # where the teacher is
+    assert len(dashed) == len(GAUGES)  # where the teacher is
     card = (done / "README.md").read_text()
     assert f"| 2 | {' | '.join(shown)} |" in card
     assert "Columns, by inference steps: the teacher's 2, then 1, 2," in card

@@ -17,7 +17,7 @@ from tests.support.runs import ENVIRONMENT, flags
 OPTIONAL = (
     *("datasets", "pyarrow", "pandas", "tensorboard", "wandb", "trackio", "bitsandbytes"),
     *("compel", "shtab", "fastapi", "starlette", "uvicorn", "websockets", "lpips"),
-    *("torchvision", "scipy", "playwright"),
+    *("torchvision", "scipy", "playwright", "torch_fidelity"),
 )
 """Not psutil, filelock, tqdm, jinja2 or yaml, which are small and needed; accelerate, by which
 diffusers loads models in half the memory.

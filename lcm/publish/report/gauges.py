@@ -7,7 +7,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lcm.outputs.gauges import GAUGES, MEAN, STD, TEACHER, concerns, key, steps_in
+from lcm.outputs.gauges import (
+    GAUGES,
+    MEAN,
+    PROMPTS,
+    SEEDS,
+    STD,
+    TEACHER,
+    concerns,
+    key,
+    steps_in,
+)
 from lcm.publish.report.curves import Series
 from lcm.publish.report.points import points
 from lcm.system.text import count
@@ -55,7 +65,15 @@ def gauge_table(lines: Lines) -> dict[str, Any] | None:
         ),
     ]
     head = ["", *(name.replace("_", " ") for name in names), *TITLES.values()]
-    return {"step": last["step"], "head": head, "rows": rows, "concerns": concerns(last)}
+    found = {"step": last["step"], "head": head, "rows": rows, "concerns": concerns(last)}
+    return {**found, "count": drawn(last)}
+
+
+def drawn(line: dict[str, Any]) -> str:
+    """Of how much the numbers are; "" in lines of former versions."""
+    if not {PROMPTS, SEEDS} <= line.keys():
+        return ""
+    return f" ({line[PROMPTS]} prompts, {line[SEEDS]} seed{'' if line[SEEDS] == 1 else 's'} each)"
 
 
 def of_channels(line: dict[str, Any], whose: str) -> list[str]:
