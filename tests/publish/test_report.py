@@ -53,8 +53,8 @@ def test_the_page_of_a_finished_run_has_it_all(done: Path) -> None:
     page = read(done)
     lines = lines_of_updates(done)
     assert f"Finished: {len(lines)} updates." in page.words
-    assert page.titles[:4] == ["diversity", "contrast", "colour", "loss"]
-    assert page.titles[4:] == ["loss", "gradient", "distance", "learning", "images"]
+    assert page.titles[:5] == ["diversity", "contrast", "colour", "distance", "loss"]
+    assert page.titles[5:] == ["loss", "gradient", "distance", "learning", "images"]
     assert f"loss: {lines[-1]['loss']:.4g}" in page.words
     assert "A consistency loss is no measure of quality" in page.words
     card = (done / "README.md").read_text()
