@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lcm.adapter.names import LARGEST_WEIGHT
 from lcm.diffusion.prediction_types import PREDICTION_TYPES
 from lcm.system.flags import within
-from lcm.system.words import WrongValueError, number, one_of, place
+from lcm.system.words import WrongValueError, number, one_of, place, text
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LARGEST_RANK = 10_000
 PRECISIONS = ("float16", "bfloat16", "float32")
+DTYPES = ("auto", "fp16", "bf16", "fp32")
 factor = within(number, at_least=-LARGEST_WEIGHT, at_most=LARGEST_WEIGHT)
 """Reads the weight of an adapter."""
 
@@ -69,6 +70,19 @@ def add_base(parser: argparse.ArgumentParser, use: str, required: bool = False) 
         "--zero_terminal_snr",
         action="store_true",
         help="--base has zero terminal SNR, where a single file does not say it",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        type=one_of(*DTYPES),
+        choices=DTYPES,
+        default="auto",
+        help="auto: fp16 on a GPU, fp32 without",
+    )
+    parser.add_argument(
+        "--device", type=text, default="auto", help="auto: a GPU where there is one"
     )
 
 
@@ -131,8 +145,8 @@ def read_file(
     adapter = understand(file, getattr(args, "alpha", None), layers_per_block, drop)
     check_sound(file, adapter.problems)
     for kind, texts in (("note", adapter.notes), ("warning", adapter.warnings)):
-        for text in texts:
-            print(f"{kind}: {text}")
+        for words in texts:
+            print(f"{kind}: {words}")
     return adapter
 
 

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from lcm.cli.arguments import add_base, load_pipe
-from lcm.cli.generate import DTYPES, read_weights
+from lcm.cli.arguments import add_base, add_device, load_pipe
+from lcm.cli.generate import read_weights
 from lcm.system.console import is_main, tell
 from lcm.system.flags import within
-from lcm.system.words import file_path, number, one_of, place, text, whole
+from lcm.system.words import file_path, number, place, text, whole
 
 HELP = (
     "measure the pictures of adapters beside the teacher's: numbers, a page, a block for the card"
@@ -119,14 +119,7 @@ def add_drawing(parser: argparse.ArgumentParser, positive: Any) -> None:
     add("--height", type=side, help="pixels; default: what the adapters were trained at")
     add("--width", type=side, help="likewise")
     add("--batch_size", type=positive, default=1, help="pictures drawn together; default: 1")
-    add(
-        "--dtype",
-        type=one_of("auto", *DTYPES),
-        choices=["auto", *DTYPES],
-        default="auto",
-        help="auto: fp16 on a GPU, fp32 without",
-    )
-    add("--device", type=text, default="auto", help="auto: a GPU where there is one")
+    add_device(parser)
     add(
         "--output",
         type=file_path,

@@ -9,7 +9,7 @@ from typing import Any
 
 from lcm.adapter.names import path_and_weight
 from lcm.adapter.recipe import CallDefaults, Recipe
-from lcm.cli.arguments import add_base, load_pipe
+from lcm.cli.arguments import add_base, add_device, load_pipe
 from lcm.system.console import tell
 from lcm.system.flags import within
 from lcm.system.words import file_path, number, one_of, place, prompt, text, whole
@@ -19,7 +19,6 @@ EXAMPLE = (
     "lcm generate --base someone/sd15 --adapter out/ \\\n"
     '  --prompt "a lighthouse at dusk" --steps 1 2 4 8 --output pictures/'
 )
-DTYPES = ("fp16", "bf16", "fp32")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -95,14 +94,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--width", type=side, help="likewise")
     add("--batch_size", type=positive, default=1, help="pictures drawn together; default: 1")
-    add(
-        "--dtype",
-        type=one_of("auto", *DTYPES),
-        choices=["auto", *DTYPES],
-        default="auto",
-        help="auto: fp16 on a GPU, fp32 without",
-    )
-    add("--device", type=text, default="auto", help="auto: a GPU where there is one")
+    add_device(parser)
     add(
         "--output",
         type=file_path,

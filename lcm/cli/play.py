@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from lcm.cli.arguments import add_base, load_pipe
-from lcm.cli.generate import DTYPES, read_weights
+from lcm.cli.arguments import add_base, add_device, load_pipe
+from lcm.cli.generate import read_weights
 from lcm.system.console import tell
 from lcm.system.flags import within
 from lcm.system.words import file_path, one_of, place, text, whole
@@ -72,14 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=1024,
         help="MiB of a file that is dropped on the page; default: 1024",
     )
-    add(
-        "--dtype",
-        type=one_of("auto", *DTYPES),
-        choices=["auto", *DTYPES],
-        default="auto",
-        help="auto: fp16 on a GPU, fp32 without",
-    )
-    add("--device", type=text, default="auto", help="auto: a GPU where there is one")
+    add_device(parser)
     add(
         "--port",
         type=within(whole, at_least=0, at_most=65535),
