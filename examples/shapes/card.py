@@ -54,7 +54,7 @@ def text() -> str:
 def draw() -> Image.Image:
     """Its picture, as a run draws it: the teacher's pictures first, all of a row from one noise."""
     config = parse_config(["--config", str(FOLDER / "config.yaml")])
-    pipe = StableDiffusionPipeline.from_pretrained(FOLDER.parent / "teacher")
+    pipe = StableDiffusionPipeline.from_pretrained(FOLDER.parent / "teacher", use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     seed, side = config.validation.validation_seed, lcm.read_recipe(FOLDER).resolution
 

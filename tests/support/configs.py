@@ -128,6 +128,7 @@ VALUES: dict[str, Any] = {
     "validation_num_steps": [1, 3],
     "validation_seed": 9,
     "validation_num_images": 3,
+    "evaluate_steps": 70,
     "validation_teacher_steps": 20,
     "logging_steps": 2,
     "report_to": ["wandb", "trackio"],

@@ -57,7 +57,7 @@ def test_long_captions_are_counted_and_said_once_before_training(
     assert "from 'Star' on" in grid_line
     report = json.loads((output / JSON_NAME).read_text())
     assert (report["captions_counted"], report["long_captions"]) == (6, 2)
-    assert "long captions" in (output / "report.html").read_text()
+    assert "captions that are too long" in (output / "report.html").read_text()
     card = (output / "README.md").read_text()
     assert "    clip_skip=1,\n" in card and "CLIP Set Last Layer with -2" in card
 
