@@ -18,6 +18,11 @@ from lcm.system.registry import lookup
 if TYPE_CHECKING:
     from lcm.methods.settings import Settings
 
+PRESERVED_GUIDANCE = 2.0
+"""The guidance to play an adapter of preserve_cfg with where nothing else is said. It is added in
+each of a few steps, so it must be weaker than over 40 (docs/guidance.md has the measurement).
+"""
+
 
 @dataclass(frozen=True)
 class MethodConfig(OwnFlags, SharedFlags):
@@ -172,6 +177,8 @@ def resolved(config: MethodConfig, also_read: Sequence[str] = ()) -> MethodConfi
             f"{min(ignored)} has no effect with objective {config.objective}; leave it out or "
             "choose another objective"
         )
+    if config.preserve_cfg and "guidance_scale" in defaults:
+        defaults = {**defaults, "guidance_scale": PRESERVED_GUIDANCE}
     filled = replace(config, **{n: value for n, value in defaults.items() if n not in given})
     settings = settings_of(filled)
     idle = {n: why for n, why in filled.without_effect().items() if n not in also_read}

@@ -71,8 +71,9 @@ class SharedFlags(Section):
         "decay of the ema target per update, reached after some", "0.95", at_least=0, below=1
     )
     guidance_scale: float | None = own(
-        "guidance of the teacher that is distilled in, as in pipelines: 1 is none",
-        "5.0",
+        "guidance of the teacher that is distilled in, as in pipelines: 1 is none; with "
+        "preserve_cfg that of play",
+        "5.0; 2.0 with preserve_cfg",
         at_most=1000,
     )
     guidance_scale_min: float | None = own(

@@ -64,6 +64,17 @@ def test_preserve_cfg_drops_prompts_by_itself_and_says_so(
     assert TrainConfig.of(**config.flat()) == config
 
 
+@pytest.mark.parametrize(("said", "played"), [({}, 2.0), ({"guidance_scale": 1.5}, 1.5)])
+def test_preserved_guidance_is_played_weaker_than_it_would_be_distilled(
+    said: dict[str, Any], played: float
+) -> None:
+    needed = {"pretrained_teacher_model": "teacher", "train_data_dir": "photos"}
+    config = TrainConfig.of(**needed, **said, preserve_cfg=True)
+    assert config.method.guidance_scale == played
+    assert config.method.guidance_range == (1.0, 1.0)
+    assert TrainConfig.of(**config.flat()) == config
+
+
 def test_preserving_guidance_needs_no_pictures(arguments: Arguments, tmp_path: Path) -> None:
     """The teacher's own pictures are guided as the adapter will be, and lose their prompts."""
     line = arguments("prompts lcm", tmp_path, guidance_scale=5.5, proportion_empty_prompts=0.5)

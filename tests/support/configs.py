@@ -245,6 +245,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
 """What a value needs beside it to make sense."""
 
 CONSEQUENCES: dict[str, dict[str, Any]] = {
+    "preserve_cfg": {"guidance_scale": 2.0},
     "guidance_scale_min": {"guidance_scale": None},
     "guidance_per_phase": {"guidance_scale": None},
     "coupling": {"solver": None, "solver_steps": None},
