@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcm.adapter.names import LARGEST_WEIGHT
+from lcm.adapter.names import LARGEST_WEIGHT, path_and_weight
 from lcm.diffusion.prediction_types import PREDICTION_TYPES
 from lcm.system.flags import within
-from lcm.system.words import WrongValueError, number, one_of, place, text
+from lcm.system.words import WrongValueError, number, one_of, place, text, whole
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +70,42 @@ def add_base(parser: argparse.ArgumentParser, use: str, required: bool = False) 
         "--zero_terminal_snr",
         action="store_true",
         help="--base has zero terminal SNR, where a single file does not say it",
+    )
+
+
+def add_adapters(parser: argparse.ArgumentParser, use: str, required: bool = False) -> None:
+    parser.add_argument(
+        "--adapter",
+        type=place,
+        nargs="+",
+        action="extend",
+        required=required,
+        default=[],
+        metavar="PATH[=WEIGHT]",
+        help=f"files, output folders or hub ids{use}",
+    )
+
+
+def read_weights(words: Sequence[str]) -> dict[str, float]:
+    """PATH[=WEIGHT] -> weights by path. Raises ValueError for a path that is named twice."""
+    adapters: dict[str, float] = {}
+    for name, weight in (path_and_weight(word, "adapter") for word in words):
+        if name in adapters:
+            raise ValueError(f"adapter: {name} is named twice; name it once, with one weight")
+        adapters[name] = weight
+    return adapters
+
+
+def add_sizes(parser: argparse.ArgumentParser, default: str) -> None:
+    """How large pictures are, and how many are drawn at a time."""
+    side = within(whole, at_least=1, at_most=16384)
+    parser.add_argument("--height", type=side, help=f"pixels; default: {default}")
+    parser.add_argument("--width", type=side, help="likewise")
+    parser.add_argument(
+        "--batch_size",
+        type=within(whole, at_least=1, at_most=1000),
+        default=1,
+        help="pictures drawn together; default: 1",
     )
 
 

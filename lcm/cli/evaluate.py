@@ -7,11 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from lcm.cli.arguments import add_base, add_device, load_pipe
-from lcm.cli.generate import read_weights
+from lcm.cli.arguments import add_adapters, add_base, add_device, add_sizes, load_pipe, read_weights
 from lcm.system.console import is_main, tell
 from lcm.system.flags import within
-from lcm.system.words import file_path, number, place, text, whole
+from lcm.system.words import file_path, number, text, whole
 
 HELP = (
     "measure the pictures of adapters beside the teacher's: numbers, a page, a block for the card"
@@ -26,15 +25,7 @@ SEEDS = (0, 1)
 def configure(parser: argparse.ArgumentParser) -> None:
     add_base(parser, "the teacher, which the adapters are attached to", required=True)
     add = parser.add_argument
-    add(
-        "--adapter",
-        type=place,
-        nargs="+",
-        action="extend",
-        required=True,
-        metavar="PATH[=WEIGHT]",
-        help="files, output folders or hub ids, each measured alone and compared with the first",
-    )
+    add_adapters(parser, ", each measured alone and compared with the first", required=True)
     positive = within(whole, at_least=1, at_most=1000)
     add(
         "--steps",
@@ -43,13 +34,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="extend",
         help="inference steps; default: 1 2 4 8",
     )
-    add_prompts(parser, positive)
+    add_prompts(parser)
     add_teacher(parser, positive)
     add_metrics(parser)
-    add_drawing(parser, positive)
+    add_drawing(parser)
 
 
-def add_prompts(parser: argparse.ArgumentParser, positive: Any) -> None:
+def add_prompts(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--prompts",
@@ -108,17 +99,14 @@ def add_metrics(parser: argparse.ArgumentParser) -> None:
     add("--plugin", type=text, nargs="+", action="extend", help="files that add metrics of yours")
 
 
-def add_drawing(parser: argparse.ArgumentParser, positive: Any) -> None:
+def add_drawing(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--scheduler",
         type=text,
         help="for adapters without a recipe, such as LCMScheduler for an LCM-LoRA from elsewhere",
     )
-    side = within(whole, at_least=1, at_most=16384)
-    add("--height", type=side, help="pixels; default: what the adapters were trained at")
-    add("--width", type=side, help="likewise")
-    add("--batch_size", type=positive, default=1, help="pictures drawn together; default: 1")
+    add_sizes(parser, "what the adapters were trained at")
     add_device(parser)
     add(
         "--output",

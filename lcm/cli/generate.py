@@ -7,12 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from lcm.adapter.names import path_and_weight
 from lcm.adapter.recipe import CallDefaults, Recipe
-from lcm.cli.arguments import add_base, add_device, load_pipe
+from lcm.cli.arguments import add_adapters, add_base, add_device, add_sizes, load_pipe, read_weights
 from lcm.system.console import tell
 from lcm.system.flags import within
-from lcm.system.words import file_path, number, one_of, place, prompt, text, whole
+from lcm.system.words import file_path, number, one_of, prompt, text, whole
 
 HELP = "draw pictures with a base model and adapters"
 EXAMPLE = (
@@ -24,16 +23,7 @@ EXAMPLE = (
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_base(parser, "what the pictures are drawn with", required=True)
-    adapters_help = "files, output folders or hub ids; default weight: 1"
-    add(
-        "--adapter",
-        type=place,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PATH[=WEIGHT]",
-        help=adapters_help,
-    )
+    add_adapters(parser, "; default weight: 1")
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument(
         "--prompt",
@@ -86,14 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a class of diffusers, for example DDIMScheduler; default: the recipe's, or the "
         "base's own",
     )
-    side = within(whole, at_least=1, at_most=16384)
-    add(
-        "--height",
-        type=side,
-        help="pixels; default: what the adapter was trained at, or the base draws at",
-    )
-    add("--width", type=side, help="likewise")
-    add("--batch_size", type=positive, default=1, help="pictures drawn together; default: 1")
+    add_sizes(parser, "what the adapter was trained at, or the base draws at")
     add_device(parser)
     add(
         "--output",
@@ -232,13 +215,3 @@ def write(
 def first_of(*values: Any) -> Any:
     """The first that is not None, and None if none is."""
     return next((value for value in values if value is not None), None)
-
-
-def read_weights(words: Sequence[str]) -> dict[str, float]:
-    """PATH[=WEIGHT] -> weights by path. Raises ValueError for a path that is named twice."""
-    adapters: dict[str, float] = {}
-    for name, weight in (path_and_weight(word, "adapter") for word in words):
-        if name in adapters:
-            raise ValueError(f"adapter: {name} is named twice; name it once, with one weight")
-        adapters[name] = weight
-    return adapters

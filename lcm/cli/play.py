@@ -9,11 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from lcm.cli.arguments import add_base, add_device, load_pipe
-from lcm.cli.generate import read_weights
+from lcm.cli.arguments import add_adapters, add_base, add_device, load_pipe, read_weights
 from lcm.system.console import tell
 from lcm.system.flags import within
-from lcm.system.words import file_path, one_of, place, text, whole
+from lcm.system.words import file_path, one_of, text, whole
 
 if TYPE_CHECKING:
     from lcm.adapter.locate import Located
@@ -31,15 +30,7 @@ SCHEDULERS = ("LCMScheduler", "TCDScheduler", "DDIMScheduler")
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_base(parser, "what the pictures are drawn with; may be left out to watch a run alone")
-    add(
-        "--adapter",
-        type=place,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PATH[=WEIGHT]",
-        help="files, output folders or hub ids, which the page mixes; default weight: 1",
-    )
+    add_adapters(parser, ", which the page mixes; default weight: 1")
     add(
         "--scheduler",
         type=one_of(*SCHEDULERS),

@@ -41,7 +41,7 @@ def interval(statistic: Statistic) -> Interval | None:
 
 
 def interval_of(value: float, found: Array, resampled: str) -> Interval:
-    """That of a `value` of all prompts, `found` in sets of them.
+    """The interval of a `value` of all prompts, `found` in sets of them.
 
     Of half samples: drawn without replacement, half of n prompts scatter around the number of all
     as n prompts scatter around the truth, variance s^2 (1 / (n / 2) - 1 / n) = s^2 / n.

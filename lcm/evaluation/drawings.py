@@ -124,7 +124,7 @@ class Drawings:
         return torch.stack(found)
 
     def all_latents(self) -> Iterator[Tensor]:
-        """Those of one prompt after the other."""
+        """The latents of one prompt after the other, each as `latents` has them."""
         return map(self.latents, range(len(self)))
 
     def images(self, places: Sequence[tuple[int, int]]) -> list[Image.Image]:

@@ -59,12 +59,12 @@ class Statistic:
 
     @cached_property
     def value(self) -> float:
-        """That of all prompts."""
+        """The number of all prompts."""
         return self.of(np.arange(self.prompts))
 
     @cached_property
     def resampled_values(self) -> Array | None:
-        """That of every set of prompts that is drawn for an interval, the same sets for all
+        """The number of every set of prompts that is drawn for an interval, the same sets for all
         statistics of as many prompts; None where there are too few, or one has no number.
         """
         if self.resampled == FIXED or self.prompts < (4 if self.resampled == HALVED else 2):

@@ -1,5 +1,5 @@
-"""The same by balls that one odd picture does not widen (Naeem et al., 2020); torch-fidelity has
-neither.
+"""Precision and recall by balls that one odd picture does not widen: density and coverage (Naeem et
+al., 2020), which torch-fidelity has not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 from lcm.evaluation.sets import metric
 
 NEIGHBOURS = 5
-"""Of the balls around pictures that density and coverage count (Naeem et al., 2020)."""
+"""Each picture's ball reaches to this neighbour, 5 in the paper."""
 
 
 def balls(generated: Tensor, reference: Tensor) -> Tensor | None:
