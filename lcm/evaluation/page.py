@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from lcm.evaluation.card_block import lines_of
@@ -15,10 +14,10 @@ from lcm.evaluation.drawings import TEACHER, Drawings
 from lcm.evaluation.evaluation import PAGE_NAME
 from lcm.evaluation.plan import Plan
 from lcm.evaluation.tables import Content, how, tables, verdicts
+from lcm.publish.pages import page_environment
 from lcm.publish.report.pictures import uri_of
 from lcm.system.atomic import replacing
 from lcm.system.paths import write_text
-from lcm.system.text import shown_lines
 
 SHOWN = 8
 """Prompts whose pictures stand on the page."""
@@ -129,14 +128,5 @@ def facts(content: Content) -> list[tuple[str, Any]]:
 
 
 def template() -> Any:
-    """The page. All that is put into it is escaped; characters that cannot be seen are spelled
-    out.
-    """
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: shown_lines(value) if type(value) is str else value,
-    ).get_template("page.html")
+    """The page."""
+    return page_environment(Path(__file__).parent).get_template("page.html")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lcm.adapter.recipe import Recipe
@@ -20,6 +19,7 @@ from lcm.outputs.gauges import is_of_grid
 from lcm.outputs.metrics import read_metrics, read_updates
 from lcm.publish.code import Code, Models, view_from_here
 from lcm.publish.outcome import duration, read_data_report, seconds_of
+from lcm.publish.pages import page_environment
 from lcm.publish.report import data
 from lcm.publish.report.curves import FAINT, WIDE, Series, chart, colour_of, smooth
 from lcm.publish.report.gauges import gauge_series, gauge_table
@@ -94,17 +94,8 @@ def write_page(
 
 
 def template() -> Any:
-    """The page. All that is put into it is escaped, but for what is marked as markup; characters
-    that cannot be seen are spelled out.
-    """
-    surroundings = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: shown_lines(value) if type(value) is str else value,
-    )
+    """The page."""
+    surroundings = page_environment(Path(__file__).parent)
     surroundings.filters["ticks"] = lambda text: Markup(
         re.sub(r"(`+) ?(.+?) ?\1", r"<code>\2</code>", str(escape(shown_lines(text))))
     )
