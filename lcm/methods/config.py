@@ -96,6 +96,12 @@ class MethodConfig(OwnFlags, SharedFlags):
                 f"use one of {', '.join(OWN_C)}",
             ),
             *self.pairs_without_effect(),
+            (
+                "simulated_play_warmup_steps",
+                self.simulated_play == 0,
+                "with simulated_play 0",
+                "pass --simulated_play 0.5",
+            ),
             *(
                 (
                     name,

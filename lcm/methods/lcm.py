@@ -28,6 +28,7 @@ class LcmSettings(DistillationSettings):
     num_ddim_timesteps: int = 50
     skipping_steps: int = 3
     simulated_play: float = 0.5
+    simulated_play_warmup_steps: int = 200
     timestep_scaling_factor: float = TIMESTEP_SCALING
 
 
@@ -44,8 +45,14 @@ def build(settings: LcmSettings, schedule: NoiseSchedule, loss: Loss) -> Objecti
     return replace(
         objective,
         timestep_scaling=settings.timestep_scaling_factor,
-        simulation=Played(settings.simulated_play) if settings.simulated_play > 0 else None,
+        simulation=simulation(settings),
     )
+
+
+def simulation(settings: LcmSettings) -> Played | None:
+    """The points that inference comes past, or None where no sample begins there."""
+    share, warmup = settings.simulated_play, settings.simulated_play_warmup_steps
+    return Played(share, warmup) if share > 0 else None
 
 
 def play(settings: LcmSettings) -> Play:

@@ -61,7 +61,8 @@ class LatentBatch:
 class LossContext:
     """What the parts of one loss evaluation have to go by: the networks, the batch, and the points.
 
-    `cond` is what student and target are told, `predict` the guided teacher.
+    `cond` is what student and target are told, `predict` the guided teacher; `progress` and
+    `update` are those of `Objective.__call__`.
     """
 
     nets: Roles
@@ -71,6 +72,7 @@ class LossContext:
     cond: Conditioning
     predict: Predict
     progress: float
+    update: int
 
 
 class LossOutput(NamedTuple):
@@ -220,9 +222,11 @@ class Objective:
         """What the loss learns for itself, beside the student."""
         return list(self.learned_weight.parameters()) if self.learned_weight is not None else []
 
-    def __call__(self, nets: Roles, batch: LatentBatch, progress: float = 0.0) -> LossOutput:
+    def __call__(
+        self, nets: Roles, batch: LatentBatch, progress: float = 0.0, update: int = 0
+    ) -> LossOutput:
         """The weighted loss of every sample, and the times that it was taken at. `progress` in
-        [0, 1) is the share of the run that is done.
+        [0, 1) is the share of the run that is done, `update` the number of updates before this one.
         """
         times = self.times(batch.uniform_time, batch.uniform_landing, progress)
         x_t = self.path(self.schedule, batch, times.t)
@@ -230,7 +234,7 @@ class Objective:
         cond = batch.cond.with_guidance_scale(scale)  # read only by a network with a w-embedding
         asked = None if self.guidance.is_none else scale
         predict = guided_teacher(nets.teacher, self.schedule, batch.cond, batch.uncond, asked)
-        context = LossContext(nets, batch, times, x_t, cond, predict, progress)
+        context = LossContext(nets, batch, times, x_t, cond, predict, progress, update)
         with torch.no_grad():
             if self.simulation is not None:
                 context = replace(context, x_t=self.simulation(self, context))

@@ -25,6 +25,12 @@ class OwnFlags(Section):
         at_least=0,
         at_most=1,
     )
+    simulated_play_warmup_steps: int | None = own(
+        "updates over which that share grows from none to simulated_play",
+        "200",
+        at_least=0,
+        at_most=10**9,
+    )
     phases: int | None = own(
         "parts that the trajectory is cut into, and the number of inference steps",
         "4 with pcm, phased_scm, flow_map",

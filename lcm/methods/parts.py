@@ -71,24 +71,30 @@ class Played:
     landing point.
 
     The `share` of the samples whose uniform_landing is below it; landing clean has no other use of
-    that number, and its place in the share gives t'. The others stay on the path.
+    that number, and its place in the share gives t'. The others stay on the path. The share grows
+    to its full size over the first `warmup_steps` updates: what a student makes of noise before it
+    has learned anything is not where it will come past.
     """
 
     share: float
+    warmup_steps: int
+
+    def share_at(self, update: int) -> float:
+        """The share of the samples, in (0, 1], in update number `update`, counted from 0."""
+        return self.share * min(1.0, (update + 1) / max(1, self.warmup_steps))
 
     def __call__(self, objective: Objective, context: LossContext) -> Tensor:
         batch, schedule, t = context.batch, objective.schedule, context.times.t
         last = schedule.num_train_timesteps - 1
-        rise = (last - t) * (batch.uniform_landing / self.share)
+        share = self.share_at(context.update)
+        rise = (last - t) * (batch.uniform_landing / share)
         above = (t + 1 + rise.long()).clamp(max=last)
         higher = objective.path(schedule, batch, above)
         output = context.nets.target(higher, above, context.cond)
         clean = objective.land(output, higher, above, torch.full_like(t, CLEAN))
         assert batch.extra_noise is not None
         passed = schedule.add_noise(clean, batch.extra_noise[:, 0], t)
-        return torch.where(
-            (batch.uniform_landing < self.share).view(-1, 1, 1, 1), passed, context.x_t
-        )
+        return torch.where((batch.uniform_landing < share).view(-1, 1, 1, 1), passed, context.x_t)
 
 
 # --- couplings ------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def backward(
         latents = encode(run.families[batch.teacher], batch, run.machine.device)
         passed(ENCODED)
         progress = state.step / run.facts.num_updates
-        per_sample, times = run.objective(student.nets, latents, progress)
+        per_sample, times = run.objective(student.nets, latents, progress, state.step)
         accelerator.backward(per_sample.mean())
         passed(UPDATED)
     return per_sample.detach(), times.t

@@ -178,6 +178,7 @@ FLAG_VALUES: dict[str, Any] = {
     "timestep_scaling_factor": 10.0,
     "skipping_steps": 2,
     "simulated_play": 0.25,
+    "simulated_play_warmup_steps": 50,
     "phases": 2,
     "segments": [2, 1],
     "landing_steps": [4],

@@ -14,8 +14,16 @@ from tests.support.closed_forms import GaussianRoles, make_batch, make_objective
 from tests.support.schedules import make_schedule
 
 
-def test_a_share_of_the_points_lies_where_lcm_scheduler_comes_past() -> None:
-    """Noise of their own on what the target network makes of a point above."""
+@pytest.mark.parametrize(
+    ("warmup_steps", "update", "share"),
+    [(0, 0, 0.5), (4, 0, 0.125), (4, 1, 0.25), (4, 3, 0.5), (4, 10**6, 0.5)],
+)
+def test_a_share_of_the_points_lies_where_lcm_scheduler_comes_past(
+    warmup_steps: int, update: int, share: float
+) -> None:
+    """Noise of their own on what the target network makes of a point above. The share grows to 1/2
+    in equal parts.
+    """
     schedule = make_schedule("epsilon")
     nets, batch, seen = GaussianRoles(schedule), make_batch(64), {}
 
@@ -23,11 +31,12 @@ def test_a_share_of_the_points_lies_where_lcm_scheduler_comes_past() -> None:
         seen["x_t"], seen["t"] = context.x_t, context.times.t
         return context.x_t
 
-    objective = make_objective("lcm", schedule, simulated_play=0.5)
-    dataclasses.replace(objective, target=target)(nets, batch)
-    t, rows = seen["t"], batch.uniform_landing < 0.5
+    flags = {"simulated_play": 0.5, "simulated_play_warmup_steps": warmup_steps}
+    objective = make_objective("lcm", schedule, **flags)
+    dataclasses.replace(objective, target=target)(nets, batch, update=update)
+    t, rows = seen["t"], batch.uniform_landing < share
     assert 0 < rows.sum() < len(rows)
-    above = (t + 1 + ((999 - t) * (batch.uniform_landing / 0.5)).long()).clamp(max=999)
+    above = (t + 1 + ((999 - t) * (batch.uniform_landing / share)).long()).clamp(max=999)
     assert bool((above[rows] > t[rows])[t[rows] < 999].all())
     higher = schedule.add_noise(batch.x0, batch.noise, above)
     output = nets.target(higher, above, batch.cond)

@@ -56,6 +56,7 @@ VALUES: dict[str, Any] = {
     "timestep_scaling_factor": 5.0,
     "skipping_steps": 2,
     "simulated_play": 0.25,
+    "simulated_play_warmup_steps": 50,
     "phases": 2,
     "segments": [4, 1],
     "landing_steps": [2, 4],
