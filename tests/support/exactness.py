@@ -104,8 +104,8 @@ def command(folder: Path, case: Case, output: Path) -> list[str]:
         "aspect_ratio_buckets": case.buckets,
         "cache_latents": case.cache,
         "latent_cache_dir": folder / f"cache-{case.processes}" if case.cache else None,
-        # one kind of run learns tensors beside the adapter
-        **(LEARNS_BESIDE if case.cache and case.buckets else {}),
+        # one kind of run learns tensors beside the adapter, the others' points change as it goes on
+        **(LEARNS_BESIDE if case.cache and case.buckets else {"simulated_play_warmup_steps": 3}),
     }
     return words(values)
 
