@@ -1,9 +1,10 @@
-"""How many pictures a distillation needs: the demo of the tiny world on 30, 300 and 3000 of them.
+"""How many pictures a distillation needs: 30, 300 and 3000 of the tiny world.
 
 python -m benchmarks.few_pictures --output_dir out/few_pictures
 
-A smaller set is drawn at random from a larger one; everything else is the demo's, 400 updates of 24
-samples. A run of its own for every number of pictures, a few minutes each.
+A smaller set is drawn at random from a larger one; everything else is that of
+`examples/shapes/short.yaml`, 400 updates of 24 samples. A run of its own
+for every number of pictures, a few minutes each.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def measure(everything: Path, pictures: int, output_dir: Path, num_images: int) 
     """Trains on so many pictures and scores the adapter on `num_images` captions and seeds."""
     data, run = output_dir / f"data-{pictures}", output_dir / f"run-{pictures}"
     captions = some_of(everything, pictures, data)
-    minutes = distil(SHAPES / "demo.yaml", data, run)
+    minutes = distil(SHAPES / "short.yaml", data, run)
     rows = score_adapter(SHAPES / "teacher", run, num_images, STEPS)
     return {
         "pictures": pictures,

@@ -188,7 +188,7 @@ def test_no_cell_is_measured_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_every_adapter_s_flags_parse(tmp_path: Path) -> None:
     for adapter in sorted({cell.adapter for cell in cells()} - {"none", "shipped"}):
-        data = ["--config", str(ROOT / "examples/shapes/demo.yaml"), "--train_data_dir", "x"]
+        data = ["--config", str(ROOT / "examples/shapes/short.yaml"), "--train_data_dir", "x"]
         config = parse_config([*data, *teacher_flags(adapter, tmp_path)])
         assert (config.teacher.path == "examples/shapes/teacher") == (
             adapter.removeprefix("own-") not in FINE_TUNES

@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument(
         "--config",
         type=Path,
-        default=HERE / "demo.yaml",
+        default=HERE / "short.yaml",
         help="settings of every adapter that is distilled",
     )
     parser.add_argument("--num_images", type=int, default=384, help="a cell")
