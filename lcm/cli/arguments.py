@@ -86,10 +86,17 @@ def add_adapters(parser: argparse.ArgumentParser, use: str, required: bool = Fal
     )
 
 
+def read_adapters(words: Sequence[str]) -> list[tuple[str, float]]:
+    """PATH[=WEIGHT] -> (path, weight), in order. Raises ValueError for a weight that is none."""
+    return [path_and_weight(word, "adapter") for word in words]
+
+
 def read_weights(words: Sequence[str]) -> dict[str, float]:
-    """PATH[=WEIGHT] -> weights by path. Raises ValueError for a path that is named twice."""
+    """The same as weights by path, of adapters that are mixed. Raises ValueError for a path that is
+    named twice.
+    """
     adapters: dict[str, float] = {}
-    for name, weight in (path_and_weight(word, "adapter") for word in words):
+    for name, weight in read_adapters(words):
         if name in adapters:
             raise ValueError(f"adapter: {name} is named twice; name it once, with one weight")
         adapters[name] = weight

@@ -7,7 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from lcm.cli.arguments import add_adapters, add_base, add_device, add_sizes, load_pipe, read_weights
+from lcm.cli.arguments import (
+    add_adapters,
+    add_base,
+    add_device,
+    add_sizes,
+    load_pipe,
+    read_adapters,
+)
 from lcm.system.console import is_main, tell
 from lcm.system.flags import within
 from lcm.system.words import file_path, number, text, whole
@@ -25,7 +32,8 @@ SEEDS = (0, 1)
 def configure(parser: argparse.ArgumentParser) -> None:
     add_base(parser, "the teacher, which the adapters are attached to", required=True)
     add = parser.add_argument
-    add_adapters(parser, ", each measured alone and compared with the first", required=True)
+    measured = ", each measured alone and compared with the first"
+    add_adapters(parser, f"{measured}; one may have several weights", required=True)
     positive = within(whole, at_least=1, at_most=1000)
     add(
         "--steps",
@@ -134,10 +142,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     real = real_pictures(args.reference_dir)
     prompts = prompt_lists.read(args.prompts, args.prompt_column, args.max_prompts)
     steps = sorted(set(args.steps or (1, 2, 4, 8)))
-    weights = read_weights(args.adapter)
+    adapters = read_adapters(args.adapter)
     subjects = make_subjects(
-        weights,
-        look_up_all(weights),
+        adapters,
+        look_up_all(path for path, _ in adapters),
         steps=steps,
         scheduler=args.scheduler,
         guidance_scale=args.guidance_scale,

@@ -13,6 +13,7 @@ from lcm.evaluation.card_block import lines_of
 from lcm.evaluation.drawings import TEACHER, Drawings
 from lcm.evaluation.evaluation import PAGE_NAME
 from lcm.evaluation.plan import Plan
+from lcm.evaluation.subjects import in_full
 from lcm.evaluation.tables import Content, how, tables, verdicts
 from lcm.publish.pages import page_environment
 from lcm.publish.report.pictures import uri_of
@@ -46,7 +47,7 @@ def write_page(plan: Plan, drawings: Sequence[Drawings], content: Content) -> No
         for row in spread(plan.curve_rows)
     ]
     page = template().render(
-        title=f"{content['base']}: {', '.join(a['adapter'] for a in content['adapters'])}",
+        title=f"{content['base']}: {', '.join(map(adapter_words, content['adapters']))}",
         how=how(content),
         steps=steps,
         teacher_steps=plan.teacher_steps,
@@ -58,7 +59,7 @@ def write_page(plan: Plan, drawings: Sequence[Drawings], content: Content) -> No
         tables=list(tables(content)),
         verdicts=verdicts(content),
         left_out=by_reason(content["left_out"]),
-        adapters=content["adapters"],
+        adapters=[(a, adapter_words(a)) for a in content["adapters"]],
         facts=facts(content),
         noisy=[a["name"] for a in content["adapters"] if a["adds_noise_in"]],
         card="\n".join(lines_of(content)),
@@ -104,6 +105,12 @@ def shown_width(drawings: Drawings) -> int:
     """Pixels that a picture takes on the page."""
     width = width_of(drawings)
     return 2 * width if width <= SMALLEST else min(width, 256)
+
+
+def adapter_words(adapter: Content) -> str:
+    """An adapter of evaluation.json, as it is told from the same with another weight."""
+    weight = adapter["weight"]
+    return adapter["adapter"] + (f" x {in_full(weight)}" if weight != 1 else "")
 
 
 def by_reason(left_out: dict[str, str]) -> list[tuple[str, str]]:

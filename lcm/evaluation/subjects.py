@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -123,18 +123,40 @@ def digest_of(found: Located | None) -> str | None:
     return digest.hexdigest()
 
 
-def names_of(adapters: Mapping[str, float]) -> list[str]:
-    """A name for every adapter, fit for a folder, no two alike."""
+def names_of(adapters: Sequence[tuple[str, float]]) -> list[str]:
+    """A name for every (path, weight), fit for a folder, no two alike."""
     found: list[str] = []
-    for path, weight in adapters.items():
+    for path, weight in adapters:
         plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", style_name(path)).strip("-._")[:40] or "adapter"
-        name = plain if weight == 1.0 else f"{plain}-{weight:g}"
+        name = plain if weight == 1.0 else f"{plain}-{in_full(weight)}"
         taken = {TEACHER, *(each.lower() for each in found)}
         number = 2
         while name.lower() in taken:
             name, number = f"{plain}-{number}", number + 1
         found.append(name)
     return found
+
+
+def in_full(weight: float) -> str:
+    """A weight as short as its value allows."""
+    short = f"{weight:g}"
+    return short if float(short) == weight else repr(weight)
+
+
+def check_differ(adapters: Sequence[tuple[str, float]], located: Sequence[Located]) -> None:
+    """Raises ValueError for an adapter that is named twice with one weight, be it by another path.
+    The same adapter with several weights is compared with itself.
+    """
+    known: dict[Any, str] = {}
+    for (path, weight), found in zip(adapters, located, strict=True):
+        place = Path(found.source).resolve() if found.file is None else found.file.identity
+        if (other := known.get((place, weight))) is not None:
+            first = "" if other == path else f" (first as {other})"
+            raise ValueError(
+                f"adapter: {path} is named twice with weight {in_full(weight)}{first}; name it "
+                "once, or with another weight"
+            )
+        known[place, weight] = path
 
 
 def is_told_guidance(found: Located) -> bool:
@@ -146,7 +168,7 @@ def is_told_guidance(found: Located) -> bool:
 
 
 def make_subjects(
-    adapters: Mapping[str, float],
+    adapters: Sequence[tuple[str, float]],
     located: Sequence[Located],
     *,
     steps: Sequence[int],
@@ -157,9 +179,10 @@ def make_subjects(
     """The teacher, and every adapter with the settings of its own recipe. The teacher has the
     `guidance_scale` asked for, else the one that the first adapter with a recipe was trained with.
 
-    Raises ValueError for an adapter that does not say how it is sampled, or lacks the steps, and
-    for adapters of several resolutions without a size (height, width).
+    Raises ValueError for an adapter that does not say how it is sampled, lacks the steps or is
+    named twice, and for adapters of several resolutions without a size (height, width).
     """
+    check_differ(adapters, located)
     for found in located:
         check_usable([found], None if found.recipe is not None else scheduler, steps)
     recipes = [recipe for found in located if (recipe := found.recipe) is not None]
@@ -172,7 +195,7 @@ def make_subjects(
     side = next(iter(sides), None)
     height, width = (given or side for given in size)
     subjects = []
-    for weight, found, name in zip(adapters.values(), located, names_of(adapters), strict=True):
+    for (_, weight), found, name in zip(adapters, located, names_of(adapters), strict=True):
         recipe = found.recipe
         defaults = recipe.call_defaults() if recipe else CallDefaults()
         settings = Settings(

@@ -98,14 +98,14 @@ def look_up_all(paths: Iterable[str]) -> list[Located]:
     """The adapters, each file read once. Raises FileNotFoundError, or ValueError for a base
     model and for a file that could not be attached.
     """
-    found = []
-    for path in paths:
+    names, found = list(paths), dict[str, Located]()
+    for path in dict.fromkeys(names):
         if is_base(path):
             raise ValueError(f"adapter: {path} is a base model, not an adapter; pass it as --base")
-        found.append(look_up(path))
-        if file := found[-1].file:
+        found[path] = look_up(path)
+        if file := found[path].file:
             sound(file)
-    return found
+    return [found[path] for path in names]
 
 
 def leading(adapters: Sequence[Located]) -> Recipe | None:

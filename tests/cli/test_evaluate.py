@@ -87,7 +87,7 @@ def test_every_number_says_what_it_is_made_of(done: Path, adapter: Path, other: 
     assert set(content["metrics"]) == {*OF_LATENTS, *OTHERS, *SETS} - {"hpsv2"}
     assert "HPS_v2.1_compressed.pt is not in" in content["left_out"]["hpsv2"]
     first, second = (each["name"] for each in content["adapters"])
-    assert (first, second) == tuple(names_of({str(adapter): 1.0, str(other): 0.5}))
+    assert (first, second) == tuple(names_of([(str(adapter), 1.0), (str(other), 0.5)]))
     assert [each["adds_noise_in"] for each in content["adapters"]] == [[2], []]
     assert content["prompts"]["count"] == 6 and content["seeds"] == [0, 3]
     assert content["teacher"]["guidance_scale"] == 7.5
@@ -215,9 +215,8 @@ def test_it_goes_on_where_it_ended_and_draws_nothing_twice(
 
 
 def test_processes_share_the_pictures_out(sd_folder: Path, adapter: Path, tmp_path: Path) -> None:
-    weights = {str(adapter): 1.0}
     subjects = make_subjects(
-        weights,
+        [(str(adapter), 1.0)],
         [look_up(adapter)],
         steps=[1],
         scheduler=None,

@@ -14,9 +14,10 @@ from lcm.evaluation.subjects import names_of
 
 
 def test_names_are_fit_for_folders_and_differ() -> None:
-    hostile = {"a/../x y": 1.0, "b/x y/": 1.0, "teacher": 1.0, "ü" * 90: 1.0, "c/x y": 0.5}
-    found = names_of(hostile)
-    assert len({name.lower() for name in found}) == 5
+    hostile = ["a/../x y", "b/x y/", "teacher", "ü" * 90]
+    weights = [("c/x y", weight) for weight in (0.5, 0.5000001, -0.5, 2.0, 1e-300, 1000.0)]
+    found = names_of([*((path, 1.0) for path in hostile), *weights])
+    assert len({name.lower() for name in found}) == 10
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", name) for name in found)
     assert "teacher" not in found
 
