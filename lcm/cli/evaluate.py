@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from lcm.cli.arguments import (
     add_adapters,
@@ -19,6 +20,11 @@ from lcm.system.console import is_main, tell
 from lcm.system.flags import within
 from lcm.system.words import file_path, number, text, whole
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lcm.evaluation.plan import Plan
+
 HELP = (
     "measure the pictures of adapters beside the teacher's: numbers, a page, a block for the card"
 )
@@ -27,6 +33,20 @@ EXAMPLE = (
     "  --steps 1 2 4 8 --output evaluation/"
 )
 SEEDS = (0, 1)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for: the drawings of a `plan`, and of these the metrics `names`, with the
+    `weights` of --metric_weights. `real` are the pictures of --reference_dir; `left_out` says why
+    a metric is not measured.
+    """
+
+    plan: Plan
+    names: Sequence[str]
+    left_out: dict[str, str]
+    weights: Path | None
+    real: Sequence[Path] | None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -164,36 +184,35 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         has_curve="teacher_steps" in names,
         times=any(METRICS[name].group == "cost" for name in names),
     )
-    return carry_out(args, plan, names, left_out, real)
+    return carry_out(args, Order(plan, names, left_out, args.metric_weights, real))
 
 
-def carry_out(
-    args: argparse.Namespace, plan: Any, names: list[str], left_out: dict[str, str], real: Any
-) -> int:
+def carry_out(args: argparse.Namespace, order: Order) -> int:
     """Draws with the processes of this launch, and measures on the first of them."""
     from lcm.evaluation.launch import launched, locked
     from lcm.formats.misfit import check_widths
     from lcm.inference.devices import choose_dtype
     from lcm.system.device import empty_cache
 
-    check_widths(args.base, [each.found.file for each in plan.subjects[1:] if each.found.file])
+    located = [each.found for each in order.plan.subjects if each.found is not None]
+    check_widths(args.base, [found.file for found in located if found.file is not None])
     with launched(args.device) as (team, device), locked(args.output, team):
         dtype = choose_dtype(args.dtype, device)
         pipe = load_pipe(args, dtype).to(device)
         pipe.set_progress_bar_config(disable=True)
         if team.rank == 0:
-            tell_left_out(left_out)
-        drawings, speeds = draw(args, plan, pipe, team)
+            tell_left_out(order.left_out)
+        drawings, speeds = draw(args, order.plan, pipe, team)
         team.wait()
         if team.rank > 0:
             return 0
         facts = facts_of(args, device, dtype)
         del pipe  # which makes room for the networks that look at pictures
         empty_cache(device)
-        return score(args, plan, drawings, speeds, names, left_out, real, facts)
+        return score(order, drawings, speeds, facts)
 
 
-def draw(args: argparse.Namespace, plan: Any, pipe: Any, team: Any) -> tuple[Any, Any]:
+def draw(args: argparse.Namespace, plan: Plan, pipe: Any, team: Any) -> tuple[Any, Any]:
     """What was drawn, and how fast."""
     from tqdm.auto import tqdm
 
@@ -218,16 +237,7 @@ def draw(args: argparse.Namespace, plan: Any, pipe: Any, team: Any) -> tuple[Any
     return drawings, speeds
 
 
-def score(
-    args: argparse.Namespace,
-    plan: Any,
-    drawings: Any,
-    speeds: Any,
-    names: list[str],
-    left_out: dict[str, str],
-    real: Any,
-    facts: Any,
-) -> int:
+def score(order: Order, drawings: Any, speeds: Any, facts: Any) -> int:
     """Measures, and writes all that comes of it. The status is 1 where a metric failed."""
     from tqdm.auto import tqdm
 
@@ -237,13 +247,15 @@ def score(
     from lcm.evaluation.page import write_page
     from lcm.evaluation.tables import plain_lines
 
-    features = Features(plan.folder / FOLDER, args.metric_weights, facts.device)
+    plan, names = order.plan, order.names
+    features = Features(plan.folder / FOLDER, order.weights, facts.device)
     with tqdm(
         total=len(names), unit="metric", desc="measuring", disable=not sys.stderr.isatty()
     ) as bar:
-        found, failed = evaluate(plan, drawings, speeds, names, features, real, bar.update)
+        found, failed = evaluate(plan, drawings, speeds, names, features, order.real, bar.update)
     tell_left_out(failed)
-    content = {**heading(plan, facts, drawings), **found, "left_out": {**left_out, **failed}}
+    left_out = {**order.left_out, **failed}
+    content = {**heading(plan, facts, drawings), **found, "left_out": left_out}
     write(plan.folder, content)
     write_card(plan.folder, content)
     write_page(plan, drawings, content)
