@@ -212,15 +212,9 @@ def test_a_finished_run_is_never_overwritten(
     expect_refusal(
         capsys, flags(sd_folder, images, finished, **shorter), "step 4", "beyond max_train_steps=3"
     )
-    elsewhere = {"resume_from_checkpoint": finished / "checkpoint-2", "output_dir": finished}
-    shutil.copytree(finished, tmp_path / "other")
-    expect_refusal(
-        capsys,
-        flags(
-            sd_folder, images, tmp_path / "other", **{**elsewhere, "output_dir": tmp_path / "other"}
-        ),
-        "already holds",
-    )
+    copy = shutil.copytree(finished, tmp_path / "other")
+    elsewhere = {"resume_from_checkpoint": finished / "checkpoint-2"}
+    expect_refusal(capsys, flags(sd_folder, images, copy, **elsewhere), "already holds")
     path = {"resume_from_checkpoint": tmp_path}
     expect_refusal(capsys, flags(sd_folder, images, finished, **path), "is no checkpoint")
     assert snapshot(finished) == before
