@@ -1,5 +1,5 @@
 """The same prompt and seed with the teacher and with every few-step adapter, side by side: drawn,
-saved as one picture with its settings, and read back from it.
+and saved as one picture.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 from PIL import Image
 
-from lcm.play.messages import Wish, checked, look_of, request_of
-from lcm.play.pictures import as_png, drawn_with, opened, scheduler_of
+from lcm.play.messages import FIX, Wish, checked, look_of, request_of, scheduler_of
+from lcm.play.pictures import as_png, drawn_with
+from lcm.play.settings import saved
 from lcm.play.stage import Loaded, Stage
 from lcm.play.studio import Studio
-from lcm.system.image_grid import LARGEST_SIDE, draw_labelled, fitting
-from lcm.system.json_input import as_object, parse_object
+from lcm.system.image_grid import draw_labelled, fitting
+from lcm.system.json_input import as_object
 from lcm.system.text import plain
-from lcm.system.values import is_number
 
 TEACHER_STEPS = (40, 4)
 STEPS = (1, 2, 4, 8)
@@ -29,12 +29,6 @@ WIDTH, LETTERS = 192, 28
 """Pixels that a picture of a saved grid has at least, and so many letters stand above it."""
 KEPT = 32
 """Pictures of the teacher that are kept: it takes ten times as long as the others."""
-CHUNK = "lcm.compare"
-"""The text of a PNG file that holds the settings of a comparison, as JSON."""
-LARGEST = 1 << 26
-"""Bytes of a PNG file that settings are read from."""
-FIELDS = ("prompt", "negative", "seed", "guidance")
-FIX = "choose a PNG file that was saved here"
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,7 @@ def wishes(stage: Stage, message: Mapping[str, Any]) -> list[tuple[Column, Wish]
             steps=column.steps,
             guidance=recipe.guidance_scale if recipe else float(checked(message, "guidance")),
         )
-        found.append((column, Wish(look, request)))
+        found.append((column, Wish(look, request, scheduler_of(stage, recipe))))
     return found
 
 
@@ -123,6 +117,11 @@ class Comparisons:
             future.add_done_callback(lambda drawn: self._keep(key, drawn))
         return future
 
+    def forget(self) -> None:
+        """Drops what was kept: another adapter may come by the name of one that is gone."""
+        with self._lock:
+            self._kept.clear()
+
     def _keep(self, key: Any, drawn: Future[Any]) -> None:
         if drawn.cancelled() or drawn.exception() is not None:
             return
@@ -147,32 +146,6 @@ def grid(
         [str(message["prompt"])],
         labels,
     )
-    settings = {
-        **{name: message[name] for name in FIELDS},
-        "weights": {name: weight for _, wish in asked for name, weight in wish.look.weights},
-        "base": stage.base,
-        "columns": [{"adapter": column.lead, "steps": column.steps} for column, _ in asked],
-    }
-    first = asked[0][1]
-    text = drawn_with(stage, first, size, scheduler_of(stage, first))
-    return as_png(picture, text, {CHUNK: json.dumps(settings)})
-
-
-def read_back(content: bytes) -> dict[str, Any]:
-    """The settings in a PNG file that `grid` made; its pixels are not decoded. Raises ValueError
-    for any other.
-    """
-    text = opened(content, ("PNG",), LARGEST_SIDE).info.get(CHUNK)
-    if not isinstance(text, str):
-        raise ValueError(f"the picture holds no settings of a comparison; {FIX}")
-    settings = parse_object(text, "the settings in the picture", FIX)
-    found = {name: checked(settings, name, "in the picture", FIX) for name in FIELDS}
-    weights = as_object(settings.get("weights"), "weights in the picture", FIX)
-    if len(weights) > 100:
-        raise ValueError(f"weights in the picture: {len(weights)} adapters; {FIX}")
-    return {
-        **found,
-        "weights": {
-            plain(name, 100): weight for name, weight in weights.items() if is_number(weight)
-        },
-    }
+    shown = [{"adapter": column.lead, "steps": column.steps} for column, _ in asked]
+    settings = saved(stage, message, [wish.look for _, wish in asked], columns=shown)
+    return as_png(picture, drawn_with(stage, asked[0][1], size), settings)

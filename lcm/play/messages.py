@@ -70,11 +70,19 @@ def look_of(message: Mapping[str, Any], adapters: Mapping[str, Loaded]) -> Look:
 
 @dataclass(frozen=True)
 class Wish:
-    """A picture that a page asks for, and a `note` on what does not suit it."""
+    """A picture that a page asks for, the class of the `scheduler` that samples it, and a `note` on
+    what does not suit it.
+    """
 
     look: Look
     request: Request
+    scheduler: str
     note: str | None = None
+
+
+def scheduler_of(stage: Stage, recipe: Recipe | None) -> str:
+    """The class that samples with a recipe, None for the teacher."""
+    return type(stage.own_scheduler).__name__ if recipe is None else recipe.scheduler
 
 
 def wish(stage: Stage, message: Mapping[str, Any], image: Image.Image | None = None) -> Wish:
@@ -96,7 +104,8 @@ def wish(stage: Stage, message: Mapping[str, Any], image: Image.Image | None = N
         guidance=float(checked(message, "guidance")),
         options=options,
     )
-    return Wish(look, request, None if recipe is None else about_steps(steps, steps, recipe))
+    note = None if recipe is None else about_steps(steps, steps, recipe)
+    return Wish(look, request, scheduler_of(stage, recipe), note)
 
 
 def request_of(

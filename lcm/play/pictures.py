@@ -5,7 +5,6 @@ were drawn with.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import warnings
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ MOST_BYTES = 1 << 22
 """The largest message; that of a painted canvas is a tenth of it."""
 LONGEST_SIDE = 2048
 FORMATS = ("PNG", "JPEG", "WEBP")
+NO_PICTURE = "image: neither a PNG, a JPEG nor a WebP in a data URL"
 
 
 def opened(content: bytes, formats: tuple[str, ...], longest: int = LONGEST_SIDE) -> Image.Image:
@@ -38,16 +38,29 @@ def opened(content: bytes, formats: tuple[str, ...], longest: int = LONGEST_SIDE
     return image
 
 
-def painted(data: str, size: tuple[int, int]) -> Image.Image:
-    """The picture in a data URL, as RGB of this `size` (width, height). Raises ValueError for what
-    is none.
+def encoded(data: str) -> str:
+    """The part of a data URL that is the file."""
+    return data.partition(",")[2]
+
+
+def from_data_url(data: str) -> Image.Image:
+    """The picture in a data URL, whose pixels are not decoded yet. Raises ValueError for what is
+    none.
     """
     try:
-        content = base64.b64decode(data.partition(",")[2], validate=True)
-        with opened(content, FORMATS) as image:
+        content = base64.b64decode(encoded(data), validate=True)
+    except ValueError as error:
+        raise ValueError(NO_PICTURE) from error
+    return opened(content, FORMATS)
+
+
+def painted(data: str, size: tuple[int, int]) -> Image.Image:
+    """The same as RGB of this `size` (width, height)."""
+    try:
+        with from_data_url(data) as image:
             return image.convert("RGB").resize(size)
-    except (binascii.Error, OSError, SyntaxError) as error:
-        raise ValueError("image: neither a PNG, a JPEG nor a WebP in a data URL") from error
+    except (OSError, SyntaxError) as error:
+        raise ValueError(NO_PICTURE) from error
 
 
 def as_png(image: Image.Image, text: str | None, chunks: Mapping[str, str] | None = None) -> bytes:
@@ -62,7 +75,7 @@ def data_url(content: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
-def drawn_with(stage: Stage, wish: Wish, size: tuple[int, int], scheduler: str) -> str:
+def drawn_with(stage: Stage, wish: Wish, size: tuple[int, int]) -> str:
     """What a picture was drawn with, as `lcm generate` writes it."""
     request = wish.request
     settings = Settings(
@@ -71,12 +84,4 @@ def drawn_with(stage: Stage, wish: Wish, size: tuple[int, int], scheduler: str) 
         negative_prompt=request.negative_prompt,
     )
     picture = Planned(1, request.prompt, request.num_inference_steps or 0, request.seed)
-    return parameters(picture, size, settings, scheduler, stage.base, wish.look.words)
-
-
-def scheduler_of(stage: Stage, wish: Wish) -> str:
-    """The class that samples with the look of a wish."""
-    if wish.look.lead is None:
-        return type(stage.own_scheduler).__name__
-    recipe = stage.adapters[wish.look.lead].recipe
-    return "" if recipe is None else recipe.scheduler
+    return parameters(picture, size, settings, wish.scheduler, stage.base, wish.look.words)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from lcm.inference.serving import QueueFullError
 from lcm.play import watching
-from lcm.play.compare import LARGEST, Comparisons, read_back
+from lcm.play.compare import Comparisons
 from lcm.play.guard import Guard
 from lcm.play.messages import facts
+from lcm.play.settings import LARGEST, read_back
 from lcm.play.studio import Studio
 from lcm.play.uploads import TooLargeError, Uploads
 from lcm.play.visitor import Visitor, in_words
@@ -106,6 +107,7 @@ def create_app(play: Play, hosts: Collection[str] | None = None) -> Any:
         route("/pick", pick, "POST"),
         route("/mend/{key}", mend, "POST"),
         route("/attach/{key}", attach, "POST"),
+        route("/remove", remove, "POST"),
         route("/file/{key}", download),
         route("/read", read, "POST"),
         route("/run", run),
@@ -215,6 +217,16 @@ async def attach(play: Play, request: Request) -> dict[str, Any]:
     loaded = await play.alone(play.uploads.attach, play.studio, key, scheduler)
     await play.tell_all()
     return {"name": loaded.name}
+
+
+async def remove(play: Play, request: Request) -> dict[str, Any]:
+    if play.studio is None or play.comparisons is None:
+        raise ValueError("there is no base model here, and no adapter")
+    name = request.query_params.get("name", "")
+    await asyncio.wrap_future(play.studio.change(lambda stage: stage.remove(name)))
+    play.comparisons.forget()
+    await play.tell_all()
+    return {"name": name}
 
 
 async def download(play: Play, request: Request) -> Response:

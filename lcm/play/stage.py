@@ -14,11 +14,11 @@ from diffusers import StableDiffusionXLPipeline
 from lcm.adapter.locate import Located
 from lcm.adapter.names import style_name
 from lcm.adapter.recipe import Recipe
-from lcm.inference import attach, fitting_scheduler
+from lcm.inference import attach, detach, fitting_scheduler
 from lcm.inference.arguments import own_sides
 from lcm.inference.judge import judge
 from lcm.inference.load import load
-from lcm.inference.state import PipelineState
+from lcm.inference.state import PipelineState, attachment
 from lcm.pipelines import (
     FewStepStableDiffusionImg2ImgPipeline,
     FewStepStableDiffusionXLImg2ImgPipeline,
@@ -110,7 +110,9 @@ class Stage:
         if recipe is not None:
             fitting_scheduler(self.text, recipe, self.own_scheduler.config, at.source)
         if len(self.adapters) >= MOST_ADAPTERS:
-            raise ValueError(f"{MOST_ADAPTERS} adapters are there already; start it again with few")
+            raise ValueError(
+                f"{MOST_ADAPTERS} adapters are there already; remove one of them first"
+            )
         if at.file.identity in self._files.values():
             raise ValueError(f"{at.source} is attached already")
         return recipe
@@ -136,8 +138,31 @@ class Stage:
             others = dict.fromkeys(self.adapters, 0.0)
             attach(self.text, {at: 1.0, **others}, adapter_name=name, recipe=recipe)
         self._files[name] = at.file.identity
-        self.adapters[name] = Loaded(name, plain(Path(at.source).name), recipe, weight)
-        return self.adapters[name]
+        loaded = Loaded(name, plain(Path(at.source).name), recipe, weight)
+        self.adapters = {**self.adapters, name: loaded}  # other threads read the one before
+        return loaded
+
+    def remove(self, name: str) -> None:
+        """Takes an adapter out, and with the last one all that the first had changed. Raises
+        ValueError for one that is not there.
+        """
+        self._check_known(name)
+        self.look = None
+        self.text.enable_lora()  # layers stay as they are, and what is loaded next is to be on
+        self.text.delete_adapters(name)
+        self.adapters = {n: loaded for n, loaded in self.adapters.items() if n != name}
+        del self._files[name]
+        few = [n for n, loaded in self.adapters.items() if loaded.recipe is not None]
+        if few:  # the recipe that the pipeline minds may be that of the one that is gone
+            attach(self.text, {n: float(n == few[0]) for n in self.adapters})
+        elif attachment(self.text) is not None:
+            detach(self.text)
+        if not self.adapters:
+            self.text.unload_lora_weights()
+
+    def _check_known(self, name: str) -> None:
+        if name not in self.adapters:
+            raise ValueError(f"there is no adapter {plain(name, 60)!r} here; reload the page")
 
     def _free_name(self, wanted: str) -> str:
         """A name that no adapter has, of characters that names of modules may have."""
@@ -152,8 +177,7 @@ class Stage:
         if look == self.look:
             return
         for name in (*dict(look.weights), *([look.lead] if look.lead is not None else [])):
-            if name not in self.adapters:
-                raise ValueError(f"there is no adapter {plain(name, 60)!r} here; reload the page")
+            self._check_known(name)
         self.look, weights = None, dict(look.weights)
         if self.adapters:
             self.text.enable_lora()  # what is switched off cannot be attached

@@ -10,7 +10,8 @@ from typing import Any
 
 from lcm.play.compare import Comparisons, grid, wishes
 from lcm.play.messages import facts, wish
-from lcm.play.pictures import as_png, data_url, drawn_with, painted, scheduler_of
+from lcm.play.pictures import as_png, data_url, drawn_with, painted
+from lcm.play.settings import saved
 from lcm.play.studio import Studio
 from lcm.system.json_input import parse_object
 from lcm.system.secrets import without_secrets
@@ -77,8 +78,8 @@ class Visitor:
         asked = wish(stage, message, image)
         future = self._studio.draw(asked.look, asked.request, begins_with_picture=image is not None)
         picture = await asyncio.wrap_future(future)
-        text = drawn_with(stage, asked, picture.size, scheduler_of(stage, asked))
-        content = await asyncio.to_thread(as_png, picture, text)
+        text, settings = drawn_with(stage, asked, picture.size), saved(stage, message, [asked.look])
+        content = await asyncio.to_thread(as_png, picture, text, settings)
         seconds = round(time.perf_counter() - begun, 4)
         await say(image=data_url(content), seconds=seconds, note=asked.note)
 
@@ -95,8 +96,7 @@ class Visitor:
             except Exception as error:
                 await say(column=place, error=in_words(error))
                 return
-            _, wished = asked[place]
-            text = drawn_with(stage, wished, images[place].size, scheduler_of(stage, wished))
+            text = drawn_with(stage, asked[place][1], images[place].size)
             content = await asyncio.to_thread(as_png, images[place], text)
             await say(column=place, image=data_url(content))
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from lcm.play import start
-from lcm.play.compare import read_back
 from lcm.play.guard import LOOPBACK
 from lcm.play.server import Play
+from lcm.play.settings import read_back
 from lcm.play.studio import Studio
 from lcm.play.uploads import Uploads
 from tests.support.browser import TIMEOUT, chromium, until
@@ -26,6 +26,8 @@ for needed in start.NEEDED:
 IS_NEW = """([id, old]) => { const image = document.getElementById(id);
     return image.src !== old && image.complete && image.naturalWidth > 0 }"""
 IS_DRAWN = "([source]) => document.getElementById('drawn').src === source"
+IS_WITHOUT = """([name]) =>
+    !atob(document.getElementById('save').href.split(',')[1]).includes(`"${name}"`)"""
 IS_SAID = "([id, text]) => { const it = document.getElementById(id); \
     return (it.value ?? it.textContent).includes(text) }"
 
@@ -127,6 +129,13 @@ def test_the_picture_follows_what_is_typed_and_the_same_words_give_the_same_pict
     assert site.problems == []
 
 
+def saved(page: Any, link: str, file: Path) -> str:
+    """Writes what a link saves; returns its address."""
+    address = str(page.get_attribute(link, "href"))
+    file.write_bytes(base64.b64decode(address.partition(",")[2]))
+    return address
+
+
 def test_a_comparison_is_drawn_saved_and_read_back(page: Any, tmp_path: Path) -> None:
     page.focus("#tab-draw")
     page.keyboard.press("ArrowRight")  # by the keyboard alone
@@ -134,9 +143,8 @@ def test_a_comparison_is_drawn_saved_and_read_back(page: Any, tmp_path: Path) ->
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("#save-grid:not([hidden])")
     assert page.locator("#strip img").count() == 10  # teacher at 40 and 4, two adapters at 4 each
-    address = page.get_attribute("#save-grid", "href")
     file = tmp_path / "grid.png"
-    file.write_bytes(base64.b64decode(address.partition(",")[2]))
+    address = saved(page, "#save-grid", file)
     assert read_back(file.read_bytes())["prompt"] == "blue ring"
     page.fill("#prompt", "something else")
     page.set_input_files("#settings", file)
@@ -160,6 +168,33 @@ def test_the_picture_follows_the_brush(page: Any) -> None:
     assert new_picture(page, "painted", painted)
 
 
+def test_saved_pictures_are_drawn_again_in_the_view_that_they_come_from(
+    page: Any, tmp_path: Path
+) -> None:
+    """The brush has been over the canvas; the lead and the strength are others meanwhile."""
+    files = {"painted": tmp_path / "painted.png", "drawn": tmp_path / "drawn.png"}
+    painted = saved(page, "#save-painted", files["painted"])
+    strength = page.input_value("#strength")
+    page.fill("#strength", "1")
+    page.click("#clear")
+    page.click("#tab-draw")
+    before = new_picture(page, "drawn", None)
+    page.fill("#prompt", "a navy star")
+    before = new_picture(page, "drawn", before)
+    page.fill("#steps", "3")
+    new_picture(page, "drawn", before)
+    drawn = saved(page, "#save", files["drawn"])
+    page.evaluate("document.getElementById('lead').selectedIndex = 2")  # the teacher
+    page.dispatch_event("#lead", "input", {"bubbles": True})
+    page.set_input_files("#settings", files["painted"])
+    until(page, "([source]) => document.getElementById('painted').src === source", painted)
+    assert page.is_visible("#canvas") and page.input_value("#strength") == strength
+    page.set_input_files("#settings", files["drawn"])
+    until(page, IS_DRAWN, drawn)
+    assert page.is_visible("#drawn") and page.input_value("#prompt") == "a navy star"
+    assert page.is_hidden("#missing")
+
+
 def test_a_good_file_is_attached_and_a_bad_one_is_repaired(
     page: Any, style: Path, broken: Path, tmp_path: Path
 ) -> None:
@@ -178,6 +213,18 @@ def test_a_good_file_is_attached_and_a_bad_one_is_repaired(
     until(page, IS_SAID, "file-name", "ink.safetensors")
     page.click("#attach")
     page.wait_for_selector("#style-ink", state="attached")
+    page.click("#tab-draw")
+    before = new_picture(page, "drawn", None)
+    page.fill("#style-ink", "2")
+    new_picture(page, "drawn", before)
+    saved(page, "#save", tmp_path / "inked.png")
+    page.focus("#style-ink + output + button")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#style-ink", state="detached")
+    until(page, IS_WITHOUT, "ink")
+    assert page.evaluate("document.activeElement.id") == "lead"
+    page.set_input_files("#settings", tmp_path / "inked.png")
+    until(page, IS_SAID, "missing", "drawn with ink, which is not here")
 
 
 def test_a_run_is_watched(page: Any, site: Site) -> None:

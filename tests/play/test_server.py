@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from lcm.play import server
 from lcm.play.guard import LOOPBACK
@@ -92,7 +95,10 @@ def test_no_address_leads_out(path: str, client: Any) -> None:
     assert client.get(path).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/drop?name=x.safetensors", "/pick?name=x", "/read", "/mend/x"])
+ASKED = ("/drop?name=x.safetensors", "/pick?name=x", "/read", "/mend/x", "/remove?name=ink")
+
+
+@pytest.mark.parametrize("path", ASKED)
 def test_other_pages_cannot_ask(path: str, client: Any) -> None:
     for headers in ({}, {"origin": "http://evil.example"}, {**OURS, "host": "evil.example"}):
         assert client.post(path, headers=headers, content=b"x").status_code == 403
@@ -125,7 +131,31 @@ def test_two_pages_are_drawn_for_and_told_of_what_is_new(client: Any, style: Pat
         assert attached.json() == {"name": "ink"}
         for socket in (one, other):
             assert socket.receive_json()["stage"]["adapters"][1]["name"] == "ink"
+        for status in (200, 400):
+            removed = client.post("/remove", params={"name": "ink"}, headers=OURS)
+            assert removed.status_code == status
+        assert "no adapter 'ink'" in removed.json()["error"]
+        for socket in (one, other):
+            assert len(socket.receive_json()["stage"]["adapters"]) == 1
+            socket.send_json(message(number=7, steps=1))
+            assert "image" in answers(socket, 7)
     assert client.get(f"/file/{found['key']}").status_code == 404  # it is not ours to give
+
+
+@pytest.mark.parametrize("view", ["draw", "paint"])
+def test_a_saved_picture_is_drawn_again_to_the_pixel(view: str, client: Any) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((40, 30), 90).convert("RGB").save(file, "JPEG")
+    began = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    asked = message(view=view, prompt="ring", seed=8, steps=3, strength=0.8, image=began)
+    with connected(client) as socket:
+        lead = socket.receive_json()["stage"]["adapters"][0]["name"]
+        socket.send_json({**asked, "lead": lead, "weights": {lead: 0.9}})
+        image = answers(socket, 1)["image"]
+        content = base64.b64decode(image.partition(",")[2])
+        found = client.post("/read", headers=OURS, content=content).json()
+        socket.send_json({**message(), "number": 2, **found})
+        assert answers(socket, 2)["image"] == image
 
 
 def test_a_newer_question_ends_the_answer_to_the_one_before(client: Any) -> None:
@@ -198,7 +228,8 @@ def test_without_a_base_files_and_runs_are_there_alone(run_folder: Path, tmp_pat
     with testclient.TestClient(create_app(play, LOOPBACK), base_url=ORIGIN) as client:
         assert client.get("/facts").json()["stage"] is None
         assert client.get("/run").json()["step"] >= 3
-        assert client.post("/attach/x", headers=OURS).status_code == 400
+        for path in ("/attach/x", "/remove?name=x"):
+            assert client.post(path, headers=OURS).status_code == 400
         assert pictures(run_folder / "nothing") == []
         with pytest.raises(testclient.WebSocketDisconnect), connected(client) as socket:
             socket.receive_json()

@@ -15,7 +15,9 @@ from PIL import Image
 
 import lcm
 from lcm.adapter.locate import Located, look_up
+from lcm.adapter.lora import adaptable, lora_modules
 from lcm.inference.serving import QueueFullError, Request
+from lcm.inference.state import attachment
 from lcm.play.messages import wish
 from lcm.play.stage import Look, Stage
 from lcm.play.studio import Studio
@@ -154,6 +156,41 @@ def test_what_cannot_be_attached_changes_nothing(
     with pytest.raises(ValueError, match=r"already|fit|made for|whole U-Net"):
         stage.add(at)
     assert everything(stage.text) == before and len(stage.adapters) == 1
+
+
+@pytest.mark.filterwarnings("error:guidance_scale", "error:the pipeline's scheduler")
+def test_an_adapter_that_is_removed_leaves_nothing_behind(
+    adapter: Path, guided: Path, style: Path
+) -> None:
+    with drawing(Studio(make_stage(adapter, guided, style))) as studio:
+        first, second, ink = names(studio)
+        mixed = {"lead": first, "weights": {first: 1.0, ink: 0.7}}
+        expected, look = drawn(studio, **mixed), Look(second, ((second, 1.0),))
+
+        def remove(name: str) -> None:
+            studio.change(lambda stage: stage.remove(name)).result(TIMEOUT)
+
+        under_way = studio.draw(look, Request("star", 0, 6, 3.0))
+        remove(second)
+        assert under_way.done() and under_way.exception() is None
+        assert (drawn(studio, **mixed) == expected).all() and names(studio) == [first, ink]
+        with pytest.raises(ValueError, match="no adapter"):
+            remove(second)
+        with pytest.raises(ValueError, match="no adapter"):
+            studio.draw(look, Request("star", 0, 1)).result(TIMEOUT)
+        drawn(studio, lead=None, weights={})  # all are off when the next one goes
+        remove(first)
+        inked = drawn(studio, lead=None, weights={ink: 0.7})
+        remove(ink)
+        pipe = studio.stage.text
+        assert attachment(pipe) is None
+        assert not pipe.get_list_adapters() and not any(map(lora_modules, adaptable(pipe).values()))
+        teacher = alone({}, num_inference_steps=2, guidance_scale=3.0)
+        assert np.abs(drawn(studio) - teacher).max() <= 1 < np.abs(inked - teacher).max()
+        again = studio.change(lambda stage: stage.add(look_up(guided))).result(TIMEOUT)
+        mine = drawn(studio, lead=again.name, weights={again.name: 1.0})
+        other = alone({guided: 1.0}, num_inference_steps=2, guidance_scale=3.0)
+        assert again.name == second and np.abs(mine - other).max() <= 1
 
 
 def test_sdxl_has_both_pipelines(sdxl_adapter: Path) -> None:

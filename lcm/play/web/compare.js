@@ -1,6 +1,5 @@
 // The same prompt and seed with the teacher and with every adapter.
-import { ask, at, post, say, show, state, views } from "/web/state.js";
-import { fill } from "/web/main.js";
+import { ask, at, say, show, state, views } from "/web/state.js";
 
 let left = 0;
 
@@ -23,6 +22,7 @@ function frames(labels) {
 
 views.compare = {
   shown: () => {},
+  read: begin,
   answered(message) {
     if (message.columns) { left = message.columns.length; frames(message.columns); return; }
     if (message.column !== undefined) {
@@ -47,14 +47,4 @@ views.compare = {
 at("begin").addEventListener("click", begin);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && state.view === "compare" && !at("begin").disabled) begin();
-});
-at("settings").addEventListener("change", async (event) => {
-  const file = event.target.files[0];
-  event.target.value = "";
-  if (!file) return;
-  try {
-    const found = await post("/read", file), missing = fill(found);
-    at("compared").textContent = missing.length ? `The picture was drawn with ${missing.join(", ")} too, which is not here.` : "";
-    begin();
-  } catch (error) { say(error.message, true); }
 });

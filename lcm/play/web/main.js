@@ -1,5 +1,5 @@
 // The controls that the views share, and the choice of a view.
-import { ask, at, connect, keep, kept, say, settings, state, views } from "/web/state.js";
+import { ask, at, connect, keep, kept, post, say, settings, state, views } from "/web/state.js";
 import "/web/draw.js";
 import "/web/compare.js";
 import "/web/paint.js";
@@ -48,11 +48,24 @@ function settle() {
   if (!state.stage) return;
   const lead = leadFacts(), compares = state.view === "compare";
   at("lead-row").hidden = !lead || compares;
+  if (lead) removes(at("remove-lead"), lead.name);
   at("chosen").hidden = compares;
   at("steps").max = lead ? lead.most : state.stage.teacher.most;
   at("guided").hidden = Boolean(lead) && !lead.answers && !compares;
   at("steps").closest(".row").hidden = compares;
   for (const output of document.querySelectorAll("form output")) output.value = at(output.htmlFor[0]).value;
+}
+
+function removes(button, name) {
+  button.title = `remove ${name}`;
+  button.setAttribute("aria-label", button.title);
+  button.onclick = () => remove(name);
+}
+
+async function remove(name) {
+  say(`removing ${name}`);
+  at(at("chosen").hidden ? "begin" : "lead").focus(); // the button will be gone
+  try { await post(`/remove?name=${encodeURIComponent(name)}`); } catch (error) { say(error.message, true); }
 }
 
 function styles(weights) {
@@ -66,7 +79,10 @@ function styles(weights) {
     label.htmlFor = slider.id;
     label.textContent = label.title = adapter.name;
     output.htmlFor = slider.id;
-    row.append(label, slider, output);
+    const button = document.createElement("button");
+    Object.assign(button, { type: "button", className: "remove", textContent: "×" });
+    removes(button, adapter.name);
+    row.append(label, slider, output, button);
     return row;
   });
   at("styles").replaceChildren(...rows);
@@ -82,7 +98,7 @@ function defaults() {
 }
 
 // puts settings into the controls; returns the adapters that are not here
-export function fill(found) {
+function fill(found) {
   const known = state.stage.adapters.map((adapter) => adapter.name);
   for (const name of ["prompt", "negative", "seed", "steps", "guidance"]) if (found[name] !== undefined) at(name).value = found[name];
   const lead = leadFacts()?.name;
@@ -106,7 +122,33 @@ function changed() {
   choose(state.view === "files" && wanted === "files" ? "files" : at(`tab-${wanted}`) ? wanted : "draw");
 }
 
+const lastPart = (path) => path.split(/[\\/]/).filter(Boolean).pop(); // one base by two paths is the same
+
+// puts the settings of a saved picture into the view that it was saved from
+async function read(file) {
+  const found = await post("/read", file), { adapters, base } = state.stage;
+  const off = Object.fromEntries(adapters.filter((adapter) => !adapter.few).map((adapter) => [adapter.name, 0]));
+  if (found.lead === null || adapters.some((adapter) => adapter.few && adapter.name === found.lead)) {
+    at("lead").value = found.lead ?? "";
+    defaults();
+  }
+  const missing = fill({ ...found, weights: { ...off, ...found.weights } }).filter((name) => found.weights[name]);
+  if (found.base && lastPart(found.base) !== lastPart(base)) missing.unshift(found.base);
+  at("missing").textContent = missing.length ? `The picture was drawn with ${missing.join(", ")}, which is not here.` : "";
+  at("missing").hidden = !missing.length;
+  choose(found.view);
+  views[found.view].read?.(found);
+}
+
+at("settings").addEventListener("change", async (event) => {
+  const file = event.target.files[0];
+  event.target.value = "";
+  try { if (file) await read(file); } catch (error) { say(error.message, true); }
+});
+
 at("controls").addEventListener("input", (event) => {
+  if (event.target === at("settings")) return;
+  at("missing").hidden = true;
   if (event.target === at("lead")) defaults();
   settle();
   keep(settings());

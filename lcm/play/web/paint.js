@@ -2,12 +2,14 @@
 import { ask, at, say, show, state, views } from "/web/state.js";
 
 const canvas = at("canvas"), pen = canvas.getContext("2d"), brush = { x: 256, y: 256 };
+let asSaved = null; // what a saved picture began with, to the byte, until something is painted
 
-const stroke = () => ask("paint", () => ({ image: canvas.toDataURL("image/jpeg", 0.9), strength: +at("strength").value }));
+const stroke = () => ask("paint", () => ({ image: asSaved ?? canvas.toDataURL("image/jpeg", 0.9), strength: +at("strength").value }));
 
-function cover(colour) { pen.fillStyle = colour; pen.fillRect(0, 0, canvas.width, canvas.height); }
+function cover(colour) { asSaved = null; pen.fillStyle = colour; pen.fillRect(0, 0, canvas.width, canvas.height); }
 
 function dab() {
+  asSaved = null;
   pen.fillStyle = at("colour").value;
   pen.beginPath();
   pen.arc(brush.x, brush.y, at("brush").value / 2, 0, 7);
@@ -16,25 +18,38 @@ function dab() {
 }
 
 function put(image) {
+  asSaved = null;
   const scale = Math.max(canvas.width / image.naturalWidth, canvas.height / image.naturalHeight);
   const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale];
   pen.drawImage(image, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
   stroke();
 }
 
-async function open(file) {
+async function load(source, name) {
   const image = new Image();
-  image.src = URL.createObjectURL(file);
-  try { await image.decode(); put(image); } catch { say(`${file.name} is no picture that this browser shows`, true); }
-  URL.revokeObjectURL(image.src);
+  image.src = source;
+  try { await image.decode(); put(image); return true; } catch { say(`${name} is no picture that this browser shows`, true); return false; }
+}
+
+async function open(file) {
+  const source = URL.createObjectURL(file);
+  await load(source, file.name);
+  URL.revokeObjectURL(source);
 }
 
 views.paint = {
   shown: stroke,
   changed: stroke,
+  async read(found) {
+    at("strength").value = found.strength;
+    if (found.image && await load(found.image, "what it began with")) asSaved = found.image;
+    stroke();
+  },
   answered(message) {
     if (!message.image) return;
     show(at("painted"), message.image);
+    at("save-painted").href = message.image;
+    at("save-painted").hidden = false;
     say(`${Math.round(performance.now() - state.begun)} ms`);
   },
 };
