@@ -18,8 +18,10 @@ from lcm.system.public_names import expanded
 from lcm.system.secrets import one_line
 from lcm.system.words import fault_of_text
 
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(/.+\.safetensors)?")
-"""What may be a hub id, or a file in one: what begins or ends as a path does is none."""
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(?<!\.safetensors)(/.+\.safetensors)?")
+"""What may be a hub id, or a file in one: what begins or ends as a path does, or is a file in a
+folder, is none.
+"""
 
 
 def choose_file(names: Iterable[str], where: str) -> str:

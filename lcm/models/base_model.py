@@ -34,7 +34,7 @@ from lcm.models.single_file import (
 from lcm.system.secrets import one_line
 from lcm.system.text import is_utf8, plain
 
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(?<!\.safetensors)")
 """What may be a model of the hub: others are not asked for there, which takes half a minute where
 there is no network.
 """

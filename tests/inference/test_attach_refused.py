@@ -94,7 +94,8 @@ def test_a_part_of_the_steps_that_holds_none_is_named_by_its_argument(sdxl_adapt
 
 
 @pytest.mark.parametrize(
-    "path", ["out/", "./out", "~/out", "../out/a", "/out/a", "a/b/c", "out", "a/b/", "-a/b"]
+    "path",
+    ["out/", "./out", "~/out", "../out/a", "a/b/c", "out", "a/b/", "-a/b", "a/b.safetensors"],
 )
 def test_a_path_that_is_not_there_is_no_question_to_the_hub(
     path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
