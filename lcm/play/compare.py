@@ -83,6 +83,11 @@ def wishes(stage: Stage, message: Mapping[str, Any]) -> list[tuple[Column, Wish]
     return found
 
 
+def in_order(asked: Sequence[tuple[Column, Wish]]) -> list[int]:
+    """The places in which to draw them: the teacher comes last, it keeps the others waiting."""
+    return sorted(range(len(asked)), key=lambda place: asked[place][0].lead is None)
+
+
 class Comparisons:
     """Draws them; what the teacher drew is kept."""
 
@@ -91,20 +96,8 @@ class Comparisons:
         self._kept: OrderedDict[Any, Image.Image] = OrderedDict()
         self._lock = threading.Lock()
 
-    def draw(self, asked: Sequence[tuple[Column, Wish]]) -> list[Future[Any]]:
-        """A future of every picture. The teacher begins last: it keeps the others waiting."""
-        futures: dict[int, Future[Any]] = {}
-        order = sorted(range(len(asked)), key=lambda place: asked[place][0].lead is None)
-        try:
-            for place in order:
-                futures[place] = self._draw_one(*asked[place])
-        except BaseException:
-            for future in futures.values():
-                future.cancel()
-            raise
-        return [futures[place] for place in range(len(asked))]
-
-    def _draw_one(self, column: Column, wish: Wish) -> Future[Any]:
+    def draw(self, column: Column, wish: Wish) -> Future[Any]:
+        """A future of its picture. Raises as `Studio.draw`."""
         key = (wish.look, json.dumps(vars(wish.request), sort_keys=True, default=str))
         with self._lock:
             kept = self._kept.get(key)

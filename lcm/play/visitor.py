@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Future
 from typing import Any
 
-from lcm.play.compare import Comparisons, grid, wishes
+from lcm.play.compare import Comparisons, grid, in_order, wishes
 from lcm.play.messages import facts, wish
 from lcm.play.pictures import as_png, data_url, drawn_with, painted
 from lcm.play.settings import saved
@@ -19,6 +18,9 @@ from lcm.system.text import plain
 from lcm.system.values import whole
 
 LONGEST_ERROR = 1000
+AT_ONCE = 8
+"""Pictures of one comparison that wait at a time; the next comes when one is drawn."""
+VIEWS = ("draw", "paint", "compare")
 FIX = "reload the page"
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -54,7 +56,8 @@ class Visitor:
         self._task = asyncio.create_task(self._answer(message))
 
     async def _answer(self, message: Mapping[str, Any]) -> None:
-        view, number = message.get("view"), message["number"]
+        number = message["number"]
+        view = message["view"] if message.get("view") in VIEWS else None
 
         async def say(**facts: Any) -> None:
             await self._send({"view": view, "number": number, **facts})
@@ -63,7 +66,7 @@ class Visitor:
         try:
             if view == "compare":
                 await self._compare(message, say)
-            elif view in ("draw", "paint"):
+            elif view is not None:
                 await self._draw(message, say, begun)
             else:
                 raise ValueError(f"view of the message is none that there is; {FIX}")
@@ -87,12 +90,14 @@ class Visitor:
         stage = self._studio.stage
         asked = wishes(stage, message)
         await say(columns=[column.label for column, _ in asked])
-        futures = self._comparisons.draw(asked)
+        room = asyncio.Semaphore(min(AT_ONCE, self._studio.max_waiting))
         images: list[Any] = [None] * len(asked)
 
-        async def one(place: int, future: Future[Any]) -> None:
+        async def one(place: int) -> None:
             try:
-                images[place] = await asyncio.wrap_future(future)
+                async with room:  # what is cancelled here leaves the batch
+                    drawn = self._comparisons.draw(*asked[place])
+                    images[place] = await asyncio.wrap_future(drawn)
             except Exception as error:
                 await say(column=place, error=in_words(error))
                 return
@@ -100,13 +105,9 @@ class Visitor:
             content = await asyncio.to_thread(as_png, images[place], text)
             await say(column=place, image=data_url(content))
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for place, future in enumerate(futures):
-                    group.create_task(one(place, future))
-        finally:
-            for future in futures:
-                future.cancel()
+        async with asyncio.TaskGroup() as group:
+            for place in in_order(asked):
+                group.create_task(one(place))
         if any(image is not None for image in images):
             content = await asyncio.to_thread(grid, stage, message, asked, images)
             await say(grid=data_url(content))

@@ -153,6 +153,21 @@ def test_a_comparison_is_drawn_saved_and_read_back(page: Any, tmp_path: Path) ->
     assert page.get_attribute("#save-grid", "href") == address
 
 
+def test_another_picture_ends_a_comparison_and_the_next_one_can_begin(page: Any) -> None:
+    page.click("#tab-compare")
+    page.click("#begin")
+    page.wait_for_selector("#strip figure")
+    assert page.is_disabled("#begin")
+    page.click("#tab-draw")
+    before = page.get_attribute("#drawn", "src")
+    page.fill("#prompt", "another picture")
+    new_picture(page, "drawn", before)
+    page.click("#tab-compare")
+    assert page.is_enabled("#begin")
+    page.click("#begin")
+    page.wait_for_selector("#save-grid:not([hidden])")
+
+
 def test_the_picture_follows_the_brush(page: Any) -> None:
     page.click("#tab-paint")
     before = new_picture(page, "painted", None)

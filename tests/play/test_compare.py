@@ -62,13 +62,13 @@ def test_the_teacher_is_drawn_once_and_a_grid_gives_its_settings_back(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, comparisons = wishes(studio.stage, message(studio)), Comparisons(studio)
-    first = [future.result(60) for future in comparisons.draw(asked)]
+    first = [comparisons.draw(*each).result(60) for each in asked]
     drawn: list[Any] = []
     draw = studio.draw
     monkeypatch.setattr(
         studio, "draw", lambda look, *args: drawn.append(look.lead) or draw(look, *args)
     )
-    again = [future.result(60) for future in comparisons.draw(asked)]
+    again = [comparisons.draw(*each).result(60) for each in asked]
     assert drawn == [column.lead for column, _ in asked if column.lead is not None]
     assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(first, again, strict=True))
 
@@ -84,5 +84,5 @@ def test_the_teacher_is_drawn_once_and_a_grid_gives_its_settings_back(
 
     comparisons.forget()  # another adapter of the same name would draw the teacher's with styles
     drawn.clear()
-    [future.result(60) for future in comparisons.draw(asked[:1])]
+    comparisons.draw(*asked[0]).result(60)
     assert drawn == [None]

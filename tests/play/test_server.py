@@ -170,6 +170,22 @@ def test_a_newer_question_ends_the_answer_to_the_one_before(client: Any) -> None
         assert seen == sorted(seen) and len(seen) < 6
 
 
+def test_a_comparison_has_more_pictures_than_may_wait(adapter: Path, tmp_path: Path) -> None:
+    play = Play(Uploads(tmp_path), Studio(make_stage(adapter), max_waiting=2))
+    app = create_app(play, LOOPBACK)
+    with (
+        testclient.TestClient(app, base_url=ORIGIN) as client,
+        connected(client) as socket,
+    ):
+        socket.receive_json()
+        socket.send_json(message(view="compare"))
+        columns, *pictures, grid = [answers(socket, 1) for _ in range(8)]
+    assert len(columns["columns"]) == len(pictures) == 6 and "grid" in grid
+    assert all("image" in picture for picture in pictures)
+    # the teacher comes last, whatever waits
+    assert sorted(picture["column"] for picture in pictures[-2:]) == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -178,6 +194,8 @@ def test_a_newer_question_ends_the_answer_to_the_one_before(client: Any) -> None
         ("[" * 100_000, "nested|JSON"),
         ('{"number": -1}', "number"),
         ('{"number": 1}', "view"),
+        ('{"number": 1, "view": ["draw"]}', "view"),
+        (r'{"number": 1, "view": "\ud800"}', "view"),
         ('{"number": 1, "view": "paint", "image": "x"}', "picture"),
         ('{"number": 1, "view": "compare", "weights": 1}', "weights"),
     ],

@@ -41,7 +41,10 @@ views.compare = {
     if (message.grid) { at("save-grid").href = message.grid; at("save-grid").hidden = false; }
     if (message.grid || (message.error && message.column === undefined)) at("begin").disabled = false;
   },
-  stopped: () => { at("begin").disabled = false; },
+  stopped() {
+    at("begin").disabled = false;
+    for (const frame of at("strip").querySelectorAll(".frame:empty")) frame.textContent = "stopped";
+  },
 };
 
 at("begin").addEventListener("click", begin);

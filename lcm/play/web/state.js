@@ -2,11 +2,11 @@
 // newest question alone.
 
 export const at = (id) => document.getElementById(id);
-export const views = {}; // name -> { shown(), answered(message) }
+export const views = {}; // name -> { shown(), answered(message), stopped() }
 export const state = { stage: null, view: "files", number: 0, begun: 0, largest: 0 };
 
 const KEPT = "lcm-play"; // what a reload of this tab finds again
-let socket = null, waiting = null;
+let socket = null, waiting = null, asking = null;
 
 export function say(text, isBad = false) {
   at("said").value = text;
@@ -33,6 +33,8 @@ export function ask(view, more = () => ({})) {
     const [name, add] = waiting;
     waiting = null;
     if (!socket || socket.readyState !== WebSocket.OPEN) return;
+    if (asking !== name) views[asking]?.stopped?.(); // it will not be answered any more
+    asking = name;
     state.begun = performance.now();
     socket.send(JSON.stringify({ view: name, number: ++state.number, ...settings(), ...add() }));
   });
@@ -40,7 +42,7 @@ export function ask(view, more = () => ({})) {
 
 export function connect(changed) {
   socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
-  socket.onclose = () => { say("no server; trying again", true); setTimeout(() => connect(changed), 1000); };
+  socket.onclose = (event) => { say(`${event.reason || "no server"}; trying again`, true); setTimeout(() => connect(changed), 1000); };
   socket.onmessage = (event) => {
     const message = JSON.parse(event.data);
     if (message.stage) { state.stage = message.stage; say(""); changed(); return; }
