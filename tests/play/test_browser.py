@@ -201,6 +201,7 @@ def test_saved_pictures_are_drawn_again_in_the_view_that_they_come_from(
     drawn = saved(page, "#save", files["drawn"])
     page.evaluate("document.getElementById('lead').selectedIndex = 2")  # the teacher
     page.dispatch_event("#lead", "input", {"bubbles": True})
+    page.evaluate("document.getElementById('painted').src = ''")  # it still shows what was saved
     page.set_input_files("#settings", files["painted"])
     until(page, "([source]) => document.getElementById('painted').src === source", painted)
     assert page.is_visible("#canvas") and page.input_value("#strength") == strength
