@@ -216,14 +216,14 @@ def draw(args: argparse.Namespace, plan: Plan, pipe: Any, team: Any) -> tuple[An
     """What was drawn, and how fast."""
     from tqdm.auto import tqdm
 
-    from lcm.evaluation.sampling import check_places, draw_all, prepare_drawings
+    from lcm.evaluation.sampling import check_places, draw_all, prepare_drawings, share_of
 
     say = tell if team.rank == 0 else (lambda line: None)
     drawings = team.together(lambda: prepare_drawings(plan, pipe, say))
     team.check_same(tuple(each.identity for each in drawings), "base and adapters", "files")
     if not args.overwrite:
         team.together(lambda: check_places(drawings))
-    total = sum(len(team.share(each.places())) for each in drawings)
+    total = sum(len(batch) for _, batch in share_of(drawings, args.batch_size, team))
     with tqdm(
         total=total,
         unit="picture",

@@ -80,6 +80,13 @@ class Drawings:
         """The (index of the prompt here, seed) of every picture, in order."""
         return [(index, seed) for index in range(len(self.rows)) for seed in self.seeds]
 
+    def batches(self, batch_size: int) -> list[list[tuple[int, int]]]:
+        """The places of every call of the pipeline, the same whatever is there already: what is
+        drawn beside a picture may change its last bits.
+        """
+        places = self.places()
+        return [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+
     def path(self, index: int, seed: int) -> Path:
         """The picture of a prompt; its latents have the same name with another ending."""
         return self.folder / f"{self.rows[index] + 1:05d}-seed{seed}.png"

@@ -17,6 +17,10 @@ from lcm.inference.generate import Planned, Settings, draw_batch
 from lcm.inference.texts import settle_texts
 from lcm.system.processes import Team
 
+Places = Sequence[tuple[int, int]]
+"""Pictures by (index of the prompt, seed)."""
+Call = tuple[Drawings, Places]
+"""Pictures that are drawn together."""
 Progress = Callable[[int], None]
 """Is told how many more pictures are there."""
 
@@ -60,6 +64,13 @@ def check_places(drawings: Sequence[Drawings]) -> None:
                 )
 
 
+def share_of(drawings: Sequence[Drawings], batch_size: int, team: Team) -> Sequence[Call]:
+    """What this process draws. The whole list is shared out, and not what is left of it: others
+    write meanwhile. A batch stays whole, so that its pictures are the same on any number of them.
+    """
+    return team.share([(each, batch) for each in drawings for batch in each.batches(batch_size)])
+
+
 def draw_all(
     plan: Plan,
     pipe: Any,
@@ -72,69 +83,71 @@ def draw_all(
     each was, by name.
     """
     speeds: dict[str, Speed] = {}
+    share = share_of(drawings, batch_size, team)
     for subject in plan.subjects:
         mine = [each for each in drawings if each.subject == subject.name]
-        todo = {each.name: missing(each, team) for each in mine}
-        for each in mine:
-            progress(len(team.share(each.places())) - len(todo[each.name]))
+        todo: dict[str, list[Places]] = {each.name: [] for each in mine}
+        for each, batch in share:
+            if each.subject == subject.name:
+                lacking = missing(each, batch)
+                progress(len(batch) - len(lacking))
+                if lacking:
+                    todo[each.name].append(batch)
         shown = plan.steps_of(subject) if plan.times and team.rank == 0 else ()
-        asked = [each for each in mine if each.steps in shown]
-        speeds |= {each.name: kept for each in asked if (kept := read_speed(each, batch_size))}
-        timed = [each for each in asked if each.name not in speeds]
-        if not timed and not any(todo.values()):
+        asked = {each.name: min(batch_size, each.pictures) for each in mine if each.steps in shown}
+        for each in mine:
+            if each.name in asked and (kept := read_speed(each, asked[each.name])) is not None:
+                speeds[each.name] = kept
+                del asked[each.name]
+        if not asked and not any(todo.values()):
             continue
         with subject.sampling(pipe):
             settings, _ = settle_texts(pipe, plan.prompts, subject.settings, None)
             settings = settings.with_size(pipe)
             for each in mine:
-                meter = Meter(pipe.unet) if each in timed else None
-                draw(pipe, each, todo[each.name], settings, batch_size, progress, meter)
+                meter = Meter(pipe.unet, asked[each.name]) if each.name in asked else None
+                draw(pipe, each, todo[each.name], settings, progress, meter)
                 if meter is not None:
-                    speeds[each.name] = settle_speed(pipe, each, settings, batch_size, meter)
+                    speeds[each.name] = settle_speed(pipe, each, settings, meter)
     return speeds
 
 
-def settle_speed(
-    pipe: Any, drawings: Drawings, settings: Settings, batch_size: int, meter: Meter
-) -> Speed:
-    """What was measured while pictures were drawn. The first are drawn once more where there were
-    too few.
+def settle_speed(pipe: Any, drawings: Drawings, settings: Settings, meter: Meter) -> Speed:
+    """What was measured while pictures were drawn. The first call is made once more where there
+    were too few of its size.
     """
-    batch = planned(drawings, drawings.places()[: meter.batch_size or batch_size])
+    batch = planned(drawings, drawings.batches(meter.batch_size)[0])
     while not meter.seconds:
         meter.measure(lambda: draw_with_latents(pipe, batch, settings), len(batch))
-    write_speed(drawings, batch_size, meter.speed)
+    write_speed(drawings, meter.speed)
     return meter.speed
 
 
-def missing(drawings: Drawings, team: Team) -> list[tuple[int, int]]:
-    """What this process has yet to draw. The whole list is shared out, and not what is left of it:
-    others write meanwhile.
-    """
-    places = team.share(drawings.places())
-    return [place for place in places if not drawings.is_there(*place)]
+def missing(drawings: Drawings, batch: Places) -> list[tuple[int, int]]:
+    """What of a batch has yet to be drawn."""
+    return [place for place in batch if not drawings.is_there(*place)]
 
 
 def draw(
     pipe: Any,
     drawings: Drawings,
-    places: Sequence[tuple[int, int]],
+    batches: Sequence[Places],
     settings: Settings,
-    batch_size: int,
     progress: Progress,
     meter: Meter | None = None,
 ) -> None:
-    """Draws pictures by (index of the prompt, seed), and keeps each."""
-    for start in range(0, len(places), batch_size):
-        batch = places[start : start + batch_size]
+    """Draws pictures by (index of the prompt, seed), and keeps those that are not there."""
+    for batch in batches:
+        lacking = missing(drawings, batch)
         call = partial(draw_with_latents, pipe, planned(drawings, batch), settings)
         pictures, latents = call() if meter is None else meter.measure(call, len(batch))
-        for (index, seed), picture, latent in zip(batch, pictures, latents, strict=True):
-            drawings.write(index, seed, picture, latent)
-        progress(len(batch))
+        for place, picture, latent in zip(batch, pictures, latents, strict=True):
+            if place in lacking:
+                drawings.write(*place, picture, latent)
+        progress(len(lacking))
 
 
-def planned(drawings: Drawings, places: Sequence[tuple[int, int]]) -> list[Planned]:
+def planned(drawings: Drawings, places: Places) -> list[Planned]:
     """As the pipeline is asked for them."""
     return [
         Planned(drawings.rows[index] + 1, drawings.prompts[index], drawings.steps, seed)

@@ -39,14 +39,15 @@ class Speed:
 
 @dataclass
 class Meter:
-    """Measures calls of a pipeline. In the first the memory is counted, which takes time on a CPU,
-    and kernels are chosen; of the others, of the same number of pictures, the median counts.
+    """Measures calls of a pipeline with `batch_size` pictures, and no others. In the first the
+    memory is counted, which takes time on a CPU, and kernels are chosen; of the others the median
+    counts.
     """
 
     unet: Any
+    batch_size: int
     memory: int = 0
     rows: int = 0
-    batch_size: int = 0
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -57,18 +58,19 @@ class Meter:
 
     def measure(self, call: Callable[[], T], pictures: int) -> T:
         """What `call` returns, which draws so many pictures."""
-        if not self.batch_size:
+        if pictures != self.batch_size:
+            return call()
+        if not self.rows:
             with counted_rows(self.unet) as rows, counting(self.device) as most:
                 result = call()
                 self.memory = most()
-            self.rows, self.batch_size = sum(rows), pictures
+            self.rows = sum(rows)
             return result
         synchronize(self.device)
         started = time.perf_counter()
         result = call()
         synchronize(self.device)
-        if pictures == self.batch_size:
-            self.seconds.append(time.perf_counter() - started)
+        self.seconds.append(time.perf_counter() - started)
         return result
 
     @property
@@ -107,16 +109,17 @@ def path_of(drawings: Drawings) -> Path:
 
 
 def read_speed(drawings: Drawings, batch_size: int) -> Speed | None:
-    """What was measured of these pictures, with batches of this size; None where nothing was."""
+    """What was measured of these pictures in calls of this size; None where nothing was."""
     try:
         kept = read_object(path_of(drawings), "it is measured again", 1 << 16)
         if kept.pop("key") != key_of(drawings.key, batch_size):
             return None
-        return Speed(**kept)
+        found = Speed(**kept)
+        return found if found.batch_size == batch_size else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def write_speed(drawings: Drawings, batch_size: int, speed: Speed) -> None:
+def write_speed(drawings: Drawings, speed: Speed) -> None:
     """Keeps it."""
-    write_json(path_of(drawings), {"key": key_of(drawings.key, batch_size), **asdict(speed)})
+    write_json(path_of(drawings), {"key": key_of(drawings.key, speed.batch_size), **asdict(speed)})

@@ -8,9 +8,9 @@ import hashlib
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from lcm.adapter.files import save_tensors
 from lcm.data.precomputed.identity import as_bytes
 from lcm.system.atomic import replacing
 from lcm.system.paths import is_regular
@@ -24,12 +24,13 @@ def digest_of(latents: Tensor) -> str:
 
 
 def write_reference(path: Path, key: str, latents: Tensor) -> None:
-    """Keeps latents [N, S, C, h, w] float32, complete or not at all. `key` stands for all that they
-    follow from.
+    """Keeps latents [N, S, C, h, w] float32, complete or not at all, the same in the same bytes.
+    `key` stands for all that they follow from.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        save_file({LATENTS: latents.contiguous()}, partial, {KEY: key, DIGEST: digest_of(latents)})
+        facts = {KEY: key, DIGEST: digest_of(latents)}
+        save_tensors({LATENTS: latents.contiguous()}, partial, metadata=facts)
 
 
 def read_reference(path: Path, key: str) -> Tensor | None:
