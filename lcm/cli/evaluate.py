@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lcm.evaluation.plan import Plan
+    from lcm.evaluation.reasons import Reason
 
 HELP = (
     "measure the pictures of adapters beside the teacher's: numbers, a page, a block for the card"
@@ -44,7 +45,7 @@ class Order:
 
     plan: Plan
     names: Sequence[str]
-    left_out: dict[str, str]
+    left_out: dict[str, Reason]
     weights: Path | None
     real: Sequence[Path] | None
 
@@ -254,7 +255,7 @@ def score(order: Order, drawings: Any, speeds: Any, facts: Any) -> int:
     ) as bar:
         found, failed = evaluate(plan, drawings, speeds, names, features, order.real, bar.update)
     tell_left_out(failed)
-    left_out = {**order.left_out, **failed}
+    left_out = {name: why.public for name, why in {**order.left_out, **failed}.items()}
     content = {**heading(plan, facts, drawings), **found, "left_out": left_out}
     write(plan.folder, content)
     write_card(plan.folder, content)
@@ -277,8 +278,8 @@ def facts_of(args: argparse.Namespace, device: Any, dtype: Any) -> Any:
     )
 
 
-def tell_left_out(reasons: dict[str, str]) -> None:
+def tell_left_out(reasons: dict[str, Reason]) -> None:
     """Says, once for all metrics with the same reason, why they are not measured."""
     for reason in dict.fromkeys(reasons.values()):
         names = [name for name, why in reasons.items() if why == reason]
-        tell(f"left out: {', '.join(names)}: {reason}")
+        tell(f"left out: {', '.join(names)}: {reason.told}")

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lcm.evaluation.metric import HALVED, REPEATED, Array, Statistic, repeated
+from lcm.evaluation.metric import (
+    ANYTHING,
+    HALVED,
+    REPEATED,
+    Array,
+    Bound,
+    Range,
+    Statistic,
+    repeated,
+)
 
 LEVEL = 0.95
 NORMAL = 1.959964
@@ -37,18 +46,21 @@ class Interval:
 def interval(statistic: Statistic) -> Interval | None:
     """The 95 % interval of a statistic; None where there is none to give."""
     found = statistic.resampled_values
-    return None if found is None else interval_of(statistic.value, found, statistic.resampled)
+    if found is None:
+        return None
+    return interval_of(statistic.value, found, statistic.resampled, statistic.possible)
 
 
-def interval_of(value: float, found: Array, resampled: str) -> Interval:
-    """The interval of a `value` of all prompts, `found` in sets of them.
+def interval_of(value: float, found: Array, resampled: str, possible: Range = ANYTHING) -> Interval:
+    """The interval of a `value` of all prompts, `found` in sets of them, cut to what is `possible`.
 
     Of half samples: drawn without replacement, half of n prompts scatter around the number of all
     as n prompts scatter around the truth, variance s^2 (1 / (n / 2) - 1 / n) = s^2 / n.
     """
     if resampled == HALVED:
         reach = NORMAL * float(found.std(ddof=1))
-        return Interval(value - reach, value + reach)
+        low, high = possible
+        return Interval(max(value - reach, low), min(value + reach, high))
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 
@@ -73,6 +85,17 @@ def difference(
     if mine is None or theirs is None:
         return value, None
     return value, interval_of(value, less(mine, theirs), one.resampled)
+
+
+def bound_of_difference(one: Statistic, other: Statistic) -> Bound | None:
+    """What `one` less `other` is where one of them is a bound alone. Raises ValueError where it may
+    be anything, since both are bounds on the same side.
+    """
+    turned: dict[Bound | None, Bound | None] = {"at least": "at most", "at most": "at least"}
+    found = {one.bound, turned.get(other.bound)} - {None}
+    if len(found) > 1:
+        raise ValueError("both are bounds on the same side")
+    return next(iter(found), None)
 
 
 def half_width(values: npt.ArrayLike, groups: Sequence[str]) -> float:

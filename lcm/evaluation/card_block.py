@@ -13,8 +13,8 @@ from lcm.system.paths import write_text
 from lcm.system.text import code, markdown
 
 NOTE = (
-    "n counts pictures, ± is half of a 95 % interval over prompts. The floor is what a student "
-    "that draws from the teacher's own distribution would have."
+    "n counts pictures, ± is half of a 95 % interval over prompts; else both ends are in brackets. "
+    "The floor is what a student that draws from the teacher's own distribution would have."
 )
 
 

@@ -18,6 +18,7 @@ from lcm.evaluation.features import FOLDER as FEATURES
 from lcm.evaluation.features import Features
 from lcm.evaluation.metrics import METRICS
 from lcm.evaluation.plan import Plan
+from lcm.evaluation.reasons import Reason
 from lcm.evaluation.scoring import as_json, compare, measure, scenes
 from lcm.evaluation.speed import Speed
 from lcm.evaluation.subjects import Subject
@@ -105,7 +106,7 @@ def evaluate(
     features: Features,
     real: Sequence[Path] | None,
     progress: Callable[[], None],
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[dict[str, Any], dict[str, Reason]]:
     """Everything that was measured, as evaluation.json has it, and why metrics failed."""
     asked = scenes(plan, drawings, speeds, features)
     results, failed = measure(names, asked, real, progress)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 Indices = npt.NDArray[np.int64]
 Array = npt.NDArray[np.float64]
 
+Range = tuple[float, float]
+ANYTHING: Range = (-math.inf, math.inf)
+Bound = Literal["at least", "at most"]
+
 REPEATED, HALVED, FIXED = "bootstrap", "half samples", "none"
 DRAWS, HALVES = 1000, 24
 """Sets of prompts that are drawn for an interval."""
@@ -47,7 +51,8 @@ class Statistic:
     samples" of prompts for distances between sets, to which a picture that counts twice looks like
     a copy; "none" for what is no mean of prompts. `pictures` is how many it is made of. `floor` is
     what it would be of a student that draws from the teacher's own distribution. `details` go into
-    evaluation.json as they are.
+    evaluation.json as they are. It can be nothing outside of `possible`. Where what lies beyond two
+    numbers cannot be told from them they are its `ends`, and a value there is a bound.
     """
 
     of: Callable[[Indices], float]
@@ -56,6 +61,16 @@ class Statistic:
     resampled: str = REPEATED
     floor: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    possible: Range = ANYTHING
+    ends: Range | None = None
+
+    @property
+    def bound(self) -> Bound | None:
+        """What the value is where it is a bound alone."""
+        if self.ends is None or not math.isfinite(self.value):
+            return None
+        low, high = self.ends
+        return "at most" if self.value <= low else "at least" if self.value >= high else None
 
     @cached_property
     def value(self) -> float:

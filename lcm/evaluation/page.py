@@ -38,7 +38,8 @@ class Line:
 
 def write_page(plan: Plan, drawings: Sequence[Drawings], content: Content) -> None:
     """Writes the page of an evaluation, whose evaluation.json has `content`."""
-    steps = [*(n for n in plan.steps if n != plan.teacher_steps), plan.teacher_steps]
+    # what all is measured against comes first, where a narrow screen shows it
+    steps = [plan.teacher_steps, *(n for n in plan.steps if n != plan.teacher_steps)]
     by_place = {(each.subject, each.steps): each for each in drawings}
     teacher = by_place[TEACHER, plan.teacher_steps]
     size = shown_width(teacher)

@@ -11,18 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lcm.evaluation.bootstrap import Interval, difference, interval
+import torch
+from huggingface_hub.constants import HF_HUB_CACHE
+
+from lcm.evaluation.bootstrap import Interval, bound_of_difference, difference, interval
 from lcm.evaluation.drawings import TEACHER, DamagedError, Drawings
 from lcm.evaluation.features import Features
 from lcm.evaluation.metric import FIXED, Metric, Statistic
 from lcm.evaluation.metrics import METRICS
 from lcm.evaluation.plan import Plan
+from lcm.evaluation.reasons import Reason
 from lcm.evaluation.scene import Scene
 from lcm.evaluation.speed import Speed
 from lcm.evaluation.weights import missing_packages, missing_weights
 from lcm.system.paths import obstacle
 from lcm.system.registry import lookup
-from lcm.system.text import plain
 
 REAL = "real"
 """What a result is called that is measured against --reference_dir."""
@@ -49,7 +52,7 @@ def choose(names: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(names)) if names else list(METRICS)
 
 
-def look(names: Iterable[str], weights: Path | None, seeds: int) -> dict[str, str]:
+def look(names: Iterable[str], weights: Path | None, seeds: int) -> dict[str, Reason]:
     """Why metrics cannot be measured here, by name; nothing of those that can. Raises ValueError
     where --metric_weights is no folder.
     """
@@ -60,9 +63,10 @@ def look(names: Iterable[str], weights: Path | None, seeds: int) -> dict[str, st
         metric = METRICS[name]
         lacking = [*missing_packages(metric.packages), *missing_weights(metric.needs, weights)]
         if lacking:
-            reasons[name] = "; and ".join(dict.fromkeys(lacking))
+            reasons[name] = Reason.joined(lacking)
         if seeds < metric.seeds:
-            reasons[name] = "it compares several pictures of a prompt; pass --seeds 0 1, or more"
+            words = "it compares several pictures of a prompt; pass --seeds 0 1, or more"
+            reasons[name] = Reason(words, words)
     return reasons
 
 
@@ -90,7 +94,7 @@ def measure(
     asked: Sequence[Scene],
     real: Sequence[Path] | None,
     progress: Callable[[], None],
-) -> tuple[list[Result], dict[str, str]]:
+) -> tuple[list[Result], dict[str, Reason]]:
     """The results, and why a metric has none. One metric comes after the other, so that one network
     is in memory at a time; what goes wrong in one leaves the others.
 
@@ -108,10 +112,21 @@ def measure(
         ) as error:  # a plugin or a library may raise anything, hours after the start
             if os.environ.get("LCM_TRACEBACK"):
                 raise
-            kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
-            failed[name] = f"{kind}{plain(error, 300)}"
+            failed[name] = Reason.of(error, folders_of(asked[0].features, real))
         progress()
     return results, failed
+
+
+def folders_of(features: Features, real: Sequence[Path] | None) -> dict[str, Path | None]:
+    """The folders of this machine that an error may name, by what others are told of them."""
+    hub = Path(torch.hub.get_dir())
+    return {
+        "--metric_weights": features.weights,
+        "--output": features.folder.parent,
+        "--reference_dir": Path(os.path.commonpath([f.parent for f in real])) if real else None,
+        "torch's cache, hub": hub,
+        "the cache of the hub": Path(HF_HUB_CACHE),
+    }
 
 
 def results_of(
@@ -152,6 +167,8 @@ def as_json(result: Result) -> dict[str, Any]:
         "value": number(result.value),
         "low": number(reach.low) if reach else None,
         "high": number(reach.high) if reach else None,
+        "bound": statistic.bound,
+        "ends": statistic.ends,
         "floor": number(statistic.floor),
         "prompts": None if statistic.resampled == FIXED else statistic.prompts,
         "pictures": statistic.pictures,
@@ -179,6 +196,10 @@ def compare(results: Sequence[Result]) -> list[dict[str, Any]]:
             compared = difference(mine.statistic, base.statistic)
             if compared is None or not math.isfinite(compared[0]):
                 continue
+            try:
+                bound = bound_of_difference(mine.statistic, base.statistic)
+            except ValueError:
+                continue
             value, reach = compared
             beyond = None if reach is None else reach.excludes(0.0)
             winner = better(METRICS[metric], mine, base) if beyond else None
@@ -186,6 +207,7 @@ def compare(results: Sequence[Result]) -> list[dict[str, Any]]:
                 {
                     **{"one": other, "other": names[0], "steps": steps, "metric": metric},
                     **{"reference": reference, "difference": number(value)},
+                    "bound": bound,
                     "low": number(reach.low) if reach else None,
                     "high": number(reach.high) if reach else None,
                     "beyond_noise": beyond,

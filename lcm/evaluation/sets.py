@@ -8,6 +8,7 @@ prompts are halved instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor
 
 from lcm.evaluation.features import NETS
-from lcm.evaluation.metric import HALVED, Indices, Metric, Statistic
+from lcm.evaluation.metric import ANYTHING, HALVED, Indices, Metric, Range, Statistic
 from lcm.evaluation.scene import Scene
 from lcm.libraries.torch_fidelity import PACKAGES
 
+POSITIVE: Range = (0.0, math.inf)
+SHARE: Range = (0.0, 1.0)
 Distance = Callable[[Tensor, Tensor], float]
 """Features [N, D] of generated pictures, and those of the reference, float64 -> a number."""
 
@@ -40,7 +43,7 @@ class Halves:
         return (found[:, seeds - half :] if second else found[:, :half]).flatten(0, 1)
 
 
-def between(net: str, distance: Distance, scene: Scene) -> Statistic:
+def between(net: str, distance: Distance, possible: Range, scene: Scene) -> Statistic:
     """The distance to the teacher's pictures, or to real ones where the scene has them."""
     mine = scene.features.of_drawings(net, scene.drawn).double()
     theirs = scene.features.of_drawings(net, scene.teacher).double()
@@ -55,6 +58,7 @@ def between(net: str, distance: Distance, scene: Scene) -> Statistic:
         return Statistic(
             *(to_real, len(scene.drawn), scene.drawn.pictures, HALVED),
             floor=floor,
+            possible=possible,
             details={"real_pictures": len(reference)},
         )
     ours, teachers = Halves(mine), Halves(theirs)
@@ -64,16 +68,26 @@ def between(net: str, distance: Distance, scene: Scene) -> Statistic:
 
     floor = distance(teachers.of(everything, False), teachers.of(everything, True))
     count = len(ours.of(everything, False))
-    return Statistic(to_teacher, len(scene.drawn), count, HALVED, floor=floor)
+    return Statistic(*(to_teacher, len(scene.drawn), count, HALVED), floor=floor, possible=possible)
 
 
-def metric(net: str, title: str, distance: Distance, about: str, better: str, form: str) -> Metric:
-    """The metric of a distance in the features of a network."""
+def metric(
+    net: str,
+    title: str,
+    distance: Distance,
+    about: str,
+    better: str,
+    form: str,
+    possible: Range = ANYTHING,
+) -> Metric:
+    """The metric of a distance in the features of a network, which is nothing outside of
+    `possible`.
+    """
     return Metric(
         title,
         "distribution",
         better,  # type: ignore[arg-type]
-        partial(between, net, distance),
+        partial(between, net, distance, possible),
         about=about,
         needs=NETS[net].needs,
         packages=PACKAGES,

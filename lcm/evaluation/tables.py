@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from lcm.evaluation.drawings import TEACHER
 from lcm.evaluation.metric import FIXED
 from lcm.evaluation.metrics import GROUPS
+from lcm.evaluation.metrics.cost import COST
+from lcm.system.text import count
 
 ARROWS = {"lower": "↓", "higher": "↑", "teacher": "→ 1"}
 """Which way is better."""
@@ -30,8 +33,13 @@ class Column:
     about: str
 
     def shown(self, value: float | None) -> str:
-        """A number as it is written."""
-        return "-" if value is None else format(value, self.form)
+        """A number as it is written: with a digit more where it is not 0 but would look so."""
+        if value is None:
+            return "-"
+        text = format(value, self.form)
+        if float(text) == 0:
+            return format(value, ".1g") if value else format(0.0, self.form)
+        return text
 
 
 @dataclass(frozen=True)
@@ -79,14 +87,30 @@ def groups_of(content: Content) -> list[str]:
 
 
 def reach_of(column: Column, result: Content) -> str:
-    """Half of the interval; both ends where it is lopsided."""
+    """Half of the interval; both ends where it is lopsided, where half of it would reach beyond 0
+    and it does not, and where one is a bound.
+    """
     low, high, value = result["low"], result["high"], result["value"]
     if low is None or high is None or value is None:
         return ""
-    half = (high - low) / 2
-    if abs(high + low - 2 * value) > half:
-        return f"({column.shown(low)} to {column.shown(high)})"
+    half, (least, most) = (high - low) / 2, result["ends"] or (-math.inf, math.inf)
+    is_lopsided = abs(high + low - 2 * value) > half / 2
+    is_beyond_0 = (value - half < 0) != (low < 0) or (value + half > 0) != (high > 0)
+    if is_lopsided or is_beyond_0 or low <= least or high >= most:
+        return both_ends(column, result)
     return f"± {column.shown(half)}"
+
+
+def both_ends(column: Column, result: Content) -> str:
+    """An interval; only the end that says something where the value is a bound."""
+    low, high, bound = result["low"], result["high"], result["bound"]
+    if bound is not None:
+        near, words = (low, "more") if bound == "at least" else (high, "less")
+        return "" if near == result["value"] else f"({column.shown(near)} or {words})"
+    least, most = result["ends"] or (-math.inf, math.inf)
+    below = " or less" if low <= least else ""
+    above = " or more" if high >= most else ""
+    return f"({column.shown(low)}{below} to {column.shown(high)}{above})"
 
 
 def tables(content: Content) -> Iterator[TableOf]:
@@ -105,7 +129,19 @@ def tables(content: Content) -> Iterator[TableOf]:
         if any(floor is not None for floor in floors):
             cells = [Cell(c.shown(f)) for c, f in zip(columns, floors, strict=True)]
             rows.append(("floor", None, cells))
-        yield TableOf(GROUPS.get(group, group), columns, rows)
+        yield TableOf(GROUPS.get(group, group) + calls_of(content, group), columns, rows)
+
+
+def calls_of(content: Content, group: str) -> str:
+    """Of how many pictures the calls are of which a cost is."""
+    sizes = {
+        result["details"]["batch_size"]
+        for result in content["results"]
+        if content["metrics"][result["metric"]]["group"] == group == COST
+        and "batch_size" in result.get("details", {})
+    }
+    listed = " or ".join(count(size, "picture") for size in sorted(sizes))
+    return f", in calls of {listed}" if sizes else ""
 
 
 def results_by_place(content: Content) -> dict[tuple[str, int], dict[tuple[str, str], Content]]:
@@ -123,7 +159,15 @@ def cell(column: Column, result: Content | None) -> Cell:
     """A number of a table."""
     if result is None:
         return Cell("-")
-    return Cell(column.shown(result["value"]), reach_of(column, result))
+    return Cell(value_of(column, result), reach_of(column, result))
+
+
+def value_of(column: Column, result: Content) -> str:
+    """A number, and that it is a bound where it is one."""
+    value, bound = result["value"], result["bound"]
+    if bound is None or value is None:
+        return column.shown(value)
+    return f"{bound} {column.shown(value) if result['ends'] is None else format(value, 'g')}"
 
 
 def floor_of(content: Content, column: Column) -> float | None:
@@ -151,7 +195,9 @@ def verdicts(content: Content) -> list[list[str]]:
         )
         to_real = " to real pictures" if entry["reference"] != TEACHER else ""
         names = f"{entry['one']} less {entry['other']}"
-        amount = f"{column.shown(entry['difference'])} {reach_of(column, as_result(entry))}"
+        amount = (
+            f"{value_of(column, as_result(entry))} {both_ends(column, as_result(entry))}".strip()
+        )
         rows.append(
             [names, f"{facts['title']}{to_real}", str(entry["steps"]), amount, meaning(entry)]
         )
@@ -159,8 +205,8 @@ def verdicts(content: Content) -> list[list[str]]:
 
 
 def as_result(entry: Content) -> Content:
-    """A difference as `reach_of` reads results."""
-    return {**entry, "value": entry["difference"]}
+    """A difference as `both_ends` reads results."""
+    return {**entry, "value": entry["difference"], "ends": None}
 
 
 def meaning(entry: Content) -> str:

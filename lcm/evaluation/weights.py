@@ -14,12 +14,17 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import load_file
 
+from lcm.evaluation.reasons import Reason
 from lcm.system.paths import is_regular
 from lcm.system.text import command_line, plain
 
 
 class MissingError(ValueError):
-    """Something that a metric needs is not on this machine."""
+    """Something that a metric needs is not on this machine; `public` says so without its paths."""
+
+    def __init__(self, told: str, public: str) -> None:
+        super().__init__(told)
+        self.public = public
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,13 @@ class Weights:
         looked = [str(place) for place in places]
         if self.repo is not None and not any("models--" in place for place in looked):
             looked.append(f"the cache of the hub ({self.repo})")
-        raise MissingError(f"{lacking} is not in {', '.join(looked)}; {self.advice(folder)}")
+        kinds = [] if folder is None else ["--metric_weights"]
+        kinds += [] if self.repo is None else [f"the cache of the hub ({self.repo})"]
+        kinds += [] if self.url is None else [f"torch's cache (hub/checkpoints/{lacking})"]
+        raise MissingError(
+            f"{lacking} is not in {', '.join(looked)}; {self.advice(folder)}",
+            f"{lacking} is not in {', nor in '.join(kinds)}; {self.public_advice}",
+        )
 
     def count(self, place: Path) -> int:
         """How many of the files lie there."""
@@ -72,6 +83,11 @@ class Weights:
         place = Path(torch.hub.get_dir(), "checkpoints") if target is None else target
         words = ["curl", "-L", "--create-dirs", "-o", str(place / self.files[0]), str(self.url)]
         return f"get it with {command_line(words)}"
+
+    @property
+    def public_advice(self) -> str:
+        """What brings the files on any machine."""
+        return f"get it from {self.url}" if self.repo is None else self.advice(None)
 
 
 def identity(weights: Iterable[Weights], folder: Path | None) -> str:
@@ -105,21 +121,21 @@ def tensors_of(path: Path) -> dict[str, Any]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
-def missing_weights(needs: Iterable[Weights], folder: Path | None) -> list[str]:
+def missing_weights(needs: Iterable[Weights], folder: Path | None) -> list[Reason]:
     """What is said of each that is not on this machine."""
     said = []
     for each in needs:
         try:
             each.find(folder)
         except MissingError as error:
-            said.append(str(error))
+            said.append(Reason(str(error), error.public))
     return said
 
 
-def missing_packages(packages: Mapping[str, str]) -> list[str]:
+def missing_packages(packages: Mapping[str, str]) -> list[Reason]:
     """What is said of every module that is not installed, with what installs it."""
     return [
-        f"the package {module} is not installed; pip install {package}"
+        Reason(*2 * (f"the package {module} is not installed; pip install {package}",))
         for module, package in packages.items()
         if not is_installed(module)
     ]

@@ -117,7 +117,9 @@ def nmse(student: Tensor, teacher: Tensor) -> float:
 
 
 def apart(teacher: Tensor) -> Tensor:
-    """[N, S, C, h, w] -> the mean square between pictures of a prompt in two seeds."""
+    """[N, S, C, h, w] -> the mean square between pictures of a prompt in each seed and the
+    next, the first after the last: not of all pairs.
+    """
     return (teacher.double() - teacher.double().roll(1, dims=1)).square().mean()
 
 

@@ -91,7 +91,11 @@ def test_every_number_says_what_it_is_made_of(done: Path, adapter: Path, other: 
     assert [each["adds_noise_in"] for each in content["adapters"]] == [[2], []]
     assert content["prompts"]["count"] == 6 and content["seeds"] == [0, 3]
     assert content["teacher"]["guidance_scale"] == 7.5
-    assert str(done) not in json.dumps(content)  # no path of this machine
+    published = [(done / name).read_text() for name in (JSON_NAME, PAGE_NAME, CARD_NAME)]
+    assert not any(str(done.parent.parent) in text for text in published)  # no path of this machine
+    assert all("Cost of a picture, in calls of 6 pictures" in text for text in published[1:])
+    cost = result(content, subject=first, steps=1, metric="peak_memory")
+    assert cost["details"]["batch_size"] == 6
     # one TCD step of a student that does nothing, guided by nothing, is not the teacher in 4
     nmse = result(content, subject=second, steps=2, metric="nmse")
     assert nmse["low"] <= nmse["value"] <= nmse["high"] and nmse["value"] > 0
@@ -159,6 +163,8 @@ def test_the_page_stands_alone_and_shows_texts_as_they_are(done: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
     # six prompts; the teacher in 1, 2 and 4 steps, each adapter in 1 and 2
     assert page.count("data:image/png;base64,") == 6 * (3 + 2 + 2)
+    heads = re.findall(r"<tr><th>steps</th>(.*?)</tr>", page)  # what a narrow screen shows first
+    assert heads == ['<th scope="col">4</th><th scope="col">1</th><th scope="col">2</th>'] * 6
     for content in ("latent NMSE", "Vendi score", "Not measured", "HPS_v2.1_compressed.pt"):
         assert content in page
     card = (done / CARD_NAME).read_text()
@@ -198,6 +204,8 @@ def test_it_goes_on_where_it_ended_and_draws_nothing_twice(
     assert evaluate(sd_folder, tmp_path, *brief) == 0
     after = drawn_at(tmp_path)
     assert len(after) == 12 * 5 and before.items() <= after.items()
+    for path in (*tmp_path.glob("pictures/**/*.png"), *tmp_path.glob("pictures/**/*.safetensors")):
+        assert path.read_bytes() == (done / path.relative_to(tmp_path)).read_bytes()
     found, whole = content_of(tmp_path), content_of(done)
     for each in found["results"]:
         place = {name: each[name] for name in ("subject", "steps", "metric")}

@@ -12,7 +12,7 @@ from examples.shapes.render import CAPTIONS
 from lcm.evaluation.bootstrap import difference, half_width, interval
 from lcm.evaluation.drawings import Drawings
 from lcm.evaluation.metric import HALVED, Statistic, constant, of_rows
-from lcm.evaluation.scoring import Result, compare
+from lcm.evaluation.scoring import Result, as_json, compare
 
 
 def test_pictures_that_fail_together_count_once() -> None:
@@ -90,3 +90,44 @@ def test_nearer_to_the_teacher_is_better_where_it_is_beyond_the_noise(tmp_path: 
     assert three["difference"] == pytest.approx(-1.1) and three["better"] == "under"
     same = compare([under, result_of("same", 0.8 + noise - noise.mean(), tmp_path)])[0]
     assert same["beyond_noise"] is False and same["better"] is None
+
+
+def test_an_interval_holds_nothing_that_cannot_be() -> None:
+    values = np.random.default_rng(0).normal(0.1, 1.0, size=40)
+    rows = of_rows(values, 40)
+    for possible in ((0.0, math.inf), (-0.1, 0.2), (-math.inf, math.inf)):
+        free, cut = (
+            interval(Statistic(rows.of, 40, 40, HALVED, possible=each))
+            for each in ((-math.inf, math.inf), possible)
+        )
+        assert free is not None and cut is not None and free.low < -0.1 and free.high > 0.2
+        assert (cut.low, cut.high) == (max(free.low, possible[0]), min(free.high, possible[1]))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "bound"),
+    [
+        (25.0, 4.0, "at least"),
+        (1.0, 4.0, "at most"),
+        (4.0, 25.0, "at most"),
+        (4.0, 1.0, "at least"),
+        (25.0, 1.0, "at least"),
+        (4.0, 5.0, None),
+        (25.0, 25.0, "anything"),
+        (1.0, 1.0, "anything"),
+    ],
+)
+def test_a_difference_of_bounds_is_a_bound_or_says_nothing(
+    one: float, other: float, bound: str | None, tmp_path: Path
+) -> None:
+    found = []
+    for name, value in (("other", other), ("one", one)):
+        drawn = Drawings(name, 4, (), (), (), tmp_path, "")
+        statistic = of_rows(np.full(9, value), 9, ends=(1, 25))
+        found.append(Result("teacher_steps", drawn, "teacher", statistic, value, None))
+    compared = compare(found)
+    if bound == "anything":
+        assert compared == []
+    else:
+        assert [each["bound"] for each in compared] == [bound]
+    assert as_json(found[1])["bound"] == {25.0: "at least", 1.0: "at most"}.get(one)

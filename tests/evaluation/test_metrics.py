@@ -63,6 +63,11 @@ def test_the_teacher_in_n_steps_is_worth_n_steps(tmp_path: Path) -> None:
     curve = {n: (TEACHER + away / n)[:, :1] for n in (1, 2, 4, 8)}
     found = METRICS["teacher_steps"].measure(scene(tmp_path, TEACHER - away / 4, TEACHER, curve))
     assert found is not None and found.value == pytest.approx(4.0, rel=1e-4)
+    assert found.bound is None
+    for name, away_from_it, bound in (("far", 3.0, "at most"), ("near", 0.0, "at least")):
+        theirs = TEACHER - away_from_it * away
+        found = METRICS["teacher_steps"].measure(scene(tmp_path / name, theirs, TEACHER, curve))
+        assert found is not None and found.bound == bound
     assert METRICS["teacher_steps"].measure(scene(tmp_path / "b", TEACHER, TEACHER)) is None
 
 
@@ -117,6 +122,18 @@ def test_vendi_counts_what_is_different() -> None:
     assert vendi_score(torch.ones(5, 3)) == pytest.approx(1.0)
     assert vendi_score(torch.eye(2).repeat(3, 1)) == pytest.approx(2.0)
     assert vendi_score(torch.eye(5) * 7) == pytest.approx(5.0)  # lengths do not count
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4])
+def test_nmse_is_over_neighbouring_seeds_of_the_teacher(seeds: int, tmp_path: Path) -> None:
+    """Seed k is k^2: neighbours, the first after the last, are 2 k + 1 and (S - 1)^2 apart."""
+    values = torch.arange(seeds) ** 2.0
+    theirs = values[None, :, None, None, None].expand(3, seeds, 4, 8, 8)
+    found = METRICS["nmse"].measure(scene(tmp_path, theirs + 1, theirs))
+    gaps = [2 * k + 1 for k in range(seeds - 1)] + [(seeds - 1) ** 2]
+    assert found is not None
+    assert found.value == pytest.approx(1 / np.mean(np.square(gaps)))
+    assert "each seed and the next" in METRICS["nmse"].about
 
 
 # --- sets -----------------------------------------------------------------------------------------

@@ -59,10 +59,10 @@ def test_metrics_without_their_weights_are_left_out_and_no_others(tmp_path: Path
     names = choose(None)
     reasons = look(names, tmp_path, 2)
     assert not reasons.keys() & {"nmse", "teacher_steps", "diversity", "color_shift", "seconds"}
-    assert "model.safetensors is not in" in reasons["clip_score"]
-    assert "vocab.json" in reasons["pick_score"]  # of another folder, which is told at once
+    assert "model.safetensors is not in" in reasons["clip_score"].told
+    assert "vocab.json" in reasons["pick_score"].told  # of another folder, which is told at once
     one_seed = look(names, tmp_path, 1)
-    assert "--seeds 0 1" in one_seed["nmse"] and "contrast" not in one_seed
+    assert "--seeds 0 1" in one_seed["nmse"].told and "contrast" not in one_seed
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"metric_weights: .*file is no folder; pass"):
         look(names, tmp_path / "file", 2)

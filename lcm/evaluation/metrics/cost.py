@@ -9,6 +9,8 @@ from lcm.evaluation.metric import Metric, Statistic, constant
 from lcm.evaluation.scene import Scene
 from lcm.evaluation.speed import Speed
 
+COST = "cost"
+
 
 def of_speed(read: Callable[[Speed], float], scene: Scene) -> Statistic | None:
     """A number of the speed; None where it was not measured."""
@@ -20,7 +22,7 @@ def of_speed(read: Callable[[Speed], float], scene: Scene) -> Statistic | None:
 
 SECONDS = Metric(
     "seconds a picture",
-    "cost",
+    COST,
     "lower",
     partial(of_speed, lambda speed: speed.seconds),
     about="median of the calls in which the pictures were drawn",
@@ -29,7 +31,7 @@ SECONDS = Metric(
 )
 UNET_CALLS = Metric(
     "U-Net calls",
-    "cost",
+    COST,
     "lower",
     partial(of_speed, lambda speed: speed.calls),
     about="evaluations of the U-Net a picture, guidance counts twice",
@@ -38,7 +40,7 @@ UNET_CALLS = Metric(
 )
 PEAK_MEMORY = Metric(
     "peak memory, MiB",
-    "cost",
+    COST,
     "lower",
     partial(of_speed, lambda speed: speed.memory / 2**20),
     about="beyond the weights, of one call",

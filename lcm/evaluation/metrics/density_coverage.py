@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lcm.evaluation.sets import metric
+from lcm.evaluation.sets import POSITIVE, SHARE, metric
 
 NEIGHBOURS = 5
 """Each picture's ball reaches to this neighbour, 5 in the paper."""
@@ -39,9 +39,9 @@ def coverage(generated: Tensor, reference: Tensor) -> float:
 
 DENSITY = metric(
     *("dinov2", "density", density),
-    *("how densely the pictures lie in the reference", "higher", ".3f"),
+    *("how densely the pictures lie in the reference", "higher", ".3f", POSITIVE),
 )
 COVERAGE = metric(
     *("dinov2", "coverage", coverage),
-    *("share of the reference that has a picture nearby", "higher", ".3f"),
+    *("share of the reference that has a picture nearby", "higher", ".3f", SHARE),
 )

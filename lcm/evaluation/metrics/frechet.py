@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lcm.evaluation.sets import metric
+from lcm.evaluation.sets import POSITIVE, metric
 from lcm.libraries.torch_fidelity import library
 
 
@@ -22,9 +22,10 @@ def frechet(generated: Tensor, reference: Tensor) -> float:
         generated, reference = generated @ basis, reference @ basis
     fid = library("metric_fid")
     statistics = map(fid.fid_features_to_statistics, (generated, reference))
-    return float(fid.fid_statistics_to_metric(*statistics, False)[fid.KEY_METRIC_FID])
+    found = float(fid.fid_statistics_to_metric(*statistics, False)[fid.KEY_METRIC_FID])
+    return max(found, 0.0)  # of equal sets it is rounding
 
 
 FD = "Frechet distance of the features"
-FD_DINOV2 = metric("dinov2", "FD (DINOv2)", frechet, FD, "lower", ".1f")
-FD_INCEPTION = metric("inception", "FD (Inception)", frechet, FD, "lower", ".2f")
+FD_DINOV2 = metric("dinov2", "FD (DINOv2)", frechet, FD, "lower", ".1f", POSITIVE)
+FD_INCEPTION = metric("inception", "FD (Inception)", frechet, FD, "lower", ".2f", POSITIVE)

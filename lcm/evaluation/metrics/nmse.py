@@ -9,7 +9,7 @@ from lcm.outputs.gauges import apart
 
 def nmse(scene: Scene) -> Statistic:
     """As the gauge of this name: per prompt the square of the distance to the teacher's latents,
-    and that between the teacher's own of two seeds.
+    and that between the teacher's own of each seed and the next, the first after the last.
     """
     rows = []
     for mine, theirs in zip(scene.drawn.all_latents(), scene.teacher.all_latents(), strict=True):
@@ -23,7 +23,8 @@ NMSE = Metric(
     "paired",
     "lower",
     nmse,
-    about="0 is the teacher's own picture, 1 an unrelated one of the same prompt",
+    about="squared distance over that between the teacher's pictures of each seed and the next: 0 "
+    "is the teacher's own picture, 1 an unrelated one of the same prompt",
     seeds=2,
     form=".3f",
 )

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
-from lcm.evaluation.sets import metric
+from lcm.evaluation.sets import SHARE, metric
 from lcm.libraries.torch_fidelity import library
 
 
@@ -20,9 +20,9 @@ def precision_recall(which: str, generated: Tensor, reference: Tensor) -> float:
 
 PRECISION = metric(
     *("dinov2", "precision", partial(precision_recall, "precision")),
-    *("share of the pictures that could be of the reference", "higher", ".3f"),
+    *("share of the pictures that could be of the reference", "higher", ".3f", SHARE),
 )
 RECALL = metric(
     *("dinov2", "recall", partial(precision_recall, "recall")),
-    *("share of the reference that could have been drawn", "higher", ".3f"),
+    *("share of the reference that could have been drawn", "higher", ".3f", SHARE),
 )
