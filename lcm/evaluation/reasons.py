@@ -56,5 +56,5 @@ def without_folders(text: str, known: Mapping[str, Path | None]) -> str:
     for place, words in sorted(places, key=lambda each: -len(str(each[0]))):
         # a word may be the name of a folder here, unless something follows that lies in it
         after = r"(?=[\\/]|[^\w.-]|$)" if place.is_absolute() else r"(?=[\\/])"
-        text = re.sub(rf"(?<![\w./\\-]){re.escape(str(place))}{after}", lambda _, w=words: w, text)
+        text = re.sub(rf"(?<![\w./\\-]){re.escape(str(place))}{after}", words, text)
     return PATH.sub(lambda match: re.split(r"[\\/]", match[0].rstrip("\\/"))[-1], text)

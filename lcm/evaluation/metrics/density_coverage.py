@@ -39,9 +39,11 @@ def coverage(generated: Tensor, reference: Tensor) -> float:
 
 DENSITY = metric(
     *("dinov2", "density", density),
-    *("how densely the pictures lie in the reference", "higher", ".3f", POSITIVE),
+    *("how densely the pictures lie in the reference", "higher", ".3f"),
+    possible=POSITIVE,
 )
 COVERAGE = metric(
     *("dinov2", "coverage", coverage),
-    *("share of the reference that has a picture nearby", "higher", ".3f", SHARE),
+    *("share of the reference that has a picture nearby", "higher", ".3f"),
+    possible=SHARE,
 )

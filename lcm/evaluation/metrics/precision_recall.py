@@ -20,9 +20,11 @@ def precision_recall(which: str, generated: Tensor, reference: Tensor) -> float:
 
 PRECISION = metric(
     *("dinov2", "precision", partial(precision_recall, "precision")),
-    *("share of the pictures that could be of the reference", "higher", ".3f", SHARE),
+    *("share of the pictures that could be of the reference", "higher", ".3f"),
+    possible=SHARE,
 )
 RECALL = metric(
     *("dinov2", "recall", partial(precision_recall, "recall")),
-    *("share of the reference that could have been drawn", "higher", ".3f", SHARE),
+    *("share of the reference that could have been drawn", "higher", ".3f"),
+    possible=SHARE,
 )
