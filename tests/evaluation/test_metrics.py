@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.methods.metrics import frechet_distance
+from lcm.evaluation.bootstrap import interval
+from lcm.evaluation.features import Features
+from lcm.evaluation.metric import ANYTHING
 from lcm.evaluation.metrics import GROUPS, METRICS
 from lcm.evaluation.metrics.density_coverage import coverage, density
 from lcm.evaluation.metrics.frechet import frechet
@@ -194,3 +198,25 @@ def test_no_seed_and_no_prompt_is_on_both_sides() -> None:
     single = Halves(numbers[:, :1])
     first, second = (set(single.of(prompts, half).flatten().tolist()) for half in (False, True))
     assert (first, second) == ({20, 10}, {0})
+
+
+@pytest.mark.parametrize("name", ["coverage", "precision", "fd_dinov2"])
+def test_intervals_of_sets_hold_nothing_that_cannot_be(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of features with a few far away, whose half of the prompts decides."""
+    if name != "coverage" and not is_installed("torch_fidelity"):
+        pytest.skip("torch-fidelity, of the extra evaluate, is not here")
+    asked = scene(tmp_path, noise(24, 2, 1, 1, 1), noise(24, 2, 1, 1, 1, seed=1))
+    looks = {"mine": noise(24, 2, 2, seed=2), "teacher": noise(24, 2, 2, seed=3)}
+    looks["mine"][0] += 30.0
+    monkeypatch.setattr(
+        Features, "of_drawings", lambda self, net, drawn: looks[drawn.subject], raising=True
+    )
+    found = METRICS[name].measure(asked)
+    assert found is not None
+    cut, free = interval(found), interval(replace(found, possible=ANYTHING))
+    low, high = (0.0, math.inf) if name == "fd_dinov2" else (0.0, 1.0)
+    assert cut is not None and free is not None
+    assert free.low < low or free.high > high
+    assert low <= cut.low <= cut.high <= high
