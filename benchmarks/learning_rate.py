@@ -24,12 +24,11 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.bare_command import BATCH_SIZE, IMAGES, ROOT
+from benchmarks.bare_command import BATCH_SIZE, SUBJECTS, data_words, teacher_words
 from benchmarks.methods.tables import table
 from benchmarks.methods.teacher import write_json
 from examples.shapes.evaluate import decode, generate, interval, prompts_and_seeds
 from examples.shapes.judge import Judge
-from examples.shapes.render import write_dataset
 from lcm.config.command_line import parse_config
 from lcm.inference import make_scheduler
 from lcm.training.setup import build_run
@@ -37,7 +36,7 @@ from lcm.training.step import train_step
 
 NAME = "learning_rate.json"
 RESULTS = Path(__file__).parent / "results" / NAME
-TEACHER = ROOT / "examples" / "shapes" / "teacher_v"
+SUBJECT = SUBJECTS["v_prediction, zero SNR, pictures"]
 SCORED = (100, 200)
 STEPS = (2, 4)
 NUM_IMAGES = 384
@@ -65,13 +64,15 @@ def optimizer_in_place(name: str, rate: float) -> Any:
     )
 
 
-def measure(name: str, rank: int, rate: float, data: Path, output_dir: Path) -> dict[str, Any]:
+def measure(name: str, rank: int, rate: float, output_dir: Path) -> dict[str, Any]:
     """Trains a cell and scores it on the way."""
+    run_dir = output_dir / "run"
+    shutil.rmtree(run_dir, ignore_errors=True)
     words = [
-        *("--pretrained_teacher_model", str(TEACHER), "--train_data_dir", str(data)),
-        *("--output_dir", str(output_dir), "--max_train_steps", str(SCORED[-1])),
+        *(*teacher_words(SUBJECT, output_dir), *data_words(SUBJECT, output_dir)),
+        *("--output_dir", str(run_dir), "--max_train_steps", str(SCORED[-1])),
         *("--train_batch_size", str(BATCH_SIZE), "--lora_rank", str(rank), "--cache_latents"),
-        *("--latent_cache_dir", str(data.parent / "cache"), "--validation_prompts", "none"),
+        *("--latent_cache_dir", str(output_dir / "cache"), "--validation_prompts", "none"),
     ]
     if name == "AdamW":
         words += ["--learning_rate", str(rate)]
@@ -134,17 +135,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("out/learning_rate"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
-    data = args.output_dir / "data"
-    if not (data / "whole").exists():
-        write_dataset(data, IMAGES)
-        (data / "whole").touch()
     results = json.loads(args.results.read_text()) if args.results.exists() else {"cells": []}
     done = {(cell["optimizer"], cell["rank"], cell["rate"]) for cell in results["cells"]}
     for cell in CELLS:
         if cell not in done:
-            run = args.output_dir / "run"
-            shutil.rmtree(run, ignore_errors=True)
-            results["cells"].append(measure(*cell, data, run))
+            results["cells"].append(measure(*cell, args.output_dir))
             print(json.dumps(results["cells"][-1]), flush=True)
             write_json(args.results, results)
     print(rates_table(results))
