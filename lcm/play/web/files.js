@@ -15,7 +15,7 @@ function tell(found) {
   at("attach").hidden = !found.fits;
   at("attach").textContent = found.has_recipe ? "Attach" : "Attach as a style";
   at("attach-lcm").hidden = !found.fits || found.has_recipe;
-  at("mend").hidden = !found.can_be_mended || (found.fits && !found.error);
+  at("mend").hidden = !found.can_be_mended || found.fits;
 }
 
 async function work(label, address, body) {
