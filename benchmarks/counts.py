@@ -27,7 +27,8 @@ from lcm.adapter.lora import add_lora
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.methods.build import build_objective
 from lcm.methods.config import MethodConfig, resolved
-from lcm.methods.objective import LatentBatch, Objective
+from lcm.methods.context import LatentBatch
+from lcm.methods.objective import Objective
 from lcm.models.conditioning import Conditioning
 from lcm.models.gradient_checkpointing import checkpoint_activations
 from lcm.models.networks import make_networks

@@ -25,7 +25,7 @@ from lcm.data.crops import uncropped
 from lcm.diffusion.times import Times
 from lcm.methods.build import build_objective
 from lcm.methods.config import MethodConfig, resolved
-from lcm.methods.objective import LatentBatch
+from lcm.methods.context import LatentBatch
 from lcm.models.families import Family, load_family
 from lcm.models.networks import Networks, make_networks
 

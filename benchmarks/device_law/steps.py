@@ -85,7 +85,7 @@ def batch_of(trainer: Trainer, objective: Objective, content: str, teacher: int 
     trajectories in the place of pixels, and prompts encoded beforehand.
     """
     run = trainer.run
-    inputs = dataclasses.replace(run.inputs, extra_noises=objective.extra_noises)
+    inputs = dataclasses.replace(run.inputs, extra_numbers=objective.extra_numbers)
     dataset, size = inputs.dataset(), run.config.loop.train_batch_size
     batch = dataclasses.replace(collate([dataset[0, i] for i in range(size)]), teacher=teacher)
     if content == "pixels":

@@ -252,7 +252,7 @@ def make_run(
     if scaler is not None:
         machine.accelerator.scaler = scaler
     objective = make_objective(config.method, family, machine)
-    student = build_student(config, family, machine.accelerator, None, objective.parameters)
+    student = build_student(config, family, machine.accelerator, None, objective)
     nothing = cast(Any, None)
     facts = RunFacts(
         resolution=family.native_resolution,

@@ -14,6 +14,8 @@ which would drift.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -143,3 +145,19 @@ def lower_before_passes(unet: nn.Module) -> None:
             layer.lowered = copies[2 * i : 2 * i + 2]
 
     unet.register_forward_pre_hook(lower)
+
+
+@contextmanager
+def lowered_kept(unet: nn.Module) -> Iterator[None]:
+    """The copies that the last pass has left are there again after the block, whatever passes it
+    makes.
+    """
+    layers: list[Any] = [
+        module for module in unet.modules() if isinstance(module, LoraLinear | LoraConv2d)
+    ]
+    former = [layer.lowered for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, copies in zip(layers, former, strict=True):
+            layer.lowered = copies

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from lcm.config.output_sections import OutputConfig, ValidationConfig
-from lcm.config.sections import AdapterConfig, LoopConfig, TeacherConfig
+from lcm.config.sections import AdapterConfig, LoopConfig, OptimizerConfig, TeacherConfig
 from lcm.data.config import DataConfig, SampleConfig
 from lcm.methods import METHODS
 from lcm.methods.config import MethodConfig
@@ -34,10 +34,11 @@ def check_composition(method: MethodConfig) -> None:
     schedule = NoiseSchedule.from_alphas_cumprod(torch.linspace(0.999, 0.005, 1000), "epsilon")
     loss = l2 if method.loss_type == "lpips" else None
     build_objective(method, schedule, loss)
-    if method.loss_type == "lpips" and not METHODS[method.objective].lands_clean:
+    entry = METHODS[method.objective]
+    if method.loss_type == "lpips" and not (entry.lands_clean and entry.compares == "points"):
         raise ValueError(
-            f"loss_type lpips compares pictures, and objective {method.objective} lands on noisy "
-            "latents; use huber"
+            f"loss_type lpips compares pictures, and objective {method.objective} has "
+            "noisy latents or none to compare; use huber"
         )
 
 
@@ -135,4 +136,13 @@ def check_columns(validation: ValidationConfig, method: MethodConfig) -> None:
     if not all(1 <= n <= most for n in validation.validation_num_steps):
         raise ValueError(
             f"validation_num_steps must lie in 1..{most}, the solver steps of training"
+        )
+
+
+def check_critics(optimizer: OptimizerConfig, method: MethodConfig) -> None:
+    """Raises ValueError for a learning rate of critics where there are none."""
+    if optimizer.critic_learning_rate is not None and method.critic_updates is None:
+        raise ValueError(
+            "critic_learning_rate has no effect without a term that has a critic; leave it out or "
+            "pass --terms adversarial or dmd"
         )

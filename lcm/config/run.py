@@ -11,6 +11,7 @@ from lcm.config.checks import (
     EMPTY_PROMPTS,
     check_columns,
     check_composition,
+    check_critics,
     check_embedding,
     check_result,
     check_samples,
@@ -71,6 +72,7 @@ class TrainConfig:
         check_embedding(self.method, self.data, self.adapter)
         check_result(self.adapter, self.teacher, self.method, self.loop, self.output)
         check_columns(self.validation, self.method)
+        check_critics(self.optimizer, self.method)
 
     def flat(self) -> dict[str, Any]:
         """Every flag and its value, as `config.yaml` and checkpoints hold them; those that few runs

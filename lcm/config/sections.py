@@ -7,7 +7,7 @@ what is written in `lcm.config.output_sections`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lcm.adapter.names import LORA_TARGETS
@@ -161,6 +161,13 @@ class OptimizerConfig(Section):
         at_most=1000.0,
         unset="1e-4 with the U-Net of SD and SDXL, more with a narrower one",
     )
+    critic_learning_rate: float | None = flag(
+        None,
+        "peak learning rate of the critics of --terms",
+        above=0,
+        at_most=1000.0,
+        unset="learning_rate",
+    )
     lr_scheduler: str = flag(
         "constant_with_warmup",
         "how the learning rate changes over the run",
@@ -204,6 +211,11 @@ class OptimizerConfig(Section):
         """The learning rate of a run that is set up, which knows it by then."""
         assert self.learning_rate is not None
         return self.learning_rate
+
+    @property
+    def of_critics(self) -> OptimizerConfig:
+        """The same for what learns against the student."""
+        return replace(self, learning_rate=self.critic_learning_rate or self.rate)
 
 
 def checkpointing_mode(word: object) -> object:

@@ -51,8 +51,8 @@ Content = Pixels | Moments | Trajectory
 class Sample:
     """One training sample with all its random numbers drawn.
 
-    `embeds` is the prompt as encoded beforehand, None where it is not; `extra_noise` None where the
-    objective asks for none.
+    `embeds` is the prompt as encoded beforehand, None where it is not; `extra_noise` and
+    `extra_uniform` None where the objective asks for none.
     """
 
     key: str
@@ -66,6 +66,7 @@ class Sample:
     uniform_guidance: float
     uniform_landing: float
     extra_noise: Tensor | None
+    extra_uniform: Tensor | None = None
     teacher: int = 0
 
 
@@ -74,8 +75,8 @@ class SampleBatch:
     """Samples side by side: unit noises [B, C, h, w] and uniforms [B], all float32.
 
     `embeds` are the prompts as encoded beforehand, None where they are not. `extra_noise` is [B, K,
-    C, h, w], None where K = 0. `teacher` is the number of the one whose trajectories and embeddings
-    these are.
+    C, h, w] and `extra_uniform` [B, M], None where there are none. `teacher` is the number of the
+    one whose trajectories and embeddings these are.
     """
 
     keys: list[str]
@@ -89,6 +90,7 @@ class SampleBatch:
     uniform_guidance: Tensor
     uniform_landing: Tensor
     extra_noise: Tensor | None
+    extra_uniform: Tensor | None = None
     teacher: int = 0
 
     def to(self, device: torch.device) -> SampleBatch:
@@ -141,5 +143,6 @@ def collate(samples: list[Sample]) -> SampleBatch:
         uniform_guidance=torch.tensor([s.uniform_guidance for s in samples], dtype=torch.float32),
         uniform_landing=torch.tensor([s.uniform_landing for s in samples], dtype=torch.float32),
         extra_noise=stack([s.extra_noise for s in samples]),
+        extra_uniform=stack([s.extra_uniform for s in samples]),
         teacher=first.teacher,
     )

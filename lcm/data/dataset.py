@@ -17,6 +17,7 @@ from lcm.data.config import SampleConfig
 from lcm.data.crops import Crop, Shape, choose_crop, uncropped
 from lcm.data.randomness import Draws, draw
 from lcm.data.records import Record
+from lcm.methods.context import Numbers
 from lcm.models.conditioning import ImageSize
 
 
@@ -42,14 +43,16 @@ class Encoded(Protocol):
         """The tensors of Family.embed_prompts, without the batch."""
 
 
+NONE = Numbers()
+
+
 class TrainDataset(Dataset[Sample]):
     """Records with their random choices. Indexed by (epoch, index).
 
     Pictures are cut to the shapes of their `buckets`; `latent_shape` is that of the square of their
-    resolution. With `trajectories`, one for every record, these
-    take the place of pictures, and what is `encoded` that of pictures and prompts. `extra_noises`
-    unit noises come with every sample besides the usual two. Raises ValueError when there are not
-    as many trajectories as records.
+    resolution. With `trajectories`, one for every record, these take the place of pictures, and
+    what is `encoded` that of pictures and prompts. `extra_numbers` come with every sample besides
+    the usual ones. Raises ValueError when there are not as many trajectories as records.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class TrainDataset(Dataset[Sample]):
         buckets: Buckets,
         trajectories: Trajectories | None = None,
         encoded: Encoded | None = None,
-        extra_noises: int = 0,
+        extra_numbers: Numbers = NONE,
     ) -> None:
         if trajectories is not None and len(trajectories) != len(records):
             raise ValueError(
@@ -75,7 +78,7 @@ class TrainDataset(Dataset[Sample]):
         self.seed = seed
         self.trajectories = trajectories
         self.encoded = encoded
-        self.extra_noises = extra_noises
+        self.extra_numbers = extra_numbers
 
     def __len__(self) -> int:
         return len(self.records)
@@ -90,7 +93,9 @@ class TrainDataset(Dataset[Sample]):
         )
         # later additions come after what was there before, so that old runs keep their numbers
         landing = rng.random()
-        extra = rng.standard_normal((self.extra_noises, *shape), dtype=np.float32)
+        noises, uniforms = self.extra_numbers
+        extra_noise = rng.standard_normal((noises, *shape), dtype=np.float32)
+        extra_uniform = rng.random(uniforms, dtype=np.float32)
         empty = draws.empty < (self.samples.proportion_empty_prompts or 0.0)
         prompt = "" if empty else record.captions[int(draws.caption * len(record.captions))]
         content, size = self._content(epoch, index, draws)
@@ -105,7 +110,8 @@ class TrainDataset(Dataset[Sample]):
             uniform_time=draws.time,
             uniform_guidance=draws.guidance,
             uniform_landing=float(landing),
-            extra_noise=torch.from_numpy(extra) if self.extra_noises else None,
+            extra_noise=torch.from_numpy(extra_noise) if noises else None,
+            extra_uniform=torch.from_numpy(extra_uniform) if uniforms else None,
         )
 
     def first_crop(self, index: int, picture: Shape) -> Crop | None:

@@ -131,3 +131,21 @@ class NoiseSchedule:
         """
         alpha, sigma = self.alpha_sigma(s)
         return alpha * prediction.x0 + sigma * prediction.eps
+
+    def output_of(self, prediction: Prediction, t: Tensor) -> Tensor:
+        """The raw network output that stands for (x0, eps) at t: the inverse of `predict`."""
+        if self.prediction_type == "epsilon":
+            return prediction.eps
+        if self.prediction_type == "v_prediction":
+            alpha, sigma = self.alpha_sigma(t)
+            return alpha * prediction.eps - sigma * prediction.x0
+        return prediction.x0
+
+    def renoise(self, x_s: Tensor, s: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """x_t of x_s and unit noise, s <= t, by the process itself: (alpha_t / alpha_s) x_s +
+        sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2) eps; `add_noise` where s is CLEAN.
+        """
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = self.alpha_sigma(s), self.alpha_sigma(t)
+        ratio = alpha_t / alpha_s
+        added = (sigma_t.square() - (ratio * sigma_s).square()).clamp(min=0.0).sqrt()
+        return ratio * x_s.float() + added * eps.float()

@@ -21,6 +21,7 @@ ENCODERS = "VAE and text encoders"
 TRAINED = "trained"
 MOMENTS = "moments"
 AVERAGES = "averages"
+CRITICS = "critics"
 """What is held between steps."""
 
 
@@ -116,7 +117,8 @@ def of_8bit_moments(memory: Memory) -> int:
 
 def of_half_rank(memory: Memory) -> int:
     """The peak with half as much to train."""
-    trained = sum(memory.held.get(name, 0) for name in (TRAINED, MOMENTS, AVERAGES))
+    names = (TRAINED, MOMENTS, AVERAGES, CRITICS)
+    trained = sum(memory.held.get(name, 0) for name in names)
     return memory.peak() - trained // 2
 
 

@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from lcm.dry_run.memory_fit import TIGHT, Memory, advice
 from lcm.dry_run.preparation import Preparation, gain_of_cache, preparations
 from lcm.dry_run.saving import Besides, measure_besides
-from lcm.dry_run.step_memory import Unscheduled, attempt, measure_steps
+from lcm.dry_run.step_memory import attempt, measure_steps
 from lcm.outputs.folder import MEASURED_NAME, TEACHER_NAME
 from lcm.system.device import counts_peaks, synchronize
 from lcm.system.disk_space import free_bytes, nearest_existing, readable, shortages
@@ -164,7 +164,7 @@ def measure_seconds(run: Run, state: TrainState) -> Timing:
         return Timing()
     log("time", "timing up to %d of the %d updates", number, run.facts.num_updates)
     rate = min(SMALL_RATE, run.config.optimizer.rate)
-    with state.student.learning_at(rate):
+    with state.learning_at(rate):
         seconds = list(times_of_updates(run, state, number))
     timed = seconds[1:] or seconds
     timing = Timing(max(gather_object([statistics.median(timed)])), len(timed))
@@ -174,7 +174,7 @@ def measure_seconds(run: Run, state: TrainState) -> Timing:
 
 def times_of_updates(run: Run, state: TrainState, number: int) -> Iterator[float]:
     """The seconds of up to so many updates."""
-    trying = dataclasses.replace(state, lr_scheduler=Unscheduled())
+    trying = state.unscheduled()
     batches = run.inputs.batches(range(state.step, state.step + number))
     begin = time.perf_counter()
     for i in range(number):

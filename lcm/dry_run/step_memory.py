@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from lcm.config.run import FIELDS
 from lcm.data.batch import SampleBatch, collate
 from lcm.dry_run.memory_fit import (
     AVERAGES,
+    CRITICS,
     ENCODERS,
     MOMENTS,
     TIGHT,
@@ -29,7 +31,6 @@ from lcm.system.memory import counting, held_on, is_out_of_memory, total_memory
 from lcm.training.run import Run
 from lcm.training.state import TrainState
 from lcm.training.step import ENCODED, MAX_SKIPPED, UPDATED, train_step
-from lcm.training.student import Student
 
 T = TypeVar("T")
 
@@ -55,16 +56,11 @@ def attempt(run: Run, state: TrainState, function: Callable[[], T]) -> list[T] |
     if not any(failed for failed, _ in everyone):
         return [result for _, result in everyone]
     state.student.optimizer.zero_grad()
+    if state.critics is not None:
+        state.critics.optimizer.zero_grad()
     gc.collect()
     empty_cache(run.machine.device)
     return None
-
-
-class Unscheduled:
-    """A learning rate that nobody moves."""
-
-    def step(self) -> None:
-        """Leaves it as it is."""
 
 
 def widest_batches(run: Run, batch_size: int) -> Iterator[SampleBatch]:
@@ -87,10 +83,9 @@ def count_step(run: Run, state: TrainState, batch_size: int) -> dict[str, int]:
         machine=run.machine.alone(),
         accumulation=min(2, run.accumulation),
     )
-    student = state.student.alone()
-    still = dataclasses.replace(state, student=student, lr_scheduler=Unscheduled())
+    still = dataclasses.replace(state, student=state.student.alone()).unscheduled()
     parts = {ENCODED: 0, UPDATED: 0}
-    with student.standing_still(), counting(run.machine.device) as most:
+    with still.standing_still(), counting(run.machine.device) as most:
 
         def passed(part: str) -> None:
             parts[part] = max(parts[part], most())
@@ -114,15 +109,15 @@ def tensors_of(modules: Sequence[nn.Module]) -> list[Tensor]:
     return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
 
-def held_by(run: Run, student: Student) -> dict[str, list[Tensor]]:
+def moments_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What an optimizer keeps."""
+    kept = (value for values in optimizer.state.values() for value in values.values())
+    return [value for value in kept if isinstance(value, Tensor)]
+
+
+def held_by(run: Run, state: TrainState) -> dict[str, list[Tensor]]:
     """What lies in the memory of the device between updates."""
-    here = run.machine.device.type
-    moments = [
-        value
-        for values in student.optimizer.state.values()
-        for value in values.values()
-        if isinstance(value, Tensor)
-    ]
+    here, student, critics = run.machine.device.type, state.student, state.critics
     encoders: list[nn.Module] = [
         part for family in run.families for part in (family.pipe.vae, *family.text_encoders())
     ]
@@ -132,8 +127,9 @@ def held_by(run: Run, student: Student) -> dict[str, list[Tensor]]:
         UNET: [tensor for tensor in tensors_of(unets) if not tensor.requires_grad],
         ENCODERS: tensors_of(encoders),
         TRAINED: list(student.parameters),
-        MOMENTS: moments,
+        MOMENTS: moments_of(student.optimizer),
         AVERAGES: [tensor for average in averages for tensor in average],
+        CRITICS: [*critics.parameters, *moments_of(critics.optimizer)] if critics else [],
     }
     return {
         name: [tensor for tensor in tensors if tensor.device.type == here]
@@ -152,7 +148,7 @@ def measure_at(run: Run, state: TrainState, batch_size: int) -> Memory | None:
         return Memory(
             total=total_memory(device) // sharing,
             wanted=run.config.loop.train_batch_size,
-            held=held_on(device, held_by(run, state.student)),
+            held=held_on(device, held_by(run, state)),
             steps=steps,
             besides={},
         )

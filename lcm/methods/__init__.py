@@ -24,6 +24,8 @@ METHODS: Table[Method[Any]] = Table(
         "scm": "lcm.methods.scm:METHOD",
         "phased_scm": "lcm.methods.phased_scm:METHOD",
         "flow_map": "lcm.methods.flow_map:METHOD",
+        "dmd": "lcm.methods.dmd:METHOD",
+        "hyper": "lcm.methods.hyper:METHOD",
         "stochastic_flow": "lcm.methods.stochastic_flow:METHOD",
     },
 )

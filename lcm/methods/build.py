@@ -11,19 +11,29 @@ from lcm.diffusion.tables import LOSSES
 from lcm.methods import METHODS
 from lcm.methods.config import MethodConfig, settings_of
 from lcm.methods.objective import Objective
+from lcm.methods.terms.build import build_terms, check_terms
+from lcm.methods.terms.term import Parts
 
 
 def build_objective(
-    config: MethodConfig, schedule: NoiseSchedule, loss: Loss | None = None
+    config: MethodConfig,
+    schedule: NoiseSchedule,
+    loss: Loss | None = None,
+    parts: Parts | None = None,
 ) -> Objective:
     """The loss that a resolved configuration names. `loss` replaces that of `loss_type`, for one
-    that needs a loaded model.
+    that needs a loaded model; `parts` are those of loaded models that terms are built of.
 
     Raises ValueError for parts that do not fit.
     """
-    settings = settings_of(config)
+    settings, method = settings_of(config), METHODS[config.objective]
+    check_terms(settings.terms, config.objective, method, settings)
     distance = loss or LOSSES[settings.loss_type]
-    return METHODS[config.objective].build(settings, schedule, distance)
+    return replace(
+        method.build(settings, schedule, distance),
+        terms=build_terms(settings.terms, settings, schedule, parts or Parts()),
+        critic_updates=settings.critic_updates,
+    )
 
 
 def play_of(config: MethodConfig) -> Play:

@@ -12,6 +12,7 @@ from lcm.methods import METHODS
 from lcm.methods.arguments import read_arguments, write_arguments
 from lcm.methods.own_flags import OwnFlags
 from lcm.methods.shared_flags import SharedFlags
+from lcm.methods.term_flags import TermFlags
 from lcm.system.flags import flag
 from lcm.system.registry import lookup
 
@@ -25,7 +26,7 @@ each of a few steps, so it must be weaker than over 40 (docs/guidance.md has the
 
 
 @dataclass(frozen=True)
-class MethodConfig(OwnFlags, SharedFlags):
+class MethodConfig(OwnFlags, SharedFlags, TermFlags):
     """Method, times, solver, loss, guidance, as flags. None means that the method has no use for
     the flag, or, before it is `resolved`, that the method's default counts.
     """
@@ -96,6 +97,7 @@ class MethodConfig(OwnFlags, SharedFlags):
                 f"use one of {', '.join(OWN_C)}",
             ),
             *self.pairs_without_effect(),
+            *self.terms_without_effect(),
             (
                 "simulated_play_warmup_steps",
                 self.simulated_play == 0,
@@ -136,6 +138,26 @@ class MethodConfig(OwnFlags, SharedFlags):
             ("lognormal_std", is_idle, times, way_out),
             ("ema_schedule", not grows, pairs, refine + "cm"),
             ("ema_schedule", self.target == "online", "with target online", "pass --target ema"),
+        ]
+
+    def terms_without_effect(self) -> list[tuple[str, bool, str, str]]:
+        """Of the flags of terms, likewise."""
+        from lcm.methods.terms import TERMS
+        from lcm.methods.terms.build import read_terms
+
+        weights = read_terms(self.terms or ())
+        no_critic = not weights.keys() & {"adversarial", "dmd"}
+        lacks = "without a term that has a critic", "pass --terms adversarial or dmd"
+        no_distance = settings_of(self).no_distance
+        alone = f"with objective {self.objective}, which compares nothing", "choose another one"
+        return [
+            *(
+                (flag, name not in weights, f"without the term {name}", f"pass --terms {name}")
+                for name, term in TERMS.items()
+                for flag in term.flags
+            ),
+            ("critic_updates", no_critic, *lacks),
+            *((flag, no_distance, *alone) for flag in ("loss_type", "weighting")),
         ]
 
 

@@ -54,7 +54,8 @@ class CtSettings(TargetSettings):
     @property
     def follows_progress(self) -> bool:
         """Pairs come closer to each other."""
-        return self.discretization == "ect" or self.discretization in GROWTHS
+        grows = self.discretization == "ect" or self.discretization in GROWTHS
+        return grows or super().follows_progress
 
     def ema_exponent(self, progress: float) -> float:
         """s_0 / N(k), with which CM's decay is exp(s_0 ln(mu_0) / N(k)), mu_0 being `ema_decay`

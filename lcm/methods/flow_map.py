@@ -28,6 +28,7 @@ class FlowMapSettings(PhaseSettings):
     loss_type: str = "l2"
     solver_steps: int = 8
     coupling: str = "solver"
+    dmd_of: str = "noise"
 
 
 def build(settings: FlowMapSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:

@@ -31,7 +31,9 @@ class Method(Generic[S]):
 
     `keeps` is what the method reads of the teacher's cached trajectories: "all" points, both
     "ends", or, with prompts instead of images, the "clean" latents alone. Where it `lands_clean`,
-    both sides of its loss are clean latents, which can be decoded and looked at.
+    the student's landing points are clean latents, which can be decoded and looked at. What its
+    loss `compares` them with are "points" that should be the same, or a "direction" to move in, or
+    "nothing".
     """
 
     settings: S
@@ -39,6 +41,7 @@ class Method(Generic[S]):
     play: Callable[[S], Play]
     keeps: Literal["clean", "ends", "all"] = "clean"
     lands_clean: bool = False
+    compares: Literal["points", "direction", "nothing"] = "points"
     experimental: bool = False
 
     @property

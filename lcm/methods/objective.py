@@ -14,74 +14,20 @@ from lcm.diffusion.consistency import TIMESTEP_SCALING, land
 from lcm.diffusion.guidance import Guidance
 from lcm.diffusion.losses import Loss, energy
 from lcm.diffusion.schedule import NoiseSchedule
-from lcm.diffusion.solvers.base import Predict
-from lcm.diffusion.times import Times, TimeSampler
+from lcm.diffusion.times import TimeSampler
 from lcm.diffusion.weighting import VANISHING, Weight, uniform
+from lcm.methods.context import (
+    Draws,
+    Landed,
+    LatentBatch,
+    LossContext,
+    LossOutput,
+    Numbers,
+    Roles,
+)
 from lcm.methods.learned_weight import LearnedWeight
-from lcm.models.conditioning import Conditioning
+from lcm.methods.terms.term import Critic, Term
 from lcm.models.networks import guided_teacher
-
-
-class Roles(Protocol):
-    """What an objective asks of the networks: raw outputs [B, C, H, W] float32 for (x_t, t,
-    conditioning).
-    """
-
-    def student(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor: ...
-
-    def teacher(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor: ...
-
-    def target(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class LatentBatch:
-    """Everything one step needs. `x0`, `noise`: [B, C, h, w] float32; `uniform_*`: [B] float32 in
-    [0, 1).
-
-    The random numbers come with the sample (they are a function of seed, epoch and sample), so the
-    step has none. `trajectory` [B, N + 1, C, h, w] float32 is the teacher's path on the grid, clean
-    end first, where one is cached; methods that do not follow it get its ends or its clean end
-    alone. `extra_noise` [B, n, C, h, w] float32 is unit noise for what is random besides x_t, where
-    the objective asks for it.
-    """
-
-    x0: Tensor
-    noise: Tensor
-    uniform_time: Tensor
-    uniform_guidance: Tensor
-    uniform_landing: Tensor
-    cond: Conditioning
-    uncond: Conditioning
-    trajectory: Tensor | None = None
-    extra_noise: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class LossContext:
-    """What the parts of one loss evaluation have to go by: the networks, the batch, and the points.
-
-    `cond` is what student and target are told, `predict` the guided teacher; `progress` and
-    `update` are those of `Objective.__call__`.
-    """
-
-    nets: Roles
-    batch: LatentBatch
-    times: Times
-    x_t: Tensor
-    cond: Conditioning
-    predict: Predict
-    progress: float
-    update: int
-
-
-class LossOutput(NamedTuple):
-    """What one evaluation gives: the weighted loss of every sample, [B] float32, and the times that
-    it was taken at.
-    """
-
-    loss: Tensor
-    times: Times
 
 
 class Path(Protocol):
@@ -100,8 +46,11 @@ class Path(Protocol):
 
 class Simulation(Protocol):
     """Where inference comes past, in the place of the path, without gradients: (objective, context
-    with x_t on the path) -> x_t [B, C, h, w] float32.
+    with x_t on the path) -> x_t [B, C, h, w] float32. It takes the first `noises` of extra_noise.
     """
+
+    @property
+    def noises(self) -> int: ...
 
     def __call__(self, objective: Objective, context: LossContext) -> Tensor: ...
 
@@ -109,8 +58,8 @@ class Simulation(Protocol):
 class Coupling(Protocol):
     """How x_u follows from x_t, without gradients: (objective, context) -> x_u.
 
-    `kind` is "solver" (the teacher's ODE), "path" (the point at u of the path that x_t lies on) or
-    "sde" (a random step).
+    `kind` is "solver" (the teacher's ODE), "path" (the point at u of the path that x_t lies on),
+    "sde" (a random step) or "none" (there are no pairs).
     """
 
     @property
@@ -127,17 +76,25 @@ class Target(Protocol):
     def __call__(self, objective: Objective, context: LossContext) -> Tensor: ...
 
 
-class Comparison(Protocol):
-    """How far the student is from its target, with gradients: (objective, context, target) -> [B]
-    float32.
+class Compared(NamedTuple):
+    """The distance of every sample, [B], and the student's landing point, both float32 with
+    gradients.
     """
 
-    def __call__(self, objective: Objective, context: LossContext, target: Tensor) -> Tensor: ...
+    distance: Tensor
+    point: Tensor
 
 
-def at_landing(objective: Objective, context: LossContext, target: Tensor) -> Tensor:
+class Comparison(Protocol):
+    """How far the student is from its target: (objective, context, target) -> Compared."""
+
+    def __call__(self, objective: Objective, context: LossContext, target: Tensor) -> Compared: ...
+
+
+def at_landing(objective: Objective, context: LossContext, target: Tensor) -> Compared:
     """The distance of the student's landing point from x_t."""
-    return objective.loss(objective.student_lands(context), target, objective.huber_c)
+    point = objective.student_lands(context)
+    return Compared(objective.loss(point, target, objective.huber_c), point)
 
 
 @dataclass(frozen=True)
@@ -146,9 +103,10 @@ class Objective:
 
     `timestep_scaling` None lands by the pure jump. `injection` kappa > 0 shows the student x_t +
     kappa sigma_t z, which makes its answer random. `simulation` moves x_t to where inference
-    comes past. `learned_weight` is learnt with the student and multiplies `weight`. Raises
-    ValueError for a composition that cannot work, unless it `is_control`: negative controls are
-    built to be measured.
+    comes past. `learned_weight` is learnt with the student and multiplies `weight`. `terms` are
+    added to the weighted distance; the critics of some learn after every update, `critic_updates`
+    times from the same landing points. Raises ValueError for a composition that cannot work, unless
+    it `is_control`: negative controls are built to be measured.
     """
 
     schedule: NoiseSchedule
@@ -166,6 +124,8 @@ class Objective:
     injection: float = 0.0
     simulation: Simulation | None = None
     learned_weight: LearnedWeight | None = None
+    terms: tuple[Term, ...] = ()
+    critic_updates: int = 1
     is_control: bool = False
 
     def __post_init__(self) -> None:
@@ -196,7 +156,7 @@ class Objective:
                 "--objective stochastic_flow; use another --loss_type with other objectives, and "
                 "energy with that one"
             )
-        if self.simulation is not None and self.coupling.kind != "solver":
+        if self.simulation is not None and self.coupling.kind in ("path", "sde"):
             raise ValueError(
                 "simulated_play leaves the path of the picture and its noise, so the second point "
                 "of a pair must follow by the teacher's ODE; use --coupling solver"
@@ -209,13 +169,35 @@ class Objective:
             )
 
     @property
-    def extra_noises(self) -> int:
-        """Unit noises per sample besides the one of x_t: two for the student, one for the target,
-        one for the coupling; or a single one for the simulation.
+    def own_noises(self) -> int:
+        """Unit noises per sample besides the one of x_t, without those of the terms: two for the
+        student, one for the target, one for the coupling; or those of the simulation.
         """
         if self.injection > 0 or self.coupling.kind == "sde":
             return 4
-        return 0 if self.simulation is None else 1
+        return 0 if self.simulation is None else self.simulation.noises
+
+    @property
+    def critics(self) -> list[Critic]:
+        """What learns against the student."""
+        return [term.critic for term in self.terms if term.critic is not None]
+
+    def active(self, progress: float) -> list[Term]:
+        """The terms that count at this progress of the run."""
+        return [term for term in self.terms if progress >= term.start]
+
+    def numbers_before(self, critic_update: int) -> Numbers:
+        """The random numbers per sample, besides the usual ones, that come before those of the
+        critics' update number `critic_update`, counted from 0.
+        """
+        of_terms = sum((term.numbers for term in self.terms), Numbers(self.own_noises))
+        each = sum((critic.numbers for critic in self.critics), Numbers())
+        return of_terms + each.times(critic_update)
+
+    @property
+    def extra_numbers(self) -> Numbers:
+        """All random numbers per sample besides the usual ones."""
+        return self.numbers_before(self.critic_updates)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -241,11 +223,26 @@ class Objective:
             target = self.target(self, context)
         # the student comes last: its saved activations then never coexist with the passes that
         # need no gradient
-        distance = self.compare(self, context, target)
+        distance, point = self.compare(self, context, target)
         weighted = self.weight(self.schedule, times, self.snr_gamma) * distance
         if self.learned_weight is not None:
             weighted = self.learned_weight(weighted, times.t)
-        return LossOutput(weighted, times)
+        landed, draws = Landed(context, point, target), Draws(batch, Numbers(self.own_noises))
+        values = {}
+        for term in self.active(progress):
+            value = term(landed, draws)
+            values[term.name] = value.detach()
+            weighted = weighted + term.weight * value
+        return LossOutput(weighted, times, values, landed.detached() if self.critics else None)
+
+    def critic_losses(self, landed: Landed, update: int) -> dict[str, Tensor]:
+        """What every critic has to learn from the points of an evaluation, [B] each, in its update
+        number `update` of this step, counted from 0.
+        """
+        draws = Draws(landed.context.batch, self.numbers_before(update))
+        terms = self.active(landed.context.progress)
+        critics = [term.critic for term in terms if term.critic is not None]
+        return {critic.name: critic(landed, draws) for critic in critics}
 
     def student_lands(self, context: LossContext) -> Tensor:
         """f(x_t, t -> s) of the student, [B, C, h, w], or two draws of it, [2B, C, h, w], where the

@@ -75,6 +75,12 @@ class OwnFlags(Section):
         at_least=1,
         at_most=1000,
     )
+    dmd_steps: list[int] | None = own(
+        "numbers of steps that the student of dmd is made for",
+        "1 2 4 with dmd",
+        at_least=1,
+        at_most=1000,
+    )
     discretization: str | None = own(
         "the pairs of consistency training: in refined N doubles over the run (iCT), in cm it "
         "grows as a square root (CM)",

@@ -10,7 +10,8 @@ from torch import Tensor
 from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.schedule import CLEAN, NoiseSchedule
 from lcm.diffusion.solvers.base import Solver
-from lcm.methods.objective import LatentBatch, LossContext, Objective
+from lcm.methods.context import LatentBatch, LossContext
+from lcm.methods.objective import Objective
 
 # --- paths ----------------------------------------------------------------------------------------
 
@@ -78,6 +79,7 @@ class Played:
 
     share: float
     warmup_steps: int
+    noises: int = 1
 
     def share_at(self, update: int) -> float:
         """The share of the samples, in (0, 1], in update number `update`, counted from 0."""

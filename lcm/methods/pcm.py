@@ -23,6 +23,7 @@ class PcmSettings(PhaseSettings, TargetSettings):
     """
 
     num_ddim_timesteps: int = 40
+    dmd_of: str = "noise"
 
 
 def build(settings: PcmSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:

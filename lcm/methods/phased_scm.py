@@ -25,6 +25,8 @@ from lcm.methods.settings import PhaseSettings
 class PhasedScmSettings(scm.ScmSettings, PhaseSettings):
     """The phases, and the tangent of `scm`."""
 
+    dmd_of: str = "noise"
+
 
 def build(settings: PhasedScmSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
     """The EMD loss of AYF with the edge of the phase as s.
@@ -41,4 +43,4 @@ def play(settings: PhasedScmSettings) -> Play:
     return trailing_play([settings.phases])
 
 
-METHOD = Method(PhasedScmSettings(), build, play)
+METHOD = Method(PhasedScmSettings(), build, play, compares="direction")

@@ -21,8 +21,9 @@ from lcm.diffusion.losses import Loss, energy
 from lcm.diffusion.schedule import CLEAN, NoiseSchedule
 from lcm.diffusion.times import DirectTimes, LandClean
 from lcm.methods import endpoint
+from lcm.methods.context import LossContext
 from lcm.methods.method import Method, check_divides, trailing_play
-from lcm.methods.objective import LossContext, Objective
+from lcm.methods.objective import Compared, Objective
 from lcm.methods.parts import OnChord
 
 
@@ -37,24 +38,22 @@ class RolloutSettings(endpoint.EndpointSettings):
 class AfterPlay:
     """The mean distance over plays of so many steps by `DDIMScheduler` trailing, from x_t at T - 1.
 
-    They share their first pass, which answers the same noise: 1 + the sum of (N - 1) passes.
+    They share their first pass, which answers the same noise: 1 + the sum of (N - 1) passes. The
+    point that counts as landed is that of the last of them.
     """
 
     steps: tuple[int, ...]
 
-    def __call__(self, objective: Objective, context: LossContext, target: Tensor) -> Tensor:
+    def __call__(self, objective: Objective, context: LossContext, target: Tensor) -> Compared:
         first = context.nets.student(context.x_t, context.times.t, context.cond)
         # two draws of a play are the same one, where a negative control compares laws
         draws = 2 if objective.loss is energy else 1
+        points = [play_out(objective, context, first, n) for n in self.steps]
         distances = [
-            objective.loss(
-                play_out(objective, context, first, n).repeat(draws, 1, 1, 1),
-                target,
-                objective.huber_c,
-            )
-            for n in self.steps
+            objective.loss(point.repeat(draws, 1, 1, 1), target, objective.huber_c)
+            for point in points
         ]
-        return torch.stack(distances).mean(0)
+        return Compared(torch.stack(distances).mean(0), points[-1])
 
 
 def play_out(objective: Objective, context: LossContext, output: Tensor, num_steps: int) -> Tensor:

@@ -41,11 +41,12 @@ class ScmSettings(DistillationSettings):
     lognormal_mean: float = -1.0
     lognormal_std: float = 1.4
     learned_weight: bool = False
+    adversarial_real: str = "images"
 
     @property
     def follows_progress(self) -> bool:
         """The derivative term fades in."""
-        return self.tangent_warmup > 0
+        return self.tangent_warmup > 0 or super().follows_progress
 
 
 def build(settings: ScmSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
@@ -84,4 +85,4 @@ def play(settings: ScmSettings) -> Play:
     return lcm_play(PLAY_STEPS)
 
 
-METHOD = Method(ScmSettings(), build, play)
+METHOD = Method(ScmSettings(), build, play, lands_clean=True, compares="direction")

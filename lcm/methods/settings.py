@@ -15,7 +15,8 @@ from lcm.diffusion.schedule import NoiseSchedule
 
 @dataclass(frozen=True)
 class Settings:
-    """What every method reads: the distance between landing points and the weight of a sample.
+    """What every method reads: the distance between landing points, the weight of a sample, and
+    what is added to them.
 
     Raises ValueError for settings that contradict each other.
     """
@@ -24,6 +25,15 @@ class Settings:
     huber_c: float | None = None
     weighting: str = "uniform"
     snr_gamma: float = 5.0
+    terms: tuple[str, ...] = ()
+    critic_updates: int = 1
+    adversarial_real: str = "target"
+    adversarial_r1: float = 0.0
+    dmd_of: str = "landing"
+    dmd_start: float = 0.0
+    reward: str | None = None
+    reward_share: float = 0.25
+    reward_vae: str | None = None
     as_control: bool = False
 
     def __post_init__(self) -> None:
@@ -35,6 +45,11 @@ class Settings:
     @property
     def follows_progress(self) -> bool:
         """Whether the loss changes over the run, so that its length shapes every step."""
+        return self.dmd_start > 0
+
+    @property
+    def no_distance(self) -> bool:
+        """Whether nothing is compared, so that what is added is all."""
         return False
 
     @property

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lcm.diffusion.schedule import Prediction
-from lcm.methods.objective import LossContext, Objective
+from lcm.methods.context import LossContext
+from lcm.methods.objective import Objective
 
 
 @dataclass(frozen=True)

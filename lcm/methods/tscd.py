@@ -24,11 +24,12 @@ class TscdSettings(DistillationSettings):
     segments: tuple[int, ...] = (8, 4, 2, 1)
     loss_type: str = "l2"
     eta: float = 0.0
+    dmd_of: str = "noise"
 
     @property
     def follows_progress(self) -> bool:
         """Segments are merged."""
-        return len(self.segments) > 0
+        return len(self.segments) > 0 or super().follows_progress
 
 
 def build(settings: TscdSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:

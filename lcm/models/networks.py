@@ -1,5 +1,5 @@
-"""One U-Net in three roles: teacher (adapters off), student (adapters on, gradients), target
-(adapters on, none).
+"""One U-Net in its roles: teacher (adapters off), student (adapters on, gradients), target
+(adapters on, none), second network (other adapters), and the teacher's features.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from lcm.diffusion.schedule import NoiseSchedule, Prediction
 from lcm.diffusion.solvers.base import Predict
 from lcm.models.conditioning import Conditioning
 from lcm.models.ema import WeightEma
+from lcm.models.second import SecondNetwork
 from lcm.system.device import forked_rng
 
 
@@ -66,14 +67,25 @@ def guidance_embedding(guidance_scale: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+class PassedError(Exception):
+    """A pass of the network went as far as was asked for."""
+
+
+def channels_of(unet: Any) -> list[int]:
+    """The channels of what `Networks.features` gives, block by block."""
+    widths = list(unet.config.block_out_channels)
+    return [*widths, widths[-1]] if unet.mid_block is not None else widths
+
+
 class Networks:
-    """The three roles. Every call maps (x_t [B, C, H, W], t [B], Conditioning) to the raw float32
+    """The roles. Every call maps (x_t [B, C, H, W], t [B], Conditioning) to the raw float32
     network output.
 
     `unet` is the trained module, `prepared` the same behind DistributedDataParallel (or `unet`
     itself); only the student goes through it. The teacher is `unet` with its adapters off, or
     `teacher_unet` where the whole network is trained. `ema` makes the target an average of the
-    student instead of its present state. `dropout_seed`, set before every step, gives student and
+    student instead of its present state. `second_network` learns beside it, where a critic asks for
+    one. `dropout_seed`, set before every step, gives student and
     target the same dropout masks.
     """
 
@@ -84,12 +96,14 @@ class Networks:
         prepared: nn.Module | None = None,
         teacher_unet: Any = None,
         ema: WeightEma | None = None,
+        second_network: SecondNetwork | None = None,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.unet = unet
         self.prepared: Any = prepared if prepared is not None else unet
         self.teacher_unet = teacher_unet
         self.ema = ema
+        self.second_network = second_network
         self.autocast = autocast
         self.dropout_seed: int | None = None
         self.dtype = next(p.dtype for name, p in unet.named_parameters() if "lora_" not in name)
@@ -106,12 +120,51 @@ class Networks:
 
     @torch.no_grad()
     def teacher(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        return self._frozen(x_t, t, conditioning)
+
+    def _frozen(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         if self.teacher_unet is not None:
             return self._call(
                 self.teacher_unet, x_t, t, dataclasses.replace(conditioning, guidance_scale=None)
             )
         with adapters_disabled(self.unet):
             return self._call(self.unet, x_t, t, conditioning)
+
+    def second(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """With gradients only while the second network is `learning`."""
+        assert self.second_network is not None
+        with drawing_from(self.dropout_seed, x_t.device):
+            if torch.is_grad_enabled():
+                return self._call(self.unet, x_t, t, conditioning)
+            with self.second_network.swapped_in():
+                return self._call(self.unet, x_t, t, conditioning)
+
+    def features(
+        self, x_t: Tensor, t: Tensor, conditioning: Conditioning, depth: int | None
+    ) -> list[Tensor]:
+        """What the frozen teacher's first `depth` blocks on the way down give, None for all of them
+        and the middle one: [B, C_i, H_i, W_i] each, with gradients to x_t. No further block is
+        computed.
+        """
+        unet = self.unet if self.teacher_unet is None else self.teacher_unet
+        blocks = [*unet.down_blocks, *([unet.mid_block] if unet.mid_block is not None else [])]
+        blocks = blocks[:depth]
+        found: list[Tensor] = []
+
+        def note(module: nn.Module, args: Any, output: Any) -> None:
+            found.append(output[0] if isinstance(output, tuple) else output)
+            if len(found) == len(blocks):
+                raise PassedError
+
+        hooks = [block.register_forward_hook(note) for block in blocks]
+        try:
+            self._frozen(x_t, t, conditioning)
+        except PassedError:
+            pass
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
 
     @torch.no_grad()
     def target(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:

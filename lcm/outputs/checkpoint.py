@@ -53,7 +53,7 @@ class RunState:
 
 
 def flatten_optimizer(
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer, prefix: str = "optimizer"
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """An optimizer's state as flat tensors and its parameter groups without parameters. A Python
     number, such as bitsandbytes counts its steps with, is an int64 tensor: torch's own optimizers
@@ -61,7 +61,7 @@ def flatten_optimizer(
     """
     state = optimizer.state_dict()
     named = {
-        f"optimizer.{i}.{name}": value
+        f"{prefix}.{i}.{name}": value
         for i, values in state["state"].items()
         for name, value in leaves(values)
     }
@@ -84,11 +84,15 @@ def leaves(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
+    optimizer: torch.optim.Optimizer,
+    tensors: dict[str, Tensor],
+    groups: list[dict[str, Any]],
+    prefix: str = "optimizer",
 ) -> None:
+    """The state that `flatten_optimizer` has given, back in an optimizer."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
-        if key.startswith("optimizer."):
+        if key.startswith(f"{prefix}."):
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = (
                 value.item() if value.dtype == torch.int64 else value.clone()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lcm.data.batch import Moments, Pixels, SampleBatch, Trajectory
-from lcm.methods.objective import LatentBatch
+from lcm.methods.context import LatentBatch
 from lcm.models.families import Family
 from lcm.system.transfers import sent
 
@@ -42,4 +42,6 @@ def encode(family: Family, batch: SampleBatch, device: torch.device) -> LatentBa
         uncond=uncond,
         trajectory=trajectory,
         extra_noise=batch.extra_noise,
+        extra_uniform=batch.extra_uniform,
+        prompts=tuple(batch.prompts),
     )

@@ -27,11 +27,13 @@ from lcm.data.sampler import MixedDataset, MixedSampler, StepSampler
 from lcm.data.stream.read import load_stream
 from lcm.methods import METHODS
 from lcm.methods.config import MethodConfig, settings_of
+from lcm.methods.context import Numbers
 from lcm.models.families import Family
 from lcm.system.signals import outlive_signals
 from lcm.training.launch import Machine
 from lcm.training.prediction import check_predictions
 from lcm.training.teachers import load_teachers
+from lcm.training.term_parts import decodes
 from lcm.training.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class Inputs:
     """The samples that the steps of a run read, and the batches made of them.
 
     `encoded` and `trajectories` hold what each teacher needs, None where that is computed in the
-    step. `extra_noises` unit noises come with every sample besides the usual two.
+    step. `extra_numbers` random numbers come with every sample besides the usual ones.
     """
 
     config: TrainConfig
@@ -54,7 +56,7 @@ class Inputs:
     encoded: Sequence[EncodedSamples | None]
     trajectories: Sequence[Trajectories | None]
     latent_shape: tuple[int, int, int]
-    extra_noises: int
+    extra_numbers: Numbers
     process: tuple[int, int]
 
     def dataset(self, teacher: int = 0) -> TrainDataset:
@@ -67,7 +69,7 @@ class Inputs:
             buckets=self.buckets,
             trajectories=self.trajectories[teacher],
             encoded=self.encoded[teacher],
-            extra_noises=self.extra_noises,
+            extra_numbers=self.extra_numbers,
         )
 
     def batches(self, steps: range) -> Iterator[SampleBatch]:
@@ -111,7 +113,7 @@ def load_inputs(
     logger.info("loading %s", config.teacher.path)
     families = machine.team.together(lambda: load_teachers(config.teacher, dtype))
     for family in families:
-        if config.method.loss_type == "lpips":
+        if decodes(config.method):
             # gradients pass through it: they would underflow in half precision
             family.pipe.vae.float()
         family.pipe.to(machine.device)
@@ -253,7 +255,7 @@ def make_inputs(
     workspace: Workspace,
     families: Sequence[Family],
     loaded: LoadedData,
-    extra_noises: int,
+    extra_numbers: Numbers,
 ) -> Inputs:
     """Computes once what is to be kept of the data, so much of them as the workspace allows."""
     draws = config.data.prompts_file is not None
@@ -276,6 +278,6 @@ def make_inputs(
         encoded=encoded,
         trajectories=trajectories,
         latent_shape=families[0].latent_shape(resolution),
-        extra_noises=extra_noises,
+        extra_numbers=extra_numbers,
         process=machine.process,
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
+
 from lcm.system.registry import Table
 from lcm.system.transfers import fetched
 from lcm.training.run import Run
@@ -56,4 +58,16 @@ METRICS: Table[Metric] = Table(
 
 def measure(run: Run, state: TrainState, output: StepOutput) -> dict[str, float | None]:
     """Every metric after an update."""
-    return {name: metric(run, state, output) for name, metric in METRICS.items()}
+    values = {name: metric(run, state, output) for name, metric in METRICS.items()}
+    return values | of_terms(run, output)
+
+
+def of_terms(run: Run, output: StepOutput) -> dict[str, float]:
+    """The mean of every term before its weight, and of every critic's loss, over all samples of the
+    update.
+    """
+    if not output.terms:
+        return {}
+    total = run.machine.total(torch.stack(list(output.terms.values())))
+    shared = fetched(total / run.machine.team.size).tolist()
+    return {f"loss_{name}": value for name, value in zip(output.terms, shared, strict=True)}

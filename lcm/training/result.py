@@ -55,6 +55,9 @@ class Result(Protocol):
     def squared_distance(self) -> Tensor:
         """|theta - theta_teacher|^2 over all trained weights, a scalar."""
 
+    def teacher_values(self) -> list[Tensor]:
+        """Values of the trained tensors, new ones, with which the network is the teacher."""
+
     def export(
         self, path: Path, recipe: Recipe, training: dict[str, str], dtype: torch.dtype
     ) -> None:
@@ -125,6 +128,15 @@ class LoraResult:
             [squared_norm(layer) for layer in lora_modules(self.unet).values()]
         ).sum()
 
+    def teacher_values(self) -> list[Tensor]:
+        """A as it is, B zero."""
+        named = [name for name, _ in self.unet.named_parameters() if ".lora_" in name]
+        pairs = zip(named, self.parameters, strict=True)
+        return [
+            torch.zeros_like(value) if ".lora_B." in name else value.detach().clone()
+            for name, value in pairs
+        ]
+
     def export(
         self, path: Path, recipe: Recipe, training: dict[str, str], dtype: torch.dtype
     ) -> None:
@@ -184,6 +196,16 @@ class UNetResult:
             (p - theirs.get(name, 0.0)).square().sum() for name, p in self.unet.named_parameters()
         ]
         return torch.stack(squares).sum()
+
+    def teacher_values(self) -> list[Tensor]:
+        """The teacher's own; zero for what it lacks."""
+        theirs = dict(self.teacher_unet.named_parameters())
+        return [
+            torch.zeros_like(value)
+            if name not in theirs
+            else theirs[name].detach().to(value.dtype, copy=True)
+            for name, value in self.unet.named_parameters()
+        ]
 
     def export(
         self, path: Path, recipe: Recipe, training: dict[str, str], dtype: torch.dtype

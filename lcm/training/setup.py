@@ -33,6 +33,7 @@ from lcm.outputs.resume import check_same_command, check_together, open_together
 from lcm.outputs.validation import prompts_of
 from lcm.publish.hub import check_may_push
 from lcm.system.processes import Team
+from lcm.training.critics import make_critics
 from lcm.training.init_adapter import FirstAdapter
 from lcm.training.inputs import (
     encode_once,
@@ -50,6 +51,7 @@ from lcm.training.run import Run, RunFacts
 from lcm.training.state import TrainState
 from lcm.training.student import Student, build_student
 from lcm.training.teachers import FrozenWeights, caution, identify_styles, styles_of
+from lcm.training.term_parts import decodes, make_parts
 from lcm.training.workspace import RunWorkspace, TemporaryWorkspace, Workspace
 
 logger = logging.getLogger(__name__)
@@ -80,10 +82,10 @@ def build_run(config: TrainConfig) -> tuple[Run, TrainState]:
     objective = make_objective(config.method, families[0], machine)
     # before trajectories are drawn for hours with the U-Net that it has to fit
     first = machine.team.together(lambda: kind.load_first(config.adapter, families[0]))
-    inputs = make_inputs(config, machine, workspace, families, loaded, objective.extra_noises)
+    inputs = make_inputs(config, machine, workspace, families, loaded, objective.extra_numbers)
     # what no step asks for gives its memory to the student, which comes next
     offload(families, config.method, config.cache, draws=config.data.prompts_file is not None)
-    student = build_student(config, families[0], machine.accelerator, first, objective.parameters)
+    student = build_student(config, families[0], machine.accelerator, first, objective)
     run = Run(
         config=config,
         facts=facts,
@@ -158,7 +160,8 @@ def make_objective(config: MethodConfig, family: Family, machine: Machine) -> Ob
     perceptual = None
     if config.loss_type == "lpips":
         perceptual = make_lpips(family.pixels, machine.device)
-    return build_objective(config, family.schedule.to(machine.device), perceptual)
+    parts = make_parts(config, family, machine.device)
+    return build_objective(config, family.schedule.to(machine.device), perceptual, parts)
 
 
 def offload(
@@ -168,7 +171,7 @@ def offload(
     trajectories, which prompts alone are drawn along, the VAE.
     """
     encodes = not cache.cache_latents
-    uses_vae = method.loss_type == "lpips" or (encodes and not draws)
+    uses_vae = decodes(method) or (encodes and not draws)
     for family in families:
         text = [] if encodes else family.text_encoders()
         family.park(text if uses_vae else [family.pipe.vae, *text])
@@ -232,13 +235,20 @@ def make_publisher(
 def make_state(run: Run, student: Student, saved: RunState | None) -> TrainState:
     """The state of a run that begins, or goes on from a checkpoint."""
     optimizer = run.config.optimizer
+    critics = make_critics(
+        optimizer,
+        run.objective,
+        student.nets.second_network,
+        run.machine.accelerator,
+        run.facts.num_updates,
+    )
     scheduler = get_scheduler(
         optimizer.lr_scheduler,
         student.optimizer,
         num_warmup_steps=optimizer.lr_warmup_steps or 0,
         num_training_steps=run.facts.num_updates,
     )
-    state = TrainState(student, scheduler, run.machine.accelerator.scaler)
+    state = TrainState(student, scheduler, run.machine.accelerator.scaler, critics)
     if saved is not None:
         state.restore(saved, run.machine.device)
     return state

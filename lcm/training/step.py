@@ -1,10 +1,11 @@
-"""One update: encode, loss, backward, clip, check, update. The only training step there is; the
-loop makes it, and so does the dry run.
+"""One update: encode, loss, backward, clip, check, update, and then the critics, if any, learn from
+where the student landed. The only training step there is; the loop makes it, and so does the dry
+run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from lcm.data.batch import SampleBatch
 from lcm.data.randomness import sample_rng
+from lcm.methods.context import Landed, LossOutput
 from lcm.outputs.checkpoint import list_checkpoints
 from lcm.system.signals import never
 from lcm.system.transfers import fetched
@@ -30,13 +32,15 @@ ENCODED, UPDATED = "encoding", "update"
 
 class StepOutput(NamedTuple):
     """What an update shows: `loss` [n] and `times` [n] of this process's samples, `grad_norm` [],
-    and whether any process was asked to stop.
+    and whether any process was asked to stop; the means of the terms and of the critics' losses
+    over this process's samples, by name.
     """
 
     loss: Tensor
     times: Tensor
     grad_norm: Tensor
     stopping: bool
+    terms: dict[str, Tensor]
 
 
 def unwatched(part: str) -> None:
@@ -55,28 +59,71 @@ def train_step(
     `asked` tells whether this process should stop, `passed` is called after each part of the step.
     Raises FloatingPointError, before the update, when a loss or gradient is not finite.
     """
-    losses, times, keys = [], [], []
+    outputs, teachers, keys = [], [], []
     for micro in range(run.accumulation):
         batch = next(batches)
-        loss, t = backward(run, state, batch, micro, passed)
-        losses.append(loss)
-        times.append(t)
+        outputs.append(backward(run, state, batch, micro, passed))
+        teachers.append(batch.teacher)
         keys += batch.keys
     student, accelerator = state.student, run.machine.accelerator
     run.machine.share_gradients(student.beside)
     grad_norm = accelerator.clip_grad_norm_(student.parameters, run.config.optimizer.max_grad_norm)
-    loss = torch.cat(losses)
+    loss = torch.cat([output.loss for output in outputs])
     stopping = check_finite(run, state, loss, grad_norm, keys, asked)
     update(run, state)
     passed(UPDATED)
-    return StepOutput(loss, torch.cat(times), grad_norm, stopping)
+    terms = means([output.terms for output in outputs])
+    if state.critics is not None:
+        landed = [output.landed for output in outputs if output.landed is not None]
+        terms |= teach_critics(run, state, landed, teachers)
+        passed(UPDATED)
+    times = torch.cat([output.times.t for output in outputs])
+    return StepOutput(loss, times, grad_norm, stopping, terms)
+
+
+def means(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each name over all that have it, [] without gradients."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {
+        name: torch.cat([part[name].detach() for part in parts if name in part]).mean()
+        for name in names
+    }
+
+
+def teach_critics(
+    run: Run, state: TrainState, landed: list[Landed], teachers: list[int]
+) -> dict[str, Tensor]:
+    """The critics' updates that follow one of the student, from its landing points of every batch,
+    which came from these teachers. Returns the means of their losses.
+
+    Gradients come by the way of no prepared network, so the processes share them at the end.
+    """
+    critics, accelerator = state.critics, run.machine.accelerator
+    assert critics is not None
+    losses: list[dict[str, Tensor]] = []
+    for number in range(run.objective.critic_updates):
+        for points, teacher in zip(landed, teachers, strict=True):
+            with run.weights.active(teacher), critics.learning():
+                found = run.objective.critic_losses(points, number)
+                if found:
+                    accelerator.backward(torch.stack(list(found.values())).sum(0).mean())
+            losses.append(found)
+        learnt = [p for p in critics.parameters if p.grad is not None]
+        if not learnt:
+            break  # none of their terms has begun
+        run.machine.share_gradients(learnt)
+        accelerator.clip_grad_norm_(learnt, run.config.optimizer.max_grad_norm)
+        critics.optimizer.step()
+        critics.optimizer.zero_grad()
+    critics.lr_scheduler.step()
+    return means(losses)
 
 
 def backward(
     run: Run, state: TrainState, batch: SampleBatch, micro: int, passed: Callable[[str], None]
-) -> tuple[Tensor, Tensor]:
-    """The gradients of one batch, number `micro` of the update, are added. Returns its losses [B]
-    and their times [B].
+) -> LossOutput:
+    """The gradients of one batch, number `micro` of the update, are added. Returns its losses,
+    without gradients.
 
     Gradients travel between processes with the last batch alone.
     """
@@ -88,10 +135,10 @@ def backward(
         latents = encode(run.families[batch.teacher], batch, run.machine.device)
         passed(ENCODED)
         progress = state.step / run.facts.num_updates
-        per_sample, times = run.objective(student.nets, latents, progress, state.step)
-        accelerator.backward(per_sample.mean())
+        output = run.objective(student.nets, latents, progress, state.step)
+        accelerator.backward(output.loss.mean())
         passed(UPDATED)
-    return per_sample.detach(), times.t
+    return output._replace(loss=output.loss.detach())
 
 
 def update(run: Run, state: TrainState) -> None:

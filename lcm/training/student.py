@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from lcm.config.run import TrainConfig
 from lcm.methods.config import settings_of
+from lcm.methods.objective import Objective
 from lcm.methods.settings import TargetSettings
 from lcm.models.ema import WeightEma
 from lcm.models.families import Family
 from lcm.models.gradient_checkpointing import checkpoint_activations
 from lcm.models.networks import Networks, adapters_disabled, make_networks
+from lcm.training.critics import make_second
 from lcm.training.init_adapter import FirstAdapter
 from lcm.training.optimizer import make_optimizer
 from lcm.training.result import Result, kind_of
@@ -105,29 +107,13 @@ class Student:
         return dataclasses.replace(self, nets=self.nets.alone())
 
     @contextmanager
-    def learning_at(self, rate: float) -> Iterator[None]:
-        """Updates inside the block are made at this learning rate; the caller sees to it that no
-        schedule moves it.
-        """
-        groups = self.optimizer.param_groups
-        rates = [group["lr"] for group in groups]
-        for group in groups:
-            group["lr"] = rate
-        try:
-            yield
-        finally:
-            for group, former in zip(groups, rates, strict=True):
-                group["lr"] = former
-
-    @contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """Updates inside the block move no weight and no average."""
+    def averages_standing_still(self) -> Iterator[None]:
+        """No average moves inside the block."""
         averages = [ema for ema in (self.nets.ema, self.export_ema) if ema is not None]
         for ema in averages:
             ema.stands_still = True
         try:
-            with self.learning_at(0.0):
-                yield
+            yield
         finally:
             for ema in averages:
                 ema.stands_still = False
@@ -175,10 +161,10 @@ def build_student(
     family: Family,
     accelerator: Accelerator,
     first: FirstAdapter | None,
-    beside: list[nn.Parameter],
+    objective: Objective,
 ) -> Student:
     """Makes what is trained on the family's U-Net, and prepares it with its optimizer, which moves
-    the tensors `beside` it as well.
+    what the loss learns beside it as well; and the second network, where a critic is one.
     """
     set_seed(config.loop.seed)  # of the adapter's first values; nothing after this draws from it
     result: Result = kind_of(config.adapter).make(config.adapter, family, first)
@@ -188,6 +174,7 @@ def build_student(
     # a fused one with a loss scaler skips overflows by itself, and accelerate would count them as
     # updates
     fused = accelerator.scaler is None
+    beside = objective.parameters
     optimizer = make_optimizer(config.optimizer, parameters, beside, fused=fused)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
     result.unwrap()
@@ -196,6 +183,7 @@ def build_student(
         ema_decay=config.method.ema_decay,
         prepared=prepared,
         teacher_unet=result.teacher_unet,
+        second_network=make_second(objective, unet, parameters, result.teacher_values),
         autocast=result.autocast(accelerator),
     )
     decay, settings = config.adapter.export_ema_decay, settings_of(config.method)

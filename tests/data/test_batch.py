@@ -10,6 +10,7 @@ import torch
 from lcm.data.batch import Pixels, collate
 from lcm.data.config import DataConfig
 from lcm.data.load import load_records
+from lcm.methods.context import Numbers
 from tests.support.records import make_data, noisy_records
 from tests.support.squares import square_data
 
@@ -33,7 +34,7 @@ def test_collate_stacks_in_order() -> None:
 def test_a_batch_stacks_the_new_numbers_in_order(images: Path) -> None:
     records = load_records(DataConfig(train_data_dir=str(images)))
     for extra_noises in (0, 2):
-        data = square_data(records, 8, (4, 3, 5), seed=11, extra_noises=extra_noises)
+        data = square_data(records, 8, (4, 3, 5), seed=11, extra_numbers=Numbers(extra_noises))
         samples = [data[0, index] for index in (2, 0, 1)]
         batch = collate(samples)
         assert isinstance(batch.content, Pixels)

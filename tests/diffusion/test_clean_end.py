@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lcm.diffusion.consistency import boundary_scalings
 from lcm.diffusion.schedule import CLEAN, NoiseSchedule
-from lcm.methods.objective import LatentBatch, Objective
+from lcm.methods.context import LatentBatch
+from lcm.methods.objective import Objective
 from lcm.models.conditioning import Conditioning
 from tests.support.closed_forms import make_objective, seen_by_the_loss
 from tests.support.schedules import make_schedule, randn

@@ -13,7 +13,7 @@ from torch import Tensor
 from lcm.adapter.lora import add_lora
 from lcm.diffusion.times import GridTimes
 from lcm.methods.config import MethodConfig, resolved
-from lcm.methods.objective import LatentBatch
+from lcm.methods.context import LatentBatch
 from lcm.models.conditioning import Conditioning
 from lcm.models.families import load_family
 from lcm.models.networks import Networks, make_networks

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lcm.diffusion.schedule import NoiseSchedule
-from lcm.methods.objective import LatentBatch, Objective
+from lcm.methods.context import LatentBatch
+from lcm.methods.objective import Objective
 from tests.support.closed_forms import GaussianRoles, make_batch, make_objective
 from tests.support.methods import every_type
 from tests.support.schedules import make_schedule

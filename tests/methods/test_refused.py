@@ -60,7 +60,7 @@ def test_negative_controls_are_built_and_run(
     schedule = make_schedule()
     objective = make_objective(name, schedule, **flags, as_control=True)
     batch = make_batch()
-    asked_for = None if objective.extra_noises == 0 else batch.extra_noise
+    asked_for = None if objective.own_noises == 0 else batch.extra_noise
     assert (
         objective(GaussianRoles(schedule), dataclasses.replace(batch, extra_noise=asked_for), 0.5)
         .loss.isfinite()

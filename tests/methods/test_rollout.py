@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lcm.adapter.lora import add_lora
 from lcm.diffusion.schedule import NoiseSchedule
-from lcm.methods.objective import LatentBatch
+from lcm.methods.context import LatentBatch
 from lcm.models.conditioning import Conditioning
 from lcm.models.networks import make_networks
 from tests.support.closed_forms import GaussianRoles, make_batch, make_objective, seen_by_the_loss

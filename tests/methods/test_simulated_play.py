@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lcm.diffusion.schedule import CLEAN
-from lcm.methods.objective import LossContext, Objective
+from lcm.methods.context import LossContext
+from lcm.methods.objective import Objective
 from lcm.methods.parts import FollowPath
 from tests.support.closed_forms import GaussianRoles, make_batch, make_objective
 from tests.support.schedules import make_schedule
@@ -57,4 +58,4 @@ def test_a_pair_that_begins_there_follows_the_teacher() -> None:
 @pytest.mark.parametrize(("share", "noises"), [(0.0, 0), (0.5, 1)])
 def test_it_asks_for_noise_only_where_it_adds_some(share: float, noises: int) -> None:
     schedule = make_schedule("epsilon")
-    assert make_objective("lcm", schedule, simulated_play=share).extra_noises == noises
+    assert make_objective("lcm", schedule, simulated_play=share).extra_numbers.noises == noises

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lcm.diffusion.prediction_types import PREDICTION_TYPES
-from lcm.methods.objective import LatentBatch, Objective
+from lcm.methods.context import LatentBatch
+from lcm.methods.objective import Objective
 from lcm.models.conditioning import Conditioning
 from tests.support.closed_forms import GaussianRoles, make_batch, seen_by_the_loss
 from tests.support.schedules import make_schedule

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lcm.adapter.lora import add_lora
-from lcm.methods.objective import LatentBatch, Objective
+from lcm.methods.context import LatentBatch
+from lcm.methods.objective import Objective
 from lcm.models.networks import Networks, make_networks
 from tests.support.closed_forms import make_batch, make_objective, rows, seen_by_the_loss
 from tests.support.schedules import make_schedule

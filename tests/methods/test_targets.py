@@ -15,7 +15,7 @@ from lcm.diffusion.grid import SolverGrid
 from lcm.diffusion.schedule import CLEAN, NoiseSchedule
 from lcm.diffusion.times import Times
 from lcm.methods import METHODS
-from lcm.methods.objective import LatentBatch
+from lcm.methods.context import LatentBatch
 from lcm.methods.parts import OnChord
 from lcm.models.networks import make_networks
 from tests.support.closed_forms import (

@@ -15,7 +15,8 @@ from lcm.diffusion.schedule import NoiseSchedule, Prediction
 from lcm.diffusion.solvers.base import Predict
 from lcm.methods.build import build_objective
 from lcm.methods.config import MethodConfig, resolved
-from lcm.methods.objective import LatentBatch, Objective
+from lcm.methods.context import LatentBatch
+from lcm.methods.objective import Objective
 from lcm.models.conditioning import Conditioning
 from tests.support.schedules import make_schedule
 

@@ -17,7 +17,7 @@ import train_lcm_lora
 from lcm.config.command_line import parse_config
 from lcm.config.run import TrainConfig
 from lcm.data.batch import SampleBatch
-from lcm.methods.objective import LatentBatch
+from lcm.methods.context import LatentBatch
 from lcm.training.encode import encode
 from lcm.training.loop import Trainer
 from lcm.training.setup import build_run

@@ -19,6 +19,7 @@ from lcm.data.load import load_records
 from lcm.data.randomness import sample_rng
 from lcm.data.records import Record
 from lcm.data.sampler import StepSampler
+from lcm.methods.context import Numbers
 from lcm.models.families import Family
 from tests.support.squares import square_data
 from tests.support.trajectories import QUICK, SHAPE, cached, records_of
@@ -75,7 +76,7 @@ def test_the_numbers_of_a_sample_are_drawn_in_this_order_for_ever(
         (4, 3, 5),
         samples=SampleConfig(proportion_empty_prompts=0.5, random_flip=True),
         seed=11,
-        extra_noises=extra_noises,
+        extra_numbers=Numbers(extra_noises),
     )
     empty_prompts = set()
     for epoch, index in ((0, 0), (0, 5), (4, 2), (9, 3)):
@@ -114,7 +115,7 @@ def test_the_numbers_of_a_sample_are_drawn_in_this_order_for_ever(
 
 def test_the_numbers_do_not_depend_on_where_latents_come_from(family: Family, folder: Path) -> None:
     records = records_of(2)
-    data = data_of(cached(family, records, folder, QUICK), records, extra_noises=2)
+    data = data_of(cached(family, records, folder, QUICK), records, extra_numbers=Numbers(2))
     sample, rng = data[1, 1], sample_rng(3, 1, records[1].key)
     assert (sample.uniform_time, sample.uniform_guidance) == tuple(rng.random(7)[5:])
     np.testing.assert_array_equal(

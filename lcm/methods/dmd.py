@@ -1,0 +1,154 @@
+"""Distribution matching distillation of a few-step generator (DMD2, Yin et al. 2024): no pairs, no
+trajectories; pictures alone count, wherever the noise that they came from.
+
+The student lands from where `LCMScheduler` will come past when it plays 1, 2 or 4 steps: points
+that the student itself makes on its way from pure noise (backward simulation, section 4.5). The
+term `dmd` is the loss; `adversarial` may stand beside it, with the pictures of the data as what is
+real.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lcm.adapter.recipe import Play
+from lcm.diffusion.consistency import TIMESTEP_SCALING
+from lcm.diffusion.grid import SolverGrid, which_of
+from lcm.diffusion.losses import Loss
+from lcm.diffusion.schedule import CLEAN, NoiseSchedule
+from lcm.diffusion.times import Times
+from lcm.methods.context import LossContext
+from lcm.methods.method import Method, compose, lcm_play
+from lcm.methods.objective import Compared, Objective
+from lcm.methods.settings import TeacherSettings
+
+
+@dataclass(frozen=True)
+class DmdSettings(TeacherSettings):
+    """The numbers of steps that the student is made for, and the grid that they are taken from."""
+
+    num_ddim_timesteps: int = 50
+    dmd_steps: tuple[int, ...] = (1, 2, 4)
+    terms: tuple[str, ...] = ("dmd",)
+    critic_updates: int = 2
+    adversarial_real: str = "images"
+    timestep_scaling_factor: float = TIMESTEP_SCALING
+
+    @property
+    def no_distance(self) -> bool:
+        """The terms are the loss."""
+        return True
+
+
+@dataclass(frozen=True)
+class PlayedTimes:
+    """t from the times that samplers of so many `steps` visit on the grid: first one of the numbers
+    of steps, then one of its times, all equally likely. Both land clean.
+    """
+
+    grid: SolverGrid
+    steps: tuple[int, ...]
+    direct: bool = True
+
+    def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times:
+        times, place = self.on_their_way(uniform)
+        t = times.gather(1, place[:, None])[:, 0]
+        clean = torch.full_like(t, CLEAN)
+        return Times(t, clean, clean)
+
+    def on_their_way(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """The times [B, N] of the sampler of each sample, the noisiest first, padded with CLEAN to
+        the largest number of steps, and the place [B] of the one that is trained.
+        """
+        count, most = len(self.steps), max(self.steps)
+        rows = [[*self.grid.few_step(n).tolist(), *[CLEAN] * (most - n)] for n in self.steps]
+        table = torch.tensor(rows, device=uniform.device)
+        which = which_of(count, uniform)
+        steps = torch.tensor(self.steps, device=uniform.device)[which]
+        return table[which], which_of(steps, uniform * count - which)
+
+
+@dataclass(frozen=True)
+class PlayedByStudent:
+    """x_t where `LCMScheduler` comes to it, from pure noise: at every time before t the student
+    lands and new noise is added.
+    """
+
+    times: PlayedTimes
+
+    @property
+    def noises(self) -> int:
+        """One between every two steps."""
+        return max(self.times.steps) - 1
+
+    def __call__(self, objective: Objective, context: LossContext) -> Tensor:
+        batch, schedule = context.batch, objective.schedule
+        times, place = self.times.on_their_way(batch.uniform_time)
+        x = batch.noise
+        for step in range(self.noises):
+            # those that are there already wait
+            going = (place > step).nonzero()[:, 0]
+            if not len(going):
+                break
+            assert batch.extra_noise is not None
+            t, following = times[going, step], times[going, step + 1]
+            cond = context.cond.map(lambda part, rows=going: part[rows])  # type: ignore[misc]
+            output = context.nets.target(x[going], t, cond)
+            clean = objective.land(output, x[going], t, torch.full_like(t, CLEAN))
+            passed = schedule.add_noise(clean, batch.extra_noise[going, step], following)
+            x = x.index_copy(0, going, passed)
+        return x
+
+
+@dataclass(frozen=True)
+class AskNobody:
+    """No second point: there are no pairs."""
+
+    kind: str = "none"
+
+    def __call__(self, objective: Objective, context: LossContext) -> Tensor:
+        return context.batch.x0
+
+
+def a_picture(objective: Objective, context: LossContext) -> Tensor:
+    """A picture of the data with the same prompt, for what tells pictures from the student's."""
+    return context.batch.x0
+
+
+def no_distance(objective: Objective, context: LossContext, target: Tensor) -> Compared:
+    """Nothing to compare with: the landing point alone."""
+    point = objective.student_lands(context)
+    return Compared(torch.zeros(len(point), device=point.device), point)
+
+
+def build(settings: DmdSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
+    """Where the student lands from the points of its own play; the terms are the loss.
+
+    Raises ValueError for more steps than the grid has.
+    """
+    times = PlayedTimes(
+        SolverGrid(settings.num_ddim_timesteps, schedule.num_train_timesteps), settings.dmd_steps
+    )
+    for steps in settings.dmd_steps:
+        times.grid.few_step(steps)
+    objective = compose(
+        settings, schedule, loss, times=times, coupling=AskNobody(), target=a_picture
+    )
+    return replace(
+        objective,
+        compare=no_distance,
+        simulation=PlayedByStudent(times),
+        timestep_scaling=settings.timestep_scaling_factor,
+    )
+
+
+def play(settings: DmdSettings) -> Play:
+    """`LCMScheduler` in the numbers of steps that were trained."""
+    whole = lcm_play(settings.num_ddim_timesteps, settings.timestep_scaling_factor)
+    return replace(whole, num_inference_steps=sorted(set(settings.dmd_steps)))
+
+
+METHOD = Method(DmdSettings(), build, play, lands_clean=True, compares="nothing")
