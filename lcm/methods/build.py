@@ -27,13 +27,16 @@ def build_objective(
     Raises ValueError for parts that do not fit.
     """
     settings, method = settings_of(config), METHODS[config.objective]
-    check_terms(settings.terms, config.objective, method, settings)
     distance = loss or LOSSES[settings.loss_type]
-    return replace(
-        method.build(settings, schedule, distance),
-        terms=build_terms(settings.terms, settings, schedule, parts or Parts()),
-        critic_updates=settings.critic_updates,
-    )
+    alone = method.build(settings, schedule, distance)
+    check_terms(settings.terms, config.objective, method, settings)
+    terms = build_terms(settings.terms, settings, schedule, parts or Parts())
+    if settings.no_distance and all(term.start > 0 for term in terms):
+        raise ValueError(
+            f"objective {config.objective} has no loss before its terms begin; pass --dmd_start 0, "
+            "or another term beside dmd"
+        )
+    return replace(alone, terms=terms, critic_updates=settings.critic_updates)
 
 
 def play_of(config: MethodConfig) -> Play:

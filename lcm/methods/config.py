@@ -146,7 +146,7 @@ class MethodConfig(OwnFlags, SharedFlags, TermFlags):
         from lcm.methods.terms.build import read_terms
 
         weights = read_terms(self.terms or ())
-        no_critic = not weights.keys() & {"adversarial", "dmd"}
+        no_critic = not any(TERMS[name].has_critic for name in weights)
         lacks = "without a term that has a critic", "pass --terms adversarial or dmd"
         no_distance = settings_of(self).no_distance
         alone = f"with objective {self.objective}, which compares nothing", "choose another one"
@@ -157,7 +157,10 @@ class MethodConfig(OwnFlags, SharedFlags, TermFlags):
                 for flag in term.flags
             ),
             ("critic_updates", no_critic, *lacks),
-            *((flag, no_distance, *alone) for flag in ("loss_type", "weighting")),
+            *(
+                (flag, no_distance, *alone)
+                for flag in ("loss_type", "huber_c", "weighting", "solver", "solver_steps")
+            ),
         ]
 
 
@@ -215,6 +218,6 @@ def resolved(config: MethodConfig, also_read: Sequence[str] = ()) -> MethodConfi
     nothing: dict[str, Any] = dict.fromkeys(idle)
     # what a method from outside has besides flags is written out, as the defaults of flags are
     filled = replace(filled, **nothing, method_args=write_arguments(settings, FLAGS))
-    if filled.huber_c is None:
+    if filled.huber_c is None and not settings.no_distance:
         filled = replace(filled, huber_c=OWN_C.get(settings.loss_type))
     return filled

@@ -119,9 +119,11 @@ def a_picture(objective: Objective, context: LossContext) -> Tensor:
 
 
 def no_distance(objective: Objective, context: LossContext, target: Tensor) -> Compared:
-    """Nothing to compare with: the landing point alone."""
+    """Nothing to compare with: the landing point alone. The zero hangs on it, for a batch of which
+    no term has a gradient.
+    """
     point = objective.student_lands(context)
-    return Compared(torch.zeros(len(point), device=point.device), point)
+    return Compared(0.0 * point.flatten(1).mean(1), point)
 
 
 def build(settings: DmdSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:

@@ -32,6 +32,7 @@ class TcdSettings(DistillationSettings):
     landing_jitter: float = 0.3
     landing_window: int = 1000
     eta: float = 0.3
+    dmd_of: str = "noise"
 
 
 def build(settings: TcdSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:

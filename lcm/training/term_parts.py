@@ -61,10 +61,10 @@ def load_reward(words: str) -> Reward:
         )
     try:
         reward = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever it does as it is imported is its own
         raise ValueError(
-            f"reward: {words} cannot be imported ({error}); start in the folder of its file, or "
-            "install its package"
+            f"reward: {words} cannot be imported ({type(error).__name__}: {error}); pass its file "
+            "with --plugin, or install its package"
         ) from error
     if not callable(reward):
         raise ValueError(f"reward: {words} is no function")

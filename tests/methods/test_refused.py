@@ -14,7 +14,14 @@ from lcm.methods import METHODS
 from lcm.methods.build import build_objective
 from lcm.methods.config import MethodConfig, flags_of, resolved
 from tests.support.closed_forms import GaussianRoles, make_batch, make_objective
-from tests.support.methods import TRAINS_PURE_NOISE, asking_the_solver, every_method
+from tests.support.methods import (
+    COMPARING,
+    TRAINS_PURE_NOISE,
+    asking_the_solver,
+    every_comparing_method,
+    every_method,
+    without_terms,
+)
 from tests.support.schedules import make_schedule
 
 REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
@@ -37,7 +44,7 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("flow_map", {"coupling": "sde"}, ["E[x0 | x_t]", "--coupling solver"]),
     *(
         (name, {"loss_type": "energy"}, ["injected noise", "stochastic_flow"])
-        for name in METHODS
+        for name in COMPARING
         if name != "stochastic_flow"
     ),
 ]
@@ -58,7 +65,7 @@ def test_negative_controls_are_built_and_run(
     name: str, flags: dict[str, Any], reasons: list[str]
 ) -> None:
     schedule = make_schedule()
-    objective = make_objective(name, schedule, **flags, as_control=True)
+    objective = make_objective(name, schedule, **flags, **without_terms(name), as_control=True)
     batch = make_batch()
     asked_for = None if objective.own_noises == 0 else batch.extra_noise
     assert (
@@ -70,20 +77,20 @@ def test_negative_controls_are_built_and_run(
 
 @pytest.mark.parametrize("weighting", TRAINS_PURE_NOISE)
 @pytest.mark.parametrize(
-    "name", [name for name in METHODS if name != "scm"]
+    "name", [name for name in COMPARING if name != "scm"]
 )  # the tangent itself is 0 at alpha 0
 def test_pure_noise_has_a_loss_with_the_weights_that_are_left(name: str, weighting: str) -> None:
     schedule, batch = make_schedule("v_prediction", zero_snr=True), make_batch()
     batch = dataclasses.replace(batch, uniform_time=torch.full((6,), 0.9999))
     assert (
-        make_objective(name, schedule, weighting=weighting)(
+        make_objective(name, schedule, weighting=weighting, **without_terms(name))(
             GaussianRoles(schedule), batch, 0.5
         ).loss
         > 1e-6
     ).all()
 
 
-@every_method
+@every_comparing_method
 @pytest.mark.parametrize("weighting", [name for name in WEIGHTS if name not in TRAINS_PURE_NOISE])
 def test_a_weight_that_leaves_pure_noise_untrained_is_refused(name: str, weighting: str) -> None:
     """They are refused with zero terminal SNR alone. The reason is true: as a control, the timestep
@@ -96,7 +103,8 @@ def test_a_weight_that_leaves_pure_noise_untrained_is_refused(name: str, weighti
         match=f"weighting {weighting} is 0 at the last timestep.*--weighting uniform or velocity",
     ):
         make_objective(name, schedule, weighting=weighting)
-    control = make_objective(name, schedule, weighting=weighting, as_control=True)
+    flags = without_terms(name)
+    control = make_objective(name, schedule, weighting=weighting, as_control=True, **flags)
     assert torch.equal(control(GaussianRoles(schedule), batch, 0.5).loss, torch.zeros(6))
     make_objective(name, make_schedule("v_prediction"), weighting=weighting)
 
@@ -114,6 +122,8 @@ UNREAD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     *(("lcm", {"weighting": name}, {"snr_gamma": 0.1}) for name in WEIGHTS if name != "min_snr"),
     *(("lcm", {"loss_type": name}, {"huber_c": 0.1}) for name in ("l1", "l2")),
     ("stochastic_flow", {}, {"huber_c": 0.1}),
+    ("dmd", {}, {"loss_type": "l2", "weighting": "snr", "solver": "heun", "solver_steps": 3}),
+    ("dmd", {}, {"huber_c": 0.1}),
     ("ct", {"discretization": "fixed"}, {"first_ddim_timesteps": 500}),
     ("ct", {"discretization": "ect"}, {"first_ddim_timesteps": 5, "num_ddim_timesteps": 20}),
     ("ct", {"discretization": "refined"}, {"ect_q": 4.0, "ect_k": 1.0, "ect_b": 9.0}),
@@ -155,7 +165,8 @@ def test_what_is_refused_for_having_no_effect_has_none(
         if "lognormal_mean" in unread
         else {}
     )
-    if name != "stochastic_flow" or reading:  # no other loss goes with it
+    # no other loss goes with the first, and nothing is compared in the second
+    if name not in ("stochastic_flow", "dmd") or (reading and name != "dmd"):
         assert not torch.equal(loss(reading, unread), loss(reading, {}))
 
 
@@ -202,6 +213,16 @@ FLAG_VALUES: dict[str, Any] = {
     "tangent_normalization": 0.2,
     "learned_weight": True,
     "injection": 0.1,
+    "dmd_steps": [1, 2],
+    "terms": ["adversarial"],
+    "critic_updates": 3,
+    "adversarial_real": "images",
+    "adversarial_r1": 0.1,
+    "dmd_of": "noise",
+    "dmd_start": 0.1,
+    "reward": "module:function",
+    "reward_share": 0.5,
+    "reward_vae": "tiny",
 }
 
 

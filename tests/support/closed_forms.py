@@ -17,22 +17,27 @@ from lcm.methods.build import build_objective
 from lcm.methods.config import MethodConfig, resolved
 from lcm.methods.context import LatentBatch
 from lcm.methods.objective import Objective
+from lcm.methods.terms.term import Parts
 from lcm.models.conditioning import Conditioning
 from tests.support.schedules import make_schedule
 
 UNIFORMS = [0.985, 0.52, 0.03, 0.7, 0.25, 0.9]
+PARTS = Parts(channels=(8, 16, 16))
+"""What terms are built of for the tiny U-Nets of `worlds`, and for `GaussianRoles`."""
 
 
-def make_objective(name: str, schedule: NoiseSchedule | None = None, **flags: Any) -> Objective:
+def make_objective(
+    name: str, schedule: NoiseSchedule | None = None, parts: Parts = PARTS, **flags: Any
+) -> Objective:
     config = resolved(MethodConfig(objective=name, **flags))
-    return build_objective(config, schedule or make_schedule())
+    return build_objective(config, schedule or make_schedule(), parts=parts)
 
 
 def make_batch(
     size: int = 6, *, side: int = 4, width: int = 16, pooled: int | None = None, seed: int = 0
 ) -> LatentBatch:
-    """Serves every method: with extra noises, and a trajectory on the default grid whose points are
-    unrelated.
+    """Serves every method and term: with extra numbers, and a trajectory on the default grid whose
+    points are unrelated.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -53,7 +58,9 @@ def make_batch(
         cond=conditioning(),
         uncond=conditioning(),
         trajectory=randn(size, 41, 4, side, side),
-        extra_noise=randn(size, 4, 4, side, side),
+        extra_noise=torch.cat([randn(size, 4, 4, side, side), randn(size, 12, 4, side, side)], 1),
+        extra_uniform=torch.rand(size, 24, generator=generator),
+        prompts=tuple(f"prompt {i}" for i in range(size)),
     )
 
 
@@ -72,6 +79,8 @@ def rows(batch: LatentBatch, index: Tensor) -> LatentBatch:
             if part is None
             else part.map(lambda p: p[index])
             if isinstance(part, Conditioning)
+            else tuple(part[i] for i in index.tolist())
+            if isinstance(part, tuple)
             else part[index]
         )
 
@@ -93,8 +102,8 @@ def seen_by_the_loss(
 
 
 class GaussianRoles:
-    """The exact denoiser for data N(m, std^2) as teacher, and `strength` times a smooth bump on top
-    of it as student.
+    """The exact denoiser for data N(m, std^2) as teacher, `strength` times a smooth bump on top of
+    it as student, another one as second network, and smooth functions of x_t and t as features.
 
     m is the mean of the prompt embeddings, so that guidance does something. All is computed in
     float64 as the v-prediction F(x, phi) and told in the schedule's parametrisation. Between
@@ -143,6 +152,21 @@ class GaussianRoles:
         )
 
     target = student
+
+    def second(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        x, phi = x_t.double(), self.angle(t).view(-1, 1, 1, 1)
+        bump = self.bump(2.0 * x, phi)
+        return self.tell(self.velocity(x, phi, conditioning) + 0.2 * bump, x, phi)
+
+    def features(
+        self, x_t: Tensor, t: Tensor, conditioning: Conditioning, depth: int | None
+    ) -> list[Tensor]:
+        phi, number = self.angle(t).view(-1, 1, 1, 1).float(), x_t.shape[1]
+        parts = []
+        for i, width in enumerate(PARTS.channels[:depth]):
+            mix = torch.linspace(-1.0, 1.0, width * number).view(width, number) * (i + 1)
+            parts.append(torch.einsum("wc,bcij->bwij", mix.sin(), x_t).add(phi).tanh())
+        return parts
 
 
 def gaussian_teacher(schedule: NoiseSchedule, std: float) -> Predict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -25,3 +26,12 @@ def asking_the_solver(own: Iterable[str]) -> dict[str, str]:
 
 TRAINS_PURE_NOISE = ("uniform", "velocity", "balanced")
 """Weights that are not 0 where alpha is."""
+
+COMPARING = [name for name, method in METHODS.items() if not method.settings.no_distance]
+"""Methods that have a loss of their own, beside which terms may stand."""
+every_comparing_method = pytest.mark.parametrize("name", COMPARING)
+
+
+def without_terms(name: str) -> dict[str, Any]:
+    """The flags by which a method of `COMPARING` is its own loss alone."""
+    return {"terms": []} if METHODS[name].settings.terms else {}

@@ -65,7 +65,7 @@ PLAYS: list[tuple[str, dict[str, Any]]] = [
 every_play = pytest.mark.parametrize(("name", "flags"), PLAYS, ids=str)
 
 
-ANYWHERE = ("tcd", "tscd")
+ANYWHERE = ("tcd", "tscd", "hyper")
 """Methods that land at many times below."""
 
 

@@ -141,5 +141,6 @@ TERM = TermKind(
     build,
     weight=0.1,
     flags=("adversarial_real", "adversarial_r1"),
+    has_critic=True,
     needs=lambda settings: "point" if settings.adversarial_real == "target" else "",
 )

@@ -115,5 +115,6 @@ TERM = TermKind(
     build,
     weight=1.0,
     flags=("dmd_of", "dmd_start"),
+    has_critic=True,
     needs=lambda settings: "clean" if settings.dmd_of == "landing" else "",
 )

@@ -86,7 +86,7 @@ class Parts:
 @dataclass(frozen=True)
 class TermKind:
     """A term before it is built: `build(settings, schedule, weight, parts)`, its `weight` where
-    none is given, and the `flags` that it alone reads.
+    none is given, the `flags` that it alone reads, and whether it `has_critic`.
 
     `needs`: "pair", a landing point and a target that should be the same picture; "clean", a
     landing point that is a picture; "" for any.
@@ -95,6 +95,7 @@ class TermKind:
     build: Callable[[Settings, NoiseSchedule, float, Parts], Term]
     weight: float
     flags: tuple[str, ...] = ()
+    has_critic: bool = False
     needs: Callable[[Settings], str] = lambda settings: ""
 
 
