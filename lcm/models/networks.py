@@ -77,6 +77,31 @@ def channels_of(unet: Any) -> list[int]:
     return [*widths, widths[-1]] if unet.mid_block is not None else widths
 
 
+class FarFromAdapters(torch.autograd.Function):
+    """Features of x_t, whose way back, too, finds the network as `without` makes it: where
+    activations are computed anew, they are so after the pass has ended.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_t: Tensor,
+        ask: Callable[[Tensor], list[Tensor]],
+        without: Callable[[], AbstractContextManager[None]],
+    ) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            ctx.x_t = x_t.detach().requires_grad_()
+            ctx.found = ask(ctx.x_t)
+        ctx.without = without
+        return tuple(part.detach() for part in ctx.found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        with ctx.without():
+            (gradient,) = torch.autograd.grad(ctx.found, ctx.x_t, gradients)
+        return gradient, None, None
+
+
 class Networks:
     """The roles. Every call maps (x_t [B, C, H, W], t [B], Conditioning) to the raw float32
     network output.
@@ -122,12 +147,15 @@ class Networks:
     def teacher(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         return self._frozen(x_t, t, conditioning)
 
+    def _without_adapters(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.teacher_unet is not None else adapters_disabled(self.unet)
+
     def _frozen(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         if self.teacher_unet is not None:
             return self._call(
                 self.teacher_unet, x_t, t, dataclasses.replace(conditioning, guidance_scale=None)
             )
-        with adapters_disabled(self.unet):
+        with self._without_adapters():
             return self._call(self.unet, x_t, t, conditioning)
 
     def second(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
@@ -146,6 +174,17 @@ class Networks:
         and the middle one: [B, C_i, H_i, W_i] each, with gradients to x_t. No further block is
         computed.
         """
+
+        def ask(x_t: Tensor) -> list[Tensor]:
+            return self._blocks(x_t, t, conditioning, depth)
+
+        if not (torch.is_grad_enabled() and x_t.requires_grad):
+            return ask(x_t)
+        return list(FarFromAdapters.apply(x_t, ask, self._without_adapters))
+
+    def _blocks(
+        self, x_t: Tensor, t: Tensor, conditioning: Conditioning, depth: int | None
+    ) -> list[Tensor]:
         unet = self.unet if self.teacher_unet is None else self.teacher_unet
         blocks = [*unet.down_blocks, *([unet.mid_block] if unet.mid_block is not None else [])]
         blocks = blocks[:depth]
