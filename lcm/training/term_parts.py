@@ -40,6 +40,9 @@ def tiny_decoder(path: str, family: Family, device: torch.device) -> Callable[[T
     from diffusers import AutoencoderTiny
 
     try:
+        kind = AutoencoderTiny.load_config(path).get("_class_name")
+        if kind != "AutoencoderTiny":  # would be loaded as one with random weights
+            raise ValueError(f"its config.json is that of {kind}")
         vae: Any = AutoencoderTiny.from_pretrained(path, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"reward_vae: {path} is no AutoencoderTiny ({error})") from error
@@ -49,7 +52,7 @@ def tiny_decoder(path: str, family: Family, device: torch.device) -> Callable[[T
             f"teacher's have {family.unet.config.in_channels}; pass one for {family.name}"
         )
     vae = vae.float().to(device).requires_grad_(False).eval()
-    return lambda latents: vae.decode(latents).sample.float()
+    return lambda latents: vae.decode(latents / vae.config.scaling_factor).sample.float()
 
 
 def load_reward(words: str) -> Reward:

@@ -12,13 +12,15 @@ from torch import Tensor
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.methods.context import Draws, Landed, Numbers
 from lcm.methods.settings import Settings
-from lcm.methods.terms.term import Parts, Reward, TermKind, at_once
+from lcm.methods.terms.term import NoGradientError, Parts, Reward, TermKind, at_once
 
 
 @dataclass(frozen=True)
 class Rewarded:
     """-r(picture, prompt) of a `share` of the samples, drawn by chance and weighted by its inverse,
     so that the mean is that over all. Pictures are decoded one by one.
+
+    Raises ValueError for what is no reward.
     """
 
     weight: float
@@ -34,10 +36,17 @@ class Rewarded:
         chosen = (draws.uniform() < self.share).tolist()
         prompts = landed.context.batch.prompts
         nothing = torch.zeros(1, device=landed.point.device)
-        values = [
-            at_once(point, partial(self.of, prompt)) if is_chosen else nothing
-            for point, prompt, is_chosen in zip(landed.point.split(1), prompts, chosen, strict=True)
-        ]
+        parts = zip(landed.point.split(1), prompts, chosen, strict=True)
+        try:
+            values = [
+                at_once(point, partial(self.of, prompt)) if is_chosen else nothing
+                for point, prompt, is_chosen in parts
+            ]
+        except NoGradientError as error:
+            raise ValueError(
+                "reward: what the function returns has no gradient to the pictures; compute it "
+                "with torch alone, without detach() and no_grad()"
+            ) from error
         return torch.cat(values)
 
     def of(self, prompt: str, latents: Tensor) -> Tensor:
@@ -51,11 +60,6 @@ class Rewarded:
             raise ValueError(
                 "reward: the function must return one number for each picture, a tensor [n]; got "
                 f"{shape} for one"
-            )
-        if not found.requires_grad:
-            raise ValueError(
-                "reward: what the function returns has no gradient to the pictures; compute it "
-                "with torch alone, without detach() and no_grad()"
             )
         return -found / self.share
 

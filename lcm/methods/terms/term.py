@@ -99,19 +99,27 @@ class TermKind:
     needs: Callable[[Settings], str] = lambda settings: ""
 
 
+class NoGradientError(Exception):
+    """Something that must depend on the landing point does not."""
+
+
 def at_once(point: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
     """measure(point) [B] of a point [B, C, h, w] with gradients, whose gradient to it is computed
     now: what `measure` switches in the network is still switched, also where activations are
     computed anew on the way back, and they are free before the student's own way back begins.
 
     The sum over the numbers of a sample in the place of their mean keeps half precision from
-    underflow.
+    underflow. Raises NoGradientError where the value does not depend on the point.
     """
     scale = float(point[0].numel())
     inner = point.detach().requires_grad_()
     with torch.enable_grad():
         values = measure(inner)
-        (gradient,) = torch.autograd.grad((scale * values).sum(), inner)
+        if not values.requires_grad:
+            raise NoGradientError
+        (gradient,) = torch.autograd.grad((scale * values).sum(), inner, allow_unused=True)
+    if gradient is None:
+        raise NoGradientError
     slope = gradient.float() / scale
     # the value of the first, the gradient of the second
     return values.detach().float() + (slope * (point - point.detach())).flatten(1).sum(1)
