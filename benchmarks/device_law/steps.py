@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch import Tensor
 
 from benchmarks.device_law.law import DeviceLaw
+from benchmarks.device_law.runs import ENVIRONMENT
 from lcm.data.batch import Content, Moments, SampleBatch, Trajectory, collate
 from lcm.methods import METHODS
-from lcm.methods.config import MethodConfig, flags_of, resolved
+from lcm.methods.config import MethodConfig, flags_of, resolved, settings_of
 from lcm.methods.objective import Objective
+from lcm.methods.terms.build import check_terms
+from lcm.training.critics import make_critics, make_second
 from lcm.training.loop import Trainer
 from lcm.training.setup import make_objective
+from lcm.training.state import TrainState
 from lcm.training.step import StepOutput, train_step
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -52,6 +60,10 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "plays": {"rollout_steps": [1, 2, 4]},
     "lognormal": {"time_distribution": "lognormal"},
     "solver": {"coupling": "solver"},
+    "perceptual": {"terms": ["latent_perceptual"]},
+    "rewarded": {"terms": ["reward"], "reward": f"{__name__}:brightness"},
+    "heads": {"terms": ["adversarial"], "adversarial_real": "images"},
+    "two scores": {"terms": ["adversarial", "dmd"], "dmd_start": 0.0},
 }
 """What a method is asked with besides, where it reads these flags."""
 CONTENTS = ("pixels", "moments", "trajectory")
@@ -66,7 +78,25 @@ def objectives() -> Iterator[tuple[str, dict[str, Any]]]:
             if options.keys() <= own.keys():
                 asking = {"coupling": "solver", "tangent_mode": "fd"} if "solver" in options else {}
                 needed = {flag: value for flag, value in asking.items() if flag in own}
-                yield name, {**options, **needed}
+                if allows(name, options):
+                    yield name, {**options, **needed}
+
+
+def brightness(pictures: Tensor, prompts: object) -> Tensor:
+    """A reward."""
+    return pictures.mean((1, 2, 3))
+
+
+def allows(name: str, options: dict[str, Any]) -> bool:
+    """Whether the method has what the terms among the options need."""
+    if "terms" not in options:
+        return True
+    settings = settings_of(MethodConfig(objective=name, **options))
+    try:
+        check_terms(settings.terms, name, METHODS[name], settings)
+    except ValueError:
+        return False
+    return True
 
 
 def objective_of(trainer: Trainer, name: str, **options: Any) -> Objective:
@@ -112,9 +142,26 @@ def step_under_law(
     """One step of the trainer's run with this loss, and what it asked of the host."""
     run = dataclasses.replace(trainer.run, objective=objective)
     batch = batch_of(trainer, objective, content, teacher)
+    state = with_critics(trainer, objective)
     with DeviceLaw() as law:
-        output = train_step(run, trainer.state, itertools.repeat(batch))
+        output = train_step(run, state, itertools.repeat(batch))
     return law, output
+
+
+def with_critics(trainer: Trainer, objective: Objective) -> TrainState:
+    """The state of the trainer's run, with what learns against the student by this loss."""
+    state = trainer.state
+    if not objective.critics:
+        return state
+    student, accelerator = state.student, trainer.run.machine.accelerator
+    live, nets = student.parameters, copy.copy(student.nets)
+    nets.second_network = make_second(objective, student.unet, live, student.result.teacher_values)
+    config, last = trainer.run.config.optimizer, trainer.run.facts.num_updates
+    with patch.dict(os.environ, ENVIRONMENT):  # accelerate looks again where it is
+        critics = make_critics(config, objective, nets.second_network, accelerator, last)
+    return dataclasses.replace(
+        state, student=dataclasses.replace(student, nets=nets), critics=critics
+    )
 
 
 def unexpected(law: DeviceLaw, trainer: Trainer, content: str) -> list[str]:

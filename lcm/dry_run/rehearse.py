@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -57,7 +58,7 @@ def rehearse(run: Run, state: TrainState) -> None:
 
     Raises DoesNotFit, on all processes, with what to do.
     """
-    logger.info("%s", summarize(run, state.student))
+    logger.info("%s", summarize(run, state))
     size = run.config.loop.train_batch_size
     log("memory", "measuring steps of up to %d samples, which move no weight", size)
     memory = measure_steps(run, state)
@@ -158,18 +159,37 @@ class Timing:
 
 
 def measure_seconds(run: Run, state: TrainState) -> Timing:
-    """Times the next updates of the run, no more than it has; of the slowest process."""
+    """Times the next updates of the run, no more than it has; where terms are still to begin, also
+    with these. Returns the mean of all that are to come.
+    """
     number = min(1 + TIMED, run.facts.num_updates - state.step)
     if number == 0:
         return Timing()
     log("time", "timing up to %d of the %d updates", number, run.facts.num_updates)
+    timing = time_updates(run, state, number)
+    log("time", "%.3f s an update (%s), %.0f an hour", timing.update, timing, 3600 / timing.update)
+    last, waiting = run.facts.num_updates, run.objective.waiting(state.step / run.facts.num_updates)
+    if not waiting:
+        return timing
+    begin = math.ceil(last * min(term.start for term in waiting))
+    later, names = time_updates(at_dearest(run), state, number), [term.name for term in waiting]
+    log("time", "%.3f s with %s, from update %d on", later.update, ", ".join(names), begin + 1)
+    share = (last - begin) / (last - state.step)
+    return Timing((1 - share) * timing.update + share * later.update, timing.timed)
+
+
+def time_updates(run: Run, state: TrainState, number: int) -> Timing:
+    """Times so many updates at a small learning rate; of the slowest process."""
     rate = min(SMALL_RATE, run.config.optimizer.rate)
     with state.learning_at(rate):
         seconds = list(times_of_updates(run, state, number))
     timed = seconds[1:] or seconds
-    timing = Timing(max(gather_object([statistics.median(timed)])), len(timed))
-    log("time", "%.3f s an update (%s), %.0f an hour", timing.update, timing, 3600 / timing.update)
-    return timing
+    return Timing(max(gather_object([statistics.median(timed)])), len(timed))
+
+
+def at_dearest(run: Run) -> Run:
+    """The same run, whose terms all count from its beginning."""
+    return dataclasses.replace(run, objective=dataclasses.replace(run.objective, all_terms=True))
 
 
 def times_of_updates(run: Run, state: TrainState, number: int) -> Iterator[float]:
@@ -182,7 +202,7 @@ def times_of_updates(run: Run, state: TrainState, number: int) -> Iterator[float
         output = train_step(run, trying, batches)
         synchronize(output.loss.device)
         yield time.perf_counter() - start
-        if i == 0:
+        if i == 0 and not run.objective.all_terms:
             loss, grad_norm = fetched(torch.stack([output.loss.mean(), output.grad_norm])).tolist()
             log("one step", "loss %.4f, gradient norm %.4f", loss, grad_norm)
         # all processes go on together

@@ -82,6 +82,7 @@ def count_step(run: Run, state: TrainState, batch_size: int) -> dict[str, int]:
         run,
         machine=run.machine.alone(),
         accumulation=min(2, run.accumulation),
+        objective=dataclasses.replace(run.objective, all_terms=True),
     )
     still = dataclasses.replace(state, student=state.student.alone()).unscheduled()
     parts = {ENCODED: 0, UPDATED: 0}

@@ -40,7 +40,8 @@ class LatentBatch:
     end first, where one is cached; methods that do not follow it get its ends or its clean end
     alone. `extra_noise` [B, n, C, h, w] float32 is unit noise for what is random besides x_t, and
     `extra_uniform` [B, m] float32 in [0, 1) likewise, where the objective asks for them. `prompts`
-    are the captions.
+    are the captions. `host_time` and `host_uniform` are uniform_time and extra_uniform on the CPU,
+    for choices that shape the work: to read them from the device would be to wait for it.
     """
 
     x0: Tensor
@@ -54,6 +55,8 @@ class LatentBatch:
     extra_noise: Tensor | None = None
     extra_uniform: Tensor | None = None
     prompts: tuple[str, ...] = ()
+    host_time: Tensor | None = None
+    host_uniform: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -141,3 +144,10 @@ class Draws:
         assert self.batch.extra_uniform is not None
         self.next_uniform += 1
         return self.batch.extra_uniform[:, self.next_uniform - 1]
+
+    def chosen(self, share: float) -> list[bool]:
+        """Whether each sample is among a `share` of them."""
+        uniform, known = self.uniform(), self.batch.host_uniform
+        if known is not None:
+            uniform = known[:, self.next_uniform - 1]
+        return (uniform < share).tolist()

@@ -24,6 +24,7 @@ from lcm.methods.context import LossContext
 from lcm.methods.method import Method, compose, lcm_play
 from lcm.methods.objective import Compared, Objective
 from lcm.methods.settings import TeacherSettings
+from lcm.system.transfers import sent
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class PlayedTimes:
         """
         count, most = len(self.steps), max(self.steps)
         rows = [[*self.grid.few_step(n).tolist(), *[CLEAN] * (most - n)] for n in self.steps]
-        table = torch.tensor(rows, device=uniform.device)
+        table = sent(torch.tensor(rows), uniform.device)
         which = which_of(count, uniform)
-        steps = torch.tensor(self.steps, device=uniform.device)[which]
+        steps = sent(torch.tensor(self.steps), uniform.device)[which]
         return table[which], which_of(steps, uniform * count - which)
 
 
@@ -86,7 +87,8 @@ class PlayedByStudent:
 
     def __call__(self, objective: Objective, context: LossContext) -> Tensor:
         batch, schedule = context.batch, objective.schedule
-        times, place = self.times.on_their_way(batch.uniform_time)
+        known = batch.uniform_time if batch.host_time is None else batch.host_time
+        times, place = self.times.on_their_way(known)
         x = batch.noise
         for step in range(self.noises):
             # those that are there already wait
@@ -94,12 +96,13 @@ class PlayedByStudent:
             if not len(going):
                 break
             assert batch.extra_noise is not None
-            t, following = times[going, step], times[going, step + 1]
-            cond = context.cond.map(lambda part, rows=going: part[rows])  # type: ignore[misc]
-            output = context.nets.target(x[going], t, cond)
-            clean = objective.land(output, x[going], t, torch.full_like(t, CLEAN))
-            passed = schedule.add_noise(clean, batch.extra_noise[going, step], following)
-            x = x.index_copy(0, going, passed)
+            t, following = (sent(times[going, step + i], x.device) for i in (0, 1))
+            rows = sent(going, x.device)
+            cond = context.cond.map(lambda part, rows=rows: part[rows])  # type: ignore[misc]
+            output = context.nets.target(x[rows], t, cond)
+            clean = objective.land(output, x[rows], t, torch.full_like(t, CLEAN))
+            passed = schedule.add_noise(clean, batch.extra_noise[rows, step], following)
+            x = x.index_copy(0, rows, passed)
         return x
 
 

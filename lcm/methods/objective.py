@@ -105,7 +105,8 @@ class Objective:
     kappa sigma_t z, which makes its answer random. `simulation` moves x_t to where inference
     comes past. `learned_weight` is learnt with the student and multiplies `weight`. `terms` are
     added to the weighted distance; the critics of some learn after every update, `critic_updates`
-    times from the same landing points. Raises ValueError for a composition that cannot work, unless
+    times from the same landing points; with `all_terms` none of them waits for its start, so that a
+    run can be measured at its dearest. Raises ValueError for a composition that cannot work, unless
     it `is_control`: negative controls are built to be measured.
     """
 
@@ -126,6 +127,7 @@ class Objective:
     learned_weight: LearnedWeight | None = None
     terms: tuple[Term, ...] = ()
     critic_updates: int = 1
+    all_terms: bool = False
     is_control: bool = False
 
     def __post_init__(self) -> None:
@@ -184,7 +186,11 @@ class Objective:
 
     def active(self, progress: float) -> list[Term]:
         """The terms that count at this progress of the run."""
-        return [term for term in self.terms if progress >= term.start]
+        return [term for term in self.terms if self.all_terms or progress >= term.start]
+
+    def waiting(self, progress: float) -> list[Term]:
+        """The terms that do not count yet."""
+        return [term for term in self.terms if not self.all_terms and progress < term.start]
 
     def numbers_before(self, critic_update: int) -> Numbers:
         """The random numbers per sample, besides the usual ones, that come before those of the

@@ -39,7 +39,7 @@ class OwnFlags(Section):
     )
     segments: list[int] | None = own(
         "numbers of segments, merged in turn over the run",
-        "8 4 2 1 with tscd",
+        "8 4 2 1 with tscd, hyper",
         at_least=1,
         at_most=1000,
     )
@@ -64,7 +64,7 @@ class OwnFlags(Section):
     )
     eta: float | None = own(
         "stochasticity gamma at play, the pipelines' eta",
-        "0.3 with tcd; 0.0 with tscd",
+        "0.3 with tcd; 0.0 with tscd, hyper",
         at_least=0,
         at_most=1,
     )

@@ -28,7 +28,7 @@ class SharedFlags(Section):
     objective: str = flag("lcm", "the method to distil with", names=lambda: METHODS)
     num_ddim_timesteps: int | None = own(
         "solver steps between noise and image; stock LCMScheduler and ComfyUI assume 50",
-        "50; 1000 with ct; 40 with pcm, tscd, endpoint, reflow, rollout",
+        "50; 1000 with ct; 40 with pcm, tscd, endpoint, reflow, rollout, hyper",
         at_least=1,
         at_most=1000,
     )
@@ -45,8 +45,8 @@ class SharedFlags(Section):
     )
     loss_type: str | None = own(
         "distance between landing points",
-        "huber; l2 with cd, tscd, endpoint, reflow, rollout, scm, phased_scm, flow_map; energy "
-        "with stochastic_flow",
+        "huber; l2 with cd, tscd, endpoint, reflow, rollout, scm, phased_scm, flow_map, "
+        "hyper; energy with stochastic_flow",
         names=lambda: (*LOSSES, "lpips"),
     )
     huber_c: float | None = own(
@@ -58,7 +58,7 @@ class SharedFlags(Section):
     weighting: str | None = own(
         "weight of a sample by its times",
         "balanced; uniform with cd, ct, pcm, tcd, tscd, endpoint, reflow, rollout, flow_map, "
-        "stochastic_flow; velocity with scm, phased_scm",
+        "dmd, hyper, stochastic_flow; velocity with scm, phased_scm",
         names=lambda: WEIGHTS,
     )
     snr_gamma: float | None = own("gamma of the min_snr weighting", "5.0", above=0, at_most=1e6)

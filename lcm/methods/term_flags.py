@@ -8,6 +8,11 @@ from lcm.methods.shared_flags import own
 from lcm.system.flags import Section
 
 
+def named(words: list[str]) -> list[str]:
+    """The terms that are named, none for "none" alone."""
+    return [] if words == ["none"] else words
+
+
 @dataclass(frozen=True)
 class TermFlags(Section):
     """The terms, their critics, and what each of them reads."""
@@ -15,8 +20,9 @@ class TermFlags(Section):
     terms: list[str] | None = own(
         "what is added to the loss, each as name=weight or by its name alone: latent_perceptual, "
         "adversarial, dmd, reward",
-        "none; dmd with dmd; adversarial dmd with hyper",
+        "none; dmd with dmd; adversarial=0.1 dmd=1.0 with hyper",
         may_be_empty=True,
+        read=named,
     )
     critic_updates: int | None = own(
         "updates of the critics of terms for each one of the student",
@@ -38,7 +44,7 @@ class TermFlags(Section):
     dmd_of: str | None = own(
         "where the term dmd takes its pictures from: the landing points of the method, or a step "
         "of its own from pure noise",
-        "landing; noise with pcm, tcd, tscd, hyper, phased_scm, flow_map",
+        "landing; noise with pcm, tcd, tscd, phased_scm, flow_map, hyper",
         names=lambda: ("landing", "noise"),
     )
     dmd_start: float | None = own(
@@ -50,6 +56,7 @@ class TermFlags(Section):
     reward: str | None = own(
         "the function of the term reward, as module:function: (pictures [n, 3, H, W] in [0, 1], "
         "prompts) -> [n], more is better",
+        "none",
     )
     reward_share: float | None = own(
         "share of the samples that the term reward looks at", "0.25", above=0, at_most=1

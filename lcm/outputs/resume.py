@@ -17,6 +17,8 @@ from accelerate.utils import broadcast
 from lcm.adapter.names import is_full
 from lcm.config.output_sections import OutputConfig
 from lcm.config.run import DEFAULTS, PLACES
+from lcm.methods import METHODS
+from lcm.methods.config import flags_of
 from lcm.outputs.checkpoint import RunState, checkpoint_path, list_checkpoints
 from lcm.outputs.find_checkpoint import find_checkpoint
 from lcm.outputs.finished import flaw, flaw_of_result
@@ -125,9 +127,10 @@ def why_not(output_dir: Path) -> str:
 def differences(mine: dict[str, Any], theirs: dict[str, Any], free: set[str]) -> list[str]:
     """The flags that shape the training and differ from an earlier run: "name: theirs -> ours".
 
-    A flag that an older version did not have counts as its default, which is what that version did.
+    A flag that an older version did not have counts as its default, or that of the method, which is
+    what that version did.
     """
-    theirs = DEFAULTS | theirs
+    theirs = DEFAULTS | flags_of(METHODS[mine["objective"]].settings) | theirs
     return [
         f"{name}: {theirs[name]} -> {value}"
         for name, value in sorted(mine.items())

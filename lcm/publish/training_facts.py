@@ -12,12 +12,14 @@ from lcm.adapter.recipe import Recipe
 from lcm.config.run import FREE_TO_CHANGE, PLACES
 from lcm.config.sections import AdapterConfig, LoopConfig, OptimizerConfig
 from lcm.data.config import SOURCE_FLAGS, DataConfig
+from lcm.methods import METHODS
 from lcm.methods.config import MethodConfig
+from lcm.methods.terms.build import read_terms
 from lcm.publish.outcome import Outcome, duration
 from lcm.publish.usage import guidance_range, styles_in_words
 from lcm.publish.wording import Wording
 from lcm.system.public_names import on_the_hub, public_name
-from lcm.system.text import code, markdown, visible
+from lcm.system.text import code, count, markdown, visible
 
 Facts = dict[str, str | int | None]
 
@@ -45,6 +47,9 @@ def method_facts(method: MethodConfig) -> Facts:
         solver = f"none: {named[0] if named else 'no teacher'}"
     grid = f", grid of {method.num_ddim_timesteps}" if method.num_ddim_timesteps else ""
     huber_c = f", c = {method.huber_c:g}" if method.huber_c else ""
+    if METHODS[method.objective].compares == "nothing":
+        only = {"solver": f"none: scores are compared{grid}", "loss": "its terms alone"}
+        return {**only, **term_facts(method)}
     decay = f", decay {method.ema_decay:g}" if method.target == "ema" else ""
     if method.ema_schedule == "cm":
         decay += " at the start, rising with the grid"
@@ -52,6 +57,21 @@ def method_facts(method: MethodConfig) -> Facts:
         "solver": solver + grid,
         "loss": f"{markdown(method.loss_type)}{huber_c}",
         "target": (method.target or "the teacher's own point") + decay,
+        **term_facts(method),
+    }
+
+
+def term_facts(method: MethodConfig) -> Facts:
+    """What was added to the loss, with its weights, and what learnt against the student."""
+    weights = read_terms(method.terms or ())
+    later = {"dmd": f" from {method.dmd_start:.0%} of the run on"} if method.dmd_start else {}
+    named = [f"{markdown(n)} {weight:g}{later.get(n, '')}" for n, weight in weights.items()]
+    updates = method.critic_updates
+    return {
+        "terms": ", ".join(named) or None,
+        "critics": None
+        if updates is None
+        else f"{count(updates, 'update')} for each of the adapter",
     }
 
 
@@ -77,12 +97,14 @@ def loop_facts(loop: LoopConfig, optimizer: OptimizerConfig, updates: int, side:
     """How long, how fast and in which precision; `side` is that of the pictures in pixels."""
     given = optimizer.learning_rate
     rate = "by the U-Net's width" if given is None else f"{given:g}"
+    critics = optimizer.critic_learning_rate
     return {
         "updates": updates,
         "samples per update": (
             f"{loop.train_batch_size} x {loop.gradient_accumulation_steps} per process"
         ),
         "learning rate": f"{rate}, {optimizer.lr_scheduler}",
+        "learning rate of critics": None if critics is None else f"{critics:g}",
         "resolution": side,
         "precision": "float32" if loop.mixed_precision == "no" else loop.mixed_precision,
     }

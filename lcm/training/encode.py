@@ -15,6 +15,7 @@ def encode(family: Family, batch: SampleBatch, device: torch.device) -> LatentBa
     on `device`.
     """
     empty = sent(torch.tensor([prompt == "" for prompt in batch.prompts]), device)
+    host_time, host_uniform = batch.uniform_time, batch.extra_uniform
     batch = batch.to(device)
     embeds = family.embed_prompts(batch.prompts) if batch.embeds is None else batch.embeds
     # parked text encoders answer on the CPU
@@ -44,4 +45,6 @@ def encode(family: Family, batch: SampleBatch, device: torch.device) -> LatentBa
         extra_noise=batch.extra_noise,
         extra_uniform=batch.extra_uniform,
         prompts=tuple(batch.prompts),
+        host_time=host_time,
+        host_uniform=host_uniform,
     )

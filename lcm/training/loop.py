@@ -76,7 +76,7 @@ class Trainer:
             raise Stopped(self.stop.signum or signal.SIGTERM)
         settings = run.facts.settings
         start_trackers(run.machine.accelerator, run.config.output, settings, state.step)
-        logger.info("%s", summarize(run, state.student))
+        logger.info("%s", summarize(run, state))
         if self._lacks_grid():
             run.publisher.validate(state.step, note=self._note)
         if self._lacks_evaluation():

@@ -12,8 +12,9 @@ from lcm.methods import METHODS
 from lcm.outputs.checkpoint import RunState, list_checkpoints
 from lcm.outputs.saving import bytes_of_checkpoint, bytes_of_trained
 from lcm.system.disk_space import Need, readable
+from lcm.system.text import count
 from lcm.training.run import Run
-from lcm.training.student import Student
+from lcm.training.state import TrainState
 
 LABEL = 2**14
 """Bytes that a prompt takes beside its row of pictures, and more."""
@@ -21,10 +22,10 @@ PAGES = 4 * 2**20
 """Bytes for all that is for reading: report, card, settings, lines of metrics."""
 
 
-def summarize(run: Run, student: Student) -> str:
+def summarize(run: Run, state: TrainState) -> str:
     """What is about to be trained, in one line."""
     config, facts, family = run.config, run.facts, run.family
-    trained = sum(p.numel() for p in student.parameters)
+    trained = sum(p.numel() for p in state.student.parameters)
     frozen = sum(p.numel() for p in family.unet.parameters() if not p.requires_grad)
     samples = len(run.loaded.records)
     epochs = facts.num_updates * facts.samples_per_step / samples
@@ -44,6 +45,24 @@ def summarize(run: Run, student: Student) -> str:
         f"{readable(trained * each)}); {samples} samples, {facts.samples_per_step} an update, "
         f"{facts.num_updates} updates = {epochs:.1f} epochs; "
         f"{objective}{experimental}, guidance_scale {guidance}{about_empty_prompts(run)}"
+        f"{about_terms(run, state, each)}"
+    )
+
+
+def about_terms(run: Run, state: TrainState, each: int) -> str:
+    """The terms with their weights, and what learns beside the student, of whose numbers `each`
+    takes so many bytes; "" for nothing.
+    """
+    terms = ", ".join(f"{term.name} {term.weight:g}" for term in run.objective.terms)
+    if not terms:
+        return ""
+    if state.critics is None:
+        return f"; terms {terms}"
+    learnt = sum(p.numel() for p in state.critics.parameters)
+    names = " and ".join(critic.name for critic in run.objective.critics)
+    return (
+        f"; terms {terms}, critics {names} ({learnt / 1e6:.2f} M, {readable(learnt * each)}), "
+        f"{count(run.objective.critic_updates, 'update')} of them for each of the student"
     )
 
 
@@ -124,9 +143,26 @@ def guess_output_need(run: Run, plan: Plan, state: RunState) -> Need:
     would hold, moments of AdamW or not, and the largest pictures that there are.
     """
     trained = bytes_of_trained(state)
-    moments = 0 if any(name.startswith("optimizer.") for name in state.tensors) else 2 * trained
+    moments = missing_moments(state, "trained", "optimizer")
+    moments += missing_moments(state, "critics", "critics_optimizer")
     columns = len(run.config.validation.validation_num_steps) + 1
     pictures = len(run.facts.prompts) * columns
     grid = pictures * 3 * run.facts.resolution**2 + len(run.facts.prompts) * LABEL
     checkpoint = bytes_of_checkpoint(state) + moments
     return output_need(run, plan, checkpoint, trained, grid)
+
+
+def missing_moments(state: RunState, learnt: str, optimizer: str) -> int:
+    """The bytes of the two moments of all tensors of the kind `learnt` that have none yet, of which
+    the `optimizer` has the numbers.
+    """
+
+    def numbered(kind: str) -> dict[str, int]:
+        return {
+            name.split(".")[1]: tensor.nbytes
+            for name, tensor in state.tensors.items()
+            if name.startswith(f"{kind}.")
+        }
+
+    known = numbered(optimizer)
+    return sum(2 * nbytes for i, nbytes in numbered(learnt).items() if i not in known)

@@ -51,7 +51,7 @@ from lcm.training.run import Run, RunFacts
 from lcm.training.state import TrainState
 from lcm.training.student import Student, build_student
 from lcm.training.teachers import FrozenWeights, caution, identify_styles, styles_of
-from lcm.training.term_parts import decodes, make_parts
+from lcm.training.term_parts import FromOutside, decodes, make_parts
 from lcm.training.workspace import RunWorkspace, TemporaryWorkspace, Workspace
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ def build_run(config: TrainConfig) -> tuple[Run, TrainState]:
     workspace = open_workspace(config.loop, config.cache, config.output, machine.team)
     check_may_push(config.hub, config.output.folder, machine.team, create=workspace.is_kept)
     check_prompts(config)
+    outside = machine.team.together(lambda: FromOutside.load(config.method))
     styles = identify_styles(config.teacher, machine.team)
     kind = kind_of(config.adapter)
     kind.check_styles(styles_of(config.teacher))
@@ -79,7 +80,7 @@ def build_run(config: TrainConfig) -> tuple[Run, TrainState]:
     if saved is not None:
         free = config.free_to_change()
         check_together(saved, config.output, free, facts.record(), machine.team)
-    objective = make_objective(config.method, families[0], machine)
+    objective = make_objective(config.method, families[0], machine, outside)
     # before trajectories are drawn for hours with the U-Net that it has to fit
     first = machine.team.together(lambda: kind.load_first(config.adapter, families[0]))
     inputs = make_inputs(config, machine, workspace, families, loaded, objective.extra_numbers)
@@ -153,14 +154,20 @@ def make_facts(
     )
 
 
-def make_objective(config: MethodConfig, family: Family, machine: Machine) -> Objective:
+def make_objective(
+    config: MethodConfig,
+    family: Family,
+    machine: Machine,
+    outside: FromOutside | None = None,
+) -> Objective:
     """The loss on the device, with a warning of what is known to go wrong with this teacher."""
     if (warning := caution(family, config.target)) is not None:
         logger.warning("%s", warning)
     perceptual = None
     if config.loss_type == "lpips":
         perceptual = make_lpips(family.pixels, machine.device)
-    parts = make_parts(config, family, machine.device)
+    outside = outside or FromOutside.load(config)
+    parts = make_parts(config, family, machine.device, outside)
     return build_objective(config, family.schedule.to(machine.device), perceptual, parts)
 
 

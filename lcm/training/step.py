@@ -147,7 +147,8 @@ def update(run: Run, state: TrainState) -> None:
     student.optimizer.step()
     student.optimizer.zero_grad()
     state.step += 1
-    if run.machine.accelerator.optimizer_step_was_skipped:
+    # the accelerator's own word for it also tells of the critics' last one
+    if getattr(student.optimizer, "step_was_skipped", False):
         count_skipped(state)
         return
     state.skipped = 0
@@ -215,9 +216,11 @@ def not_finite(run: Run, state: TrainState, samples: str) -> FloatingPointError:
             "these samples"
         )
     checkpoints = list_checkpoints(run.config.output.folder)
-    rate = run.config.optimizer.rate
+    last = checkpoints[-1] if checkpoints else "not written yet"
+    config = run.config.optimizer
+    critics = f" or --critic_learning_rate {config.of_critics.rate:g}" if state.critics else ""
     return FloatingPointError(
-        f"{where}. After updates that were, the likely cause is --learning_rate {rate:g}: lower "
-        f"it. Else {precision}, or remove these samples: {samples}. The update was not made; the "
-        f"last checkpoint is {checkpoints[-1] if checkpoints else 'not written yet'}"
+        f"{where}. After updates that were, the likely cause is --learning_rate {config.rate:g}"
+        f"{critics}: lower it. Else {precision}, or remove these samples: {samples}. The update "
+        f"was not made; the last checkpoint is {last}"
     )

@@ -1,9 +1,10 @@
-"""The loaded models that terms are built of."""
+"""The loaded models that terms are built of, and what they take from outside."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from lcm.methods.config import MethodConfig
 from lcm.methods.terms.build import read_terms
+from lcm.methods.terms.reward import Rewarded
 from lcm.methods.terms.term import Parts, Reward
 from lcm.models.families import Family
 from lcm.models.networks import channels_of
+from lcm.system.text import plain
 
 
 def decodes(method: MethodConfig) -> bool:
@@ -22,34 +25,64 @@ def decodes(method: MethodConfig) -> bool:
     return method.loss_type == "lpips" or rewards
 
 
-def make_parts(method: MethodConfig, family: Family, device: torch.device) -> Parts:
-    """What the terms of a run are built of. Raises ValueError for a reward or a tiny VAE that is
-    none, naming the flag.
+@dataclass(frozen=True)
+class FromOutside:
+    """What --reward and --reward_vae name: loaded before anything that takes its time."""
+
+    reward: Reward | None = None
+    tiny_vae: Any = None
+
+    @classmethod
+    def load(cls, method: MethodConfig) -> FromOutside:
+        """Raises ValueError where one of them is not what the flag says."""
+        return cls(
+            None if method.reward is None else load_reward(method.reward),
+            None if method.reward_vae is None else load_tiny_vae(method.reward_vae),
+        )
+
+
+def make_parts(
+    method: MethodConfig, family: Family, device: torch.device, outside: FromOutside
+) -> Parts:
+    """What the terms of a run are built of. Raises ValueError for a reward that cannot be asked
+    about a picture, or a tiny VAE for other latents, naming the flag.
     """
     decode: Callable[[Tensor], Tensor] = family.pixels
     if method.reward_vae is not None:
-        decode = tiny_decoder(method.reward_vae, family, device)
-    reward = None if method.reward is None else load_reward(method.reward)
-    return Parts(channels_of(family.unet), decode, reward, device)
+        decode = tiny_decoder(method.reward_vae, family, device, outside.tiny_vae)
+    if outside.reward is not None:
+        check_reward(outside.reward, str(method.reward), family.native_resolution, device)
+    return Parts(channels_of(family.unet), decode, outside.reward, device)
 
 
-def tiny_decoder(path: str, family: Family, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Clean latents -> pixels by an `AutoencoderTiny`, with gradients. Raises ValueError where
-    there is none, or one for other latents.
-    """
+def load_tiny_vae(path: str) -> Any:
+    """The `AutoencoderTiny` of a folder or a repository. Raises ValueError where there is none."""
     from diffusers import AutoencoderTiny
 
     try:
         kind = AutoencoderTiny.load_config(path).get("_class_name")
         if kind != "AutoencoderTiny":  # would be loaded as one with random weights
             raise ValueError(f"its config.json is that of {kind}")
-        vae: Any = AutoencoderTiny.from_pretrained(path, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"reward_vae: {path} is no AutoencoderTiny ({error})") from error
-    if vae.config.latent_channels != family.unet.config.in_channels:
+        return AutoencoderTiny.from_pretrained(path, use_safetensors=True)
+    except Exception as error:  # a folder of something else fails in many ways
         raise ValueError(
-            f"reward_vae: {path} decodes latents of {vae.config.latent_channels} channels, the "
-            f"teacher's have {family.unet.config.in_channels}; pass one for {family.name}"
+            f"reward_vae: {plain(path)} is no AutoencoderTiny ({first_line(error)}); pass one in "
+            "safetensors, such as madebyollin/taesd, or leave --reward_vae out"
+        ) from error
+
+
+def tiny_decoder(
+    path: str, family: Family, device: torch.device, vae: Any = None
+) -> Callable[[Tensor], Tensor]:
+    """Clean latents -> pixels by the tiny VAE of `path`, which may be loaded as `vae`, with
+    gradients. Raises ValueError where there is none, or one for latents of other channels.
+    """
+    vae = vae or load_tiny_vae(path)
+    mine, theirs = vae.config.latent_channels, family.unet.config.in_channels
+    if mine != theirs:
+        raise ValueError(
+            f"reward_vae: {plain(path)} decodes latents of {mine} channels, the teacher's have "
+            f"{theirs}; pass one for {family.name}"
         )
     vae = vae.float().to(device).requires_grad_(False).eval()
     return lambda latents: vae.decode(latents / vae.config.scaling_factor).sample.float()
@@ -57,18 +90,46 @@ def tiny_decoder(path: str, family: Family, device: torch.device) -> Callable[[T
 
 def load_reward(words: str) -> Reward:
     """The function that "module:function" names. Raises ValueError that says what is missing."""
-    module, colon, name = words.partition(":")
-    if not (module and colon and name):
+    module, _, name = words.partition(":")
+    if not (module and name):
         raise ValueError(
-            f"reward must be module:function, as in my_rewards:brightness; got {words}"
+            f"reward must be module:function, as in my_rewards:brightness; got {plain(words)}"
         )
     try:
-        reward = getattr(importlib.import_module(module), name)
+        found = getattr(import_module(module), name)
     except Exception as error:  # whatever it does as it is imported is its own
         raise ValueError(
-            f"reward: {words} cannot be imported ({type(error).__name__}: {error}); pass its file "
-            "with --plugin, or install its package"
+            f"reward: {plain(words)} cannot be imported ({type(error).__name__}: "
+            f"{first_line(error)}); pass its file with --plugin, or install its package"
         ) from error
-    if not callable(reward):
-        raise ValueError(f"reward: {words} is no function")
-    return reward
+    if not callable(found):
+        raise ValueError(f"reward: {plain(words)} is no function; name one that takes pictures")
+    return found
+
+
+def check_reward(reward: Reward, words: str, side: int, device: torch.device) -> None:
+    """Asks it about one grey picture. Raises ValueError where that fails or is no reward."""
+    picture = torch.zeros(1, 3, side, side, device=device, requires_grad=True)
+    slope = None
+    try:
+        value = Rewarded(1.0, 1.0, lambda latents: latents, reward).of("a picture", picture)
+        if value.requires_grad:
+            (slope,) = torch.autograd.grad(value.sum(), picture, allow_unused=True)
+    except Exception as error:  # whatever it does is its own
+        if isinstance(error, ValueError) and str(error).startswith("reward:"):
+            raise
+        raise ValueError(
+            f"reward: {plain(words)} failed on a picture [1, 3, {side}, {side}] "
+            f"({type(error).__name__}: {first_line(error)}); mend it"
+        ) from error
+    if slope is None:
+        raise ValueError(
+            "reward: what the function returns has no gradient to the pictures; compute it with "
+            "torch alone, without detach() and no_grad()"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return plain(lines[0]) if lines else type(error).__name__

@@ -94,6 +94,24 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "ema_decay": None,
         "guidance_scale": 5.0,
     },
+    "dmd": {
+        "num_ddim_timesteps": 50,
+        "dmd_steps": [1, 2, 4],
+        "terms": ["dmd"],
+        "dmd_of": "landing",
+        "adversarial_real": None,
+        "loss_type": None,
+        "huber_c": None,
+        "solver": None,
+        "target": None,
+    },
+    "hyper": {
+        "num_ddim_timesteps": 40,
+        "segments": [8, 4, 2, 1],
+        "dmd_of": "noise",
+        "adversarial_real": "target",
+        "reward": None,
+    },
 }
 
 

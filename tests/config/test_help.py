@@ -45,7 +45,7 @@ def test_it_begins_with_what_the_program_does_and_a_command_that_works(text: str
 
 
 def as_flags(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
 def default_of_methods(name: str) -> str:

@@ -32,7 +32,10 @@ from lcm.data.sources import SOURCES
 from lcm.data.sources.base import Source
 from lcm.diffusion.tables import LOSSES, SOLVERS
 from lcm.methods import METHODS
+from lcm.methods.context import Numbers
 from lcm.methods.lcm import LcmSettings
+from lcm.methods.terms import TERMS
+from lcm.methods.terms.term import TermKind
 from lcm.training.metrics import METRICS
 
 
@@ -53,6 +56,19 @@ def read(where, config, dropped):
         yield Record(path.name, (f"picture {path.stem}",), partial(Path, path))
 
 
+@dataclass(frozen=True)
+class Bright:
+    weight: float
+    name: str = "bright"
+    start: float = 0.0
+    numbers: Numbers = Numbers(0, 1)
+    critic: None = None
+
+    def __call__(self, landed, draws):
+        return draws.uniform() * landed.point.square().flatten(1).mean(1)
+
+
+TERMS.add("bright", TermKind(lambda settings, schedule, weight, parts: Bright(weight), weight=2.0))
 LOSSES.add("cubic", lambda a, b, c: (a - b).abs().pow(3).flatten(1).mean(1))
 SOLVERS.add("lazy", lambda predict, schedule, x_t, t, s: schedule.jump(predict(x_t, t), s))
 METHODS.add("mine", replace(METHODS["lcm"], settings=MySettings()))
@@ -81,10 +97,10 @@ def test_a_run_on_what_a_plugin_adds(
     output = tmp_path / "out"
     line = flags(sd_folder, images, output, train_data_dir=None, objective="mine", plugin=plugin)
     line += ["--other_source", f"pngs={images}", "--method_args", "strength=2"]
-    line += ["--validation_num_steps", "1"]
+    line += ["--validation_num_steps", "1", "--terms", "bright=0.5"]
     assert train_lcm_lora.main(line) == 0
     last = lines_of_updates(output)[-1]
-    assert last["seen"] == 8
+    assert last["seen"] == 8 and last["loss_bright"] > 0
     said = yaml.safe_load((output / "config.yaml").read_text())
     assert (said["objective"], said["loss_type"], said["solver"]) == ("mine", "cubic", "lazy")
     assert (said["plugin"], said["method_args"]) == ([plugin], ["strength=2.0"])
@@ -106,6 +122,8 @@ def test_help_and_errors_name_what_a_plugin_adds(plugin: str) -> None:
     assert "mine" in text and "cubic" in text and "lazy" in text
     with pytest.raises(ValueError, match=r"choose one of .*cubic.*Did you mean 'cubic'"):
         parse_config([*BASE, "--loss_type", "cubi"])
+    with pytest.raises(ValueError, match=r"choose one of .*bright.*Did you mean 'bright'"):
+        parse_config([*BASE, "--terms", "brigt=1"])
 
 
 def test_a_method_says_whether_it_follows_the_progress_of_a_run(plugin: str) -> None:

@@ -162,6 +162,23 @@ WITHOUT_EFFECT: list[tuple[str, Any, dict[str, Any], str, dict[str, Any]]] = [
         "--discretization cm",
         {"objective": "ct", "target": "ema", "discretization": "cm"},
     ),
+    *(
+        (name, value, {"terms": terms}, f"--terms {term}", {**given, "terms": [term]})
+        for name, value, terms, term, given in (
+            ("critic_updates", 2, ["latent_perceptual"], "adversarial", {}),
+            ("adversarial_real", "images", ["dmd"], "adversarial", {}),
+            ("adversarial_r1", 1.0, [], "adversarial", {}),
+            ("dmd_start", 0.5, ["adversarial"], "dmd", {}),
+            ("reward_share", 0.5, ["dmd"], "reward", {"reward": "mine:bright"}),
+        )
+    ),
+    *(
+        (name, value, {"objective": "dmd"}, "choose another one", {})
+        for name, value in (
+            *(("loss_type", "l1"), ("weighting", "snr")),
+            *(("solver", "heun"), ("solver_steps", 2)),
+        )
+    ),
 ]
 
 
@@ -181,7 +198,7 @@ def test_a_flag_without_effect_beside_others_is_refused_with_the_way_out(
         if [] not in beside.values() or source[0] == "--config":  # flags know no empty list
             with pytest.raises(
                 ValueError,
-                match=rf"^{name} has no effect (with|beside) .*; leave it out or .*{says}",
+                match=rf"^{name} has no effect (with|beside|without) .*; leave it out or .*{says}",
             ):
                 parse_config(source)
     assert TrainConfig.of(**{**BASE, **beside}).flat()[name] is None

@@ -27,7 +27,12 @@ def bytes_in(folder: Path, pattern: str = "*") -> int:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"export_ema_decay": 0.9}, {"full_finetune": True, "lora_rank": None}]
+    "changes",
+    [
+        {"export_ema_decay": 0.9, "terms": ["adversarial", "dmd"]},
+        {"full_finetune": True, "lora_rank": None},
+    ],
+    ids=["taught", "whole"],
 )
 def test_the_disk_of_a_run_is_foreseen(
     sd_folder: Path, images: Path, tmp_path: Path, changes: dict[str, Any]

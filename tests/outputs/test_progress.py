@@ -76,7 +76,9 @@ def test_every_objective_tells_the_times_that_the_student_was_asked_at(name: str
     if name == "scm":  # its target network is asked at t and below it, as another object
         nets.target = GaussianRoles(schedule).student
     times = objective(nets, batch, 0.5).times
-    first = asked[0] if name == "rollout" else asked[-1]  # a play, from its first time on
+    # a play, from its first time on; and a step from noise beside it, that comes after it
+    place = {"rollout": 0, "hyper": -2}.get(name, -1)
+    first = asked[place]
     assert torch.equal(first[:6], times.t)
     assert ((times.t >= 0) & (times.t < 1000)).all()
 

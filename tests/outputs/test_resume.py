@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
 
 from lcm.config.run import FREE_TO_CHANGE, TrainConfig
+from lcm.methods.term_flags import TermFlags
 from lcm.outputs import resume
 from tests.support.configs import (
     AWKWARD,
@@ -43,6 +45,17 @@ def test_a_field_that_the_earlier_version_did_not_have_counts_as_its_default() -
     del earlier["lora_rank"], earlier["logging_steps"], earlier["lora_target_modules"]
     assert differences(config, earlier) == []
     assert differences(other, earlier) == ["lora_rank: 64 -> 8"]
+
+
+@pytest.mark.parametrize("objective", ["lcm", "tscd"])
+def test_a_run_of_a_version_without_terms_had_none(objective: str) -> None:
+    """Their flags have no default of their own, but that of the method."""
+    earlier = TrainConfig.of(**{**BASE, "objective": objective}).flat()
+    for flag in (f.name for f in dataclasses.fields(TermFlags)):
+        del earlier[flag]
+    assert differences(TrainConfig.of(**{**BASE, "objective": objective}), earlier) == []
+    config = TrainConfig.of(**{**BASE, "objective": objective}, terms=["adversarial"])
+    assert differences(config, earlier) == ["terms: [] -> ['adversarial']"]
 
 
 def test_a_flag_without_effect_makes_no_other_run() -> None:
@@ -82,6 +95,10 @@ def test_a_run_may_be_lengthened_where_that_leaves_its_learning_rates_alone(
         ({"objective": "scm"}, False),
         ({"objective": "scm", "tangent_warmup": 0.0}, True),
         ({"objective": "tscd"}, False),
+        ({"objective": "dmd"}, True),
+        ({"objective": "hyper"}, False),
+        ({"objective": "hyper", "segments": [1], "terms": ["dmd"]}, False),
+        ({"terms": ["dmd"], "dmd_start": 0.5}, False),
     ],
 )
 def test_a_run_whose_objective_follows_its_progress_may_not_be_lengthened(

@@ -11,140 +11,16 @@ from lcm.config.run import TrainConfig
 from lcm.methods import METHODS
 from lcm.methods.config import FLAGS, flags_of
 from tests.support.runs import words
+from tests.support.values import VALUES
 
 BASE = {"pretrained_teacher_model": "teacher", "train_data_dir": "images"}
 
 
-VALUES: dict[str, Any] = {
-    "train_data_dir": "other images",
-    "dataset_name": "someone/pictures",
-    "parquet_files": "rows/*.parquet",
-    "webdataset": "shards/{000..012}.tar",
-    "dataset_config_name": "small",
-    "image_column": "picture",
-    "caption_column": "caption",
-    "max_train_samples": 12,
-    "resolution": 768,
-    "center_crop": True,
-    "random_flip": True,
-    "interpolation_type": "bicubic",
-    "proportion_empty_prompts": 0.25,
-    "long_prompts": "chunks",
-    "cache_dir": "my cache",
-    "aspect_ratio_buckets": True,
-    "cache_latents": True,
-    "cache_variants": 3,
-    "latent_cache_dir": "my latents",
-    "streaming": True,
-    "prompts_file": "prompts.txt",
-    "trajectories_per_prompt": 2,
-    "trajectory_dir": "my trajectories",
-    "objective": "cd",
-    "num_ddim_timesteps": 100,
-    "solver": "heun",
-    "solver_steps": 3,
-    "coupling": "same_noise",
-    "loss_type": "l1",
-    "huber_c": 0.01,
-    "weighting": "min_snr",
-    "snr_gamma": 2.0,
-    "guidance_scale": 1.5,
-    "guidance_scale_min": 3.0,
-    "guidance_scale_max": 13.0,
-    "guidance_per_phase": [5.0, 1.5],
-    "preserve_cfg": True,
-    "timestep_scaling_factor": 5.0,
-    "skipping_steps": 2,
-    "simulated_play": 0.25,
-    "simulated_play_warmup_steps": 50,
-    "phases": 2,
-    "segments": [4, 1],
-    "landing_steps": [2, 4],
-    "landing_jitter": 0.2,
-    "landing_window": 300,
-    "rollout_steps": [1, 8],
-    "eta": 0.25,
-    "discretization": "fixed",
-    "first_ddim_timesteps": 20,
-    "ect_q": 4.0,
-    "ect_k": 2.0,
-    "ect_b": 0.5,
-    "ect_stages": 4,
-    "time_distribution": "lognormal",
-    "lognormal_mean": -0.5,
-    "lognormal_std": 1.5,
-    "ema_schedule": "cm",
-    "tangent_mode": "jvp",
-    "tangent_step": 3,
-    "tangent_warmup": 0.4,
-    "tangent_normalization": 0.2,
-    "learned_weight": True,
-    "injection": 0.7,
-    "as_control": True,
-    "pretrained_teacher_model": "someone/teacher",
-    "base_config": "someone/base",
-    "pretrained_vae_model_name_or_path": "someone/vae",
-    "teacher_revision": "123",
-    "variant": "fp16",
-    "clip_skip": 1,
-    "prediction_type": "v_prediction",
-    "zero_terminal_snr": True,
-    "teacher_lora": ["someone/ink=0.8", "styles/oil.safetensors"],
-    "extra_teachers": ["someone/photo", "models/anime"],
-    "lora_rank": 8,
-    "lora_alpha": 4.0,
-    "lora_target_modules": ["to_q", "to_out.0"],
-    "lora_dropout": 0.25,
-    "full_finetune": True,
-    "w_embedding": True,
-    "init_adapter": "someone/adapter",
-    "export_ema_decay": 0.75,
-    "target": "online",
-    "ema_decay": 0.5,
-    "output_dir": "out put",
-    "output_name": "my lcm",
-    "seed": 7,
-    "train_batch_size": 3,
-    "gradient_accumulation_steps": 4,
-    "max_train_steps": 20,
-    "num_train_epochs": 2,
-    "gradient_checkpointing": "selective",
-    "mixed_precision": "bf16",
-    "allow_tf32": True,
-    "learning_rate": 2e-5,
-    "lr_scheduler": "cosine",
-    "lr_warmup_steps": 5,
-    "adam_beta1": 0.5,
-    "adam_beta2": 0.95,
-    "adam_weight_decay": 1e-2,
-    "adam_epsilon": 1e-6,
-    "use_8bit_adam": True,
-    "max_grad_norm": 10.0,
-    "dataloader_num_workers": 2,
-    "checkpointing_steps": 50,
-    "checkpoints_total_limit": 3,
-    "resume_from_checkpoint": "other/checkpoint-7",
-    "validation_prompts": ["a red ball", "a: #2 'cat'"],
-    "validation_steps": 60,
-    "validation_num_steps": [1, 3],
-    "validation_seed": 9,
-    "validation_num_images": 3,
-    "evaluate_steps": 70,
-    "validation_teacher_steps": 20,
-    "logging_steps": 2,
-    "report_to": ["wandb", "trackio"],
-    "tracker_project_name": "few.steps-1",
-    "logging_dir": "board",
-    "license": "openrail++",
-    "push_to_hub": True,
-    "hub_model_id": "someone/few-steps",
-    "hub_private": True,
-    "dry_run": True,
-}
-
-
 LAW = {"lognormal_mean": -1.1, "lognormal_std": 2.0}
 CURVE = {"ect_q": 2.0, "ect_k": 8.0, "ect_b": 1.0, "ect_stages": 8}
+HEADS = {"critic_updates": 1, "adversarial_real": "target", "adversarial_r1": 0.0}
+SCORES = {"critic_updates": 1, "dmd_of": "landing", "dmd_start": 0.0}
+REWARDS = {"terms": ["reward"], "reward": "my_rewards:brightness"}
 NOT_TOGETHER = {
     *(
         "dataset_name",
@@ -163,6 +39,7 @@ NOT_TOGETHER = {
         "guidance_scale",
     ),
     *("coupling", "loss_type", "first_ddim_timesteps", "streaming", "ema_schedule", *CURVE),
+    *("dmd_of", "dmd_start", "reward", "reward_share", "reward_vae"),
 }
 """What excludes other values."""
 
@@ -181,16 +58,21 @@ def read_by(objective: str) -> dict[str, Any]:
     values = {
         **{name: VALUES[name] for name in names if name not in flags or name in own},
         "objective": objective,
+        "terms": ["adversarial=0.5"],  # has critics, and goes with every method
     }
     if "tangent_mode" in own:
         values["tangent_mode"] = "fd"  # the others ask no solver
     if "target" in own:
         values["target"] = "ema"  # the other has no decay
     if objective == "stochastic_flow":
+        others = {"huber_c", "terms", "critic_learning_rate", *HEADS}
         return {
-            **{name: value for name, value in values.items() if name != "huber_c"},
+            **{name: value for name, value in values.items() if name not in others},
             "coupling": "solver",
         }
+    if objective == "dmd":  # compares nothing
+        others = {"huber_c", "weighting", "snr_gamma", "solver", "solver_steps"}
+        return {name: value for name, value in values.items() if name not in others}
     return {**values, "loss_type": "cauchy"}
 
 
@@ -237,6 +119,10 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "tangent_normalization": {"objective": "scm"},
     "learned_weight": {"objective": "scm"},
     "injection": {"objective": "stochastic_flow"},
+    **{n: {"terms": ["adversarial"]} for n in (*HEADS, "critic_learning_rate")},
+    **{n: {"terms": ["dmd"]} for n in ("dmd_of", "dmd_start")},
+    "dmd_steps": {"objective": "dmd"},
+    **dict.fromkeys(("reward", "reward_share", "reward_vae"), REWARDS),
     "w_embedding": {"full_finetune": True},
     "lr_warmup_steps": {"lr_scheduler": "cosine"},
     "snr_gamma": {"weighting": "min_snr"},
@@ -259,6 +145,9 @@ CONSEQUENCES: dict[str, dict[str, Any]] = {
     **{n: {"num_ddim_timesteps": None, **CURVE, n: VALUES[n]} for n in CURVE},
     "ema_schedule": {"ema_decay": 0.95},
     "tangent_mode": {"solver": None, "solver_steps": None, "tangent_step": None},
+    **dict.fromkeys((*HEADS, "critic_learning_rate"), HEADS),
+    **dict.fromkeys(("dmd_of", "dmd_start"), SCORES),
+    **{n: {"reward_share": 0.25} for n in ("reward", "reward_vae")},
 }
 """What a value of VALUES makes of the method's defaults: those without effect beside it are None,
 others come to have one.

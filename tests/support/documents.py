@@ -27,6 +27,7 @@ from unittest import mock
 from lcm.data.sources import SOURCES
 from lcm.diffusion.tables import LOSSES, SOLVERS
 from lcm.methods import METHODS
+from lcm.methods.terms import TERMS
 from lcm.training.metrics import METRICS
 from tests.support import ROOT
 from tests.support.programs import program
@@ -99,7 +100,7 @@ def follow(document: str) -> int:
 @contextlib.contextmanager
 def as_before() -> Iterator[None]:
     """What a page adds to our tables, by a plugin or by itself, is gone afterwards."""
-    tables = (METHODS, LOSSES, SOLVERS, METRICS, SOURCES)
+    tables = (METHODS, TERMS, LOSSES, SOLVERS, METRICS, SOURCES)
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.dict(sys.modules))
         for table in tables:

@@ -35,7 +35,30 @@ from tests.support.runs import words
 from tests.support.worlds import build_sd, write_images
 
 SAMPLES, STEPS = 8, 4
-LEARNS_BESIDE = {"objective": "scm", "learned_weight": True}
+PLAYED: dict[str, Any] = {"target": "ema", "simulated_play_warmup_steps": 3}
+LEARNS_BESIDE: dict[str, Any] = {"target": "ema", "objective": "scm", "learned_weight": True}
+DISTILLED: dict[str, Any] = {
+    "objective": "dmd",
+    "terms": ["dmd", "adversarial=0.1"],
+    "dmd_steps": [1, 2],
+    "export_ema_decay": 0.5,
+}
+MERGED: dict[str, Any] = {
+    "target": "ema",
+    "objective": "hyper",
+    "segments": [2, 1],
+    "critic_updates": 1,
+    "critic_learning_rate": 5e-3,
+}
+KINDS = {
+    (False, False): DISTILLED,
+    (False, True): PLAYED,
+    (True, False): MERGED,
+    (True, True): LEARNS_BESIDE,
+}
+"""(with a cache, with buckets) -> what a run is of: its points change as it goes on, tensors learn
+beside the adapter, or a second network and heads, one of them from the checkpoint on.
+"""
 
 
 @dataclass(frozen=True)
@@ -88,7 +111,6 @@ def command(folder: Path, case: Case, output: Path) -> list[str]:
         "learning_rate": 1e-2,
         "lr_scheduler": "cosine",
         "lr_warmup_steps": 0,
-        "target": "ema",
         "lora_target_modules": "to_q",
         "max_train_steps": STEPS,
         "checkpointing_steps": STEPS // 2,
@@ -104,8 +126,7 @@ def command(folder: Path, case: Case, output: Path) -> list[str]:
         "aspect_ratio_buckets": case.buckets,
         "cache_latents": case.cache,
         "latent_cache_dir": folder / f"cache-{case.processes}" if case.cache else None,
-        # one kind of run learns tensors beside the adapter, the others' points change as it goes on
-        **(LEARNS_BESIDE if case.cache and case.buckets else {"simulated_play_warmup_steps": 3}),
+        **KINDS[case.cache, case.buckets],
     }
     return words(values)
 

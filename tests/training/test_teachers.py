@@ -177,7 +177,7 @@ def test_a_dry_run_counts_all_teachers(
     assert memory_of(held[UNET]) == 3 * size(build_unet())
     pipe = build_sd()
     assert memory_of(held[ENCODERS]) == size(pipe.vae) + 2 * size(pipe.text_encoder)
-    assert "sd mixture of 3 teachers" in summarize(trainer.run, trainer.state.student)
+    assert "sd mixture of 3 teachers" in summarize(trainer.run, trainer.state)
 
 
 @pytest.mark.parametrize(

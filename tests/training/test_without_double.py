@@ -12,6 +12,7 @@ from lcm.adapter.lora import add_lora
 from lcm.diffusion.tables import LOSSES, SOLVERS, WEIGHTS
 from lcm.methods import METHODS
 from lcm.models.networks import Networks, make_networks
+from lcm.models.second import SecondNetwork
 from tests.support.closed_forms import make_batch, make_objective
 from tests.support.precision import WithoutDouble
 from tests.support.runs import flags, trainer_of, update
@@ -34,14 +35,21 @@ PARTS = [
 def test_no_loss_is_computed_in_double_precision(name: str, setting: dict[str, Any]) -> None:
     nets, objective = adapted(build_unet()), make_objective(name, **setting)
     with WithoutDouble():
-        objective(nets, make_batch(2), 0.5).loss.sum().backward()
+        output = objective(nets, make_batch(2), 0.5)
+        output.loss.sum().backward()
+        assert nets.second_network is not None
+        if output.landed is not None:
+            with nets.second_network.learning():
+                losses = objective.critic_losses(output.landed, 0).values()
+                torch.stack(list(losses)).sum().backward()
 
 
 def adapted(unet: Any) -> Networks:
-    """With an adapter that does something, and an average of it."""
-    add_lora(unet, 2)
+    """With an adapter that does something, an average of it, and another one."""
+    parameters = add_lora(unet, 2)
     randomize_lora(unet)
-    return make_networks(unet, ema_decay=0.9)
+    second = SecondNetwork(unet, parameters, [p.detach().clone() for p in parameters])
+    return make_networks(unet, ema_decay=0.9, second_network=second)
 
 
 def test_no_update_is_made_in_double_precision(

@@ -33,7 +33,7 @@ class Rewarded:
     critic: None = None
 
     def __call__(self, landed: Landed, draws: Draws) -> Tensor:
-        chosen = (draws.uniform() < self.share).tolist()
+        chosen = draws.chosen(self.share)
         prompts = landed.context.batch.prompts
         nothing = torch.zeros(1, device=landed.point.device)
         parts = zip(landed.point.split(1), prompts, chosen, strict=True)

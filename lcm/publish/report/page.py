@@ -35,6 +35,8 @@ from lcm.system.text import count, prompt_words, shown_lines
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "safetensors")
 Pairs = list[tuple[str, Any]]
+QUARTER = re.compile(r"loss_t_\d+_\d+")
+"""A column of the loss by timestep; the other losses are those of terms and critics."""
 
 
 def write_page(
@@ -132,13 +134,22 @@ def charts(
     lines of updates. `is_main` are those to look at first.
     """
     reach = len(lines) // 40
-    loss, many = points(lines, "loss"), f"mean of {2 * reach + 1} lines"
-    quarters = sorted({name for line in lines for name in line if name.startswith("loss_t_")})
+    many = f"mean of {2 * reach + 1} lines"
+    columns = sorted({name for line in lines for name in line if name.startswith("loss_")})
+    quarters = [name for name in columns if QUARTER.fullmatch(name)]
     by_time = [Series(times_of(name), smooth(points(lines, name), reach)) for name in quarters]
-    smoothed = [Series("each line", loss, True), Series(many, smooth(loss, reach))]
-    first = [*gauges, ("loss", smoothed if reach else [Series("loss", loss)])]
+    rest = [name for name in columns if name not in quarters]
+
+    def curves(name: str) -> list[Series]:
+        """Each line of a loss, and a mean where there are many."""
+        own = points(lines, name)
+        smoothed = [Series("each line", own, True), Series(many, smooth(own, reach))]
+        return smoothed if reach else [Series(name, own)]
+
+    first = [*gauges, ("loss", curves("loss"))]
     more: list[tuple[str, list[Series]]] = [
         (f"loss by timestep{f', {many}' if reach else ''}", by_time),
+        *((f"loss of {name.removeprefix('loss_')}", curves(name)) for name in rest),
         ("gradient norm, before clipping", [Series("grad_norm", points(lines, "grad_norm"))]),
         (
             "distance of the weights from the teacher's",
