@@ -20,6 +20,7 @@ from lcm.data.precomputed.prompts import prompt_rows
 from lcm.data.precomputed.rows import Rows, break_even, reading_seconds
 from lcm.data.precomputed.store import Row, Store, Writer, bytes_of_rows
 from lcm.data.precomputed.trajectories import trajectory_rows
+from lcm.methods.build import reads_pictures
 from lcm.models.families import Family
 from lcm.system.device import synchronize
 from lcm.system.disk_space import Need
@@ -64,7 +65,7 @@ def preparations(run: Run) -> list[Preparation]:
     config, found = run.config, []
     if config.cache.folder is not None and not config.data.streaming:
         found += [(rows, config.cache.folder) for rows in rows_of(run, run.loaded)]
-    if config.data.prompts_file is not None:
+    if config.data.prompts_file is not None and reads_pictures(config.method):
         folder = trajectory_folder(config.cache, config.output.folder)
         found += [(trajectories_of(run, family), folder) for family in run.families]
     prepared = [preparation_of(rows, folder, run) for rows, folder in found]

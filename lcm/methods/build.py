@@ -11,7 +11,8 @@ from lcm.diffusion.tables import LOSSES
 from lcm.methods import METHODS
 from lcm.methods.config import MethodConfig, settings_of
 from lcm.methods.objective import Objective
-from lcm.methods.terms.build import build_terms, check_terms
+from lcm.methods.terms import TERMS
+from lcm.methods.terms.build import build_terms, check_terms, read_terms
 from lcm.methods.terms.term import Parts
 
 
@@ -37,6 +38,16 @@ def build_objective(
             "or another term beside dmd"
         )
     return replace(alone, terms=terms, critic_updates=settings.critic_updates)
+
+
+def reads_pictures(config: MethodConfig) -> bool:
+    """Whether the loss of a resolved configuration looks at pictures of the data, or at those that
+    the teacher draws for prompts alone.
+    """
+    settings = settings_of(config)
+    terms = [TERMS[name] for name in read_terms(settings.terms)]
+    compares = METHODS[config.objective].compares != "nothing"
+    return compares or any(term.reads_pictures(settings) for term in terms)
 
 
 def play_of(config: MethodConfig) -> Play:

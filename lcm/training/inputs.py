@@ -21,11 +21,17 @@ from lcm.data.load import load_data, open_data
 from lcm.data.loaded import LoadedData
 from lcm.data.precomputed.latents import EncodedSamples, Encoder, PictureSet, encode_samples
 from lcm.data.precomputed.prompts import encode_prompts
-from lcm.data.precomputed.trajectories import Trajectories, TrajectorySpec, make_trajectories
+from lcm.data.precomputed.trajectories import (
+    NoPictures,
+    Trajectories,
+    TrajectorySpec,
+    make_trajectories,
+)
 from lcm.data.records import Record
 from lcm.data.sampler import MixedDataset, MixedSampler, StepSampler
 from lcm.data.stream.read import load_stream
 from lcm.methods import METHODS
+from lcm.methods.build import reads_pictures
 from lcm.methods.config import MethodConfig, settings_of
 from lcm.methods.context import Numbers
 from lcm.models.families import Family
@@ -54,7 +60,7 @@ class Inputs:
     data: LoadedData
     buckets: Buckets
     encoded: Sequence[EncodedSamples | None]
-    trajectories: Sequence[Trajectories | None]
+    trajectories: Sequence[Trajectories | NoPictures | None]
     latent_shape: tuple[int, int, int]
     extra_numbers: Numbers
     process: tuple[int, int]
@@ -266,8 +272,11 @@ def make_inputs(
     encoded: Sequence[EncodedSamples | None] = nothing
     if workspace.cache is not None:
         encoded = encode_once(config, families, data, workspace)
-    trajectories: Sequence[Trajectories | None] = nothing
-    if draws:
+    latent_shape = families[0].latent_shape(resolution)
+    trajectories: Sequence[Trajectories | NoPictures | None] = nothing
+    if draws and not reads_pictures(config.method):
+        trajectories = [NoPictures(len(data.records), latent_shape)] * len(families)
+    elif draws:
         spec = trajectory_spec(config.method, config.loop.seed, resolution)
         size, device = config.loop.train_batch_size, machine.device
         trajectories = draw_trajectories(spec, size, families, data.records, device, workspace)
@@ -277,7 +286,7 @@ def make_inputs(
         buckets=make_buckets(config.samples, families[0], data),
         encoded=encoded,
         trajectories=trajectories,
-        latent_shape=families[0].latent_shape(resolution),
+        latent_shape=latent_shape,
         extra_numbers=extra_numbers,
         process=machine.process,
     )

@@ -223,6 +223,22 @@ class Trajectories:
         return self.store[str(index)][POINTS].float()
 
 
+@dataclass(frozen=True)
+class NoPictures:
+    """In the place of trajectories where nothing is learnt from pictures: zeros [1, C, h, w]
+    float32 for every prompt, which cost nothing.
+    """
+
+    count: int
+    latent_shape: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.zeros(1, *self.latent_shape)
+
+
 def make_trajectories(
     family: Family,
     records: Sequence[Record],

@@ -143,4 +143,5 @@ TERM = TermKind(
     flags=("adversarial_real", "adversarial_r1"),
     has_critic=True,
     needs=lambda settings: "point" if settings.adversarial_real == "target" else "",
+    reads_pictures=lambda settings: settings.adversarial_real == "images",
 )

@@ -89,7 +89,7 @@ class TermKind:
     none is given, the `flags` that it alone reads, and whether it `has_critic`.
 
     `needs`: "pair", a landing point and a target that should be the same picture; "clean", a
-    landing point that is a picture; "" for any.
+    landing point that is a picture; "" for any. `reads_pictures`: it looks at those of the data.
     """
 
     build: Callable[[Settings, NoiseSchedule, float, Parts], Term]
@@ -97,6 +97,7 @@ class TermKind:
     flags: tuple[str, ...] = ()
     has_critic: bool = False
     needs: Callable[[Settings], str] = lambda settings: ""
+    reads_pictures: Callable[[Settings], bool] = lambda settings: False
 
 
 class NoGradientError(Exception):
