@@ -262,4 +262,4 @@ def test_progress_matters_only_to_schedules() -> None:
             torch.stack(sampler(first, second, 0.0)), torch.stack(sampler(first, second, 0.999))
         ):
             moving.add(name)
-    assert moving == {"ct", "tscd"}
+    assert moving == {"ct", "tscd", "hyper"}

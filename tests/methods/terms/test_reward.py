@@ -74,7 +74,7 @@ def test_their_mean_is_that_of_all() -> None:
         (lambda p, words: p.mean(), r"one number for each picture.*got \[\] for one"),
         (lambda p, words: p.mean((2, 3)), r"one number for each picture.*got \[1, 3\] for one"),
         (lambda p, words: torch.cat([p, p]).mean((1, 2, 3)), r"got \[2\] for one"),
-        (lambda p, words: float(p.mean()), "got float for one"),
+        (lambda p, words: float(p.detach().mean()), "got float for one"),
         (lambda p, words: None, "got NoneType for one"),
         (lambda p, words: p.mean((1, 2, 3)).detach(), "no gradient to the pictures; compute it"),
         (lambda p, words: torch.ones(1), "no gradient to the pictures; compute it"),
