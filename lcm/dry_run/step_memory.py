@@ -101,7 +101,7 @@ def warm_up(run: Run, state: TrainState) -> None:
     """
     for _ in range(MAX_SKIPPED):
         count_step(run, state, 1)
-        if not run.machine.accelerator.optimizer_step_was_skipped:
+        if not state.student.was_skipped:
             return
 
 

@@ -147,8 +147,7 @@ def update(run: Run, state: TrainState) -> None:
     student.optimizer.step()
     student.optimizer.zero_grad()
     state.step += 1
-    # the accelerator's own word for it also tells of the critics' last one
-    if getattr(student.optimizer, "step_was_skipped", False):
+    if student.was_skipped:
         count_skipped(state)
         return
     state.skipped = 0

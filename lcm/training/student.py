@@ -55,6 +55,13 @@ class Student:
         """The trained tensors."""
         return self.result.parameters
 
+    @property
+    def was_skipped(self) -> bool:
+        """Whether the fp16 loss scaler skipped the last update of the student; what it did with
+        those of critics does not count.
+        """
+        return bool(getattr(self.optimizer, "step_was_skipped", False))
+
     def update_averages(self, update: int, progress: float) -> None:
         """Moves the averages towards the trained tensors, after update number `update`, made at
         this progress of the run.
