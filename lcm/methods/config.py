@@ -159,7 +159,7 @@ class MethodConfig(OwnFlags, SharedFlags, TermFlags):
             ("critic_updates", no_critic, *lacks),
             *(
                 (flag, no_distance, *alone)
-                for flag in ("loss_type", "huber_c", "weighting", "solver", "solver_steps")
+                for flag in ("loss_type", "huber_c", "solver", "solver_steps")
             ),
         ]
 

@@ -33,6 +33,7 @@ class DmdSettings(TeacherSettings):
 
     num_ddim_timesteps: int = 50
     dmd_steps: tuple[int, ...] = (1, 2, 4)
+    weighting: str = "balanced"
     terms: tuple[str, ...] = ("dmd",)
     critic_updates: int = 2
     adversarial_real: str = "images"

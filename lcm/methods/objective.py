@@ -100,14 +100,14 @@ def at_landing(objective: Objective, context: LossContext, target: Tensor) -> Co
 @dataclass(frozen=True)
 class Objective:
     """A distillation loss. Every part is a function; a method is a choice of parts.
-
     `timestep_scaling` None lands by the pure jump. `injection` kappa > 0 shows the student x_t +
-    kappa sigma_t z, which makes its answer random. `simulation` moves x_t to where inference
-    comes past. `learned_weight` is learnt with the student and multiplies `weight`. `terms` are
-    added to the weighted distance; the critics of some learn after every update, `critic_updates`
-    times from the same landing points; with `all_terms` none of them waits for its start, so that a
-    run can be measured at its dearest. Raises ValueError for a composition that cannot work, unless
-    it `is_control`: negative controls are built to be measured.
+    kappa sigma_t z, which makes its answer random. `simulation` moves x_t to where inference comes
+    past. `learned_weight` is learnt with the student and multiplies `weight`. `terms` are added to
+    the weighted distance, with the same weight of the times where that is below 1; the critics of
+    some learn after every update, `critic_updates` times from the same landing points; with
+    `all_terms` none of them waits for its start, so that a run can be measured at its dearest.
+    Raises ValueError for a composition that cannot work, unless it `is_control`: negative controls
+    are built to be measured.
     """
 
     schedule: NoiseSchedule
@@ -230,7 +230,8 @@ class Objective:
         # the student comes last: its saved activations then never coexist with the passes that
         # need no gradient
         distance, point = self.compare(self, context, target)
-        weighted = self.weight(self.schedule, times, self.snr_gamma) * distance
+        weight = self.weight(self.schedule, times, self.snr_gamma)
+        weighted = weight * distance
         if self.learned_weight is not None:
             weighted = self.learned_weight(weighted, times.t)
         landed, draws = Landed(context, point, target), Draws(batch, Numbers(self.own_noises))
@@ -238,7 +239,8 @@ class Objective:
         for term in self.active(progress):
             value = term(landed, draws)
             values[term.name] = value.detach()
-            weighted = weighted + term.weight * value
+            # a weight above 1 undoes what makes a distance small, which is not so of a term
+            weighted = weighted + term.weight * weight.clamp(max=1.0) * value
         return LossOutput(weighted, times, values, landed.detached() if self.critics else None)
 
     def critic_losses(self, landed: Landed, update: int) -> dict[str, Tensor]:

@@ -46,7 +46,9 @@ class Critic(Protocol):
 
 
 class Term(Protocol):
-    """Added to the weighted distance, `weight` times, from the share `start` of the run on.
+    """Added to the weighted distance, `weight` times, from the share `start` of the run on. Where
+    times are weighted below 1, it is so, too: a gradient to the picture reaches the output of a
+    network that predicts epsilon sigma_t / alpha_t fold, whatever it comes from.
 
     `numbers` are the random numbers that an evaluation asks of every sample.
     """
