@@ -27,11 +27,12 @@ from lcm.adapter.lora import add_lora
 from lcm.diffusion.schedule import NoiseSchedule
 from lcm.methods.build import build_objective
 from lcm.methods.config import MethodConfig, resolved
-from lcm.methods.context import LatentBatch
+from lcm.methods.context import LatentBatch, Numbers
 from lcm.methods.objective import Objective
+from lcm.methods.terms.term import Parts
 from lcm.models.conditioning import Conditioning
 from lcm.models.gradient_checkpointing import checkpoint_activations
-from lcm.models.networks import make_networks
+from lcm.models.networks import channels_of, make_networks
 from lcm.system.memory import LiveMemory
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,14 +53,18 @@ def build_unet(model: Model) -> Any:
         return model.unet().to(DTYPE).train()
 
 
-def default_objective() -> Objective:
-    """The default method with its defaults, on the noise schedule of Stable Diffusion and SDXL."""
+def build_loss(unet: Any, **flags: Any) -> Objective:
+    """The loss that these flags name, on the noise schedule of Stable Diffusion and SDXL; without
+    flags the default one.
+    """
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     schedule = NoiseSchedule.from_alphas_cumprod((1.0 - betas).cumprod(0), "epsilon")
-    return build_objective(resolved(MethodConfig()), schedule.to("meta"))
+    parts = Parts(channels_of(unet), device="meta")
+    return build_objective(resolved(MethodConfig(**flags)), schedule.to("meta"), parts=parts)
 
 
-def build_batch(model: Model, width: int, size: int) -> LatentBatch:
+def build_batch(model: Model, width: int, size: int, numbers: Numbers) -> LatentBatch:
+    """A batch with so many random numbers besides the usual ones."""
     with torch.device("meta"):
         pooled = (
             None
@@ -75,7 +80,8 @@ def build_batch(model: Model, width: int, size: int) -> LatentBatch:
     empty = cond.map(lambda part: part[:1].expand(size, *part.shape[1:]))
     return LatentBatch(
         *(latents, latents.clone(), uniform, uniform.clone(), uniform.clone(), cond, empty),
-        extra_noise=latents[:, None],
+        extra_noise=latents[:, None].expand(-1, numbers.noises, -1, -1, -1),
+        extra_uniform=uniform[:, None].expand(-1, numbers.uniforms),
     )
 
 
@@ -87,8 +93,8 @@ def count_step(model: Model, size: int = BATCH, checkpointing: str = "no") -> di
     with torch.device("meta"):
         parameters = add_lora(unet, RANK)
     checkpoint_activations(unet, checkpointing)
-    objective = default_objective()
-    batch = build_batch(model, unet.config.cross_attention_dim, size)
+    objective = build_loss(unet)
+    batch = build_batch(model, unet.config.cross_attention_dim, size, objective.extra_numbers)
     nets = make_networks(unet, ema_decay=None)
     with flash_attention(), LiveMemory() as memory, KernelMeter() as meter:
         loss = objective(nets, batch).loss.mean()
@@ -146,14 +152,14 @@ def numbers_in(module: torch.nn.Module) -> int:
 
 def held_bytes(result: dict[str, Any], moments: float, is_cached: bool) -> float:
     """Bytes of a model between steps: U-Net and text encoders in half precision and the VAE in
-    float32, of which a cache leaves the U-Net; of every trained number the value, its gradient, and
-    `moments` bytes of AdamW.
+    float32, of which a cache leaves the U-Net; of every trained number the value, its gradient, the
+    target's average, and `moments` bytes of AdamW.
     """
     step, encoders = result["step"], result["encoders"]
     encoding = (
         0 if is_cached else 2 * encoders["text"]["parameters"] + 4 * encoders["vae"]["parameters"]
     )
-    return float(2 * step["parameters"] + encoding + (4 + 4 + moments) * step["trained_parameters"])
+    return float(2 * step["parameters"] + encoding + (12 + moments) * step["trained_parameters"])
 
 
 CASES: dict[str, tuple[float, bool]] = {
