@@ -23,6 +23,8 @@ from benchmarks import (
     scale,
     serve,
     step,
+    term_steps,
+    term_tables,
     time_to_quality,
     verbs,
 )
@@ -31,9 +33,9 @@ from examples.shapes.tables import fill
 
 README = Path(__file__).parent / "README.md"
 DOCS = Path(__file__).parent.parent / "docs"
-TRAINING, FIRST_MODEL, TOOLS, INSTALL, DEFAULTS, GUIDANCE = (
+TRAINING, FIRST_MODEL, TOOLS, INSTALL, DEFAULTS, GUIDANCE, COST = (
     DOCS / f"{name}.md"
-    for name in ("training", "first-model", "tools", "install", "defaults", "guidance")
+    for name in ("training", "first-model", "tools", "install", "defaults", "guidance", "cost")
 )
 TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "counts": (README, counts.NAME, counts.counts_table),
@@ -55,11 +57,14 @@ TABLES: dict[str, tuple[Path, str, Callable[[dict[str, Any]], str]]] = {
     "player_times": (TOOLS, players.NAME, players.times_table),
     "environments": (INSTALL, environments.NAME, environments.table),
     "fit": (TRAINING, counts.NAME, counts.fit_table),
+    "term_counts": (COST, term_tables.NAME, term_tables.term_counts_table),
+    "cards": (COST, term_tables.NAME, term_tables.cards_table),
+    "term_steps": (COST, term_steps.NAME, term_steps.term_steps_table),
 }
 """Marker -> the page that it is in, the file of its raw results, and what makes its table of them.
 """
 
-MAY_LACK = ("gpu", *(f"guidance_{name}" for name in guidance_tables.TABLES))
+MAY_LACK = ("gpu", "term_steps", *(f"guidance_{name}" for name in guidance_tables.TABLES))
 """Tables that say what is not known while there are no results: not everybody has such a machine.
 """
 
