@@ -68,12 +68,13 @@ def term_counts_table(results: dict[str, Any]) -> str:
             cells.append(over(flops, one, TERA) if flops and one else UNKNOWN)
             cells.append(f"{held_bytes(model, step, 8.0, False) / GIGA:.2f}")
             for mode in ORDER:
-                peaks = [
-                    whole_bytes(model, parts, mode, 8.0, False)
-                    for parts in (step, unit)
-                    if mode in known
-                ]
-                cells.append(over(*peaks, GIGA) if peaks else UNKNOWN)
+                if mode not in known:
+                    cells.append(UNKNOWN)
+                    continue
+                peak, unit_peak = (
+                    whole_bytes(model, parts, mode, 8.0, False) for parts in (step, unit)
+                )
+                cells.append(over(peak, unit_peak, GIGA))
             rows.append(cells)
     heads = ["an update of one picture", "TFLOP", "GB held"]
     return table([*heads, *(f"GB at the peak, {mode}" for mode in ORDER)], rows)

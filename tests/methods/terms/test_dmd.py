@@ -170,15 +170,18 @@ def test_of_noise_it_judges_what_one_step_makes_of_pure_noise(
     assert all(part is not None and part.abs().max() > 0 for part in gradients[1:])
 
 
-def test_it_begins_with_its_share_of_the_run() -> None:
+@pytest.mark.parametrize("weighting", ["balanced", "uniform", "velocity"])
+def test_it_begins_with_its_share_of_the_run(weighting: str) -> None:
+    """And counts as little as the distance does at its times, but no more than its own weight."""
     nets, batch = GaussianRoles(make_schedule()), make_batch(2)
-    objective = make_objective("lcm", terms=["dmd=0.5"], dmd_start=0.4)
-    plain = make_objective("lcm")
+    objective = make_objective("lcm", terms=["dmd=0.5"], dmd_start=0.4, weighting=weighting)
+    plain = make_objective("lcm", weighting=weighting)
     for progress, names in ((0.0, set()), (0.39, set()), (0.4, {"dmd"}), (0.9, {"dmd"})):
         with torch.no_grad():
             output, alone = objective(nets, batch, progress), plain(nets, batch, progress)
         assert set(output.terms) == names
-        added = 0.5 * output.terms["dmd"] if names else torch.zeros(2)
+        times = objective.schedule.alphas[output.times.t] if weighting == "balanced" else 1.0
+        added = 0.5 * times * output.terms["dmd"] if names else torch.zeros(2)
         torch.testing.assert_close(output.loss, alone.loss + added)
         assert output.landed is not None
         with torch.no_grad():

@@ -113,9 +113,9 @@ def test_samples_of_real_networks_do_not_influence_each_other(name: str) -> None
 def test_the_weighted_terms_are_added_to_the_loss() -> None:
     schedule, batch = make_schedule(), make_batch(4)
     nets = GaussianRoles(schedule)
-    alone = make_objective("lcm", schedule)(nets, batch).loss
+    alone = make_objective("lcm", schedule, weighting="uniform")(nets, batch).loss
     terms = ["latent_perceptual=0.5", "adversarial=2", "dmd"]
-    output = make_objective("lcm", schedule, terms=terms)(nets, batch)
+    output = make_objective("lcm", schedule, terms=terms, weighting="uniform")(nets, batch)
     found = output.terms
     assert list(found) == ["latent_perceptual", "adversarial", "dmd"]
     expected = alone + 0.5 * found["latent_perceptual"] + 2.0 * found["adversarial"] + found["dmd"]
