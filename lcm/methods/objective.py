@@ -100,6 +100,7 @@ def at_landing(objective: Objective, context: LossContext, target: Tensor) -> Co
 @dataclass(frozen=True)
 class Objective:
     """A distillation loss. Every part is a function; a method is a choice of parts.
+
     `timestep_scaling` None lands by the pure jump. `injection` kappa > 0 shows the student x_t +
     kappa sigma_t z, which makes its answer random. `simulation` moves x_t to where inference comes
     past. `learned_weight` is learnt with the student and multiplies `weight`. `terms` are added to
