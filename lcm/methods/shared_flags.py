@@ -58,7 +58,7 @@ class SharedFlags(Section):
     weighting: str | None = own(
         "weight of a sample by its times",
         "balanced; uniform with cd, ct, pcm, tcd, tscd, endpoint, reflow, rollout, flow_map, "
-        "dmd, hyper, stochastic_flow; velocity with scm, phased_scm",
+        "hyper, stochastic_flow; velocity with scm, phased_scm",
         names=lambda: WEIGHTS,
     )
     snr_gamma: float | None = own("gamma of the min_snr weighting", "5.0", above=0, at_most=1e6)

@@ -264,15 +264,17 @@ def local_config(path: str, base_config: str | None) -> Path:
         ) from error
 
 
+def vae_folder(path: str) -> Path:
+    """The folder of a VAE, downloaded where it is a hub id. Raises OSError or ValueError."""
+    return Path(path) if Path(path).is_dir() else fetch(path, VAE_FILES)
+
+
 def load_vae(vae_path: str | None, dtype: torch.dtype) -> dict[str, Any]:
     """The VAE that stands in for the model's own, from a folder or a hub id; {} without one."""
     if vae_path is None:
         return {}
-    folder = Path(vae_path)
     try:
-        if not folder.is_dir():
-            folder = fetch(vae_path, VAE_FILES)
-        vae = load_model(AutoencoderKL, folder, **in_dtype(dtype))
+        vae = load_model(AutoencoderKL, vae_folder(vae_path), **in_dtype(dtype))
     except (OSError, ValueError) as error:
         message = f"vae_path: {vae_path} could not be loaded: {plain(error, 500)}"
         raise FileNotFoundError(message) from error

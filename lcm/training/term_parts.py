@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lcm.adapter.model_folder import load_model
 from lcm.methods.config import MethodConfig
 from lcm.methods.terms.build import read_terms
 from lcm.methods.terms.reward import Rewarded
 from lcm.methods.terms.term import Parts, Reward
+from lcm.models.base_model import vae_folder
 from lcm.models.families import Family
 from lcm.models.networks import channels_of
 from lcm.system.text import plain
@@ -60,11 +62,8 @@ def load_tiny_vae(path: str) -> Any:
     from diffusers import AutoencoderTiny
 
     try:
-        kind = AutoencoderTiny.load_config(path).get("_class_name")
-        if kind != "AutoencoderTiny":  # would be loaded as one with random weights
-            raise ValueError(f"its config.json is that of {kind}")
-        return AutoencoderTiny.from_pretrained(path, use_safetensors=True)
-    except Exception as error:  # a folder of something else fails in many ways
+        return load_model(AutoencoderTiny, vae_folder(path))
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"reward_vae: {plain(path)} is no AutoencoderTiny ({first_line(error)}); pass one in "
             "safetensors, such as madebyollin/taesd, or leave --reward_vae out"

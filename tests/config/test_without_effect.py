@@ -175,7 +175,7 @@ WITHOUT_EFFECT: list[tuple[str, Any, dict[str, Any], str, dict[str, Any]]] = [
     *(
         (name, value, {"objective": "dmd"}, "choose another one", {})
         for name, value in (
-            *(("loss_type", "l1"), ("weighting", "snr")),
+            *(("loss_type", "l1"), ("huber_c", 0.1)),
             *(("solver", "heun"), ("solver_steps", 2)),
         )
     ),

@@ -122,7 +122,7 @@ UNREAD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     *(("lcm", {"weighting": name}, {"snr_gamma": 0.1}) for name in WEIGHTS if name != "min_snr"),
     *(("lcm", {"loss_type": name}, {"huber_c": 0.1}) for name in ("l1", "l2")),
     ("stochastic_flow", {}, {"huber_c": 0.1}),
-    ("dmd", {}, {"loss_type": "l2", "weighting": "snr", "solver": "heun", "solver_steps": 3}),
+    ("dmd", {}, {"loss_type": "l2", "solver": "heun", "solver_steps": 3}),
     ("dmd", {}, {"huber_c": 0.1}),
     ("ct", {"discretization": "fixed"}, {"first_ddim_timesteps": 500}),
     ("ct", {"discretization": "ect"}, {"first_ddim_timesteps": 5, "num_ddim_timesteps": 20}),

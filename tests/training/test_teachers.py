@@ -173,7 +173,7 @@ def test_a_dry_run_counts_all_teachers(
     }
     trainer = trainer_of(flags(sd_folder, images, tmp_path / "out", **changes))
     assert [(made.wanted, made.missing) for made in preparations(trainer.run)] == [(3, 3), (3, 3)]
-    held = held_by(trainer.run, trainer.state.student)
+    held = held_by(trainer.run, trainer.state)
     assert memory_of(held[UNET]) == 3 * size(build_unet())
     pipe = build_sd()
     assert memory_of(held[ENCODERS]) == size(pipe.vae) + 2 * size(pipe.text_encoder)
