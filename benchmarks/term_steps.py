@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parent / "results"
 NAME = "term_steps.json"
 AGAIN = f"{UNIT} again"
 UPDATES = 1000
-"""Of the run that the step is taken from."""
+"""Updates of the run that the step is taken from."""
 
 
 def make_step(folder: Path, name: str, flags: dict[str, Any], batch_size: int) -> Callable[[], Any]:

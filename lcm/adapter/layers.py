@@ -123,15 +123,18 @@ def factors(layer: Any) -> tuple[Tensor, ...]:
     return tuple(master.to(layer.base_layer.weight.dtype) for master in masters(layer))
 
 
+def trained_layers(unet: nn.Module) -> list[Any]:
+    """The layers of the adapter in training; walking through a U-Net is slow, so keep them."""
+    return [module for module in unet.modules() if isinstance(module, LoraLinear | LoraConv2d)]
+
+
 def lower_before_passes(unet: nn.Module) -> None:
     """Lets every call of `unet` from now on begin with copies of all A and B in the precision of
     its frozen weights.
 
     The copies stay until the next call: gradient checkpointing reads them again on the way back.
     """
-    layers: list[Any] = [
-        module for module in unet.modules() if isinstance(module, LoraLinear | LoraConv2d)
-    ]
+    layers = trained_layers(unet)
 
     def lower(module: nn.Module, args: Any) -> None:
         dtype = layers[0].base_layer.weight.dtype
@@ -148,13 +151,10 @@ def lower_before_passes(unet: nn.Module) -> None:
 
 
 @contextmanager
-def lowered_kept(unet: nn.Module) -> Iterator[None]:
-    """The copies that the last pass has left are there again after the block, whatever passes it
-    makes.
+def lowered_kept(layers: list[Any]) -> Iterator[None]:
+    """The copies that the last pass has left in these layers are there again after the block,
+    whatever passes it makes.
     """
-    layers: list[Any] = [
-        module for module in unet.modules() if isinstance(module, LoraLinear | LoraConv2d)
-    ]
     former = [layer.lowered for layer in layers]
     try:
         yield

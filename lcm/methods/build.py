@@ -32,7 +32,7 @@ def build_objective(
     alone = method.build(settings, schedule, distance)
     check_terms(settings.terms, config.objective, method, settings)
     terms = build_terms(settings.terms, settings, schedule, parts or Parts())
-    if settings.no_distance and all(term.start > 0 for term in terms):
+    if method.compares == "nothing" and all(term.start > 0 for term in terms):
         raise ValueError(
             f"objective {config.objective} has no loss before its terms begin; pass --dmd_start 0, "
             "or another term beside dmd"

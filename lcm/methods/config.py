@@ -148,7 +148,7 @@ class MethodConfig(OwnFlags, SharedFlags, TermFlags):
         weights = read_terms(self.terms or ())
         no_critic = not any(TERMS[name].has_critic for name in weights)
         lacks = "without a term that has a critic", "pass --terms adversarial or dmd"
-        no_distance = settings_of(self).no_distance
+        no_distance = METHODS[self.objective].compares == "nothing"
         alone = f"with objective {self.objective}, which compares nothing", "choose another one"
         return [
             *(
@@ -218,6 +218,6 @@ def resolved(config: MethodConfig, also_read: Sequence[str] = ()) -> MethodConfi
     nothing: dict[str, Any] = dict.fromkeys(idle)
     # what a method from outside has besides flags is written out, as the defaults of flags are
     filled = replace(filled, **nothing, method_args=write_arguments(settings, FLAGS))
-    if filled.huber_c is None and not settings.no_distance:
+    if filled.huber_c is None and METHODS[config.objective].compares != "nothing":
         filled = replace(filled, huber_c=OWN_C.get(settings.loss_type))
     return filled

@@ -10,6 +10,7 @@ real.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from lcm.diffusion.times import Times
 from lcm.methods.context import LossContext
 from lcm.methods.method import Method, compose, lcm_play
 from lcm.methods.objective import Compared, Objective
+from lcm.methods.parts import regress
 from lcm.methods.settings import TeacherSettings
 from lcm.system.transfers import sent
 
@@ -39,10 +41,17 @@ class DmdSettings(TeacherSettings):
     adversarial_real: str = "images"
     timestep_scaling_factor: float = TIMESTEP_SCALING
 
-    @property
-    def no_distance(self) -> bool:
-        """The terms are the loss."""
-        return True
+
+@cache
+def played_times(
+    grid: SolverGrid, step_counts: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The times of samplers of so many steps, [K, N] int64, each row the noisiest first and padded
+    with CLEAN, and the numbers of steps [K]; sent to a device once, not in every step.
+    """
+    most = max(step_counts)
+    rows = [[*grid.few_step(n).tolist(), *[CLEAN] * (most - n)] for n in step_counts]
+    return sent(torch.tensor(rows), device), sent(torch.tensor(step_counts), device)
 
 
 @dataclass(frozen=True)
@@ -65,12 +74,10 @@ class PlayedTimes:
         """The times [B, N] of the sampler of each sample, the noisiest first, padded with CLEAN to
         the largest number of steps, and the place [B] of the one that is trained.
         """
-        count, most = len(self.steps), max(self.steps)
-        rows = [[*self.grid.few_step(n).tolist(), *[CLEAN] * (most - n)] for n in self.steps]
-        table = sent(torch.tensor(rows), uniform.device)
-        which = which_of(count, uniform)
-        steps = sent(torch.tensor(self.steps), uniform.device)[which]
-        return table[which], which_of(steps, uniform * count - which)
+        table, steps = played_times(self.grid, self.steps, uniform.device)
+        scaled = uniform * len(self.steps)
+        which = which_of(len(self.steps), uniform)
+        return table[which], which_of(steps[which], scaled - which)
 
 
 @dataclass(frozen=True)
@@ -108,18 +115,15 @@ class PlayedByStudent:
 
 
 @dataclass(frozen=True)
-class AskNobody:
-    """No second point: there are no pairs."""
+class AnyPicture:
+    """No second point, since there are no pairs: a picture of the data with the same prompt, for
+    what tells pictures from the student's.
+    """
 
     kind: str = "none"
 
     def __call__(self, objective: Objective, context: LossContext) -> Tensor:
         return context.batch.x0
-
-
-def a_picture(objective: Objective, context: LossContext) -> Tensor:
-    """A picture of the data with the same prompt, for what tells pictures from the student's."""
-    return context.batch.x0
 
 
 def no_distance(objective: Objective, context: LossContext, target: Tensor) -> Compared:
@@ -141,7 +145,7 @@ def build(settings: DmdSettings, schedule: NoiseSchedule, loss: Loss) -> Objecti
     for steps in settings.dmd_steps:
         times.grid.few_step(steps)
     objective = compose(
-        settings, schedule, loss, times=times, coupling=AskNobody(), target=a_picture
+        settings, schedule, loss, times=times, coupling=AnyPicture(), target=regress
     )
     return replace(
         objective,

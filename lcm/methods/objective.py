@@ -4,6 +4,7 @@ comparison and a weight.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -97,6 +98,11 @@ def at_landing(objective: Objective, context: LossContext, target: Tensor) -> Co
     return Compared(objective.loss(point, target, objective.huber_c), point)
 
 
+def critics_of(terms: Sequence[Term]) -> list[Critic]:
+    """The critics of those that have one."""
+    return [term.critic for term in terms if term.critic is not None]
+
+
 @dataclass(frozen=True)
 class Objective:
     """A distillation loss. Every part is a function; a method is a choice of parts.
@@ -183,7 +189,7 @@ class Objective:
     @property
     def critics(self) -> list[Critic]:
         """What learns against the student."""
-        return [term.critic for term in self.terms if term.critic is not None]
+        return critics_of(self.terms)
 
     def active(self, progress: float) -> list[Term]:
         """The terms that count at this progress of the run."""
@@ -249,8 +255,7 @@ class Objective:
         number `update` of this step, counted from 0.
         """
         draws = Draws(landed.context.batch, self.numbers_before(update))
-        terms = self.active(landed.context.progress)
-        critics = [term.critic for term in terms if term.critic is not None]
+        critics = critics_of(self.active(landed.context.progress))
         return {critic.name: critic(landed, draws) for critic in critics}
 
     def student_lands(self, context: LossContext) -> Tensor:

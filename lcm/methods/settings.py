@@ -48,11 +48,6 @@ class Settings:
         return self.dmd_start > 0
 
     @property
-    def no_distance(self) -> bool:
-        """Whether nothing is compared, so that what is added is all."""
-        return False
-
-    @property
     def guidance_range(self) -> tuple[float, float]:
         """The lowest and highest guidance_scale that the teacher gets; 1 where there is none."""
         return 1.0, 1.0

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lcm.adapter.layers import lowered_kept
+from lcm.adapter.layers import lowered_kept, trained_layers
 from lcm.adapter.lora import swapped
 
 
@@ -18,7 +18,7 @@ class SecondNetwork:
     """
 
     def __init__(self, unet: Any, live: list[nn.Parameter], values: list[Tensor]) -> None:
-        self.unet, self.live = unet, live
+        self.layers, self.live = trained_layers(unet), live
         self.parameters = [nn.Parameter(value) for value in values]
 
     @contextmanager
@@ -27,7 +27,7 @@ class SecondNetwork:
         former pass of the first has left for its way back stays.
         """
         values = [parameter.data for parameter in self.parameters]
-        with lowered_kept(self.unet), swapped(self.live, values):
+        with lowered_kept(self.layers), swapped(self.live, values):
             yield
 
     @contextmanager

@@ -27,7 +27,7 @@ def asking_the_solver(own: Iterable[str]) -> dict[str, str]:
 TRAINS_PURE_NOISE = ("uniform", "velocity", "balanced")
 """Weights that are not 0 where alpha is."""
 
-COMPARING = [name for name, method in METHODS.items() if not method.settings.no_distance]
+COMPARING = [name for name, method in METHODS.items() if method.compares != "nothing"]
 """Methods that have a loss of their own, beside which terms may stand."""
 every_comparing_method = pytest.mark.parametrize("name", COMPARING)
 

@@ -57,7 +57,7 @@ def check_terms(
     words: Sequence[str], objective: str, method: Method[Any], settings: Settings
 ) -> None:
     """Raises ValueError where the method cannot give a term what it needs, with the reason."""
-    if settings.no_distance and not words:
+    if method.compares == "nothing" and not words:
         raise ValueError(f"objective {objective} has no loss but its terms; pass --terms dmd")
     for name in read_terms(words):
         need = TERMS[name].needs(settings)

@@ -108,8 +108,7 @@ class NoGradientError(Exception):
 
 def at_once(point: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
     """measure(point) [B] of a point [B, C, h, w] with gradients, whose gradient to it is computed
-    now: what `measure` switches in the network is still switched, also where activations are
-    computed anew on the way back, and they are free before the student's own way back begins.
+    now, so that the activations of `measure` are free before the student's own way back begins.
 
     The sum over the numbers of a sample in the place of their mean keeps half precision from
     underflow. Raises NoGradientError where the value does not depend on the point.
