@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -143,9 +144,7 @@ def squared(picture: Image.Image, side: int, mean: Sequence[float], std: Sequenc
     """[3, side, side]: the middle of the picture, its shorter side resized bicubically, then less
     `mean` over `std` by channels, as CLIP and DINOv2 were trained.
     """
-    width, height = picture.size
-    scale = side / min(width, height)
-    wide, high = max(side, round(width * scale)), max(side, round(height * scale))
+    wide, high = (shortest(length, picture.size, side) for length in picture.size)
     left, top = (wide - side) // 2, (high - side) // 2
     resized = picture.resize((wide, high), Image.Resampling.BICUBIC)
     return normed(resized.crop((left, top, left + side, top + side)), mean, std)
@@ -155,13 +154,21 @@ def padded(picture: Image.Image, side: int, mean: Sequence[float], std: Sequence
     """[3, side, side]: all of the picture, its longer side resized bicubically, with black beside
     it, as HPS scores pictures; a square one is as `squared` has it.
     """
-    width, height = picture.size
-    scale = side / max(width, height)
-    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+    wide, high = (longest(length, picture.size, side) for length in picture.size)
     made = Image.new("RGB", (side, side))
     resized = picture.resize((wide, high), Image.Resampling.BICUBIC)
     made.paste(resized, ((side - wide) // 2, (side - high) // 2))
     return normed(made, mean, std)
+
+
+def shortest(length: int, sides: Sequence[int], side: int) -> int:
+    """A length once the shorter of both sides is `side`, rounded down as transformers does."""
+    return side * length // min(sides)
+
+
+def longest(length: int, sides: Sequence[int], side: int) -> int:
+    """A length once the longer of both sides is `side`, rounded as open_clip does."""
+    return max(1, round(length * side / max(sides)))
 
 
 def normed(picture: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -170,5 +177,18 @@ def normed(picture: Image.Image, mean: Sequence[float], std: Sequence[float]) ->
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
-Fit = Callable[[Image.Image, int, Sequence[float], Sequence[float]], Tensor]
-"""Makes a square of a picture: `squared` or `padded`."""
+def shaped(
+    pictures: Tensor, side: int, mean: Sequence[float], std: Sequence[float], *, whole: bool
+) -> Tensor:
+    """Pictures [B, 3, H, W] in [0, 1] -> [B, 3, side, side], with gradients: as `padded` has the
+    `whole` of them, or `squared` their middle, which round to 8 bits.
+    """
+    sides, fit = pictures.shape[-2:], longest if whole else shortest
+    size = [fit(length, sides, side) for length in sides]
+    made = F.interpolate(pictures, size, mode="bicubic", antialias=True).clamp(0.0, 1.0)
+    # below 0 it cuts; rounded to 0 both ways, as the two above do
+    before = [int((side - length) / 2) for length in size]
+    after = [side - length - first for length, first in zip(size, before, strict=True)]
+    made = F.pad(made, (before[1], after[1], before[0], after[0]))
+    centre, spread = (made.new_tensor(values)[:, None, None] for values in (mean, std))
+    return (made - centre) / spread

@@ -144,6 +144,7 @@ class MethodConfig(OwnFlags, SharedFlags, TermFlags):
         """Of the flags of terms, likewise."""
         from lcm.methods.terms import TERMS
         from lcm.methods.terms.build import read_terms
+        from lcm.methods.terms.reward import NETWORKS
 
         weights = read_terms(self.terms or ())
         no_critic = not any(TERMS[name].has_critic for name in weights)
@@ -151,6 +152,12 @@ class MethodConfig(OwnFlags, SharedFlags, TermFlags):
         no_distance = METHODS[self.objective].compares == "nothing"
         alone = f"with objective {self.objective}, which compares nothing", "choose another one"
         return [
+            (
+                "reward_weights",
+                self.reward not in NETWORKS,
+                f"with reward {self.reward}",
+                f"pass --reward {NETWORKS[0]}",
+            ),
             *(
                 (flag, name not in weights, f"without the term {name}", f"pass --terms {name}")
                 for name, term in TERMS.items()

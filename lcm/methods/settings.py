@@ -32,6 +32,7 @@ class Settings:
     dmd_of: str = "landing"
     dmd_start: float = 0.0
     reward: str | None = None
+    reward_weights: str | None = None
     reward_share: float = 0.25
     reward_vae: str | None = None
     as_control: bool = False

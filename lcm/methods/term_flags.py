@@ -54,9 +54,15 @@ class TermFlags(Section):
         below=1,
     )
     reward: str | None = own(
-        "the function of the term reward, as module:function: (pictures [n, 3, H, W] in [0, 1], "
-        "prompts) -> [n], more is better",
+        "what the term reward is by: clip, pick_score, hpsv2, or a function as module:function: "
+        "(pictures [n, 3, H, W] in [0, 1], prompts) -> [n], more is better",
         "none",
+    )
+    reward_weights: str | None = own(
+        "folder with the weights of the network that --reward names",
+        "the cache of the hub",
+        is_place=True,
+        is_free=True,
     )
     reward_share: float | None = own(
         "share of the samples that the term reward looks at", "0.25", above=0, at_most=1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -13,12 +12,12 @@ from torch import Tensor
 from lcm.adapter.model_folder import load_model
 from lcm.methods.config import MethodConfig
 from lcm.methods.terms.build import read_terms
-from lcm.methods.terms.reward import Rewarded
 from lcm.methods.terms.term import Parts, Reward
 from lcm.models.base_model import vae_folder
 from lcm.models.families import Family
 from lcm.models.networks import channels_of
 from lcm.system.text import plain
+from lcm.training.rewards import check_reward, first_line, load_reward
 
 
 def decodes(method: MethodConfig) -> bool:
@@ -38,7 +37,7 @@ class FromOutside:
     def load(cls, method: MethodConfig) -> FromOutside:
         """Raises ValueError where one of them is not what the flag says."""
         return cls(
-            None if method.reward is None else load_reward(method.reward),
+            None if method.reward is None else load_reward(method.reward, method.reward_weights),
             None if method.reward_vae is None else load_tiny_vae(method.reward_vae),
         )
 
@@ -85,50 +84,3 @@ def tiny_decoder(
         )
     vae = vae.float().to(device).requires_grad_(False).eval()
     return lambda latents: vae.decode(latents / vae.config.scaling_factor).sample.float()
-
-
-def load_reward(words: str) -> Reward:
-    """The function that "module:function" names. Raises ValueError that says what is missing."""
-    module, _, name = words.partition(":")
-    if not (module and name):
-        raise ValueError(
-            f"reward must be module:function, as in my_rewards:brightness; got {plain(words)}"
-        )
-    try:
-        found = getattr(import_module(module), name)
-    except Exception as error:  # whatever it does as it is imported is its own
-        raise ValueError(
-            f"reward: {plain(words)} cannot be imported ({type(error).__name__}: "
-            f"{first_line(error)}); pass its file with --plugin, or install its package"
-        ) from error
-    if not callable(found):
-        raise ValueError(f"reward: {plain(words)} is no function; name one that takes pictures")
-    return found
-
-
-def check_reward(reward: Reward, words: str, side: int, device: torch.device) -> None:
-    """Asks it about one grey picture. Raises ValueError where that fails or is no reward."""
-    picture = torch.zeros(1, 3, side, side, device=device, requires_grad=True)
-    slope = None
-    try:
-        value = Rewarded(1.0, 1.0, lambda latents: latents, reward).of("a picture", picture)
-        if value.requires_grad:
-            (slope,) = torch.autograd.grad(value.sum(), picture, allow_unused=True)
-    except Exception as error:  # whatever it does is its own
-        if isinstance(error, ValueError) and str(error).startswith("reward:"):
-            raise
-        raise ValueError(
-            f"reward: {plain(words)} failed on a picture [1, 3, {side}, {side}] "
-            f"({type(error).__name__}: {first_line(error)}); mend it"
-        ) from error
-    if slope is None:
-        raise ValueError(
-            "reward: what the function returns has no gradient to the pictures; compute it with "
-            "torch alone, without detach() and no_grad()"
-        )
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    lines = str(error).strip().splitlines()
-    return plain(lines[0]) if lines else type(error).__name__

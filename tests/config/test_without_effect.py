@@ -170,7 +170,15 @@ WITHOUT_EFFECT: list[tuple[str, Any, dict[str, Any], str, dict[str, Any]]] = [
             ("adversarial_r1", 1.0, [], "adversarial", {}),
             ("dmd_start", 0.5, ["adversarial"], "dmd", {}),
             ("reward_share", 0.5, ["dmd"], "reward", {"reward": "mine:bright"}),
+            ("reward_weights", "weights", ["dmd"], "reward", {"reward": "hpsv2"}),
         )
+    ),
+    (
+        "reward_weights",
+        "weights",
+        {"terms": ["reward"], "reward": "mine:bright"},
+        "--reward clip",
+        {"terms": ["reward"], "reward": "clip"},
     ),
     *(
         (name, value, {"objective": "dmd"}, "choose another one", {})

@@ -221,6 +221,7 @@ FLAG_VALUES: dict[str, Any] = {
     "dmd_of": "noise",
     "dmd_start": 0.1,
     "reward": "module:function",
+    "reward_weights": "weights",
     "reward_share": 0.5,
     "reward_vae": "tiny",
 }

@@ -39,7 +39,8 @@ NOT_TOGETHER = {
         "guidance_scale",
     ),
     *("coupling", "loss_type", "first_ddim_timesteps", "streaming", "ema_schedule", *CURVE),
-    *("dmd_of", "dmd_start", "reward", "reward_share", "reward_vae"),
+    *("dmd_of", "dmd_start", "reward", "reward_weights", "reward_share"),
+    "reward_vae",
 }
 """What excludes other values."""
 
@@ -123,6 +124,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     **{n: {"terms": ["dmd"]} for n in ("dmd_of", "dmd_start")},
     "dmd_steps": {"objective": "dmd"},
     **dict.fromkeys(("reward", "reward_share", "reward_vae"), REWARDS),
+    "reward_weights": {"terms": ["reward"], "reward": "clip"},
     "w_embedding": {"full_finetune": True},
     "lr_warmup_steps": {"lr_scheduler": "cosine"},
     "snr_gamma": {"weighting": "min_snr"},
@@ -147,7 +149,7 @@ CONSEQUENCES: dict[str, dict[str, Any]] = {
     "tangent_mode": {"solver": None, "solver_steps": None, "tangent_step": None},
     **dict.fromkeys((*HEADS, "critic_learning_rate"), HEADS),
     **dict.fromkeys(("dmd_of", "dmd_start"), SCORES),
-    **{n: {"reward_share": 0.25} for n in ("reward", "reward_vae")},
+    **{n: {"reward_share": 0.25} for n in ("reward", "reward_weights", "reward_vae")},
 }
 """What a value of VALUES makes of the method's defaults: those without effect beside it are None,
 others come to have one.

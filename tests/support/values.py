@@ -77,6 +77,7 @@ VALUES: dict[str, Any] = {
     "dmd_start": 0.25,
     "dmd_steps": [1, 3],
     "reward": "my_rewards:brightness",
+    "reward_weights": "weights",
     "reward_share": 0.5,
     "reward_vae": "someone/taesd",
     "as_control": True,

@@ -181,7 +181,10 @@ def test_an_update_that_the_loss_scaler_skipped_for_critics_is_not_one_of_the_st
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"reward": "brightness"}, "reward must be module:function"),
+        (
+            {"reward": "brightness"},
+            "reward must be one of clip, pick_score, hpsv2, or module:function",
+        ),
         ({"reward": "no_such_module:f"}, "No module named 'no_such_module'); pass its file with"),
         ({"reward": "math:nothing"}, "reward: math:nothing cannot be imported"),
         ({"reward": "math:pi"}, "reward: math:pi is no function"),

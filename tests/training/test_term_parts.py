@@ -75,9 +75,12 @@ def test_a_reward_is_the_function_of_that_name(
     (tmp_path / "failing_rewards.py").write_text("1 / 0\n")
     assert load_reward("rewards_of_ours:red")(torch.ones(1, 3, 2, 2), ["words"]) == 1.0
     for words, reason in (
-        ("rewards_of_ours", "must be module:function, as in .*; got rewards_of_ours$"),
-        ("rewards_of_ours:", "must be module:function"),
-        (":red", "must be module:function"),
+        (
+            "rewards_of_ours",
+            "must be one of clip, .*, or module:function, as in .*; got rewards_of_ours$",
+        ),
+        ("rewards_of_ours:", "must be one of"),
+        (":red", "must be one of"),
         ("rewards_of_ours:blue", "cannot be imported .*'blue'.*--plugin, or install"),
         ("rewards_of_ours:red:blue", "cannot be imported"),
         ("no_rewards_here:red", "cannot be imported .ModuleNotFoundError.*--plugin, or install"),

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from lcm.adapter.model_folder import load_model
-from lcm.evaluation.features import Fit, NetKind, squared
+from lcm.evaluation.features import NetKind, padded, shaped, squared
 from lcm.evaluation.weights import Weights
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -31,15 +31,23 @@ LENGTH = 77
 
 
 class TextAndImage:
-    """A `CLIPModel` and its words. Vectors are of length 1: their product is the cosine. `fit`
-    makes squares of pictures.
+    """A `CLIPModel` and its words. Vectors are of length 1: their product is the cosine. Of a
+    picture that is no square it sees the `whole`, or the middle.
     """
 
     def __init__(
-        self, network: Any, tokenizer: Any, device: torch.device, fit: Fit = squared
+        self, network: Any, tokenizer: Any, device: torch.device, whole: bool = False
     ) -> None:
-        self.network, self.tokenizer, self.device, self.fit = network, tokenizer, device, fit
+        self.network = network.requires_grad_(False)
+        self.tokenizer, self.device, self.whole = tokenizer, device, whole
         self.side = network.config.vision_config.image_size
+
+    def to(self, device: torch.device) -> TextAndImage:
+        """This very one, on the device."""
+        if device != self.device:
+            self.network.to(device)
+            self.device = device
+        return self
 
     @property
     def scale(self) -> float:
@@ -48,8 +56,17 @@ class TextAndImage:
 
     def images(self, pictures: list[Image.Image]) -> Tensor:
         """RGB pictures -> [B, D]."""
-        pixels = torch.stack([self.fit(picture, self.side, MEAN, STD) for picture in pictures])
-        pooled = self.network.vision_model(pixel_values=pixels.to(self.device)).pooler_output
+        fit = padded if self.whole else squared
+        pixels = torch.stack([fit(picture, self.side, MEAN, STD) for picture in pictures])
+        return self.seen(pixels.to(self.device))
+
+    def pixels(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] float32 in [0, 1] -> [B, D], with gradients to them."""
+        return self.seen(shaped(pictures, self.side, MEAN, STD, whole=self.whole))
+
+    def seen(self, pixels: Tensor) -> Tensor:
+        """[B, 3, side, side] as the network was trained on -> [B, D]."""
+        pooled = self.network.vision_model(pixel_values=pixels).pooler_output
         return F.normalize(self.network.visual_projection(pooled), dim=-1)
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
@@ -78,5 +95,5 @@ def tokenizer_of(folder: Path) -> Any:
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
 
 
-CLIP = NetKind(load, (CLIP_WEIGHTS, WORDS))
-PICK_SCORE = NetKind(load, (PICK_WEIGHTS, WORDS))
+CLIP = NetKind(load, (CLIP_WEIGHTS, WORDS), revision=2)
+PICK_SCORE = NetKind(load, (PICK_WEIGHTS, WORDS), revision=2)

@@ -41,4 +41,4 @@ def load(places: Sequence[Path], device: torch.device) -> Dino:
     return Dino(load_model(Dinov2Model, places[0]).eval().to(device), device)
 
 
-DINOV2 = NetKind(load, (WEIGHTS,))
+DINOV2 = NetKind(load, (WEIGHTS,), revision=2)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from lcm.evaluation.features import NetKind, padded
+from lcm.evaluation.features import NetKind
 from lcm.evaluation.nets.clip import WORDS, TextAndImage, tokenizer_of
 from lcm.evaluation.weights import Weights, tensors_of
 
@@ -116,7 +116,7 @@ def load(places: Sequence[Path], device: torch.device) -> TextAndImage:
         raise ValueError(
             f"{path} is not HPS v2.1 ({error}); remove it, and download it again"
         ) from error
-    return TextAndImage(network.eval().to(device), tokenizer_of(places[1]), device, padded)
+    return TextAndImage(network.eval().to(device), tokenizer_of(places[1]), device, whole=True)
 
 
 HPSV2 = NetKind(load, (WEIGHTS, WORDS))

@@ -73,7 +73,9 @@ def check_terms(
                 "ones; use another --objective"
             )
         if name == "reward" and settings.reward is None:
-            raise ValueError("terms: reward needs a function; pass --reward module:function")
+            raise ValueError(
+                "terms: reward needs one; pass --reward clip, pick_score, hpsv2 or module:function"
+            )
         from_noise = name == "dmd" and settings.dmd_of == "noise"
         if from_noise and 1 not in method.play(settings).num_inference_steps:
             raise ValueError(

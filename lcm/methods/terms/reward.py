@@ -14,6 +14,9 @@ from lcm.methods.context import Draws, Landed, Numbers
 from lcm.methods.settings import Settings
 from lcm.methods.terms.term import NoGradientError, Parts, Reward, TermKind, at_once
 
+NETWORKS = ("clip", "pick_score", "hpsv2")
+"""Rewards that have a name, by that of their network."""
+
 
 @dataclass(frozen=True)
 class Rewarded:
@@ -78,6 +81,6 @@ def build(settings: Settings, schedule: NoiseSchedule, weight: float, parts: Par
 TERM = TermKind(
     build,
     weight=0.01,
-    flags=("reward", "reward_share", "reward_vae"),
+    flags=("reward", "reward_weights", "reward_share", "reward_vae"),
     needs=lambda settings: "clean",
 )

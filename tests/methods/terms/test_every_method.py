@@ -131,7 +131,10 @@ def test_the_weighted_terms_are_added_to_the_loss() -> None:
             ([f"dmd={text}"], f"terms: the weight of dmd must be a positive number.*got '{text}'")
             for text in ("", "0", "-1", "nan", "inf", "much", "1,5")
         ),
-        (["reward"], "terms: reward needs a function; pass --reward module:function"),
+        (
+            ["reward"],
+            "terms: reward needs one; pass --reward clip, pick_score, hpsv2 or module:function",
+        ),
     ],
 )
 def test_words_that_name_no_term_are_refused(words: list[str], message: str) -> None:
