@@ -206,6 +206,7 @@ def resolved(config: MethodConfig, also_read: Sequence[str] = ()) -> MethodConfi
     that contradict each other or make no sense.
     """
     from lcm.diffusion.losses import OWN_C
+    from lcm.methods.terms.build import spelled
 
     defaults = flags_of(lookup(METHODS, config.objective, "objective").settings)
     given = {name for name in FLAGS if getattr(config, name) is not None}
@@ -227,4 +228,4 @@ def resolved(config: MethodConfig, also_read: Sequence[str] = ()) -> MethodConfi
     filled = replace(filled, **nothing, method_args=write_arguments(settings, FLAGS))
     if filled.huber_c is None and METHODS[config.objective].compares != "nothing":
         filled = replace(filled, huber_c=OWN_C.get(settings.loss_type))
-    return filled
+    return filled if filled.terms is None else replace(filled, terms=spelled(filled.terms))

@@ -55,7 +55,14 @@ def test_a_run_of_a_version_without_terms_had_none(objective: str) -> None:
         del earlier[flag]
     assert differences(TrainConfig.of(**{**BASE, "objective": objective}), earlier) == []
     config = TrainConfig.of(**{**BASE, "objective": objective}, terms=["adversarial"])
-    assert differences(config, earlier) == ["terms: [] -> ['adversarial']"]
+    assert differences(config, earlier) == ["terms: [] -> ['adversarial=0.1']"]
+
+
+def test_a_term_with_its_own_weight_is_that_term() -> None:
+    """The configuration says the weight that counts, so that another default makes no other run."""
+    given = {**BASE, "objective": "lcm"}
+    named, weighted = (TrainConfig.of(**given, terms=[word]) for word in ("dmd", "dmd=1.0"))
+    assert differences(named, weighted.flat()) == [] and named.method.terms == ["dmd=1.0"]
 
 
 def test_a_flag_without_effect_makes_no_other_run() -> None:

@@ -20,7 +20,7 @@ LAW = {"lognormal_mean": -1.1, "lognormal_std": 2.0}
 CURVE = {"ect_q": 2.0, "ect_k": 8.0, "ect_b": 1.0, "ect_stages": 8}
 HEADS = {"critic_updates": 1, "adversarial_real": "target", "adversarial_r1": 0.0}
 SCORES = {"critic_updates": 1, "dmd_of": "landing", "dmd_start": 0.0}
-REWARDS = {"terms": ["reward"], "reward": "my_rewards:brightness"}
+REWARDS = {"terms": ["reward=0.01"], "reward": "my_rewards:brightness"}
 NOT_TOGETHER = {
     *(
         "dataset_name",
@@ -120,11 +120,11 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "tangent_normalization": {"objective": "scm"},
     "learned_weight": {"objective": "scm"},
     "injection": {"objective": "stochastic_flow"},
-    **{n: {"terms": ["adversarial"]} for n in (*HEADS, "critic_learning_rate")},
-    **{n: {"terms": ["dmd"]} for n in ("dmd_of", "dmd_start")},
+    **{n: {"terms": ["adversarial=0.1"]} for n in (*HEADS, "critic_learning_rate")},
+    **{n: {"terms": ["dmd=1.0"]} for n in ("dmd_of", "dmd_start")},
     "dmd_steps": {"objective": "dmd"},
     **dict.fromkeys(("reward", "reward_share", "reward_vae"), REWARDS),
-    "reward_weights": {"terms": ["reward"], "reward": "clip"},
+    "reward_weights": {"terms": ["reward=0.01"], "reward": "clip"},
     "w_embedding": {"full_finetune": True},
     "lr_warmup_steps": {"lr_scheduler": "cosine"},
     "snr_gamma": {"weighting": "min_snr"},

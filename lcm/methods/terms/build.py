@@ -53,6 +53,11 @@ def read_terms(words: Sequence[str]) -> dict[str, float]:
     return weights
 
 
+def spelled(words: Sequence[str]) -> list[str]:
+    """The same terms, each with its weight. Raises ValueError as `read_terms` does."""
+    return [f"{name}={weight}" for name, weight in read_terms(words).items()]
+
+
 def check_terms(
     words: Sequence[str], objective: str, method: Method[Any], settings: Settings
 ) -> None:
