@@ -13,7 +13,8 @@ from lcm.evaluation.drawings import FOLDER, Drawings
 from lcm.evaluation.plan import Plan
 from lcm.evaluation.speed import Meter, Speed, read_speed, write_speed
 from lcm.evaluation.subjects import base_digest
-from lcm.inference.generate import Planned, Settings, draw_batch
+from lcm.inference.generate import Settings, draw_batch
+from lcm.inference.planned import Planned
 from lcm.inference.texts import settle_texts
 from lcm.system.processes import Team
 

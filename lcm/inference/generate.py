@@ -1,12 +1,8 @@
-"""Pictures from a base model with adapters: prompts x inference steps x seeds, a file for each, a
-grid for every seed.
-"""
+"""Pictures from a base model with adapters: prompts x inference steps x seeds."""
 
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,73 +18,20 @@ from lcm.adapter.recipe import Recipe
 from lcm.inference import SCHEDULERS
 from lcm.inference.arguments import own_sides
 from lcm.inference.attach import attach
+from lcm.inference.grid import timesteps_from
 from lcm.inference.judge import sound
 from lcm.inference.load import load
+from lcm.inference.planned import Planned
 from lcm.models.base_model import is_base
 from lcm.models.long_prompts import prompt_arguments
 from lcm.models.prompts import final_norm, said_already
 from lcm.system.atomic import replacing
-from lcm.system.image_grid import draw_labelled, fitting
 from lcm.system.paths import write_text
 from lcm.system.registry import closest
-from lcm.system.text import count, prompt_words
 
-INDEX_NAME = "images.json"
 FEW_STEP = ("LCMScheduler", "TCDScheduler")
 USABLE = sorted({*SCHEDULERS, *(scheduler.name for scheduler in KarrasDiffusionSchedulers)})
 """Schedulers of diffusers for models with discrete timesteps."""
-
-
-# --- what is drawn --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Planned:
-    """`row` counts the prompts from 1."""
-
-    row: int
-    prompt: str
-    steps: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """The name of its file: no two in a plan are alike, whatever the prompts are; letters,
-        digits and dashes, 100 at most.
-        """
-        plain = (
-            unicodedata.normalize("NFKD", self.prompt).encode("ascii", "ignore").decode().lower()
-        )
-        words = re.sub(r"[^a-z0-9]+", "-", plain)[:40].strip("-")
-        steps = count(self.steps, "step").replace(" ", "-")
-        parts = [f"{self.row:04d}", words, steps, f"seed{self.seed}"]
-        return "-".join(part for part in parts if part) + ".png"
-
-
-def plan(prompts: Sequence[str], steps: Sequence[int], seeds: Sequence[int]) -> list[Planned]:
-    """Pictures of the same number of steps stand together, in the order in which they are drawn."""
-    rows = list(enumerate(prompts, 1))
-    return [
-        Planned(row, text, n, seed)
-        for n in dict.fromkeys(steps)
-        for row, text in rows
-        for seed in dict.fromkeys(seeds)
-    ]
-
-
-def grid_name(seed: int) -> str:
-    return f"grid-seed{seed}.png"
-
-
-def check_names_free(folder: Path, pictures: Sequence[Planned]) -> None:
-    """Raises ValueError when a file of this plan is there already."""
-    names = [INDEX_NAME, *(grid_name(p.seed) for p in pictures), *(p.name for p in pictures)]
-    for name in names:
-        if (folder / name).exists():
-            raise ValueError(
-                f"output: {folder / name} exists and would be overwritten; pass another --output, "
-                "or --overwrite"
-            )
 
 
 # --- with what ------------------------------------------------------------------------------------
@@ -177,7 +120,7 @@ def load_styles(pipe: Any, adapters: Sequence[Located], weights: Sequence[float]
 @dataclass(frozen=True)
 class Settings:
     """What all pictures have in common. `height` and `width` in pixels, None for the side that the
-    base draws at.
+    base draws at; `first_timestep` None for the scheduler's own.
     """
 
     guidance_scale: float
@@ -187,6 +130,7 @@ class Settings:
     negative_prompt: str | None = None
     height: int | None = None
     width: int | None = None
+    first_timestep: int | None = None
 
     def with_size(self, pipe: Any) -> Settings:
         """The same with both sides stated: given one alone, the pipelines would leave it out.
@@ -194,6 +138,19 @@ class Settings:
         """
         own = own_sides(pipe) if None in (self.height, self.width) else (0, 0)
         return replace(self, height=self.height or own[0], width=self.width or own[1])
+
+
+def check_times(pipe: Any, pictures: Sequence[Planned], settings: Settings) -> None:
+    """Raises ValueError where one of the pictures cannot begin at the first timestep asked for."""
+    for steps in dict.fromkeys(picture.steps for picture in pictures):
+        times_of(pipe, steps, settings)
+
+
+def times_of(pipe: Any, steps: int, settings: Settings) -> dict[str, Any]:
+    """What a call is told of its steps."""
+    if settings.first_timestep is None:
+        return {"num_inference_steps": steps}
+    return {"timesteps": timesteps_from(pipe.scheduler, settings.first_timestep, steps)}
 
 
 # --- drawing --------------------------------------------------------------------------------------
@@ -220,8 +177,9 @@ def draw_batch(
     `options`.
     """
     ours = asdict(settings)
-    negative, clip_skip, chunks = (
-        ours.pop(name) for name in ("negative_prompt", "clip_skip", "prompt_chunks")
+    negative, clip_skip, chunks, _ = (
+        ours.pop(name)
+        for name in ("negative_prompt", "clip_skip", "prompt_chunks", "first_timestep")
     )
     texts = prompt_arguments(
         pipe,
@@ -234,7 +192,7 @@ def draw_batch(
     with final_norm(pipe), said_already(pipe):
         images: list[Image.Image] = pipe(
             **texts,
-            num_inference_steps=batch[0].steps,
+            **times_of(pipe, batch[0].steps, settings),
             generator=[torch.Generator("cpu").manual_seed(picture.seed) for picture in batch],
             **ours,
             **options,
@@ -253,6 +211,7 @@ def parameters(
     """What a picture was drawn with, in the words of A1111, which many viewers read."""
     facts = {
         "Steps": picture.steps,
+        **({"First timestep": settings.first_timestep} if settings.first_timestep else {}),
         "Sampler": scheduler.removesuffix("Scheduler"),
         "CFG scale": f"{settings.guidance_scale:g}",
         "Seed": picture.seed,
@@ -270,31 +229,3 @@ def parameters(
 def write_json(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as partial:
         write_text(partial, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-# --- the grid -------------------------------------------------------------------------------------
-
-
-def draw_seed_grid(folder: Path, pictures: Sequence[Planned]) -> Image.Image:
-    """The pictures of one seed, read from their files: rows are prompts, columns inference steps.
-
-    One file is open at a time.
-    """
-    prompts = dict(sorted({p.row: p.prompt for p in pictures}.items()))
-    steps = list(dict.fromkeys(p.steps for p in pictures))
-    in_rows = sorted(pictures, key=lambda p: (p.row, steps.index(p.steps)))
-    with Image.open(folder / pictures[0].name) as first:
-        size = fitting(first.size, len(prompts), len(steps))
-    return draw_labelled(
-        map(read_image, (folder / picture.name for picture in in_rows)),
-        size,
-        list(map(prompt_words, prompts.values())),
-        [count(n, "step") for n in steps],
-        title=f"seed {pictures[0].seed}",
-    )
-
-
-def read_image(path: Path) -> Image.Image:
-    """The decoded picture; its file is closed again."""
-    with Image.open(path) as image:
-        return image.copy()

@@ -1,4 +1,6 @@
-"""How many steps there are to choose from, and how strong image-to-image has to be for them."""
+"""How many steps there are to choose from, where they begin, and how strong image-to-image has to
+be for them.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +52,32 @@ def check_steps(
         f"num_inference_steps={steps} is more than the {most} steps of this pipeline's "
         f"{type(scheduler).__name__}; {advice}"
     )
+
+
+def timesteps_from(scheduler: Any, first: int, steps: int) -> list[int]:
+    """The scheduler's timesteps of so many steps, but for the first: pure noise is taken for x at
+    `first`. What a network says of epsilon there counts sigma / alpha fold in the picture, much
+    less than at the last timestep, which is why Hyper-SD plays a single step from 800, DMD2 from
+    399.
+
+    Raises ValueError for a scheduler that takes no timesteps, and for a first one that is not
+    between its second and its last.
+    """
+    name = type(scheduler).__name__
+    if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
+        raise ValueError(
+            f"first_timestep: {name} begins at its own last timestep; leave it out, or use an "
+            "adapter that is played with LCMScheduler or TCDScheduler"
+        )
+    own = type(scheduler).from_config(scheduler.config)
+    own.set_timesteps(steps)
+    low, high = ([*own.timesteps.tolist(), -1][1], scheduler.config.num_train_timesteps)
+    if not low < first < high:
+        of = "a single step" if steps == 1 else f"{steps} steps"
+        raise ValueError(
+            f"first_timestep={first}: for {of} of this {name} pass {int(low) + 1} to {high - 1}"
+        )
+    return [first, *map(int, own.timesteps.tolist()[1:])]
 
 
 def check_strength(scheduler: Any, steps: int, strength: float) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from PIL import Image
 
-from lcm.inference.generate import Planned, Settings, parameters
+from lcm.inference.generate import Settings, parameters
+from lcm.inference.planned import Planned
 from lcm.play.messages import Wish
 from lcm.play.stage import Stage
 from lcm.system.image_grid import png_texts

@@ -13,7 +13,7 @@ import pytest
 from diffusers import LCMScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from lcm.inference.generate import draw_seed_grid, plan
+from lcm.inference.planned import draw_seed_grid, plan
 from lcm.system.image_grid import LARGEST_SIDE, fitting, save_png
 from lcm.system.text import count
 from tests.support.adapters import stock_load

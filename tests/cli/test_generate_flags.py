@@ -63,6 +63,53 @@ def test_the_recipe_says_how_an_adapter_is_played(
     )
 
 
+@pytest.mark.parametrize(("played", "times"), [("lcm", [699]), ("lcm", [699, 499]), ("tcd", [799])])
+def test_the_first_step_begins_where_it_is_told_to(
+    sd_folder: Path,
+    adapter: Path,
+    tcd_adapter: Path,
+    tmp_path: Path,
+    played: str,
+    times: list[int],
+) -> None:
+    """As the stock pipeline draws with these timesteps: the others are the scheduler's own."""
+    folder = {"lcm": adapter, "tcd": tcd_adapter}[played]
+    words = ["--adapter", folder, "--steps", len(times), "--first_timestep", times[0]]
+    assert generate(sd_folder, tmp_path / "out", *words) == 0
+    pipe = build_sd()
+    recipe = lcm.attach(pipe, folder)
+    options = {"guidance_scale": recipe.guidance_scale, "eta": recipe.eta, "timesteps": times}
+    expected = stock(pipe, PROMPTS[0], None, 0, **options)
+    path = written(tmp_path / "out")[1, len(times), 0]
+    assert np.abs(pixels(path) - expected).max() <= 1
+    usual = stock(pipe, PROMPTS[0], len(times), 0, **{**options, "timesteps": None})
+    assert np.abs(usual - expected).max() > 1
+    assert f"First timestep: {times[0]}" in Image.open(path).text["parameters"]
+    assert json.loads((tmp_path / "out" / "images.json").read_text())["first_timestep"] == times[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--steps", "1", "2", "--first_timestep", "499"], "for 2 steps .* pass 500 to 999"),
+        (["--first_timestep", "0"], "first_timestep.*0"),
+        (["--first_timestep", "1000"], "first_timestep.*1000"),
+        (["--scheduler", "DDIMScheduler", "--first_timestep", "699"], "DDIMScheduler begins at"),
+    ],
+)
+def test_a_first_step_that_cannot_begin_there_is_refused(
+    sd_folder: Path,
+    adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    says: str,
+) -> None:
+    assert generate(sd_folder, tmp_path / "out", "--adapter", adapter, *words) == 2
+    assert re.search(says, capsys.readouterr().err)
+    assert not list(tmp_path.glob("out/*.png"))
+
+
 def test_without_adapters_the_base_draws_as_it_does_in_stock_diffusers(
     sd_folder: Path, tmp_path: Path
 ) -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from lcm.data.precomputed.store import Writer
-from lcm.inference.generate import grid_name as picture_grid
-from lcm.inference.generate import plan
+from lcm.inference.planned import grid_name as picture_grid
+from lcm.inference.planned import plan
 from lcm.outputs.folder import OVERWRITTEN, grid_name
 from tests.support.runs import run
 
