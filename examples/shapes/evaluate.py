@@ -59,9 +59,10 @@ def generate(
     guidance_scale: float,
     batch_size: int = 96,
     eta: float = 0.0,
+    timesteps: list[int] | None = None,
 ) -> Tensor:
     """Final latents [N, 4, 8, 8]. Picture i depends on prompts[i] and seeds[i] alone. Schedulers
-    without an eta ignore it.
+    without an eta ignore it. `timesteps` are in the place of the scheduler's own.
     """
     parts = []
     for start in range(0, len(prompts), batch_size):
@@ -71,6 +72,7 @@ def generate(
             pipe(
                 list(prompts[rows]),
                 num_inference_steps=num_steps,
+                timesteps=timesteps,
                 guidance_scale=guidance_scale,
                 eta=eta,
                 generator=generators,

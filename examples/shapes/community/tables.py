@@ -23,6 +23,7 @@ from examples.shapes.community.experiment import (
     cell_of,
 )
 from examples.shapes.community.load import STYLE_LORAS
+from examples.shapes.community.one_step import BASE, FIRST, NAME, UPDATES
 from examples.shapes.evaluate import TEACHER_STEPS
 from examples.shapes.tables import fill
 
@@ -127,6 +128,19 @@ def style_weight_table(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def one_step_table(rows: list[dict[str, Any]]) -> str:
+    """Right and in the style, by the number of steps and where the first begins."""
+    cells = {(row["model"], row["adapter"], row["steps"], row["first"]): row for row in rows}
+    columns = [(steps, first) for steps, firsts in FIRST.items() for first in firsts]
+    head = (f"{steps} step{'s' * (steps > 1)} from {first}" for steps, first in columns)
+    lines = [f"| model | adapter | {' | '.join(head)} |", "|---" * (2 + len(columns)) + "|"]
+    for model, adapter in dict.fromkeys((row["model"], row["adapter"]) for row in rows):
+        name = "bundled" if adapter == BASE else f"and {UPDATES} updates here"
+        shares = (f"{cells[model, adapter, *column]['both']:.0%}" for column in columns)
+        lines.append(f"| {model} | {name} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
 def judge_table(rows: list[dict[str, Any]]) -> str:
     lines = ["| | pictures | all three right | in the style |", "|---|---|---|---|"]
     for row in rows:
@@ -142,6 +156,7 @@ def filled(text: str) -> str:
     """The README with every table as the raw results say."""
     rows = {cell_of(row): row for row in read("community.json")}
     text = fill(text, "judge", judge_table(read("judge.json")))
+    text = fill(text, "one_step", one_step_table(read(NAME)))
     tables = {
         "models": models_table,
         "steps": steps_table,
