@@ -163,7 +163,9 @@ class Scorer:
         return row
 
 
-def measure(subject: Subject, name: str, seed: int, output_dir: Path) -> dict[str, Any]:
+def measure(
+    subject: Subject, name: str, seed: int, output_dir: Path, num_images: int
+) -> dict[str, Any]:
     """Trains, unless that is done, and scores the checkpoints and the result."""
     run = output_dir / "runs" / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
     words = command(subject, run, output_dir, seed)
@@ -175,7 +177,7 @@ def measure(subject: Subject, name: str, seed: int, output_dir: Path) -> dict[st
         )
     if done.returncode:
         raise RuntimeError(f"{name}: training ended with status {done.returncode}; see {log}")
-    scorer = Scorer(subject, NUM_IMAGES)
+    scorer = Scorer(subject, num_images)
     rows = []
     for update in range(EVERY, UPDATES + 1, EVERY):
         for steps in STEPS:
@@ -235,6 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=list(SUBJECTS), choices=SUBJECTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output_dir", type=Path, default=Path("out/bare_command"))
+    parser.add_argument("--num_images", type=int, default=NUM_IMAGES, help="a cell")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     output_dir = args.output_dir.resolve()
@@ -243,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             with lock(output_dir / "locks" / f"{name}-{seed}", wait=True):
                 if str(seed) in read(args.results)["runs"].get(name, {}):
                     continue
-                result = measure(SUBJECTS[name], name, seed, output_dir)
+                result = measure(SUBJECTS[name], name, seed, output_dir, args.num_images)
             with lock(output_dir / "locks" / "results", wait=True):
                 results = read(args.results)
                 results["runs"].setdefault(name, {})[str(seed)] = result
