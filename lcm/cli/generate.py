@@ -122,7 +122,6 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     from lcm.formats.misfit import check_widths
     from lcm.inference.devices import choose_device, choose_dtype
     from lcm.inference.generate import (
-        FEW_STEP,
         check_times,
         check_usable,
         leading,
@@ -130,6 +129,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         prepare,
     )
     from lcm.inference.planned import check_names_free, plan
+    from lcm.inference.schedulers import FEW_STEP
     from lcm.inference.texts import settle_texts
     from lcm.models.prompts import check_clip_skip
     from lcm.system.lock import alone_in

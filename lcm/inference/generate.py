@@ -29,7 +29,6 @@ from lcm.system.atomic import replacing
 from lcm.system.paths import write_text
 from lcm.system.registry import closest
 
-FEW_STEP = ("LCMScheduler", "TCDScheduler")
 USABLE = sorted({*SCHEDULERS, *(scheduler.name for scheduler in KarrasDiffusionSchedulers)})
 """Schedulers of diffusers for models with discrete timesteps."""
 

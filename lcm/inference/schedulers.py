@@ -15,7 +15,9 @@ from lcm.models.prompts import check_clip_skip
 from lcm.system.text import plain
 from lcm.system.values import shown
 
-SCHEDULERS = ("LCMScheduler", "TCDScheduler", "DDIMScheduler")
+FEW_STEP = ("LCMScheduler", "TCDScheduler")
+"""Schedulers that a consistency model is played with, at any timesteps."""
+SCHEDULERS = (*FEW_STEP, "DDIMScheduler")
 NOISE_FACTS = {
     "num_train_timesteps",
     "beta_start",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lcm.adapter.recipe import Recipe
 from lcm.config.sections import AdapterConfig
 from lcm.data.config import SampleConfig
+from lcm.inference.schedulers import FEW_STEP
 from lcm.methods import METHODS
 from lcm.publish.wording import Wording
 from lcm.system.text import code
@@ -64,6 +65,12 @@ def method_limits(recipe: Recipe, w_embedding: bool, drops: bool = False) -> lis
         lines.append(
             f"`eta={recipe.eta:g}` belongs to how it is played; programs that cannot pass it play "
             "something else. The last step of `TCDScheduler` leaves the noise of timestep 0, 3 %."
+        )
+    plays_times = recipe.scheduler in FEW_STEP  # DDIMScheduler takes none
+    if plays_times and recipe.prediction_type == "epsilon" and 1 in recipe.num_inference_steps:
+        lines.append(
+            "In a single step on another model than it was distilled from, begin below the last "
+            "timestep: `timesteps=[699]` in the place of `num_inference_steps=1`."
         )
     if recipe.injection:
         lines.append(

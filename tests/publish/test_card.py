@@ -162,19 +162,23 @@ LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str]]] =
     "lcm": (
         {},
         {},
-        ["1, 2, 3, 4, 6, 8 steps", "text width 768", "512 x 512", "Guidance is in the weights"],
+        [
+            *("1, 2, 3, 4, 6, 8 steps", "text width 768", "512 x 512"),
+            *("Guidance is in the weights", "`timesteps=[699]`"),
+        ],
         ["`eta", "experimental"],
     ),
     "sdxl": (
         {"family": "sdxl", "prediction_type": "v_prediction"},
         {},
         ["SDXL U-Nets", "predict v_prediction"],
-        [],
+        ["timesteps="],
     ),
     "tcd": ({}, {"objective": "tcd"}, ["4, 5, 6, 7, 8 steps", "`TCDScheduler`", "`eta=0.3`"], []),
     "cfg": ({}, {"preserve_cfg": True}, [], ["Guidance is in"]),
     "dropped": ({}, {"proportion_empty_prompts": 0.2}, ["nothing; above it they do."], []),
     "plain": ({}, {"objective": "ct"}, [], ["Guidance is in"]),
+    "phases": ({}, {"objective": "pcm", "phases": 1}, [], ["timesteps="]),
     "buckets": ({}, {"aspect_ratio_buckets": True}, ["as many pixels"], ["other sizes and shapes"]),
     "noise": (
         {},
