@@ -14,6 +14,7 @@ from lcm.evaluation.features import NETS
 from lcm.evaluation.nets.clip import TextAndImage
 from lcm.methods.terms.reward import NETWORKS, Rewarded
 from lcm.methods.terms.term import Reward
+from lcm.system.registry import closest
 from lcm.system.text import plain
 
 
@@ -60,7 +61,7 @@ def imported(words: str) -> Reward:
     if not (module and name):
         raise ValueError(
             f"reward must be one of {', '.join(NETWORKS)}, or module:function, as in "
-            f"my_rewards:brightness; got {plain(words)}"
+            f"my_rewards:brightness; got {plain(words)}.{closest(words, NETWORKS)}"
         )
     try:
         found = getattr(import_module(module), name)

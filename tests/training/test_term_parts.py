@@ -77,10 +77,11 @@ def test_a_reward_is_the_function_of_that_name(
     for words, reason in (
         (
             "rewards_of_ours",
-            "must be one of clip, .*, or module:function, as in .*; got rewards_of_ours$",
+            "must be one of clip, .*, or module:function, as in .*; got rewards_of_ours.$",
         ),
         ("rewards_of_ours:", "must be one of"),
         (":red", "must be one of"),
+        ("pickscore", "got pickscore. Did you mean 'pick_score'"),
         ("rewards_of_ours:blue", "cannot be imported .*'blue'.*--plugin, or install"),
         ("rewards_of_ours:red:blue", "cannot be imported"),
         ("no_rewards_here:red", "cannot be imported .ModuleNotFoundError.*--plugin, or install"),
