@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import Parameter
 from typing import Any
 
 from peft.tuners.lora import LoraLayer
 
 from lcm.adapter.lora import adaptable
-from lcm.adapter.recipe import CallDefaults
+from lcm.adapter.recipe import CallDefaults, Recipe, steps_of_call
+from lcm.inference.arguments import accepted
 from lcm.inference.call_warnings import look_at_negative_prompt
 from lcm.inference.grid import check_steps
 from lcm.inference.state import Attachment
@@ -48,6 +49,7 @@ def supply(
     if said.get("timesteps") is None and said.get("sigmas") is None:
         original = said.get("original_inference_steps")
         check_steps(pipe.scheduler, said.get("num_inference_steps"), found.recipe, original)
+        begin(pipe, bound, said, found.recipe, kinds.get(Parameter.VAR_KEYWORD))
     look_at_negative_prompt(pipe, found, said)
     return bound.args[1:], bound.kwargs
 
@@ -64,6 +66,28 @@ def fill(bound: inspect.BoundArguments, defaults: CallDefaults) -> None:
             name not in bound.arguments or parameter.default is not None
         ):
             bound.arguments[name] = value
+
+
+def begin(
+    pipe: Any,
+    bound: inspect.BoundArguments,
+    said: Mapping[str, Any],
+    recipe: Recipe,
+    others: str | None,
+) -> None:
+    """Adds where a single step begins, if the recipe says so, to a call from text alone that plays
+    with the recipe's scheduler; `others` is what the call has for names that it does not list.
+    """
+    steps = said.get("num_inference_steps") or 0
+    times = steps_of_call(steps, recipe.one_step_from).get("timesteps")
+    names = accepted(getattr(pipe, "stock_class", type(pipe)))
+    plays = type(pipe.scheduler).__name__ == recipe.scheduler
+    if times is None or not plays or "strength" in names or "timesteps" not in names:
+        return
+    if "timesteps" in bound.signature.parameters:
+        bound.arguments["timesteps"] = times
+    elif others is not None:
+        bound.arguments[others] = {**bound.arguments.get(others, {}), "timesteps": times}
 
 
 def is_off(pipe: Any, found: Attachment) -> bool:

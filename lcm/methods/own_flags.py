@@ -81,6 +81,12 @@ class OwnFlags(Section):
         at_least=1,
         at_most=1000,
     )
+    one_step_from: int | None = own(
+        "timestep at which a single step of dmd begins, in training and in play; 999 is the last",
+        "699 with dmd",
+        at_least=1,
+        at_most=999,
+    )
     discretization: str | None = own(
         "the pairs of consistency training: in refined N doubles over the run (iCT), in cm it "
         "grows as a square root (CM)",

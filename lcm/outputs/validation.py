@@ -14,6 +14,8 @@ from accelerate.utils import gather_object
 from PIL import Image
 from torch import Tensor
 
+from lcm.adapter.recipe import Recipe, steps_of_call
+from lcm.config.output_sections import ValidationConfig
 from lcm.data.records import Record
 from lcm.models.families import Family
 from lcm.models.families.base import PIXELS_AT_ONCE
@@ -51,6 +53,23 @@ class GridSpec:
     prompt_chunks: int = 1
     num_images: int = 1
     is_shown: bool = True
+    one_step_from: int | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, validation: ValidationConfig, prompts: Sequence[str]) -> GridSpec:
+        """What a grid shows of a student that is played as the recipe says."""
+        return cls(
+            prompts=prompts,
+            num_steps=validation.validation_num_steps,
+            seed=validation.validation_seed,
+            resolution=recipe.resolution,
+            guidance_scale=recipe.guidance_scale,
+            eta=recipe.eta,
+            clip_skip=recipe.clip_skip,
+            prompt_chunks=recipe.prompt_chunks,
+            num_images=validation.num_images,
+            one_step_from=recipe.one_step_from,
+        )
 
     @property
     def seeds(self) -> range:
@@ -98,7 +117,7 @@ def draw_latents(pipe: Any, text: dict[str, Any], spec: GridSpec, num_steps: int
                 pipe(
                     **text,
                     num_images_per_prompt=len(seeds),
-                    num_inference_steps=num_steps,
+                    **steps_of_call(num_steps, spec.one_step_from),
                     guidance_scale=spec.guidance_scale,
                     eta=spec.eta,
                     height=spec.resolution,

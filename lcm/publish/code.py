@@ -11,7 +11,7 @@ from typing import Any
 
 from lcm.adapter.locate import locate
 from lcm.adapter.names import UNET_FOLDER
-from lcm.adapter.recipe import Recipe
+from lcm.adapter.recipe import Recipe, steps_of_call
 from lcm.config.sections import TeacherConfig
 from lcm.models.single_file import is_single_file
 from lcm.models.styles import Style
@@ -130,10 +130,9 @@ class Code:
         eta = f"\n    eta={recipe.eta:g}," if recipe.eta else ""
         skipped = clip_skip_of(recipe)
         clip_skip = f"\n    clip_skip={skipped}," if skipped else ""
-        return (
-            f"num_inference_steps={recipe.usual_steps},\n    "
-            f"guidance_scale={recipe.guidance_scale:g},{eta}{clip_skip}"
-        )
+        told = steps_of_call(recipe.usual_steps, recipe.one_step_from)
+        steps = "".join(f"{name}={value},\n    " for name, value in told.items())
+        return f"{steps}guidance_scale={recipe.guidance_scale:g},{eta}{clip_skip}"
 
     def teacher_call(self, view: View, more: str = "") -> str:
         """The call that loads the teacher, with `more` arguments."""

@@ -67,7 +67,12 @@ def method_limits(recipe: Recipe, w_embedding: bool, drops: bool = False) -> lis
             "something else. The last step of `TCDScheduler` leaves the noise of timestep 0, 3 %."
         )
     plays_times = recipe.scheduler in FEW_STEP  # DDIMScheduler takes none
-    if plays_times and recipe.prediction_type == "epsilon" and 1 in recipe.num_inference_steps:
+    if recipe.one_step_from is not None:
+        lines.append(
+            f"A single step begins at timestep {recipe.one_step_from}: `lcm.attach` sees to it, "
+            f"and other calls need `timesteps=[{recipe.one_step_from}]`."
+        )
+    elif plays_times and recipe.prediction_type == "epsilon" and 1 in recipe.num_inference_steps:
         lines.append(
             "In a single step on another model than it was distilled from, begin below the last "
             "timestep: `timesteps=[699]` in the place of `num_inference_steps=1`."

@@ -139,6 +139,12 @@ def limits(recipe: Recipe, sampling: str | None) -> list[str]:
             "The sampling `lcm` of that node is for epsilon: with it, this "
             f"{recipe.prediction_type} model would draw noise."
         )
+    if recipe.one_step_from is not None:
+        lines.append(
+            "For a single step ComfyUI needs `SetFirstSigma`, with the sigma of timestep "
+            f"{recipe.one_step_from} (3.321 at 699, 5.088 at 799 in the noise of Stable Diffusion "
+            "and SDXL); A1111 has no such setting, and wants two steps or more."
+        )
     if recipe.injection:
         lines.append("It has no sampler with this method's own noise: its pictures are others.")
     return lines

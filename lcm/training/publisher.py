@@ -90,18 +90,7 @@ class Publisher:
     @property
     def spec(self) -> GridSpec:
         """What the grids show of the student."""
-        validation = self.config.validation
-        return GridSpec(
-            prompts=self.prompts,
-            num_steps=validation.validation_num_steps,
-            seed=validation.validation_seed,
-            resolution=self.recipe.resolution,
-            guidance_scale=self.recipe.guidance_scale,
-            eta=self.recipe.eta,
-            clip_skip=self.recipe.clip_skip,
-            prompt_chunks=self.recipe.prompt_chunks,
-            num_images=validation.num_images,
-        )
+        return GridSpec.of(self.recipe, self.config.validation, self.prompts)
 
     @cached_property
     def teacher(self) -> TeacherPictures | None:
@@ -127,7 +116,9 @@ class Publisher:
         """The teacher's own pictures of what is drawn."""
         steps = self.config.validation.validation_teacher_steps
         guidance = self.recipe.teacher_guidance(told=self.config.adapter.w_embedding)
-        spec = dataclasses.replace(spec, num_steps=[steps], guidance_scale=guidance, eta=0.0)
+        spec = dataclasses.replace(
+            spec, num_steps=[steps], guidance_scale=guidance, eta=0.0, one_step_from=None
+        )
         return TeacherPictures(self.family, spec, self.folder / name)
 
     def validate(self, step: int, asked: Callable[[], bool] = never, note: Note = unnoted) -> bool:

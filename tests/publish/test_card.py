@@ -179,6 +179,13 @@ LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str]]] =
     "dropped": ({}, {"proportion_empty_prompts": 0.2}, ["nothing; above it they do."], []),
     "plain": ({}, {"objective": "ct"}, [], ["Guidance is in"]),
     "phases": ({}, {"objective": "pcm", "phases": 1}, [], ["timesteps="]),
+    "one step": (
+        {},
+        {"objective": "dmd", "one_step_from": 799},
+        ["A single step begins at timestep 799", "`timesteps=[799]`"],
+        ["699"],
+    ),
+    "two steps": ({}, {"objective": "dmd", "dmd_steps": [2]}, [], ["timesteps="]),
     "buckets": ({}, {"aspect_ratio_buckets": True}, ["as many pixels"], ["other sizes and shapes"]),
     "noise": (
         {},
@@ -232,6 +239,11 @@ TOOLS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         ["CLIP Set Last Layer with -3 ", "cannot leave out layers of SDXL"],
     ),
     "chunks": ({"prompt_chunks": 3}, {}, ["3 chunks of 77 tokens", "`compel`"]),
+    "one step": (
+        {},
+        {"objective": "dmd"},
+        ["`SetFirstSigma`", "timestep 699", "two steps"],
+    ),
     "full": ({}, {"full_finetune": True}, ["Load Diffusion Model", "A1111 does not read"]),
     "w": (
         {},
@@ -262,6 +274,13 @@ def test_without_guidance_in_training_none_is_said_to_be_in_the_weights() -> Non
         guidance_advice(recipe, config.adapter.w_embedding)
         == "Keep `guidance_scale` at 1: it was trained without guidance."
     )
+
+
+def test_the_snippet_of_an_adapter_for_one_step_begins_where_that_does() -> None:
+    for steps, told in (([1], "timesteps=[699],"), ([1, 2], "num_inference_steps=2,")):
+        recipe, _ = made(objective="dmd", dmd_steps=steps)
+        code = Code(recipe, None, "file.safetensors", 0, "a star")  # type: ignore[arg-type]
+        assert code.call_options().startswith(told)
 
 
 def test_the_snippet_leaves_out_layers_with_these_versions_of_the_libraries() -> None:

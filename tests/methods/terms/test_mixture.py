@@ -156,7 +156,13 @@ def moments(points: Tensor) -> list[Moments]:
 def one_step(nets: MixtureRoles, **flags: Any) -> Objective:
     schedule = nets.mixture.schedule
     return make_objective(
-        "dmd", schedule, terms=["dmd"], dmd_steps=[1], guidance_scale=1.0, **flags
+        "dmd",
+        schedule,
+        terms=["dmd"],
+        dmd_steps=[1],
+        one_step_from=999,
+        guidance_scale=1.0,
+        **flags,
     )
 
 
