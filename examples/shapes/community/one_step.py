@@ -3,9 +3,10 @@ model.
 
     python -m examples.shapes.community.one_step --output_dir out/one_step
 
-Plays the bundled adapter, and that adapter after 50 updates on each model with prompts alone, from
-several first timesteps. Cells that are there are not measured again. Writes one_step.json and
-one_step.png; copied to `results/`, the first is what `tables` makes the README's table of.
+Plays the bundled adapter, that adapter after 50 updates on each model with prompts alone, and one
+of score distillation (`--objective dmd`) of the plain teacher, from several first timesteps. Cells
+that are there are not measured again. Writes one_step.json and one_step.png; copied to `results/`,
+the first is what `tables` makes the README's table of.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from examples.shapes.demo import HERE, TEACHER
 from examples.shapes.evaluate import decode, generate, prompts_and_seeds
 from examples.shapes.judge import HEADS
 from examples.shapes.pictures import labelled_rows, spread
-from examples.shapes.render import CAPTIONS
+from examples.shapes.render import CAPTIONS, write_dataset
 from lcm.libraries.transformers import save_for_all
 
 NAME = "one_step.json"
@@ -37,13 +38,13 @@ FIRST = {1: (999, 799, 699, 599), 2: (999, 799, 699, 599), 4: (999, 799)}
 """Number of steps -> where the first may begin, above the second; 999 is the last timestep, the
 scheduler's own.
 """
-BASE, TUNED = "base", "tuned"
+BASE, TUNED, DMD = "base", "tuned", "dmd"
 UPDATES = 50
 
 
 def models_of(adapter: str) -> tuple[str, ...]:
     """Whom an adapter is played on: the plain teacher has no adapter of its own."""
-    return EVERY_MODEL if adapter == BASE else tuple(m for m in EVERY_MODEL if m != "plain")
+    return EVERY_MODEL if adapter != TUNED else tuple(m for m in EVERY_MODEL if m != "plain")
 
 
 @cache
@@ -63,6 +64,31 @@ def tuned(model: str, output_dir: Path) -> Path:
     # a flag that is repeated has its last value
     subprocess.run([sys.executable, "train_lcm_lora.py", *words], check=True)
     return run
+
+
+@cache
+def score_distilled(output_dir: Path) -> Path:
+    """An adapter of the plain teacher, the row `dmd` of the methods' table."""
+    run, data = output_dir / "adapters" / DMD, output_dir / "data"
+    if (run / "README.md").exists():
+        return run
+    if not (data / "metadata.jsonl").exists():
+        write_dataset(data, 7680)
+    words = [
+        *("--pretrained_teacher_model", str(TEACHER), "--train_data_dir", str(data)),
+        *("--objective", "dmd", "--output_dir", str(run), "--validation_prompts", "none"),
+        *("--lora_rank", "32", "--max_train_steps", "400", "--train_batch_size", "24"),
+        *("--learning_rate", "1e-3", "--lr_scheduler", "cosine", "--lr_warmup_steps", "20"),
+    ]
+    subprocess.run([sys.executable, "train_lcm_lora.py", *words], check=True)
+    return run
+
+
+def adapter_on(model: str, adapter: str, output_dir: Path) -> Path:
+    """Its folder."""
+    if adapter == DMD:
+        return score_distilled(output_dir)
+    return SHIPPED if adapter == BASE else tuned(model, output_dir)
 
 
 def pictures(
@@ -116,13 +142,13 @@ def main() -> None:
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     names = ("model", "adapter", "steps", "first")
     done = {tuple(row[name] for name in names) for row in rows}
-    for adapter in (BASE, TUNED):
+    for adapter in (BASE, TUNED, DMD):
         begin = [(steps, first) for steps, firsts in FIRST.items() for first in firsts]
         for model, (steps, first) in product(models_of(adapter), begin):
             key = (model, adapter, steps, first)
             if key in done:
                 continue
-            folder = SHIPPED if adapter == BASE else tuned(model, args.output_dir.resolve())
+            folder = adapter_on(model, adapter, args.output_dir.resolve())
             rows.append(measure(dict(zip(names, key, strict=True)), folder, args.num_images))
             print(json.dumps(rows[-1]), flush=True)
             path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8", newline="\n")

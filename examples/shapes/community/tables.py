@@ -23,7 +23,7 @@ from examples.shapes.community.experiment import (
     cell_of,
 )
 from examples.shapes.community.load import STYLE_LORAS
-from examples.shapes.community.one_step import BASE, FIRST, NAME, UPDATES
+from examples.shapes.community.one_step import BASE, DMD, FIRST, NAME, TUNED, UPDATES
 from examples.shapes.evaluate import TEACHER_STEPS
 from examples.shapes.tables import fill
 
@@ -132,10 +132,11 @@ def one_step_table(rows: list[dict[str, Any]]) -> str:
     """Right and in the style, by the number of steps and where the first begins."""
     cells = {(row["model"], row["adapter"], row["steps"], row["first"]): row for row in rows}
     columns = [(steps, first) for steps, firsts in FIRST.items() for first in firsts]
+    names = {BASE: "bundled", TUNED: f"and {UPDATES} updates here", DMD: "`dmd`"}
     head = (f"{steps} step{'s' * (steps > 1)} from {first}" for steps, first in columns)
     lines = [f"| model | adapter | {' | '.join(head)} |", "|---" * (2 + len(columns)) + "|"]
     for model, adapter in dict.fromkeys((row["model"], row["adapter"]) for row in rows):
-        name = "bundled" if adapter == BASE else f"and {UPDATES} updates here"
+        name = names[adapter]
         shares = (f"{cells[model, adapter, *column]['both']:.0%}" for column in columns)
         lines.append(f"| {model} | {name} | {' | '.join(shares)} |")
     return "\n".join(lines)
