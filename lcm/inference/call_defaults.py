@@ -80,9 +80,10 @@ def begin(
     """
     steps = said.get("num_inference_steps") or 0
     times = steps_of_call(steps, recipe.one_step_from).get("timesteps")
+    if times is None or type(pipe.scheduler).__name__ != recipe.scheduler:
+        return
     names = accepted(getattr(pipe, "stock_class", type(pipe)))
-    plays = type(pipe.scheduler).__name__ == recipe.scheduler
-    if times is None or not plays or "strength" in names or "timesteps" not in names:
+    if "strength" in names or "timesteps" not in names:
         return
     if "timesteps" in bound.signature.parameters:
         bound.arguments["timesteps"] = times
