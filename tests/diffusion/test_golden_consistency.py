@@ -138,9 +138,9 @@ def test_golden_distillation_step(row: GoldenStep) -> None:
     for value, expected in zip(got, path, strict=True):
         assert float(value) == pytest.approx(expected, rel=1e-6, abs=1e-6)
     # f - g cancels: a rounding of f = 18, another on every processor, weighs more in the losses
-    assert float(LOSSES["l2"](student, target, 0.001)) == pytest.approx(l2, rel=2e-5, abs=1e-6)
+    assert float(LOSSES["l2"](student, target, 0.001)) == pytest.approx(l2, rel=1e-5, abs=1e-6)
     assert float(LOSSES["huber"](student, target, 0.001)) == pytest.approx(
-        huber, rel=2e-5, abs=1e-6
+        huber, rel=1e-5, abs=1e-6
     )
     if u == 0:
         assert torch.equal(target, solved)
