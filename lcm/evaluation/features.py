@@ -43,6 +43,12 @@ class NetKind:
     needs: tuple[Weights, ...] = ()
     revision: int = 1
 
+    def found(self, weights: Path | None, device: torch.device) -> Any:
+        """The network, from the folder `weights` or wherever else its files are. Raises
+        MissingError where they are not here, ValueError where they cannot be read.
+        """
+        return self.load([each.find(weights) for each in self.needs], device)
+
 
 NETS: Table[NetKind] = Table(
     "feature net",
@@ -72,9 +78,7 @@ class Features:
         """
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = None  # which makes room for the next
-            kind = NETS[name]
-            places = [each.find(self.weights) for each in kind.needs]
-            self._loaded = (name, kind.load(places, self.device))
+            self._loaded = (name, NETS[name].found(self.weights, self.device))
         return self._loaded[1]
 
     def of_drawings(self, name: str, drawings: Drawings) -> Tensor:

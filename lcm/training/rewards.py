@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lcm.evaluation.features import NETS
-from lcm.evaluation.nets.clip import TextAndImage
 from lcm.methods.terms.reward import NETWORKS, Rewarded
 from lcm.methods.terms.term import Reward
 from lcm.system.registry import closest
 from lcm.system.text import plain
+
+if TYPE_CHECKING:
+    from lcm.evaluation.nets.clip import TextAndImage
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,10 @@ def load_reward(words: str, weights: str | None = None) -> Reward:
                 f"reward_weights: {plain(folder)} is no folder; pass the one that the weights of "
                 f"{words} are in"
             )
-        kind = NETS[words]
         try:
-            places = [each.find(folder) for each in kind.needs]
-            net = kind.load(places, torch.device("cpu"))
+            return Preference(NETS[words].found(folder, torch.device("cpu")))
         except (ValueError, OSError) as error:
             raise ValueError(f"reward {words}: {error}") from error
-        return Preference(net)
     return imported(words)
 
 

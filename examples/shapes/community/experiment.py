@@ -159,6 +159,16 @@ def share(name: str, agrees: np.ndarray) -> dict[str, float]:
     return {name: round(value, 4), f"{name}_plus_minus": round(interval(value, len(agrees)), 4)}
 
 
+def shares(agrees: np.ndarray) -> dict[str, float]:
+    """What is kept of a cell, of what the judge says of its pictures, bool [B, 4]."""
+    return {
+        **share("all_right", agrees[:, :3]),
+        **share("in_style", agrees[:, 3:]),
+        **share("both", agrees),
+        **dict(zip(HEADS, agrees.mean(axis=0).round(4).tolist(), strict=False)),
+    }
+
+
 def measure(cell: Cell, output_dir: Path, config: Path, num_images: int) -> dict[str, Any]:
     prompts, seeds = prompts_and_seeds(num_images)
     images = pictures(cell, output_dir, config, prompts, seeds)
@@ -166,10 +176,7 @@ def measure(cell: Cell, output_dir: Path, config: Path, num_images: int) -> dict
     return {
         **asdict(cell),
         "images": num_images,
-        **share("all_right", agrees[:, :3]),
-        **share("in_style", agrees[:, 3:]),
-        **share("both", agrees),
-        **dict(zip(HEADS, agrees.mean(axis=0).round(4).tolist(), strict=False)),
+        **shares(agrees),
     }
 
 

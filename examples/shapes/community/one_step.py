@@ -15,7 +15,6 @@ import argparse
 import json
 import subprocess
 import sys
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,14 @@ from typing import Any
 from PIL import Image
 
 import lcm
-from examples.shapes.community.experiment import EVERY_MODEL, SHIPPED, share, teacher_flags
+from examples.shapes.community.experiment import EVERY_MODEL, SHIPPED, shares, teacher_flags
 from examples.shapes.community.judge import StyleJudge
 from examples.shapes.community.load import FINE_TUNES, community_model
 from examples.shapes.demo import HERE, TEACHER
 from examples.shapes.evaluate import decode, generate, prompts_and_seeds
-from examples.shapes.judge import HEADS
 from examples.shapes.pictures import labelled_rows, spread
 from examples.shapes.render import CAPTIONS, write_dataset
+from lcm.inference.grid import timesteps_from
 from lcm.libraries.transformers import save_for_all
 
 NAME = "one_step.json"
@@ -47,7 +46,6 @@ def models_of(adapter: str) -> tuple[str, ...]:
     return EVERY_MODEL if adapter != TUNED else tuple(m for m in EVERY_MODEL if m != "plain")
 
 
-@cache
 def tuned(model: str, output_dir: Path) -> Path:
     """The bundled adapter after a few updates on the model, with prompts alone and the defaults."""
     run, folder = output_dir / "adapters" / model, output_dir / "models"
@@ -66,7 +64,6 @@ def tuned(model: str, output_dir: Path) -> Path:
     return run
 
 
-@cache
 def score_distilled(output_dir: Path) -> Path:
     """An adapter of the plain teacher, the row `dmd` of the methods' table."""
     run, data = output_dir / "adapters" / DMD, output_dir / "data"
@@ -94,11 +91,12 @@ def adapter_on(model: str, adapter: str, output_dir: Path) -> Path:
 def pictures(
     model: str, adapter: Path, first: int, steps: int, prompts: list[str], seeds: list[int]
 ) -> list[Image.Image]:
-    """By the stock pipeline, whose other timesteps are the scheduler's own."""
+    """Drawn by the stock pipeline with the adapter, in `steps` steps of which the first begins at
+    the timestep `first`.
+    """
     pipe = community_model(model)
     recipe = lcm.attach(pipe, adapter)
-    pipe.scheduler.set_timesteps(steps)
-    times = [first, *pipe.scheduler.timesteps.tolist()[1:]]
+    times = timesteps_from(pipe.scheduler, first, steps)
     latents = generate(
         pipe, prompts, seeds, steps, recipe.guidance_scale, eta=recipe.eta, timesteps=times
     )
@@ -113,10 +111,7 @@ def measure(cell: dict[str, Any], adapter: Path, num_images: int) -> dict[str, A
     return {
         **cell,
         "images": num_images,
-        **share("all_right", agrees[:, :3]),
-        **share("in_style", agrees[:, 3:]),
-        **share("both", agrees),
-        **dict(zip(HEADS, agrees.mean(axis=0).round(4).tolist(), strict=False)),
+        **shares(agrees),
     }
 
 
