@@ -34,9 +34,11 @@ def second_judge() -> Judge:
 
 def agreement(pictures: Tensor, prompts: Sequence[str]) -> Tensor:
     """Pictures [n, 3, 64, 64] float32 in 0 to 1 -> [n], the logarithm of the chance that the judge
-    gives to what their captions say, 0 at most.
+    gives to what their captions say, 0 at most. Another prompt says as much as the first caption: a
+    reward is tried on one before a run begins.
     """
-    labels = torch.tensor([CAPTION_TO_LABELS[prompt] for prompt in prompts])
+    first, known = next(iter(CAPTION_TO_LABELS.values())), CAPTION_TO_LABELS
+    labels = torch.tensor([known.get(prompt, first) for prompt in prompts])
     logits = second_judge().to(pictures.device)(2.0 * pictures - 1.0)
     losses = [
         F.cross_entropy(of, labels[:, i].to(of.device), reduction="none")

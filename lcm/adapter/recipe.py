@@ -73,8 +73,8 @@ class CallDefaults:
 class Play:
     """How stock diffusers samples with what a method trains: the class name of a scheduler, what to
     override in its configuration, the numbers of steps that it is meant for, the `eta` of the call,
-    the noise of `lcm.diffusion.sampling.sample_stochastic_flow`, and the timestep at which a single
-    step begins, where that is not the last.
+    the noise of `lcm.diffusion.sampling.sample_stochastic_flow`, and the timestep at which play
+    begins, where that is not the last.
     """
 
     scheduler: str
@@ -82,14 +82,7 @@ class Play:
     num_inference_steps: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6, 8])
     eta: float = 0.0
     injection: float = 0.0
-    one_step_from: int | None = None
-
-
-def steps_of_call(num_inference_steps: int, one_step_from: int | None) -> dict[str, Any]:
-    """What a call of a stock pipeline is told of its steps."""
-    if num_inference_steps == 1 and one_step_from is not None:
-        return {"timesteps": [one_step_from]}
-    return {"num_inference_steps": num_inference_steps}
+    first_timestep: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,8 +132,8 @@ class Recipe:
     teacher had, each with its `file` and `weight`: an adapter is to be attached beside them.
     `extra_teachers` are those that it was trained on besides. `clip_skip` is the value to pass
     where layers of the text encoders were left out in training, `prompt_chunks` the number of
-    chunks of 77 tokens that all prompts had (`lcm.models.long_prompts`). `one_step_from` is the
-    timestep to pass, as `timesteps=[...]`, for a single step that does not begin at the last.
+    chunks of 77 tokens that all prompts had (`lcm.models.long_prompts`). `first_timestep` is where
+    play begins, if not at the last: `timesteps=[...]` is to be passed then.
     """
 
     objective: str = field(metadata=ruled(NAME))
@@ -166,7 +159,7 @@ class Recipe:
     extra_teachers: list[str] = field(default_factory=list, metadata=ruled(list_of(PATH, 0, 100)))
     clip_skip: int | None = field(default=None, metadata=ruled(optional(whole(0, 100))))
     prompt_chunks: int = field(default=1, metadata=ruled(whole(1, 100)))
-    one_step_from: int | None = field(default=None, metadata=ruled(optional(whole(1, 999))))
+    first_timestep: int | None = field(default=None, metadata=ruled(optional(whole(1, 999))))
 
     def __post_init__(self) -> None:
         """Raises ValueError naming the field that is not what it may be, and the fix."""
@@ -207,7 +200,7 @@ class Recipe:
             extra_teachers=facts.extra_teachers,
             clip_skip=facts.clip_skip,
             prompt_chunks=facts.prompt_chunks,
-            one_step_from=play.one_step_from,
+            first_timestep=play.first_timestep,
         )
 
     @property

@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--first_timestep",
         type=within(whole, at_least=1, at_most=999),
-        help="where the first step begins, with LCMScheduler or TCDScheduler; 699 makes better "
+        help="where the steps begin, with LCMScheduler or TCDScheduler; 699 makes better "
         "pictures in one step with an adapter of another epsilon model; default: 999",
     )
     add(

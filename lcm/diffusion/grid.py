@@ -58,15 +58,20 @@ class SolverGrid:
         """
         return (which_of(self.num_steps, uniform) + 1) * self.stride - 1
 
-    def few_step(self, num_inference_steps: int) -> Tensor:
-        """The descending timesteps [num_inference_steps] that `LCMScheduler` visits with this grid.
+    def few_step(self, num_inference_steps: int, first: int | None = None) -> Tensor:
+        """The descending timesteps [num_inference_steps] that `LCMScheduler` visits with this grid;
+        from `first` on those of the part of it that is left, as with a strength below 1.
 
-        Raises ValueError when more steps are asked for than the grid has.
+        Raises ValueError when more steps are asked for than the grid, or that part, has.
         """
-        if not 1 <= num_inference_steps <= self.num_steps:
+        timesteps = self.timesteps.flip(0)
+        if first is not None:
+            below = timesteps[timesteps < first]
+            timesteps = torch.cat([torch.tensor([first]), below])
+        if not 1 <= num_inference_steps <= len(timesteps):
+            left = "" if first is None else f" of which {len(timesteps)} are left from {first} on;"
             raise ValueError(
                 f"num_inference_steps={num_inference_steps} does not fit the {self.num_steps} "
-                f"solver steps this model was trained on; pass 1..{self.num_steps}"
+                f"solver steps this model was trained on;{left} pass 1..{len(timesteps)}"
             )
-        skipped = torch.arange(num_inference_steps) * self.num_steps // num_inference_steps
-        return self.timesteps.flip(0)[skipped]
+        return timesteps[torch.arange(num_inference_steps) * len(timesteps) // num_inference_steps]

@@ -10,10 +10,10 @@ from typing import Any
 from peft.tuners.lora import LoraLayer
 
 from lcm.adapter.lora import adaptable
-from lcm.adapter.recipe import CallDefaults, Recipe, steps_of_call
+from lcm.adapter.recipe import CallDefaults, Recipe
 from lcm.inference.arguments import accepted
 from lcm.inference.call_warnings import look_at_negative_prompt
-from lcm.inference.grid import check_steps
+from lcm.inference.grid import check_steps, steps_of_call
 from lcm.inference.state import Attachment
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -75,20 +75,20 @@ def begin(
     recipe: Recipe,
     others: str | None,
 ) -> None:
-    """Adds where a single step begins, if the recipe says so, to a call from text alone that plays
+    """Adds the timesteps, if the recipe says where they begin, to a call from text alone that plays
     with the recipe's scheduler; `others` is what the call has for names that it does not list.
     """
-    steps = said.get("num_inference_steps") or 0
-    times = steps_of_call(steps, recipe.one_step_from).get("timesteps")
-    if times is None or type(pipe.scheduler).__name__ != recipe.scheduler:
+    steps, first = said.get("num_inference_steps"), recipe.first_timestep
+    if not steps or first is None or type(pipe.scheduler).__name__ != recipe.scheduler:
         return
     names = accepted(getattr(pipe, "stock_class", type(pipe)))
     if "strength" in names or "timesteps" not in names:
         return
+    told = steps_of_call(steps, first, pipe.scheduler.config)
     if "timesteps" in bound.signature.parameters:
-        bound.arguments["timesteps"] = times
+        bound.arguments.update(told)
     elif others is not None:
-        bound.arguments[others] = {**bound.arguments.get(others, {}), "timesteps": times}
+        bound.arguments[others] = {**bound.arguments.get(others, {}), **told}
 
 
 def is_off(pipe: Any, found: Attachment) -> bool:

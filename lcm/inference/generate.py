@@ -18,7 +18,7 @@ from lcm.adapter.recipe import Recipe
 from lcm.inference import SCHEDULERS
 from lcm.inference.arguments import own_sides
 from lcm.inference.attach import attach
-from lcm.inference.grid import timesteps_from
+from lcm.inference.grid import check_first_timestep, steps_of_call
 from lcm.inference.judge import sound
 from lcm.inference.load import load
 from lcm.inference.planned import Planned
@@ -141,15 +141,9 @@ class Settings:
 
 def check_times(pipe: Any, pictures: Sequence[Planned], settings: Settings) -> None:
     """Raises ValueError where one of the pictures cannot begin at the first timestep asked for."""
-    for steps in dict.fromkeys(picture.steps for picture in pictures):
-        times_of(pipe, steps, settings)
-
-
-def times_of(pipe: Any, steps: int, settings: Settings) -> dict[str, Any]:
-    """What a call is told of its steps."""
-    if settings.first_timestep is None:
-        return {"num_inference_steps": steps}
-    return {"timesteps": timesteps_from(pipe.scheduler, settings.first_timestep, steps)}
+    if settings.first_timestep is not None:
+        for steps in dict.fromkeys(picture.steps for picture in pictures):
+            check_first_timestep(pipe.scheduler, settings.first_timestep, steps)
 
 
 # --- drawing --------------------------------------------------------------------------------------
@@ -191,7 +185,7 @@ def draw_batch(
     with final_norm(pipe), said_already(pipe):
         images: list[Image.Image] = pipe(
             **texts,
-            **times_of(pipe, batch[0].steps, settings),
+            **steps_of_call(batch[0].steps, settings.first_timestep, pipe.scheduler.config),
             generator=[torch.Generator("cpu").manual_seed(picture.seed) for picture in batch],
             **ours,
             **options,

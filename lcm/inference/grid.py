@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from lcm.adapter.recipe import Recipe
+from lcm.diffusion.grid import SolverGrid
 from lcm.inference.arguments import whole
 
 
@@ -54,14 +56,25 @@ def check_steps(
     )
 
 
-def timesteps_from(scheduler: Any, first: int, steps: int) -> list[int]:
-    """The scheduler's timesteps of so many steps, but for the first: pure noise is taken for x at
-    `first`. What a network says of epsilon there counts sigma / alpha fold in the picture, much
-    less than at the last timestep, which is why Hyper-SD plays a single step from 800, DMD2 from
-    399.
+def steps_of_call(
+    steps: int, first_timestep: int | None, scheduler_config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a call of a stock pipeline is told of its steps, with a scheduler of this configuration
+    that takes timesteps: pure noise is taken for x at the first. What a network says of epsilon
+    there counts sigma / alpha fold in the picture, much less than at the last timestep, which is
+    why Hyper-SD plays a single step from 800, DMD2 from 399.
 
-    Raises ValueError for a scheduler that takes no timesteps, and for a first one that is not
-    between its second and its last.
+    Raises ValueError for more steps than lie at or below the first timestep.
+    """
+    if first_timestep is None:
+        return {"num_inference_steps": steps}
+    grid = SolverGrid(scheduler_config.get("original_inference_steps", SolverGrid.num_steps))
+    return {"timesteps": grid.few_step(steps, first_timestep).tolist()}
+
+
+def check_first_timestep(scheduler: Any, first: int, steps: int) -> None:
+    """Raises ValueError for a scheduler that takes no timesteps, and for more steps than it has
+    from `first` on.
     """
     name = type(scheduler).__name__
     if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
@@ -69,15 +82,10 @@ def timesteps_from(scheduler: Any, first: int, steps: int) -> list[int]:
             f"first_timestep: {name} begins at its own last timestep; leave it out, or use an "
             "adapter that is played with LCMScheduler or TCDScheduler"
         )
-    own = type(scheduler).from_config(scheduler.config)
-    own.set_timesteps(steps)
-    low, high = ([*own.timesteps.tolist(), -1][1], scheduler.config.num_train_timesteps)
-    if not low < first < high:
-        of = "a single step" if steps == 1 else f"{steps} steps"
-        raise ValueError(
-            f"first_timestep={first}: for {of} of this {name} pass {int(low) + 1} to {high - 1}"
-        )
-    return [first, *map(int, own.timesteps.tolist()[1:])]
+    try:
+        steps_of_call(steps, first, scheduler.config)
+    except ValueError as error:
+        raise ValueError(f"first_timestep={first}: {error}") from error
 
 
 def check_strength(scheduler: Any, steps: int, strength: float) -> None:

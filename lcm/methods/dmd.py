@@ -32,13 +32,14 @@ from lcm.system.transfers import sent
 @dataclass(frozen=True)
 class DmdSettings(TeacherSettings):
     """The numbers of steps that the student is made for, the grid that they are taken from, and the
-    timestep at which a single one begins: what a network says of epsilon counts sigma / alpha fold
-    in the picture, 14.6 at the last timestep, 3.3 at 699 (DMD2 has 399 for SDXL, Hyper-SD 800).
+    timestep at which they begin: what a network says of epsilon counts sigma / alpha fold in the
+    picture, 14.6 at the last timestep, 3.3 at 699 (DMD2 has 399 for one step of SDXL, Hyper-SD
+    800).
     """
 
     num_ddim_timesteps: int = 50
     dmd_steps: tuple[int, ...] = (1, 2, 4)
-    one_step_from: int = 699
+    first_timestep: int = 699
     weighting: str = "balanced"
     terms: tuple[str, ...] = ("dmd",)
     critic_updates: int = 2
@@ -48,27 +49,26 @@ class DmdSettings(TeacherSettings):
 
 @cache
 def played_times(
-    grid: SolverGrid, step_counts: tuple[int, ...], one_step_from: int, device: torch.device
+    grid: SolverGrid, step_counts: tuple[int, ...], first: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The times of samplers of so many steps, [K, N] int64, each row the noisiest first and padded
     with CLEAN, and the numbers of steps [K]; sent to a device once, not in every step.
     """
     most = max(step_counts)
-    times = [[one_step_from] if n == 1 else grid.few_step(n).tolist() for n in step_counts]
+    times = [grid.few_step(n, first).tolist() for n in step_counts]
     rows = [[*row, *[CLEAN] * (most - len(row))] for row in times]
     return sent(torch.tensor(rows), device), sent(torch.tensor(step_counts), device)
 
 
 @dataclass(frozen=True)
 class PlayedTimes:
-    """t from the times that samplers of so many `steps` visit on the grid, or of a single one
-    `one_step_from`: first one of the numbers of steps, then one of its times, all equally likely.
-    Both land clean.
+    """t from the times that samplers of so many `steps` visit on the grid from `first` on: first
+    one of the numbers of steps, then one of its times, all equally likely. Both land clean.
     """
 
     grid: SolverGrid
     steps: tuple[int, ...]
-    one_step_from: int
+    first: int
     direct: bool = True
 
     def __call__(self, uniform: Tensor, uniform_landing: Tensor, progress: float) -> Times:
@@ -81,7 +81,7 @@ class PlayedTimes:
         """The times [B, N] of the sampler of each sample, the noisiest first, padded with CLEAN to
         the largest number of steps, and the place [B] of the one that is trained.
         """
-        table, steps = played_times(self.grid, self.steps, self.one_step_from, uniform.device)
+        table, steps = played_times(self.grid, self.steps, self.first, uniform.device)
         scaled = uniform * len(self.steps)
         which = which_of(len(self.steps), uniform)
         return table[which], which_of(steps[which], scaled - which)
@@ -144,12 +144,12 @@ def no_distance(objective: Objective, context: LossContext, target: Tensor) -> C
 def build(settings: DmdSettings, schedule: NoiseSchedule, loss: Loss) -> Objective:
     """Where the student lands from the points of its own play; the terms are the loss.
 
-    Raises ValueError for more steps than the grid has.
+    Raises ValueError for more steps than the grid has from its first timestep on.
     """
     grid = SolverGrid(settings.num_ddim_timesteps, schedule.num_train_timesteps)
-    times = PlayedTimes(grid, settings.dmd_steps, settings.one_step_from)
+    times = PlayedTimes(grid, settings.dmd_steps, settings.first_timestep)
     for steps in settings.dmd_steps:
-        times.grid.few_step(steps)
+        grid.few_step(steps, settings.first_timestep)
     objective = compose(
         settings, schedule, loss, times=times, coupling=AnyPicture(), target=regress
     )
@@ -162,11 +162,11 @@ def build(settings: DmdSettings, schedule: NoiseSchedule, loss: Loss) -> Objecti
 
 
 def play(settings: DmdSettings) -> Play:
-    """`LCMScheduler` in the numbers of steps that were trained."""
+    """`LCMScheduler` in the numbers of steps that were trained, from where they began."""
     whole = lcm_play(settings.num_ddim_timesteps, settings.timestep_scaling_factor)
-    steps = sorted(set(settings.dmd_steps))
-    begins = settings.one_step_from if 1 in steps else None
-    return replace(whole, num_inference_steps=steps, one_step_from=begins)
+    steps, first = sorted(set(settings.dmd_steps)), settings.first_timestep
+    is_last = first == SolverGrid(settings.num_ddim_timesteps).last
+    return replace(whole, num_inference_steps=steps, first_timestep=None if is_last else first)
 
 
 METHOD = Method(DmdSettings(), build, play, lands_clean=True, compares="nothing")

@@ -81,8 +81,8 @@ class OwnFlags(Section):
         at_least=1,
         at_most=1000,
     )
-    one_step_from: int | None = own(
-        "timestep at which a single step of dmd begins, in training and in play; 999 is the last",
+    first_timestep: int | None = own(
+        "timestep at which the student of dmd begins, in training and in play; 999 is the last",
         "699 with dmd",
         at_least=1,
         at_most=999,

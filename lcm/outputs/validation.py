@@ -14,9 +14,10 @@ from accelerate.utils import gather_object
 from PIL import Image
 from torch import Tensor
 
-from lcm.adapter.recipe import Recipe, steps_of_call
+from lcm.adapter.recipe import Recipe
 from lcm.config.output_sections import ValidationConfig
 from lcm.data.records import Record
+from lcm.inference.grid import steps_of_call
 from lcm.models.families import Family
 from lcm.models.families.base import PIXELS_AT_ONCE
 from lcm.models.long_prompts import prompt_arguments
@@ -53,7 +54,7 @@ class GridSpec:
     prompt_chunks: int = 1
     num_images: int = 1
     is_shown: bool = True
-    one_step_from: int | None = None
+    first_timestep: int | None = None
 
     @classmethod
     def of(cls, recipe: Recipe, validation: ValidationConfig, prompts: Sequence[str]) -> GridSpec:
@@ -68,7 +69,7 @@ class GridSpec:
             clip_skip=recipe.clip_skip,
             prompt_chunks=recipe.prompt_chunks,
             num_images=validation.num_images,
-            one_step_from=recipe.one_step_from,
+            first_timestep=recipe.first_timestep,
         )
 
     @property
@@ -117,7 +118,7 @@ def draw_latents(pipe: Any, text: dict[str, Any], spec: GridSpec, num_steps: int
                 pipe(
                     **text,
                     num_images_per_prompt=len(seeds),
-                    **steps_of_call(num_steps, spec.one_step_from),
+                    **steps_of_call(num_steps, spec.first_timestep, pipe.scheduler.config),
                     guidance_scale=spec.guidance_scale,
                     eta=spec.eta,
                     height=spec.resolution,

@@ -11,8 +11,9 @@ from typing import Any
 
 from lcm.adapter.locate import locate
 from lcm.adapter.names import UNET_FOLDER
-from lcm.adapter.recipe import Recipe, steps_of_call
+from lcm.adapter.recipe import Recipe
 from lcm.config.sections import TeacherConfig
+from lcm.inference.grid import steps_of_call
 from lcm.models.single_file import is_single_file
 from lcm.models.styles import Style
 from lcm.publish.other_programs import clip_skip_of
@@ -130,7 +131,7 @@ class Code:
         eta = f"\n    eta={recipe.eta:g}," if recipe.eta else ""
         skipped = clip_skip_of(recipe)
         clip_skip = f"\n    clip_skip={skipped}," if skipped else ""
-        told = steps_of_call(recipe.usual_steps, recipe.one_step_from)
+        told = steps_of_call(recipe.usual_steps, recipe.first_timestep, recipe.scheduler_config)
         steps = "".join(f"{name}={value},\n    " for name, value in told.items())
         return f"{steps}guidance_scale={recipe.guidance_scale:g},{eta}{clip_skip}"
 

@@ -14,7 +14,12 @@ from typing import Any
 from lcm.adapter.recipe import Recipe
 from lcm.config.run import TrainConfig
 from lcm.outputs.folder import WORKFLOW_NAME
-from lcm.publish.other_programs import ComfySettings, comfy_settings, single_file
+from lcm.publish.other_programs import (
+    ComfySettings,
+    comfy_settings,
+    sigma_words,
+    single_file,
+)
 from lcm.system.atomic import replacing
 from lcm.system.paths import write_text
 from lcm.system.text import plain
@@ -63,6 +68,21 @@ KINDS: dict[str, Kind] = {
             *("sampler_name", "scheduler", "denoise"),
         ),
         ("LATENT",),
+        (320, 270),
+    ),
+    "KSamplerSelect": Kind({}, ("sampler_name",), ("SAMPLER",)),
+    "ManualSigmas": Kind({}, ("sigmas",), ("SIGMAS",)),
+    "SamplerCustom": Kind(
+        {
+            "model": "MODEL",
+            "positive": "CONDITIONING",
+            "negative": "CONDITIONING",
+            "sampler": "SAMPLER",
+            "sigmas": "SIGMAS",
+            "latent_image": "LATENT",
+        },
+        ("add_noise", "noise_seed", "control_after_generate", "cfg"),
+        ("LATENT", "LATENT"),
         (320, 270),
     ),
     "VAEDecode": Kind({"samples": "LATENT", "vae": "VAE"}, (), ("IMAGE",), (210, 50)),
@@ -207,22 +227,32 @@ def graph_of(
         "negative": (negative, 0),
         "latent_image": (latent, 0),
     }
-    sampler = graph.add(
-        "KSampler",
-        (3, 0),
-        sockets,
-        seed=seed,
-        control_after_generate="fixed",
-        steps=settings.steps,
-        cfg=settings.cfg,
-        sampler_name=settings.sampler,
-        scheduler=settings.scheduler,
-        denoise=1.0,
-    )
+    sampler = sample(graph, settings, sockets, seed)
     decode = graph.add("VAEDecode", (4, 0), {"samples": (sampler, 0), "vae": vae})
     graph.add("SaveImage", (4, 1), {"images": (decode, 0)}, filename_prefix="few-steps")
     graph.add("Note", (1, 1), {}, note="\n\n".join(notes(recipe, settings, file)))
     return graph
+
+
+def sample(graph: Graph, settings: ComfySettings, sockets: dict[str, Socket], seed: int) -> int:
+    """The node that draws, with those that it needs."""
+    common: dict[str, Any] = {"control_after_generate": "fixed", "cfg": settings.cfg}
+    if not settings.sigmas:
+        return graph.add(
+            "KSampler",
+            (3, 0),
+            sockets,
+            **common,
+            seed=seed,
+            steps=settings.steps,
+            sampler_name=settings.sampler,
+            scheduler=settings.scheduler,
+            denoise=1.0,
+        )
+    chosen = graph.add("KSamplerSelect", (3, 2), {}, sampler_name=settings.sampler)
+    levels = graph.add("ManualSigmas", (3, 3), {}, sigmas=sigma_words(settings.sigmas))
+    sockets = {**sockets, "sampler": (chosen, 0), "sigmas": (levels, 0)}
+    return graph.add("SamplerCustom", (3, 0), sockets, **common, add_noise=True, noise_seed=seed)
 
 
 def load(graph: Graph, recipe: Recipe, file: str | None) -> tuple[Socket, Socket, Socket]:

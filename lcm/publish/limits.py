@@ -5,6 +5,7 @@ from __future__ import annotations
 from lcm.adapter.recipe import Recipe
 from lcm.config.sections import AdapterConfig
 from lcm.data.config import SampleConfig
+from lcm.inference.grid import steps_of_call
 from lcm.inference.schedulers import FEW_STEP
 from lcm.methods import METHODS
 from lcm.publish.wording import Wording
@@ -67,10 +68,12 @@ def method_limits(recipe: Recipe, w_embedding: bool, drops: bool = False) -> lis
             "something else. The last step of `TCDScheduler` leaves the noise of timestep 0, 3 %."
         )
     plays_times = recipe.scheduler in FEW_STEP  # DDIMScheduler takes none
-    if recipe.one_step_from is not None:
+    if recipe.first_timestep is not None:
+        told = steps_of_call(recipe.usual_steps, recipe.first_timestep, recipe.scheduler_config)
         lines.append(
-            f"A single step begins at timestep {recipe.one_step_from}: `lcm.attach` sees to it, "
-            f"and other calls need `timesteps=[{recipe.one_step_from}]`."
+            f"Play begins at timestep {recipe.first_timestep}: `lcm.attach` sees to it, and other "
+            f"calls need their `timesteps`, `[{recipe.first_timestep}]` for a single step, "
+            f"`{told['timesteps']}` for {recipe.usual_steps}."
         )
     elif plays_times and recipe.prediction_type == "epsilon" and 1 in recipe.num_inference_steps:
         lines.append(

@@ -5,11 +5,15 @@ knows: of ours all, through their loaders for the model alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from diffusers import LCMScheduler
+
 from lcm.adapter.names import SUFFIX
 from lcm.adapter.recipe import Recipe
+from lcm.inference.grid import steps_of_call
 from lcm.outputs.folder import WORKFLOW_NAME
 from lcm.system.text import code, plain
 
@@ -49,6 +53,8 @@ class ComfySettings:
     """
     clip_layer: int | None = None
     """What CLIPSetLastLayer is set to, None without one."""
+    sigmas: tuple[float, ...] = ()
+    """What ManualSigmas is set to, in the place of steps and scheduler, and none without one."""
 
 
 def comfy_settings(recipe: Recipe, w_embedding: bool) -> ComfySettings | None:
@@ -64,7 +70,26 @@ def comfy_settings(recipe: Recipe, w_embedding: bool) -> ComfySettings | None:
         zsnr=zsnr,
         limits=tuple(limits(recipe, sampling)),
         clip_layer=clip_layer_of(recipe),
+        sigmas=sigmas_of(recipe),
     )
+
+
+def sigmas_of(recipe: Recipe) -> tuple[float, ...]:
+    """sigma / alpha of the usual number of steps and the 0 of the end, where play begins below the
+    last timestep; with the noise of Stable Diffusion and SDXL, which ComfyUI has for them. KSampler
+    would begin at the last.
+    """
+    if recipe.first_timestep is None:
+        return ()
+    told = steps_of_call(recipe.usual_steps, recipe.first_timestep, recipe.scheduler_config)
+    schedule = LCMScheduler(rescale_betas_zero_snr=recipe.zero_terminal_snr)
+    bars = schedule.alphas_cumprod[told["timesteps"]]
+    return (*((1.0 - bars) / bars).sqrt().tolist(), 0.0)
+
+
+def sigma_words(sigmas: Sequence[float]) -> str:
+    """The text of ManualSigmas."""
+    return ", ".join(f"{sigma:.4f}" for sigma in sigmas)
 
 
 def clip_skip_of(recipe: Recipe) -> int:
@@ -139,11 +164,11 @@ def limits(recipe: Recipe, sampling: str | None) -> list[str]:
             "The sampling `lcm` of that node is for epsilon: with it, this "
             f"{recipe.prediction_type} model would draw noise."
         )
-    if recipe.one_step_from is not None:
+    if recipe.first_timestep is not None:
         lines.append(
-            "For a single step ComfyUI needs `SetFirstSigma`, with the sigma of timestep "
-            f"{recipe.one_step_from} (3.321 at 699, 5.088 at 799 in the noise of Stable Diffusion "
-            "and SDXL); A1111 has no such setting, and wants two steps or more."
+            f"Play begins at timestep {recipe.first_timestep}: ManualSigmas came to ComfyUI in "
+            "December 2025, and for a single step its first number and the 0 are enough. A1111 has "
+            "no such setting and begins at the last, where its pictures are worse."
         )
     if recipe.injection:
         lines.append("It has no sampler with this method's own noise: its pictures are others.")
@@ -189,10 +214,12 @@ def comfy_words(recipe: Recipe, settings: ComfySettings, file: str | None) -> st
     sampler = f"`{settings.sampler}`"
     if recipe.scheduler == "TCDScheduler":
         sampler = f"TCD where a node for it is installed, else {sampler}"
+    times = f"scheduler `{settings.scheduler}`, {settings.steps} steps"
+    if settings.sigmas:
+        times = f"SamplerCustom with ManualSigmas at `{sigma_words(settings.sigmas)}`"
     return " ".join(
         [
-            f"ComfyUI: {loads}{node}, sampler {sampler}, scheduler `{settings.scheduler}`, "
-            f"{settings.steps} steps, cfg {settings.cfg:g}.",
+            f"ComfyUI: {loads}{node}, sampler {sampler}, {times}, cfg {settings.cfg:g}.",
             *(style_words(recipe) if file else []),
             *clip_words(settings),
             *settings.limits,

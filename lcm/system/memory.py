@@ -19,7 +19,7 @@ from lcm.system.device import allocated, counts_peaks, forget_peak, largest_shar
 
 def tensors_in(tree: Any) -> list[Tensor]:
     """The tensors of lists, tuples and dictionaries, which are all that operations take and give.
-    It is asked twice in every one, so it is not torch's walk through any tree, which takes twice its time.
+    It is asked twice in every one, and torch's walk through any tree takes twice its time.
     """
     if isinstance(tree, Tensor):
         return [tree]

@@ -117,7 +117,7 @@ class Publisher:
         steps = self.config.validation.validation_teacher_steps
         guidance = self.recipe.teacher_guidance(told=self.config.adapter.w_embedding)
         spec = dataclasses.replace(
-            spec, num_steps=[steps], guidance_scale=guidance, eta=0.0, one_step_from=None
+            spec, num_steps=[steps], guidance_scale=guidance, eta=0.0, first_timestep=None
         )
         return TeacherPictures(self.family, spec, self.folder / name)
 

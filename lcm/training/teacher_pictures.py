@@ -98,7 +98,7 @@ class TeacherPictures:
         """The SHA-256 of all that they follow from, the teacher's weights included."""
         family, digest = self.family, hashlib.sha256()
         spec = dataclasses.asdict(self.spec)
-        del spec["is_shown"], spec["one_step_from"]  # what is drawn is the same
+        del spec["is_shown"], spec["first_timestep"]  # what is drawn is the same
         facts = [spec, family.text_settings, family.pipeline_options()]
         config = dict(teacher_scheduler(family.pipe.scheduler.config).config)
         digest.update(json.dumps([*facts, config], sort_keys=True, default=str).encode())

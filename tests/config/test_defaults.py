@@ -97,7 +97,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "dmd": {
         "num_ddim_timesteps": 50,
         "dmd_steps": [1, 2, 4],
-        "one_step_from": 699,
+        "first_timestep": 699,
         "terms": ["dmd=1.0"],
         "dmd_of": "landing",
         "adversarial_real": None,

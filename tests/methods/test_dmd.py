@@ -18,7 +18,7 @@ from lcm.methods.objective import Compared, Objective
 from tests.support.closed_forms import GaussianRoles, make_batch, make_objective
 from tests.support.schedules import SD_BETAS, every_model, make_schedule
 
-ONE_STEP_FROM = 699
+FIRST, STRENGTH = 699, 0.7
 SIZE = 24
 """As many samples as make every place of 1, 2 and 4 steps come: 8, 4 + 4, and 2 of each."""
 
@@ -41,11 +41,8 @@ def visited(steps: int, grid: int = 50) -> list[int]:
 
 
 def begin(scheduler: LCMScheduler, steps: int) -> None:
-    """Of a single step the first is the one that is asked for."""
-    if steps == 1:
-        scheduler.set_timesteps(timesteps=[ONE_STEP_FROM])
-    else:
-        scheduler.set_timesteps(steps)
+    """Where image-to-image begins at that strength."""
+    scheduler.set_timesteps(steps, strength=STRENGTH)
 
 
 def even(size: int) -> Tensor:
@@ -56,7 +53,7 @@ def even(size: int) -> Tensor:
 @pytest.mark.parametrize("steps", [(1,), (2,), (4,), (1, 2, 4), (4, 1), (8, 3)], ids=str)
 def test_the_times_are_those_that_lcm_scheduler_visits(steps: tuple[int, ...], grid: int) -> None:
     """One of the numbers of steps, then one of its times, all equally likely; both land clean."""
-    sampler = PlayedTimes(SolverGrid(grid), steps, ONE_STEP_FROM)
+    sampler = PlayedTimes(SolverGrid(grid), steps, FIRST)
     times = sampler(even(24 * len(steps)), torch.zeros(24 * len(steps)), 0.0)
     expected = [time for n in steps for time in visited(n, grid) for _ in range(24 // n)]
     assert sorted(times.t.tolist()) == sorted(expected)

@@ -214,7 +214,7 @@ FLAG_VALUES: dict[str, Any] = {
     "learned_weight": True,
     "injection": 0.1,
     "dmd_steps": [1, 2],
-    "one_step_from": 799,
+    "first_timestep": 799,
     "terms": ["adversarial"],
     "critic_updates": 3,
     "adversarial_real": "images",

@@ -124,7 +124,8 @@ def sigmas(steps: int, scheduler: str, zsnr: bool, node: str | None) -> list[flo
 @dataclass(frozen=True)
 class KSampler:
     """What its window has, with cfg 1, and what stands before it: `predicts` and `zsnr` of
-    ModelSamplingDiscrete or of what it has found out of the checkpoint.
+    ModelSamplingDiscrete or of what it has found out of the checkpoint. SamplerCustom with what
+    ManualSigmas is set to where there are `manual` ones.
     """
 
     predicts: str
@@ -132,6 +133,7 @@ class KSampler:
     sampler: str
     scheduler: str
     node: str | None = None
+    manual: tuple[float, ...] = ()
 
     def clean(self, output: Tensor, x: Tensor, sigma: float, time: int) -> Tensor:
         """The picture that it takes a network to mean. The node with `lcm` takes any for one of
@@ -150,9 +152,10 @@ class KSampler:
         is where it begins. The network is asked with x_t of variance 1 and the nearest time that
         is known. The sampler `ddim` is `euler`.
         """
-        visited = sigmas(len(noises), self.scheduler, self.zsnr, self.node)
+        visited = list(self.manual) or sigmas(len(noises), self.scheduler, self.zsnr, self.node)
         times, known = known_levels(self.zsnr, self.node)
-        x = noises[0] * (1 + visited[0] ** 2) ** 0.5
+        # noise of variance 1 beside the noisiest level alone; below it there would be a picture
+        x = noises[0] * (visited[0] if self.manual else (1 + visited[0] ** 2) ** 0.5)
         for i, sigma in enumerate(visited[:-1]):
             time = int(times[(math.log(sigma) - known.log()).abs().argmin()])
             output = network(x / (sigma**2 + 1) ** 0.5, time)

@@ -12,6 +12,7 @@ import torch
 from diffusers import DDIMScheduler, LCMScheduler
 from torch import Tensor
 
+from lcm.inference.grid import steps_of_call
 from lcm.models.families import load_family
 from tests.players import comfyui
 from tests.support import ROOT
@@ -116,6 +117,22 @@ def test_behind_the_node_lcm_it_draws_the_recipe_of_an_epsilon_model(
     player, drawn = players["epsilon"], noises(steps)
     played = player.comfyui(drawn, "lcm", node="lcm")
     assert apart(played, player.diffusers(LCMScheduler, drawn)) < EQUAL / 10
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_manual_levels_draw_what_begins_below_the_last_timestep(
+    players: dict[str, Player], steps: int
+) -> None:
+    """Of an epsilon model behind the node `lcm`, up to the variance of the first noise: ComfyUI
+    leaves it to the picture that there is none of.
+    """
+    player, drawn = players["epsilon"], noises(steps)
+    told = steps_of_call(steps, 699, {})
+    bars = player.family.pipe.scheduler.alphas_cumprod[told["timesteps"]]
+    manual = (*((1 - bars) / bars).sqrt().tolist(), 0.0)
+    played = player.comfyui(drawn, "lcm", node="lcm", manual=manual)
+    smaller = [drawn[0] * float((1 - bars[0]).sqrt()), *drawn[1:]]
+    assert apart(played, player.diffusers(LCMScheduler, smaller, **told)) < EQUAL / 10
 
 
 @pytest.mark.parametrize(("kind", "sampler"), CASES)

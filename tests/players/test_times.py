@@ -83,6 +83,7 @@ CASES = [
     (name, kind, recipe)
     for kind in ("epsilon", "v_prediction")
     for name, recipe in recipes(kind).items()
+    if recipe.first_timestep is None
 ]
 
 
@@ -115,6 +116,20 @@ def test_what_is_advised_visits_the_times_of_the_recipe(
             off[program] = max(off[program], *differences) if not rounded else off[program]
     assert even == (off["ComfyUI"] > CLOSE)
     assert limited or off["A1111"] <= CLOSE
+
+
+@pytest.mark.parametrize("zsnr", [False, True])
+def test_where_play_begins_lower_the_levels_are_those_of_its_times(zsnr: bool) -> None:
+    kind = "v_prediction" if zsnr else "epsilon"
+    recipe = dataclasses.replace(recipes(kind)["dmd"], zero_terminal_snr=zsnr)
+    settings = comfy_settings(recipe, False)
+    assert settings is not None and settings.sigmas[-1] == 0
+    levels = comfyui.levels(zsnr)[[699, 539, 359, 179]]
+    assert settings.sigmas[:-1] == pytest.approx(levels.tolist(), rel=1e-5)
+    said = other_tools(recipe, "x.safetensors", False)
+    (written,) = re.findall("ManualSigmas at `(.*?)`", said)
+    assert [float(n) for n in written.split(",")] == pytest.approx(settings.sigmas, abs=1e-4)
+    assert "scheduler `simple`" not in said and "A1111 has no such setting" in said
 
 
 def test_a_network_that_predicts_v_is_never_taken_for_one_that_predicts_epsilon() -> None:

@@ -179,13 +179,13 @@ LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], list[str]]] =
     "dropped": ({}, {"proportion_empty_prompts": 0.2}, ["nothing; above it they do."], []),
     "plain": ({}, {"objective": "ct"}, [], ["Guidance is in"]),
     "phases": ({}, {"objective": "pcm", "phases": 1}, [], ["timesteps="]),
-    "one step": (
+    "lower": (
         {},
-        {"objective": "dmd", "one_step_from": 799},
-        ["A single step begins at timestep 799", "`timesteps=[799]`"],
+        {"objective": "dmd", "first_timestep": 799},
+        ["Play begins at timestep 799", "`[799]` for a single", "`[799, 599, 399, 199]` for 4"],
         ["699"],
     ),
-    "two steps": ({}, {"objective": "dmd", "dmd_steps": [2]}, [], ["timesteps="]),
+    "last": ({}, {"objective": "dmd", "first_timestep": 999}, ["timesteps=[699]"], ["Play begins"]),
     "buckets": ({}, {"aspect_ratio_buckets": True}, ["as many pixels"], ["other sizes and shapes"]),
     "noise": (
         {},
@@ -239,11 +239,7 @@ TOOLS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         ["CLIP Set Last Layer with -3 ", "cannot leave out layers of SDXL"],
     ),
     "chunks": ({"prompt_chunks": 3}, {}, ["3 chunks of 77 tokens", "`compel`"]),
-    "one step": (
-        {},
-        {"objective": "dmd"},
-        ["`SetFirstSigma`", "timestep 699", "two steps"],
-    ),
+    "lower": ({}, {"objective": "dmd"}, ["ManualSigmas at `3.3", "begins at timestep 699"]),
     "full": ({}, {"full_finetune": True}, ["Load Diffusion Model", "A1111 does not read"]),
     "w": (
         {},
@@ -276,8 +272,8 @@ def test_without_guidance_in_training_none_is_said_to_be_in_the_weights() -> Non
     )
 
 
-def test_the_snippet_of_an_adapter_for_one_step_begins_where_that_does() -> None:
-    for steps, told in (([1], "timesteps=[699],"), ([1, 2], "num_inference_steps=2,")):
+def test_the_snippet_of_an_adapter_begins_where_that_does() -> None:
+    for steps, told in (([1], "timesteps=[699],"), ([1, 2], "timesteps=[699, 359],")):
         recipe, _ = made(objective="dmd", dmd_steps=steps)
         code = Code(recipe, None, "file.safetensors", 0, "a star")  # type: ignore[arg-type]
         assert code.call_options().startswith(told)

@@ -60,11 +60,28 @@ SIGNATURES: dict[str, tuple[dict[str, str], list[str]]] = {
         },
         ["LATENT"],
     ),
+    "KSamplerSelect": ({"sampler_name": "COMBO"}, ["SAMPLER"]),
+    "ManualSigmas": ({"sigmas": "STRING"}, ["SIGMAS"]),
+    "SamplerCustom": (
+        {
+            "model": "MODEL",
+            "add_noise": "BOOLEAN",
+            "noise_seed": "INT",
+            "cfg": "FLOAT",
+            "positive": "CONDITIONING",
+            "negative": "CONDITIONING",
+            "sampler": "SAMPLER",
+            "sigmas": "SIGMAS",
+            "latent_image": "LATENT",
+        },
+        ["LATENT", "LATENT"],
+    ),
     "VAEDecode": ({"samples": "LATENT", "vae": "VAE"}, ["IMAGE"]),
     "SaveImage": ({"images": "IMAGE", "filename_prefix": "STRING"}, []),
 }
 """Inputs by name, in their order, and outputs: INPUT_TYPES and RETURN_TYPES of ComfyUI's nodes.py
-and comfy_extras/nodes_model_advanced.py, version 0.3.64.
+and comfy_extras/nodes_model_advanced.py, version 0.3.64; the schemas of nodes_custom_sampler.py as
+of November 2026.
 """
 CHOICES = {
     "sampler_name": {"lcm", "ddim", "euler"},
@@ -172,10 +189,17 @@ def nodes_of(case: str, kind: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("case", CASES)
 def test_it_plays_the_recipe_with_our_file(case: str) -> None:
     recipe, config = made(case)
-    (sampler,) = nodes_of(case, "KSampler")
-    assert sampler["steps"] == recipe.usual_steps in recipe.num_inference_steps
+    lower = recipe.first_timestep is not None
+    (sampler,) = nodes_of(case, "SamplerCustom" if lower else "KSampler")
+    if lower:
+        (levels,) = nodes_of(case, "ManualSigmas")
+        steps = len(levels["sigmas"].split()) - 1
+    else:
+        steps = sampler["steps"]
+    assert steps == recipe.usual_steps in recipe.num_inference_steps
     assert sampler["cfg"] == (6.0 if case == "cfg" else recipe.guidance_scale)
-    assert sampler["seed"] == config.validation.validation_seed
+    seed = sampler["noise_seed" if lower else "seed"]
+    assert seed == config.validation.validation_seed
     (latent,) = nodes_of(case, "EmptyLatentImage")
     assert latent == {"width": 512, "height": 512, "batch_size": 1}
     files = [node["lora_name"] for node in nodes_of(case, "LoraLoaderModelOnly")]

@@ -122,7 +122,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "injection": {"objective": "stochastic_flow"},
     **{n: {"terms": ["adversarial=0.1"]} for n in (*HEADS, "critic_learning_rate")},
     **{n: {"terms": ["dmd=1.0"]} for n in ("dmd_of", "dmd_start")},
-    **{n: {"objective": "dmd"} for n in ("dmd_steps", "one_step_from")},
+    **{n: {"objective": "dmd"} for n in ("dmd_steps", "first_timestep")},
     **dict.fromkeys(("reward", "reward_share", "reward_vae"), REWARDS),
     "reward_weights": {"terms": ["reward=0.01"], "reward": "clip"},
     "w_embedding": {"full_finetune": True},

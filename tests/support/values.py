@@ -76,7 +76,7 @@ VALUES: dict[str, Any] = {
     "dmd_of": "noise",
     "dmd_start": 0.25,
     "dmd_steps": [1, 3],
-    "one_step_from": 399,
+    "first_timestep": 399,
     "reward": "my_rewards:brightness",
     "reward_weights": "weights",
     "reward_share": 0.5,

@@ -29,7 +29,6 @@ from examples.shapes.demo import HERE, TEACHER
 from examples.shapes.evaluate import decode, generate, prompts_and_seeds
 from examples.shapes.pictures import labelled_rows, spread
 from examples.shapes.render import CAPTIONS, write_dataset
-from lcm.inference.grid import timesteps_from
 from lcm.libraries.transformers import save_for_all
 
 NAME = "one_step.json"
@@ -96,7 +95,8 @@ def pictures(
     """
     pipe = community_model(model)
     recipe = lcm.attach(pipe, adapter)
-    times = timesteps_from(pipe.scheduler, first, steps)
+    pipe.scheduler.set_timesteps(steps)
+    times = [first, *pipe.scheduler.timesteps.tolist()[1:]]
     latents = generate(
         pipe, prompts, seeds, steps, recipe.guidance_scale, eta=recipe.eta, timesteps=times
     )

@@ -160,7 +160,7 @@ def one_step(nets: MixtureRoles, **flags: Any) -> Objective:
         schedule,
         terms=["dmd"],
         dmd_steps=[1],
-        one_step_from=999,
+        first_timestep=999,
         guidance_scale=1.0,
         **flags,
     )
