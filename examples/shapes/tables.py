@@ -55,13 +55,13 @@ def recipe_table() -> str:
     return "\n".join(lines)
 
 
-def best_table() -> str:
-    """Every step count of the best adapter, and the teacher it must be held against."""
+def best_table(name: str) -> str:
+    """Every step count of one of the best adapters, and the teacher it must be held against."""
     lines = [
         "| seed | | steps | all three right | shape | color | diversity | NMSE |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for run in read("best.json"):
+    for run in read(name):
         for row in run["rows"]:
             who = "teacher" if row.get("teacher") else "student"
             diversity = f"{row['diversity_ratio']:.2f}" if "diversity_ratio" in row else ""
@@ -110,7 +110,7 @@ def example_tables() -> dict[str, str]:
     return {
         "recipe": recipe_table(),
         "demo": table(read("demo.json")),
-        "best": best_table(),
+        **{name: best_table(f"{name}.json") for name in ("best", "fast", "sharp")},
         "style": style_table(),
     }
 

@@ -128,15 +128,24 @@ def check_result(
 
 
 def check_columns(validation: ValidationConfig, method: MethodConfig) -> None:
-    """Raises ValueError for grids with more inference steps than the solver has."""
+    """Raises ValueError for grids with more inference steps than the solver has, or than are left
+    from the first timestep on.
+    """
+    from lcm.inference.grid import steps_of_call
     from lcm.methods.build import play_of
 
-    overrides = play_of(method).scheduler_config
+    play = play_of(method)
+    overrides = play.scheduler_config
     most = int(overrides.get("original_inference_steps") or method.num_ddim_timesteps or 1000)
     if not all(1 <= n <= most for n in validation.validation_num_steps):
         raise ValueError(
             f"validation_num_steps must lie in 1..{most}, the solver steps of training"
         )
+    try:
+        for n in validation.validation_num_steps:
+            steps_of_call(n, play.first_timestep, overrides)
+    except ValueError as error:
+        raise ValueError(f"validation_num_steps: {error}") from error
 
 
 def check_critics(optimizer: OptimizerConfig, method: MethodConfig) -> None:

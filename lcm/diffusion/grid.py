@@ -69,9 +69,9 @@ class SolverGrid:
             below = timesteps[timesteps < first]
             timesteps = torch.cat([torch.tensor([first]), below])
         if not 1 <= num_inference_steps <= len(timesteps):
-            left = "" if first is None else f" of which {len(timesteps)} are left from {first} on;"
+            left = "" if first is None else f", of which {len(timesteps)} are left from {first} on"
             raise ValueError(
                 f"num_inference_steps={num_inference_steps} does not fit the {self.num_steps} "
-                f"solver steps this model was trained on;{left} pass 1..{len(timesteps)}"
+                f"solver steps this model was trained on{left}; pass 1..{len(timesteps)}"
             )
         return timesteps[torch.arange(num_inference_steps) * len(timesteps) // num_inference_steps]

@@ -148,8 +148,11 @@ def build(settings: DmdSettings, schedule: NoiseSchedule, loss: Loss) -> Objecti
     """
     grid = SolverGrid(settings.num_ddim_timesteps, schedule.num_train_timesteps)
     times = PlayedTimes(grid, settings.dmd_steps, settings.first_timestep)
-    for steps in settings.dmd_steps:
-        grid.few_step(steps, settings.first_timestep)
+    try:
+        for steps in settings.dmd_steps:
+            grid.few_step(steps, settings.first_timestep)
+    except ValueError as error:
+        raise ValueError(f"dmd_steps: {error}") from error
     objective = compose(
         settings, schedule, loss, times=times, coupling=AnyPicture(), target=regress
     )

@@ -69,11 +69,12 @@ def method_limits(recipe: Recipe, w_embedding: bool, drops: bool = False) -> lis
         )
     plays_times = recipe.scheduler in FEW_STEP  # DDIMScheduler takes none
     if recipe.first_timestep is not None:
-        told = steps_of_call(recipe.usual_steps, recipe.first_timestep, recipe.scheduler_config)
+        first, usual = recipe.first_timestep, recipe.usual_steps
+        told = steps_of_call(usual, first, recipe.scheduler_config)
+        several = f", `{told['timesteps']}` for {usual}" if usual > 1 else ""
         lines.append(
-            f"Play begins at timestep {recipe.first_timestep}: `lcm.attach` sees to it, and other "
-            f"calls need their `timesteps`, `[{recipe.first_timestep}]` for a single step, "
-            f"`{told['timesteps']}` for {recipe.usual_steps}."
+            f"Play begins at timestep {first}: `lcm.attach` sees to it, and other calls need their "
+            f"`timesteps`, `[{first}]` for a single step{several}."
         )
     elif plays_times and recipe.prediction_type == "epsilon" and 1 in recipe.num_inference_steps:
         lines.append(

@@ -96,6 +96,7 @@ NONSENSE: list[tuple[str, dict[str, Any]]] = [
     ("ema_decay must lie in", {"target": "ema", "ema_decay": -0.1}),
     ("validation_num_steps", {"validation_num_steps": [0]}),
     ("validation_num_steps", {"validation_num_steps": [4, 51]}),
+    ("validation_num_steps", {"objective": "dmd", "validation_num_steps": [4, 36]}),
     ("validation_num_steps", {"validation_num_steps": [4, 8], "num_ddim_timesteps": 7}),
     ("weighting", {"weighting": "heavy"}),
     ("coupling", {"objective": "flow_map", "coupling": "loose"}),

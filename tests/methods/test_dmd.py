@@ -125,5 +125,7 @@ def test_the_way_there_has_no_gradient_and_no_pass_too_many() -> None:
 
 
 def test_more_steps_than_the_grid_has_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"num_inference_steps=60 does not fit the 50"):
+    with pytest.raises(ValueError, match=r"dmd_steps: num_inference_steps=60 does not fit the 50"):
         make_objective("dmd", dmd_steps=[60])
+    with pytest.raises(ValueError, match=r"dmd_steps: .* of which 3 are left from 59 on; pass 1"):
+        make_objective("dmd", first_timestep=59)
