@@ -236,23 +236,30 @@ def graph_of(
 
 def sample(graph: Graph, settings: ComfySettings, sockets: dict[str, Socket], seed: int) -> int:
     """The node that draws, with those that it needs."""
-    common: dict[str, Any] = {"control_after_generate": "fixed", "cfg": settings.cfg}
     if not settings.sigmas:
         return graph.add(
             "KSampler",
             (3, 0),
             sockets,
-            **common,
             seed=seed,
+            control_after_generate="fixed",
             steps=settings.steps,
+            cfg=settings.cfg,
             sampler_name=settings.sampler,
             scheduler=settings.scheduler,
             denoise=1.0,
         )
     chosen = graph.add("KSamplerSelect", (3, 2), {}, sampler_name=settings.sampler)
     levels = graph.add("ManualSigmas", (3, 3), {}, sigmas=sigma_words(settings.sigmas))
-    sockets = {**sockets, "sampler": (chosen, 0), "sigmas": (levels, 0)}
-    return graph.add("SamplerCustom", (3, 0), sockets, **common, add_noise=True, noise_seed=seed)
+    return graph.add(
+        "SamplerCustom",
+        (3, 0),
+        {**sockets, "sampler": (chosen, 0), "sigmas": (levels, 0)},
+        add_noise=True,
+        noise_seed=seed,
+        control_after_generate="fixed",
+        cfg=settings.cfg,
+    )
 
 
 def load(graph: Graph, recipe: Recipe, file: str | None) -> tuple[Socket, Socket, Socket]:

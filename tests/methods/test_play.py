@@ -16,6 +16,7 @@ from lcm.diffusion.consistency import land
 from lcm.diffusion.sampling import sample_consistency, sample_trajectory
 from lcm.diffusion.schedule import CLEAN
 from lcm.inference import make_scheduler
+from lcm.inference.grid import steps_of_call
 from lcm.methods import METHODS
 from lcm.methods.config import MethodConfig, resolved
 from lcm.methods.objective import Objective
@@ -46,7 +47,7 @@ def test_every_time_of_play_was_trained(name: str, flags: dict[str, Any]) -> Non
     if name == "rollout":
         trained |= asked_at(objective)
     for n in recipe.num_inference_steps:
-        scheduler.set_timesteps(n)
+        scheduler.set_timesteps(**steps_of_call(n, recipe.first_timestep, scheduler.config))
         assert len(scheduler.timesteps) == n
         assert set(scheduler.timesteps.tolist()) <= trained
 
@@ -64,7 +65,7 @@ def test_play_lands_where_training_landed(name: str, flags: dict[str, Any]) -> N
         ]
     )
     for n in recipe.num_inference_steps:
-        scheduler.set_timesteps(n)
+        scheduler.set_timesteps(**steps_of_call(n, recipe.first_timestep, scheduler.config))
         visited = scheduler.timesteps.tolist()
         for t, following in zip(visited, [*visited[1:], CLEAN], strict=True):
             s = landed[:, 2][landed[:, 0] == t].unique()
@@ -118,7 +119,7 @@ def test_no_step_of_play_crosses_an_edge_of_the_last_segments(
     assert recipe.num_inference_steps == steps
     edges = [1000 * i // segments[-1] - 1 for i in range(segments[-1])]
     for n in steps:
-        scheduler.set_timesteps(n)
+        scheduler.set_timesteps(**steps_of_call(n, recipe.first_timestep, scheduler.config))
         visited = scheduler.timesteps.tolist()
         assert set(edges) <= {CLEAN, *visited}
         for t, following in zip(visited, [*visited[1:], CLEAN], strict=True):
