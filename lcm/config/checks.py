@@ -131,7 +131,7 @@ def check_columns(validation: ValidationConfig, method: MethodConfig) -> None:
     """Raises ValueError for grids with more inference steps than the solver has, or than are left
     from the first timestep on.
     """
-    from lcm.inference.grid import steps_of_call
+    from lcm.diffusion.grid import steps_of_call
     from lcm.methods.build import play_of
 
     play = play_of(method)

@@ -4,7 +4,9 @@ visits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,3 +77,19 @@ class SolverGrid:
                 f"solver steps this model was trained on{left}; pass 1..{len(timesteps)}"
             )
         return timesteps[torch.arange(num_inference_steps) * len(timesteps) // num_inference_steps]
+
+
+def steps_of_call(
+    steps: int, first_timestep: int | None, scheduler_config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a call of a stock pipeline is told of its steps, with a scheduler of this configuration
+    that takes timesteps: pure noise is taken for x at the first. What a network says of epsilon
+    there counts sigma / alpha fold in the picture, much less than at the last timestep, which is
+    why Hyper-SD plays a single step from 800, DMD2 from 399.
+
+    Raises ValueError for more steps than lie at or below the first timestep.
+    """
+    if first_timestep is None:
+        return {"num_inference_steps": steps}
+    grid = SolverGrid(scheduler_config.get("original_inference_steps", SolverGrid.num_steps))
+    return {"timesteps": grid.few_step(steps, first_timestep).tolist()}

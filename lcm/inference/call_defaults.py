@@ -11,9 +11,10 @@ from peft.tuners.lora import LoraLayer
 
 from lcm.adapter.lora import adaptable
 from lcm.adapter.recipe import CallDefaults, Recipe
+from lcm.diffusion.grid import steps_of_call
 from lcm.inference.arguments import accepted
 from lcm.inference.call_warnings import look_at_negative_prompt
-from lcm.inference.grid import check_steps, steps_of_call
+from lcm.inference.grid import check_steps
 from lcm.inference.state import Attachment
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]

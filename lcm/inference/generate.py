@@ -15,10 +15,11 @@ from PIL import Image
 
 from lcm.adapter.locate import Located, look_up
 from lcm.adapter.recipe import Recipe
+from lcm.diffusion.grid import steps_of_call
 from lcm.inference import SCHEDULERS
 from lcm.inference.arguments import own_sides
 from lcm.inference.attach import attach
-from lcm.inference.grid import check_first_timestep, steps_of_call
+from lcm.inference.grid import check_first_timestep
 from lcm.inference.judge import sound
 from lcm.inference.load import load
 from lcm.inference.planned import Planned

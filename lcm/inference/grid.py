@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from lcm.adapter.recipe import Recipe
-from lcm.diffusion.grid import SolverGrid
+from lcm.diffusion.grid import steps_of_call
 from lcm.inference.arguments import whole
 
 
@@ -54,22 +53,6 @@ def check_steps(
         f"num_inference_steps={steps} is more than the {most} steps of this pipeline's "
         f"{type(scheduler).__name__}; {advice}"
     )
-
-
-def steps_of_call(
-    steps: int, first_timestep: int | None, scheduler_config: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a call of a stock pipeline is told of its steps, with a scheduler of this configuration
-    that takes timesteps: pure noise is taken for x at the first. What a network says of epsilon
-    there counts sigma / alpha fold in the picture, much less than at the last timestep, which is
-    why Hyper-SD plays a single step from 800, DMD2 from 399.
-
-    Raises ValueError for more steps than lie at or below the first timestep.
-    """
-    if first_timestep is None:
-        return {"num_inference_steps": steps}
-    grid = SolverGrid(scheduler_config.get("original_inference_steps", SolverGrid.num_steps))
-    return {"timesteps": grid.few_step(steps, first_timestep).tolist()}
 
 
 def check_first_timestep(scheduler: Any, first: int, steps: int) -> None:

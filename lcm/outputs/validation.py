@@ -17,7 +17,7 @@ from torch import Tensor
 from lcm.adapter.recipe import Recipe
 from lcm.config.output_sections import ValidationConfig
 from lcm.data.records import Record
-from lcm.inference.grid import steps_of_call
+from lcm.diffusion.grid import steps_of_call
 from lcm.models.families import Family
 from lcm.models.families.base import PIXELS_AT_ONCE
 from lcm.models.long_prompts import prompt_arguments

@@ -13,7 +13,7 @@ from lcm.adapter.locate import locate
 from lcm.adapter.names import UNET_FOLDER
 from lcm.adapter.recipe import Recipe
 from lcm.config.sections import TeacherConfig
-from lcm.inference.grid import steps_of_call
+from lcm.diffusion.grid import steps_of_call
 from lcm.models.single_file import is_single_file
 from lcm.models.styles import Style
 from lcm.publish.other_programs import clip_skip_of

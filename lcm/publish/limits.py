@@ -5,7 +5,7 @@ from __future__ import annotations
 from lcm.adapter.recipe import Recipe
 from lcm.config.sections import AdapterConfig
 from lcm.data.config import SampleConfig
-from lcm.inference.grid import steps_of_call
+from lcm.diffusion.grid import steps_of_call
 from lcm.inference.schedulers import FEW_STEP
 from lcm.methods import METHODS
 from lcm.publish.wording import Wording

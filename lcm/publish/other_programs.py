@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from diffusers import LCMScheduler
-
 from lcm.adapter.names import SUFFIX
 from lcm.adapter.recipe import Recipe
-from lcm.inference.grid import steps_of_call
+from lcm.diffusion.grid import steps_of_call
 from lcm.outputs.folder import WORKFLOW_NAME
 from lcm.system.text import code, plain
 
@@ -81,6 +79,8 @@ def sigmas_of(recipe: Recipe) -> tuple[float, ...]:
     """
     if recipe.first_timestep is None:
         return ()
+    from diffusers import LCMScheduler
+
     told = steps_of_call(recipe.usual_steps, recipe.first_timestep, recipe.scheduler_config)
     schedule = LCMScheduler(rescale_betas_zero_snr=recipe.zero_terminal_snr)
     bars = schedule.alphas_cumprod[told["timesteps"]]

@@ -15,8 +15,8 @@ from diffusers import DDIMScheduler, LCMScheduler
 import lcm
 from lcm import Request
 from lcm.adapter.names import WEIGHTS_NAME
+from lcm.diffusion.grid import steps_of_call
 from lcm.inference import make_scheduler
-from lcm.inference.grid import steps_of_call
 from lcm.outputs.validation import GridSpec, draw_latents, said_to
 from lcm.pipelines import FewStepStableDiffusionPipeline
 from tests.support.adapters import make_recipe

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lcm.adapter.recipe import UNCLIPPED, Recipe
 from lcm.diffusion.consistency import land
+from lcm.diffusion.grid import steps_of_call
 from lcm.diffusion.sampling import sample_consistency, sample_trajectory
 from lcm.diffusion.schedule import CLEAN
 from lcm.inference import make_scheduler
-from lcm.inference.grid import steps_of_call
 from lcm.methods import METHODS
 from lcm.methods.config import MethodConfig, resolved
 from lcm.methods.objective import Objective

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler, LCMScheduler
 from torch import Tensor
 
-from lcm.inference.grid import steps_of_call
+from lcm.diffusion.grid import steps_of_call
 from lcm.models.families import load_family
 from tests.players import comfyui
 from tests.support import ROOT
