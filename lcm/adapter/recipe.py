@@ -208,6 +208,12 @@ class Recipe:
         """The number of steps to begin with: 4 where the recipe has it, else the nearest."""
         return min(self.num_inference_steps, key=lambda n: abs(n - 4))
 
+    def usual_call(self) -> dict[str, Any]:
+        """What the call of a stock pipeline is told of the usual number of steps."""
+        from lcm.diffusion.grid import steps_of_call  # loads torch, which recipes do without
+
+        return steps_of_call(self.usual_steps, self.first_timestep, self.scheduler_config)
+
     def teacher_guidance(self, *, told: bool) -> float:
         """The guidance_scale with which the teacher draws what the student is to: the middle of
         what it was trained with, times what it is played with; 1 is none. A student that is `told`

@@ -24,8 +24,8 @@ from lcm.config.run import TrainConfig
 from lcm.outputs.folder import CARD_DATA_NAME, CARD_NAME, PICTURE_NAME
 from lcm.publish.code import Code, Models, View, view_from_here, view_of_others
 from lcm.publish.limits import limits, steps_in_words
-from lcm.publish.other_programs import other_tools
 from lcm.publish.outcome import Outcome
+from lcm.publish.program_words import other_tools
 from lcm.publish.training_facts import (
     data_facts,
     effort_facts,

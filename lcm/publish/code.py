@@ -13,7 +13,6 @@ from lcm.adapter.locate import locate
 from lcm.adapter.names import UNET_FOLDER
 from lcm.adapter.recipe import Recipe
 from lcm.config.sections import TeacherConfig
-from lcm.diffusion.grid import steps_of_call
 from lcm.models.single_file import is_single_file
 from lcm.models.styles import Style
 from lcm.publish.other_programs import clip_skip_of
@@ -131,8 +130,7 @@ class Code:
         eta = f"\n    eta={recipe.eta:g}," if recipe.eta else ""
         skipped = clip_skip_of(recipe)
         clip_skip = f"\n    clip_skip={skipped}," if skipped else ""
-        told = steps_of_call(recipe.usual_steps, recipe.first_timestep, recipe.scheduler_config)
-        steps = "".join(f"{name}={value},\n    " for name, value in told.items())
+        steps = "".join(f"{name}={value},\n    " for name, value in recipe.usual_call().items())
         return f"{steps}guidance_scale={recipe.guidance_scale:g},{eta}{clip_skip}"
 
     def teacher_call(self, view: View, more: str = "") -> str:

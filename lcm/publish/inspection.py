@@ -68,7 +68,8 @@ def played_by(adapter: Adapter, name: str) -> dict[str, str]:
     used.
     """
     from lcm.adapter.recipe import RECIPE_KEY, Recipe
-    from lcm.publish.other_programs import comfy_settings, played_by
+    from lcm.publish.other_programs import comfy_settings
+    from lcm.publish.program_words import played_by
 
     if RECIPE_KEY in adapter.unusable or (recipe := Recipe.from_header(adapter.header)) is None:
         return {}

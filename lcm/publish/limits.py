@@ -5,7 +5,6 @@ from __future__ import annotations
 from lcm.adapter.recipe import Recipe
 from lcm.config.sections import AdapterConfig
 from lcm.data.config import SampleConfig
-from lcm.diffusion.grid import steps_of_call
 from lcm.inference.schedulers import FEW_STEP
 from lcm.methods import METHODS
 from lcm.publish.wording import Wording
@@ -70,8 +69,7 @@ def method_limits(recipe: Recipe, w_embedding: bool, drops: bool = False) -> lis
     plays_times = recipe.scheduler in FEW_STEP  # DDIMScheduler takes none
     if recipe.first_timestep is not None:
         first, usual = recipe.first_timestep, recipe.usual_steps
-        told = steps_of_call(usual, first, recipe.scheduler_config)
-        several = f", `{told['timesteps']}` for {usual}" if usual > 1 else ""
+        several = f", `{recipe.usual_call()['timesteps']}` for {usual}" if usual > 1 else ""
         lines.append(
             f"Play begins at timestep {first}: `lcm.attach` sees to it, and other calls need their "
             f"`timesteps`, `[{first}]` for a single step{several}."

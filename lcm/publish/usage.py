@@ -7,7 +7,7 @@ from typing import Any
 
 from lcm.adapter.recipe import Recipe
 from lcm.publish.code import Code, View
-from lcm.publish.other_programs import other_tools
+from lcm.publish.program_words import other_tools
 from lcm.publish.wording import Wording
 from lcm.system.text import code
 

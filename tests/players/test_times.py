@@ -16,7 +16,8 @@ from lcm.inference.schedulers import make_scheduler
 from lcm.methods import METHODS
 from lcm.methods.build import make_recipe
 from lcm.publish.comfyui import workflow_files
-from lcm.publish.other_programs import comfy_settings, other_tools
+from lcm.publish.other_programs import comfy_settings
+from lcm.publish.program_words import other_tools
 from tests.players import a1111, comfyui
 from tests.support import ROOT
 

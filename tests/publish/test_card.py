@@ -23,8 +23,8 @@ from lcm.outputs.resume import differences
 from lcm.publish.card import front_matter, make_card
 from lcm.publish.code import Code, Models, view_from_here
 from lcm.publish.limits import limits
-from lcm.publish.other_programs import other_tools
 from lcm.publish.outcome import Outcome
+from lcm.publish.program_words import other_tools
 from lcm.publish.training_facts import settings_text
 from lcm.publish.usage import guidance_advice
 from lcm.publish.wording import wording

@@ -17,7 +17,8 @@ from lcm.config.run import TrainConfig
 from lcm.methods import METHODS
 from lcm.methods.build import make_recipe
 from lcm.publish.comfyui import workflow_files, write_workflow
-from lcm.publish.other_programs import comfy_settings, other_tools
+from lcm.publish.other_programs import comfy_settings
+from lcm.publish.program_words import other_tools
 from lcm.system.image_grid import save_png
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
