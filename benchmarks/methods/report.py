@@ -2,6 +2,7 @@
 side by side.
 
     python -m benchmarks.methods.report
+    python -m benchmarks.methods.report --only reflow dmd --steps 1 --picture one_step.png
 
 The picture needs the adapters of `benchmarks.methods.run`; without any it is left as it is.
 """
@@ -16,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.methods import cost
-from benchmarks.methods.plan import CAUSES, PLAN, Job, load_plan
+from benchmarks.methods.plan import CAUSES, PLAN, Job, Run, jobs_of, load_plan
 from benchmarks.methods.run import OUTPUT_DIR
 from benchmarks.methods.students import is_adapter, load_student
 from benchmarks.methods.tables import causes_table, methods_table, teacher_table
@@ -65,6 +66,11 @@ def filled(text: str, results: Path, order: list[str]) -> str:
     )
 
 
+def steps_in_words(steps: int) -> str:
+    """As the labels of the picture have it."""
+    return f"{steps} step{'s' if steps > 1 else ''}"
+
+
 def draw_rows(pipe: Any, steps: int, guidance_scale: float, eta: float = 0.0) -> list[Image.Image]:
     """Ten captions, their index being the seed, as in every set of pictures."""
     shown = spread(len(CAPTIONS))
@@ -74,11 +80,11 @@ def draw_rows(pipe: Any, steps: int, guidance_scale: float, eta: float = 0.0) ->
     )
 
 
-def picture(runs: Path, plan: Path) -> Image.Image | None:
-    """The teacher, then seed 0 of every run that has its adapter, each with 4 steps or its own
-    number nearest to 4.
+def picture(runs: Path, chosen: list[Run], shown_steps: int) -> Image.Image | None:
+    """The teacher, then seed 0 of every chosen run that has its adapter, each with so many steps,
+    or its own number that is nearest.
     """
-    jobs = [Job(run, 0) for run in load_plan(plan)]
+    jobs = [Job(run, 0) for run in chosen]
     found = [job for job in jobs if job.run.student == "base" or is_adapter(runs / job.name)]
     if all(job.run.student == "base" for job in found):
         return None
@@ -87,13 +93,13 @@ def picture(runs: Path, plan: Path) -> Image.Image | None:
         print(f"not in the picture: {', '.join(absent)}")
     pipe = load_pipe(TEACHER)
     rows = [
-        (f"teacher\n{n} steps", draw_rows(pipe, n, GUIDANCE_SCALE))
-        for n in (TEACHER_STEPS, SHOWN_STEPS)
+        (f"teacher\n{steps_in_words(n)}", draw_rows(pipe, n, GUIDANCE_SCALE))
+        for n in (TEACHER_STEPS, shown_steps)
     ]
     for job in found:
         pipe, play = load_student(job, None if job.run.student == "base" else runs / job.name)
-        steps = min(play.num_inference_steps, key=lambda n: abs(n - SHOWN_STEPS))
-        label = f"{job.run.name}\n{steps} step{'s' if steps > 1 else ''}"
+        steps = min(play.num_inference_steps, key=lambda n: abs(n - shown_steps))
+        label = f"{job.run.name}\n{steps_in_words(steps)}"
         rows.append((label, draw_rows(pipe, steps, play.guidance_scale, play.eta)))
     return labelled_rows(rows)
 
@@ -108,14 +114,25 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--results_dir", type=Path, default=RESULTS)
     parser.add_argument("--document", type=Path, default=DOCUMENT)
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="the picture's runs of the plan"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=SHOWN_STEPS, help="of the picture, or the nearest of a run's"
+    )
+    parser.add_argument("--picture", default="methods.png", help="its name")
     args = parser.parse_args(argv)
+    try:
+        chosen = [job.run for job in jobs_of(load_plan(args.plan), args.only, [0])]
+    except ValueError as error:
+        parser.error(str(error))
     text = args.document.read_text() if args.document.exists() else EMPTY
     text = filled(text, args.results_dir, [run.name for run in load_plan(args.plan)])
     args.document.parent.mkdir(parents=True, exist_ok=True)
     args.document.write_text(text)
-    drawn = picture(args.output_dir / "runs", args.plan)
+    drawn = picture(args.output_dir / "runs", chosen, args.steps)
     if drawn:
-        drawn.save(args.results_dir / "methods.png")
+        drawn.save(args.results_dir / args.picture)
 
 
 if __name__ == "__main__":

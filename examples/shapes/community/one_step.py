@@ -45,39 +45,40 @@ def models_of(adapter: str) -> tuple[str, ...]:
     return EVERY_MODEL if adapter != TUNED else tuple(m for m in EVERY_MODEL if m != "plain")
 
 
+def trained(run: Path, words: list[str]) -> Path:
+    """The folder of a finished run of the shapes' prompts or pictures, made if it is not there."""
+    if not (run / "README.md").exists():
+        always = [
+            *("--pretrained_teacher_model", str(TEACHER), "--output_dir", str(run)),
+            *("--validation_prompts", "none", "--lora_rank", "32", "--train_batch_size", "24"),
+        ]
+        # a flag that is repeated has its last value
+        subprocess.run([sys.executable, "train_lcm_lora.py", *always, *words], check=True)
+    return run
+
+
 def tuned(model: str, output_dir: Path) -> Path:
     """The bundled adapter after a few updates on the model, with prompts alone and the defaults."""
-    run, folder = output_dir / "adapters" / model, output_dir / "models"
-    if (run / "README.md").exists():
-        return run
+    folder = output_dir / "models"
     if model in FINE_TUNES and not (folder / model).exists():
         save_for_all(community_model(model), folder / model)
     words = [
-        *("--pretrained_teacher_model", str(TEACHER), *teacher_flags(f"own-{model}", folder)),
-        *("--prompts_file", str(HERE / "prompts.txt"), "--init_adapter", str(SHIPPED)),
-        *("--output_dir", str(run), "--validation_prompts", "none", "--lora_rank", "32"),
-        *("--max_train_steps", str(UPDATES), "--train_batch_size", "24"),
+        *(*teacher_flags(f"own-{model}", folder), "--prompts_file", str(HERE / "prompts.txt")),
+        *("--init_adapter", str(SHIPPED), "--max_train_steps", str(UPDATES)),
     ]
-    # a flag that is repeated has its last value
-    subprocess.run([sys.executable, "train_lcm_lora.py", *words], check=True)
-    return run
+    return trained(output_dir / "adapters" / model, words)
 
 
 def score_distilled(output_dir: Path) -> Path:
     """An adapter of the plain teacher, the row `dmd` of the methods' table."""
-    run, data = output_dir / "adapters" / DMD, output_dir / "data"
-    if (run / "README.md").exists():
-        return run
+    data = output_dir / "data"
     if not (data / "metadata.jsonl").exists():
         write_dataset(data, 7680)
     words = [
-        *("--pretrained_teacher_model", str(TEACHER), "--train_data_dir", str(data)),
-        *("--objective", "dmd", "--output_dir", str(run), "--validation_prompts", "none"),
-        *("--lora_rank", "32", "--max_train_steps", "400", "--train_batch_size", "24"),
+        *("--train_data_dir", str(data), "--objective", "dmd", "--max_train_steps", "400"),
         *("--learning_rate", "1e-3", "--lr_scheduler", "cosine", "--lr_warmup_steps", "20"),
     ]
-    subprocess.run([sys.executable, "train_lcm_lora.py", *words], check=True)
-    return run
+    return trained(output_dir / "adapters" / DMD, words)
 
 
 def adapter_on(model: str, adapter: str, output_dir: Path) -> Path:
