@@ -6,20 +6,24 @@ example's README.
 
 Runs that are finished are not repeated, runs that were interrupted go on. "minutes" is training
 alone, from the run's own log; "minutes_in_all" is every launch that ended well, with trajectories,
-pictures and start-up.
+pictures and start-up. pictures.png has the first seed's, ten captions and ten seeds of one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+from PIL import Image
 
+import lcm
 from examples.shapes.demo import HERE, distil
-from examples.shapes.evaluate import score_adapter
-from examples.shapes.render import write_dataset
+from examples.shapes.evaluate import TEACHER_STEPS, decode, generate, load_pipe, score_adapter
+from examples.shapes.pictures import labelled_rows, spread
+from examples.shapes.render import CAPTIONS, write_dataset
 from lcm.outputs.metrics import read_updates
 
 
@@ -34,6 +38,25 @@ def minutes_of_training(run: Path) -> float:
         sum(line["seconds_per_step"] * length for line, length in zip(lines, lengths, strict=True))
         / 60
     )
+
+
+def draw(teacher: Path, adapter: Path, num_steps: Sequence[int]) -> Image.Image:
+    """The teacher with the guidance that was distilled, then the student: ten captions with their
+    indices for seeds, and the first of them with ten seeds.
+    """
+    shown, pipe = list(spread(len(CAPTIONS))), load_pipe(teacher)
+    captions = [CAPTIONS[i] for i in shown]
+    sets = (("", captions, shown), ("\none caption", captions[:1] * len(shown), shown))
+    (guidance_scale, *_), rows = lcm.read_recipe(adapter).trained_guidance_scale, []
+    for label, prompts, seeds in sets:
+        latents = generate(pipe, prompts, seeds, TEACHER_STEPS, guidance_scale)
+        rows.append((f"teacher\n{TEACHER_STEPS} steps{label}", decode(pipe, latents)))
+    recipe = lcm.attach(pipe, adapter)
+    for n in num_steps:
+        for label, prompts, seeds in sets:
+            latents = generate(pipe, prompts, seeds, n, recipe.guidance_scale, eta=recipe.eta)
+            rows.append((f"{n} step{'s' if n > 1 else ''}{label}", decode(pipe, latents)))
+    return labelled_rows(rows)
 
 
 def main() -> None:
@@ -85,6 +108,8 @@ def main() -> None:
     (args.output_dir / "scores.json").write_text(
         json.dumps(found, indent=1) + "\n", encoding="utf-8", newline="\n"
     )
+    first = args.output_dir / f"seed-{args.seeds[0]}"
+    draw(teacher, first, args.num_steps).save(args.output_dir / "pictures.png")
 
 
 if __name__ == "__main__":

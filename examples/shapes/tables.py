@@ -15,6 +15,8 @@ from examples.shapes.demo import table
 from examples.shapes.render import WORLD
 from examples.worlds import World, add_world_flag, load_world
 
+BEST = ("best", "fast", "sharp", "sharp-guidance-5")
+"""Raw results of the best adapters."""
 NUMERALS = {3: "three", 4: "four"}
 
 
@@ -110,7 +112,7 @@ def example_tables() -> dict[str, str]:
     return {
         "recipe": recipe_table(),
         "demo": table(read("demo.json")),
-        **{name: best_table(f"{name}.json") for name in ("best", "fast", "sharp")},
+        **{name: best_table(f"{name}.json") for name in BEST},
         "style": style_table(),
     }
 

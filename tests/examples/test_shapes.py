@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import lcm
+from examples.shapes import experiment
 from examples.shapes.evaluate import (
     decode,
     endpoint_nmse,
@@ -21,6 +22,7 @@ from examples.shapes.evaluate import (
     prompts_and_seeds,
 )
 from examples.shapes.judge import CAPTION_TO_LABELS, Judge
+from examples.shapes.pictures import LABEL_WIDTH
 from examples.shapes.render import (
     ATTRIBUTES,
     BACKGROUNDS,
@@ -168,6 +170,17 @@ def test_pictures_do_not_depend_on_their_batch() -> None:
     whole = generate(pipe, prompts, seeds, 2, 3.0)
     parts = generate(pipe, prompts, seeds, 2, 3.0, batch_size=1)
     torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-4)
+
+
+def test_the_picture_of_an_experiment_has_captions_and_seeds_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(experiment, "TEACHER_STEPS", 1)
+    drawn = np.asarray(experiment.draw(SHAPES_FOLDER / "teacher", SHAPES_FOLDER / "lcm_lora", [1]))
+    rows = drawn[:, LABEL_WIDTH:].reshape(4, 132, 10, 132, 3)[:, :128, :, :128]
+    # the first caption with the first seed stands in both
+    assert (rows[0, :, 0] == rows[1, :, 0]).all() and (rows[2, :, 0] == rows[3, :, 0]).all()
+    assert (rows[0, :, 1] != rows[1, :, 1]).any() and (rows[0] != rows[2]).any()
 
 
 def test_measures_by_hand() -> None:
