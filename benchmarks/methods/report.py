@@ -2,7 +2,7 @@
 side by side.
 
     python -m benchmarks.methods.report
-    python -m benchmarks.methods.report --only reflow dmd --steps 1 --picture one_step.png
+    python -m benchmarks.methods.report --only reflow dmd --steps 1 --picture two_runs.png
 
 The picture needs the adapters of `benchmarks.methods.run`; without any it is left as it is.
 """
