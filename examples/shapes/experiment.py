@@ -6,7 +6,7 @@ example's README.
 
 Runs that are finished are not repeated, runs that were interrupted go on. "minutes" is training
 alone, from the run's own log; "minutes_in_all" is every launch that ended well, with trajectories,
-pictures and start-up. pictures.png has the first seed's, ten captions and ten seeds of one.
+pictures and start-up. A run's pictures.png has ten captions and ten seeds of one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from examples.shapes.evaluate import TEACHER_STEPS, decode, generate, load_pipe,
 from examples.shapes.pictures import labelled_rows, spread
 from examples.shapes.render import CAPTIONS, write_dataset
 from lcm.outputs.metrics import read_updates
+from lcm.system.text import count
 
 
 def minutes_of_training(run: Path) -> float:
@@ -46,16 +47,22 @@ def draw(teacher: Path, adapter: Path, num_steps: Sequence[int]) -> Image.Image:
     """
     shown, pipe = list(spread(len(CAPTIONS))), load_pipe(teacher)
     captions = [CAPTIONS[i] for i in shown]
-    sets = (("", captions, shown), ("\none caption", captions[:1] * len(shown), shown))
-    (guidance_scale, *_), rows = lcm.read_recipe(adapter).trained_guidance_scale, []
-    for label, prompts, seeds in sets:
-        latents = generate(pipe, prompts, seeds, TEACHER_STEPS, guidance_scale)
-        rows.append((f"teacher\n{TEACHER_STEPS} steps{label}", decode(pipe, latents)))
+    sets = {"": captions, "\none caption": captions[:1] * len(shown)}
+
+    def drawn(who: str, n: int, guidance: float, eta: float) -> list[tuple[str, list[Image.Image]]]:
+        return [
+            (
+                f"{who}{count(n, 'step')}{which}",
+                decode(pipe, generate(pipe, prompts, shown, n, guidance, eta=eta)),
+            )
+            for which, prompts in sets.items()
+        ]
+
+    guidance_scale = lcm.read_recipe(adapter).trained_guidance_scale[0]
+    rows = drawn("teacher\n", TEACHER_STEPS, guidance_scale, 0.0)
     recipe = lcm.attach(pipe, adapter)
     for n in num_steps:
-        for label, prompts, seeds in sets:
-            latents = generate(pipe, prompts, seeds, n, recipe.guidance_scale, eta=recipe.eta)
-            rows.append((f"{n} step{'s' if n > 1 else ''}{label}", decode(pipe, latents)))
+        rows += drawn("", n, recipe.guidance_scale, recipe.eta)
     return labelled_rows(rows)
 
 
@@ -101,6 +108,7 @@ def main() -> None:
             (run / "scores.json").write_text(
                 json.dumps(scores, indent=1) + "\n", encoding="utf-8", newline="\n"
             )
+            draw(teacher, run, args.num_steps).save(run / "pictures.png")
     found = [
         json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(args.output_dir.glob("seed-*/scores.json"))
@@ -108,8 +116,6 @@ def main() -> None:
     (args.output_dir / "scores.json").write_text(
         json.dumps(found, indent=1) + "\n", encoding="utf-8", newline="\n"
     )
-    first = args.output_dir / f"seed-{args.seeds[0]}"
-    draw(teacher, first, args.num_steps).save(args.output_dir / "pictures.png")
 
 
 if __name__ == "__main__":

@@ -45,47 +45,44 @@ def models_of(adapter: str) -> tuple[str, ...]:
     return EVERY_MODEL if adapter != TUNED else tuple(m for m in EVERY_MODEL if m != "plain")
 
 
-def trained(run: Path, words: list[str]) -> Path:
-    """The folder of a finished run of the shapes' prompts or pictures, made if it is not there."""
+def tuning(model: str, output_dir: Path) -> list[str]:
+    """The flags of a few updates of the bundled adapter on the model, with prompts alone and the
+    defaults.
+    """
+    folder = output_dir / "models"
+    if model in FINE_TUNES and not (folder / model).exists():
+        save_for_all(community_model(model), folder / model)
+    return [
+        *(*teacher_flags(f"own-{model}", folder), "--prompts_file", str(HERE / "prompts.txt")),
+        *("--init_adapter", str(SHIPPED), "--max_train_steps", str(UPDATES)),
+    ]
+
+
+def score_distillation(output_dir: Path) -> list[str]:
+    """The flags of an adapter of the plain teacher, the row `dmd` of the methods' table."""
+    data = output_dir / "data"
+    if not (data / "metadata.jsonl").exists():
+        write_dataset(data, 7680)
+    return [
+        *("--train_data_dir", str(data), "--objective", "dmd", "--max_train_steps", "400"),
+        *("--learning_rate", "1e-3", "--lr_scheduler", "cosine", "--lr_warmup_steps", "20"),
+    ]
+
+
+def adapter_on(model: str, adapter: str, output_dir: Path) -> Path:
+    """Its folder; what it needs is made, and it is trained, unless that was finished before."""
+    if adapter == BASE:
+        return SHIPPED
+    run = output_dir / "adapters" / (DMD if adapter == DMD else model)
     if not (run / "README.md").exists():
+        flags = score_distillation(output_dir) if adapter == DMD else tuning(model, output_dir)
         always = [
             *("--pretrained_teacher_model", str(TEACHER), "--output_dir", str(run)),
             *("--validation_prompts", "none", "--lora_rank", "32", "--train_batch_size", "24"),
         ]
         # a flag that is repeated has its last value
-        subprocess.run([sys.executable, "train_lcm_lora.py", *always, *words], check=True)
+        subprocess.run([sys.executable, "train_lcm_lora.py", *always, *flags], check=True)
     return run
-
-
-def tuned(model: str, output_dir: Path) -> Path:
-    """The bundled adapter after a few updates on the model, with prompts alone and the defaults."""
-    folder = output_dir / "models"
-    if model in FINE_TUNES and not (folder / model).exists():
-        save_for_all(community_model(model), folder / model)
-    words = [
-        *(*teacher_flags(f"own-{model}", folder), "--prompts_file", str(HERE / "prompts.txt")),
-        *("--init_adapter", str(SHIPPED), "--max_train_steps", str(UPDATES)),
-    ]
-    return trained(output_dir / "adapters" / model, words)
-
-
-def score_distilled(output_dir: Path) -> Path:
-    """An adapter of the plain teacher, the row `dmd` of the methods' table."""
-    data = output_dir / "data"
-    if not (data / "metadata.jsonl").exists():
-        write_dataset(data, 7680)
-    words = [
-        *("--train_data_dir", str(data), "--objective", "dmd", "--max_train_steps", "400"),
-        *("--learning_rate", "1e-3", "--lr_scheduler", "cosine", "--lr_warmup_steps", "20"),
-    ]
-    return trained(output_dir / "adapters" / DMD, words)
-
-
-def adapter_on(model: str, adapter: str, output_dir: Path) -> Path:
-    """Its folder."""
-    if adapter == DMD:
-        return score_distilled(output_dir)
-    return SHIPPED if adapter == BASE else tuned(model, output_dir)
 
 
 def pictures(
