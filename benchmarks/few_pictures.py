@@ -20,6 +20,7 @@ from examples.shapes.demo import HERE as SHAPES
 from examples.shapes.demo import distil
 from examples.shapes.evaluate import score_adapter
 from examples.shapes.render import write_dataset
+from lcm.system.text import count
 
 NAME = "few_pictures.json"
 RESULTS = Path(__file__).parent / "results" / NAME
@@ -54,7 +55,7 @@ def measure(everything: Path, pictures: int, output_dir: Path, num_images: int) 
 
 def few_pictures_table(results: dict[str, Any]) -> str:
     """Markdown: share of the pictures with shape, colour and background right."""
-    heads = [f"{steps} step{'s' if steps > 1 else ''}" for steps in STEPS]
+    heads = [count(steps, "step") for steps in STEPS]
     lines = [f"| pictures | captions | {' | '.join(heads)} |", "|---" * (len(STEPS) + 2) + "|"]
     for run in results["runs"]:
         cells = [f"{row['all_right']:.1%} ± {row['plus_minus']:.1%}" for row in run["rows"]]

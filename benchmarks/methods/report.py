@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.methods import cost
-from benchmarks.methods.plan import CAUSES, PLAN, Job, Run, jobs_of, load_plan
+from benchmarks.methods.plan import CAUSES, PLAN, Job, jobs_of, load_plan
 from benchmarks.methods.run import OUTPUT_DIR
 from benchmarks.methods.students import is_adapter, load_student
 from benchmarks.methods.tables import causes_table, methods_table, teacher_table
@@ -27,6 +27,7 @@ from examples.shapes.evaluate import TEACHER_STEPS, decode, generate, load_pipe
 from examples.shapes.pictures import labelled_rows, spread
 from examples.shapes.render import CAPTIONS
 from examples.shapes.tables import fill
+from lcm.system.text import count
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "methods.md"
 EMPTY = "# Methods\n\n<!-- methods -->\n<!-- /methods -->\n\n<!-- teacher -->\n<!-- /teacher -->\n"
@@ -66,11 +67,6 @@ def filled(text: str, results: Path, order: list[str]) -> str:
     )
 
 
-def steps_in_words(steps: int) -> str:
-    """As the labels of the picture have it."""
-    return f"{steps} step{'s' if steps > 1 else ''}"
-
-
 def draw_rows(pipe: Any, steps: int, guidance_scale: float, eta: float = 0.0) -> list[Image.Image]:
     """Ten captions, their index being the seed, as in every set of pictures."""
     shown = spread(len(CAPTIONS))
@@ -80,11 +76,10 @@ def draw_rows(pipe: Any, steps: int, guidance_scale: float, eta: float = 0.0) ->
     )
 
 
-def picture(runs: Path, chosen: list[Run], shown_steps: int) -> Image.Image | None:
-    """The teacher, then seed 0 of every chosen run that has its adapter, each with so many steps,
-    or its own number that is nearest.
+def picture(runs: Path, jobs: list[Job], shown_steps: int) -> Image.Image | None:
+    """The teacher, then every job that has its adapter, each with so many steps, or its own number
+    that is nearest.
     """
-    jobs = [Job(run, 0) for run in chosen]
     found = [job for job in jobs if job.run.student == "base" or is_adapter(runs / job.name)]
     if all(job.run.student == "base" for job in found):
         return None
@@ -93,13 +88,13 @@ def picture(runs: Path, chosen: list[Run], shown_steps: int) -> Image.Image | No
         print(f"not in the picture: {', '.join(absent)}")
     pipe = load_pipe(TEACHER)
     rows = [
-        (f"teacher\n{steps_in_words(n)}", draw_rows(pipe, n, GUIDANCE_SCALE))
+        (f"teacher\n{count(n, 'step')}", draw_rows(pipe, n, GUIDANCE_SCALE))
         for n in (TEACHER_STEPS, shown_steps)
     ]
     for job in found:
         pipe, play = load_student(job, None if job.run.student == "base" else runs / job.name)
         steps = min(play.num_inference_steps, key=lambda n: abs(n - shown_steps))
-        label = f"{job.run.name}\n{steps_in_words(steps)}"
+        label = f"{job.run.name}\n{count(steps, 'step')}"
         rows.append((label, draw_rows(pipe, steps, play.guidance_scale, play.eta)))
     return labelled_rows(rows)
 
@@ -122,15 +117,16 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--picture", default="methods.png", help="its name")
     args = parser.parse_args(argv)
+    plan = load_plan(args.plan)
     try:
-        chosen = [job.run for job in jobs_of(load_plan(args.plan), args.only, [0])]
+        shown = jobs_of(plan, args.only, [0])
     except ValueError as error:
         parser.error(str(error))
     text = args.document.read_text() if args.document.exists() else EMPTY
-    text = filled(text, args.results_dir, [run.name for run in load_plan(args.plan)])
+    text = filled(text, args.results_dir, [run.name for run in plan])
     args.document.parent.mkdir(parents=True, exist_ok=True)
     args.document.write_text(text)
-    drawn = picture(args.output_dir / "runs", chosen, args.steps)
+    drawn = picture(args.output_dir / "runs", shown, args.steps)
     if drawn:
         drawn.save(args.results_dir / args.picture)
 

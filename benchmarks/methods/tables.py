@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.methods.cost import AGAIN, UNIT
 from benchmarks.methods.teacher import GUIDANCE_SCALE
 from lcm.evaluation.metrics.teacher_steps import equivalent_steps
+from lcm.system.text import count
 
 Result = dict[str, Any]
 Row = dict[str, Any]
@@ -102,7 +103,7 @@ def methods_table(
                 cost(name, seconds),
             ]
         )
-    head = ["run", "seeds", *(f"{n} step{'s' if n > '1' else ''}" for n in "1248")]
+    head = ["run", "seeds", *(count(n, "step") for n in (1, 2, 4, 8))]
     head += [
         "NMSE at 1 step (teacher's steps)",
         "NMSE at 4",
@@ -133,7 +134,7 @@ def causes_table(results: Sequence[Result], order: Sequence[str]) -> str:
     return table(
         [
             "changed",
-            *(f"{n} step{'s' if n > 1 else ''}" for n in (1, 2, 4, 8)),
+            *(count(n, "step") for n in (1, 2, 4, 8)),
             "colour at 4",
             "diversity at 4",
         ],

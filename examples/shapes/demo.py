@@ -20,6 +20,7 @@ from examples.shapes.evaluate import TEACHER_STEPS, decode, load_pipe, score
 from examples.shapes.judge import Judge
 from examples.shapes.pictures import labelled_rows, spread
 from examples.shapes.render import write_dataset
+from lcm.system.text import count
 
 HERE = Path(__file__).parent
 TEACHER = HERE / "teacher"
@@ -73,9 +74,7 @@ def compare(output_dir: Path, num_images: int) -> list[dict[str, Any]]:
         row, latents = score(pipe, judge, num_images, steps, guidance)
         rows.append({"who": who, **row, "seconds": round(time.perf_counter() - start, 1)})
         shown = latents[list(spread(len(latents)))]
-        label = (
-            f"{who}\n{steps} step{'s' if steps > 1 else ''}: {100 * row['all_right']:.0f} % right"
-        )
+        label = f"{who}\n{count(steps, 'step')}: {100 * row['all_right']:.0f} % right"
         pictures.append((label, decode(pipe, shown)))
     labelled_rows(pictures).save(output_dir / "demo.png")
     (output_dir / "demo.json").write_text(

@@ -23,6 +23,7 @@ from examples.shapes.evaluate import decode, generate, load_pipe, prompts_and_se
 from examples.shapes.judge import Judge
 from examples.shapes.pictures import labelled_rows, spread
 from examples.shapes.render import ATTRIBUTES, CAPTIONS, Scene, caption, render, sample_dataset
+from lcm.system.text import count
 
 
 def in_style(scene: Scene) -> Scene:
@@ -68,9 +69,7 @@ def compare(run: Path, num_images: int) -> list[dict[str, Any]]:
             )
             print(json.dumps(rows[-1]), flush=True)
             if name == "after" or steps == 4:
-                pictures.append(
-                    (f"{name},\n{steps} step{'s' if steps > 1 else ''}", [images[i] for i in shown])
-                )
+                pictures.append((f"{name},\n{count(steps, 'step')}", [images[i] for i in shown]))
     labelled_rows(pictures).save(run / "style.png")
     (run / "style.json").write_text(
         json.dumps(rows, indent=1) + "\n", encoding="utf-8", newline="\n"

@@ -11,6 +11,7 @@ from typing import Any
 from lcm.adapter.recipe import Recipe
 from lcm.diffusion.grid import steps_of_call
 from lcm.inference.arguments import whole
+from lcm.system.text import count
 
 
 def knows_strength(scheduler: Any) -> bool:
@@ -77,7 +78,7 @@ def check_strength(scheduler: Any, steps: int, strength: float) -> None:
     below = None if most is None else int(most * strength)
     if most is None or below is None or steps <= below:
         return
-    ways = [f"at most {below} step{'s' if below > 1 else ''}"] if below else []
+    ways = [f"at most {count(below, 'step')}"] if below else []
     if steps <= most:
         ways.append(f"strength {enough_strength(steps, most)} or more")
     raise ValueError(

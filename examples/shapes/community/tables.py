@@ -26,6 +26,7 @@ from examples.shapes.community.load import STYLE_LORAS
 from examples.shapes.community.one_step import BASE, DMD, FIRST, NAME, TUNED, UPDATES
 from examples.shapes.evaluate import TEACHER_STEPS
 from examples.shapes.tables import fill
+from lcm.system.text import count
 
 HERE = Path(__file__).parent
 Rows = dict[Cell, dict[str, Any]]
@@ -133,7 +134,7 @@ def one_step_table(rows: list[dict[str, Any]]) -> str:
     cells = {(row["model"], row["adapter"], row["steps"], row["first"]): row for row in rows}
     columns = [(steps, first) for steps, firsts in FIRST.items() for first in firsts]
     names = {BASE: "bundled", TUNED: f"and {UPDATES} updates here", DMD: "`dmd`"}
-    head = (f"{steps} step{'s' * (steps > 1)} from {first}" for steps, first in columns)
+    head = (f"{count(steps, 'step')} from {first}" for steps, first in columns)
     lines = [f"| model | adapter | {' | '.join(head)} |", "|---" * (2 + len(columns)) + "|"]
     for model, adapter in dict.fromkeys((row["model"], row["adapter"]) for row in rows):
         name = names[adapter]
